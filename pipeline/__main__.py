@@ -1,0 +1,92 @@
+"""The command line: `python -m pipeline STAGE` runs what DVC runs; `python -m pipeline --help` lists everything.
+
+Imports are made inside the commands: help must not wait for torch, nor a stage for what it does not use.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import NoReturn
+
+import typer
+
+from pipeline.errors import PipelineError
+from pipeline.files import cannot_write
+
+STAGES = {
+    "download": "Get the photos, into data/raw.",
+    "preprocess": "Check, split and store them, in data/processed.",
+    "train-frozen-backbone": "Solve a head on the untouched backbone.",
+    "unfreeze-finetune": "Unfreeze the backbone and fine-tune it.",
+    "evaluate": "Score both checkpoints on the test photos.",
+}
+
+app = typer.Typer(
+    help="Transfer learning on Cats and Dogs. Settings stand in params.yaml; `dvc repro` runs all stages in order.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _command(stage: str) -> Callable[[], None]:
+    def run() -> None:
+        with _errors_told():
+            from pipeline.params import load_params
+
+            params = load_params()
+            import_module(f"pipeline.stages.{stage.replace('-', '_')}").run(params)
+
+    run.__doc__ = STAGES[stage]
+    return run
+
+
+for _stage in STAGES:
+    app.command(_stage)(_command(_stage))
+
+
+# What the operating system refuses because of the state of a disk or a folder, not of a mistake in this project.
+OF_THE_WORLD = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+}
+
+
+@contextmanager
+def _errors_told() -> Iterator[None]:
+    """Turn what a person can put right into one message and exit status 1; anything else is a defect and stays a traceback."""
+    try:
+        yield
+    except PipelineError as error:
+        _stop(str(error))
+    except OSError as error:
+        if error.errno not in OF_THE_WORLD:
+            raise
+        _stop(f"{cannot_write(Path(error.filename or Path.cwd()), error)} Then run the same command again.")
+    except KeyboardInterrupt:
+        print("\nStopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _stop(message: str) -> NoReturn:
+    if "DVC_STAGE" in os.environ:
+        message += "\nWhat this stage made before is safe in DVC's cache: `dvc checkout` brings it back."
+    print(f"\nerror: {message}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m pipeline")

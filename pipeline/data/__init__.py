@@ -1,0 +1,1 @@
+"""From archive to tensor: fetching, drawing, auditing, splitting, storing and loading photos."""

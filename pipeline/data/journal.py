@@ -1,0 +1,75 @@
+"""The audit's journal: one JSON line for every finished file, so that a killed audit is not repeated from the start.
+
+The first line holds the rules under which the rows were made. Rows made under other rules (another stored size, another
+version of the decoder) are not taken over, nor is the row of a file that has changed or whose stored photo is missing.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import PIL
+
+from pipeline.data.photo import Row, Task
+
+NAME = "journal.jsonl"
+RULES = 1  # raise it when decoding, hashing or storing changes
+
+
+class Journal:
+    """A context manager around `store`/journal.jsonl; `rows` are those that an earlier audit finished, by id."""
+
+    def __init__(self, store: Path, tasks: Sequence[Task], stored_size: int) -> None:
+        """Read what is there; `tasks` are all files of this audit, `stored_size` is in pixels."""
+        self._path = store / NAME
+        self._header = {"rules": RULES, "pillow": PIL.__version__, "stored_size": stored_size}
+        self._tasks = {task.id: task for task in tasks}
+        self.rows = self._read()
+
+    def __enter__(self) -> "Journal":
+        """Rewrite the journal without what is of no use, such as a line that was cut off, and keep it open."""
+        unfinished = self._path.with_name(f"{NAME}.part")
+        self._file = unfinished.open("w", encoding="utf-8")
+        self._file.write(json.dumps(self._header) + "\n")
+        self.append(self.rows.values())
+        os.replace(unfinished, self._path)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Record finished rows; they outlive this process once the call returns."""
+        for row in rows:
+            task = self._tasks[str(row["id"])]
+            self._file.write(json.dumps({"modified_ns": task.modified_ns, "row": row}) + "\n")
+        self._file.flush()
+
+    def _read(self) -> dict[str, Row]:
+        if not self._path.exists():
+            return {}
+        header, *lines = self._path.read_text(encoding="utf-8").splitlines() or [""]
+        if _parsed(header) != self._header:
+            return {}
+        entries = [entry for entry in map(_parsed, lines) if self._valid(entry)]
+        return {entry["row"]["id"]: entry["row"] for entry in entries}
+
+    def _valid(self, entry: dict) -> bool:
+        row = entry.get("row", {})
+        task = self._tasks.get(row.get("id", ""))
+        if task is None:
+            return False
+        if (row["path"], row["bytes"], entry["modified_ns"]) != (task.path, task.size, task.modified_ns):
+            return False
+        return row["status"] == "refused" or (task.stored.is_file() and task.stored.stat().st_size == row["stored_bytes"])
+
+
+def _parsed(line: str) -> dict:
+    """One line; empty where the process was killed while writing it."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return {}

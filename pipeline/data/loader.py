@@ -1,0 +1,124 @@
+"""From stored photos to batches of tensors.
+
+    photos = Photos.of_split(manifest, Path("data/processed"), "train", classes)
+    for images, labels in evaluation_batches(photos, transform, batch_size=32, workers=2): ...
+    for images, labels in training_batches(photos, transform, seed=0, epoch=3, batch_size=32, workers=2): ...
+
+Nothing about order is state: the permutation is a function of (seed, epoch), and a photo's augmentation of (seed, epoch, id).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.checkpoint import DataFingerprints
+from pipeline.data.manifest import fingerprint
+from pipeline.errors import PipelineError
+
+Batch = tuple[Tensor, Tensor]
+
+# Workers are forked, and a forked OpenCV waits for ever for threads that its parent had: so it never has any. Photos are
+# too small for them to pay.
+cv2.setNumThreads(0)
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Photos of one split, ordered by id: `labels[i]` is the index of photo i's class."""
+
+    ids: tuple[str, ...]
+    paths: tuple[Path, ...]
+    labels: Tensor  # (n,) int64
+
+    @classmethod
+    def of_split(cls, manifest: pd.DataFrame, processed: Path, split: str, classes: tuple[str, ...]) -> Self:
+        """The manifest's photos of a split, as they lie under `processed`/images."""
+        rows = manifest[manifest["split"] == split].sort_values("id")
+        paths = [
+            processed / "images" / split / name / f"{photo}.jpg" for photo, name in zip(rows["id"], rows["class"], strict=True)
+        ]
+        labels = torch.tensor([classes.index(name) for name in rows["class"]], dtype=torch.int64)
+        return cls(tuple(rows["id"]), tuple(paths), labels)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def data_fingerprints(manifest: pd.DataFrame) -> DataFingerprints:
+    """What a checkpoint remembers of the photos it was made from."""
+    return DataFingerprints(
+        manifest=fingerprint(manifest), train=fingerprint(manifest, "train"), val=fingerprint(manifest, "val")
+    )
+
+
+def epoch_order(num_photos: int, *, seed: int, epoch: int) -> np.ndarray:
+    """The order in which an epoch takes the photos: a permutation of range(num_photos), a function of (seed, epoch) alone."""
+    return np.random.default_rng([seed, epoch]).permutation(num_photos)
+
+
+def evaluation_batches(
+    photos: Photos, transform: Callable[[Image.Image], Tensor], *, batch_size: int, workers: int
+) -> DataLoader[Batch]:
+    """Every photo once, in the order of ids; images (n, channels, height, width) float32, labels (n,) int64."""
+    return _loader(_EvaluationDataset(photos, transform), batch_size, workers, order=range(len(photos)))
+
+
+def training_batches(
+    photos: Photos,
+    transform: Callable[[np.ndarray, int, str], Tensor],
+    *,
+    seed: int,
+    epoch: int,
+    batch_size: int,
+    workers: int,
+) -> DataLoader[Batch]:
+    """Every photo once, in the epoch's order; images (n, channels, height, width) uint8, the last batch may be smaller."""
+    order = epoch_order(len(photos), seed=seed, epoch=epoch).tolist()
+    return _loader(_TrainingDataset(photos, transform, epoch), batch_size, workers, order=order)
+
+
+class _EvaluationDataset(Dataset[tuple[Tensor, Tensor]]):
+    def __init__(self, photos: Photos, transform: Callable[[Image.Image], Tensor]) -> None:
+        self._photos, self._transform = photos, transform
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        with Image.open(self._photos.paths[index]) as image:
+            return self._transform(image.convert("RGB")), self._photos.labels[index]
+
+
+class _TrainingDataset(Dataset[tuple[Tensor, Tensor]]):
+    def __init__(self, photos: Photos, transform: Callable[[np.ndarray, int, str], Tensor], epoch: int) -> None:
+        self._photos, self._transform, self._epoch = photos, transform, epoch
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        path = self._photos.paths[index]
+        photo = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB)
+        if photo is None:
+            raise PipelineError(f"{path} can no longer be decoded. Store the photos anew with: dvc repro --force preprocess")
+        return self._transform(photo, self._epoch, self._photos.ids[index]), self._photos.labels[index]
+
+
+def _loader(dataset: Dataset[Any], batch_size: int, workers: int, order: Any) -> DataLoader[Batch]:
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=order,
+        num_workers=workers,
+        worker_init_fn=_one_thread,
+        # Of its own, so that iterating draws nothing from torch's global generator, which dropout reads.
+        generator=torch.Generator(),
+    )
+
+
+def _one_thread(worker: int) -> None:
+    """Workers run beside each other and beside the training: more threads each would only contend."""
+    torch.set_num_threads(1)

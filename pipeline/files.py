@@ -1,0 +1,95 @@
+"""What several parts need of files: a SHA-256, the room left on a disk, and a failed write told in words."""
+
+import errno
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in lower-case hexadecimal.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def megabytes(size: int) -> str:
+    """12_345_678 (bytes) -> '12.3 MB'."""
+    return f"{size / 1e6:,.1f} MB"
+
+
+def disk_of(path: Path) -> Path:
+    """The mount point of the disk that holds `path`, which need not exist yet."""
+    path = path.resolve()
+    return next(folder for folder in (path, *path.parents) if os.path.ismount(folder) or folder == folder.parent)
+
+
+def check_room(folder: Path, needed: int, purpose: str) -> None:
+    """Refuse work that cannot end well because the disk is too small for it.
+
+    Args:
+        folder: an existing folder on the disk that is to be written.
+        needed: bytes that are going to be written.
+        purpose: what needs the room, to follow "There is no room to".
+
+    Raises:
+        PipelineError: fewer than `needed` bytes are free.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise PipelineError(
+            f"There is no room to {purpose}: {megabytes(needed)} are needed and {megabytes(free)} are free on the disk "
+            f"mounted at {disk_of(folder)}. Free some room there, or work on another disk."
+        )
+
+
+def cannot_write(path: Path, error: OSError) -> PipelineError:
+    """The error to raise where writing below `path` failed; names the disk where that is full."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return PipelineError(
+            f"{path} cannot be written: the disk mounted at {disk_of(path)} is full. Free some room there, or work on "
+            "another disk."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return PipelineError(f"{path} cannot be written: {error.strerror}. Make it writable for you.")
+    return PipelineError(f"{path} cannot be written: {error.strerror or error}.")
+
+
+def replace_folder(fresh: Path, folder: Path) -> None:
+    """Put a folder that is whole, a sibling, in the place of another: at any moment one of the two stands there or beside.
+
+    A folder cannot be renamed onto one that is not empty, so the old one steps aside first. A kill between the two renames
+    is put right by `recover_folder`, which whoever reads the folder calls first.
+    """
+    recover_folder(folder)
+    shutil.rmtree(_aside(folder), ignore_errors=True)
+    if folder.exists():
+        folder.rename(_aside(folder))
+    fresh.rename(folder)
+    fsync(folder.parent)
+    shutil.rmtree(_aside(folder), ignore_errors=True)
+
+
+def recover_folder(folder: Path) -> None:
+    """Finish a replacement that was killed between its two renames: the old folder is whole, so it stands again."""
+    if not folder.exists() and _aside(folder).exists():
+        _aside(folder).rename(folder)
+
+
+def fsync(path: Path) -> None:
+    """Have the disk take up a file's or folder's content before going on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")

@@ -1,0 +1,1 @@
+"""What a model is: backbones, heads, freezing."""

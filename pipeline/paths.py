@@ -1,0 +1,34 @@
+"""Where things lie. Stages alone use this; the library takes paths as arguments."""
+
+from pathlib import Path
+
+RAW = Path("data/raw")
+PROCESSED = Path("data/processed")
+FROZEN = Path("outputs/frozen")
+FINETUNED = Path("outputs/finetuned")
+EVALUATION = Path("outputs/evaluation")
+METRICS = Path("outputs/metrics")
+PLOTS = Path("outputs/plots")
+# What an interrupted run goes on from: no stage's output, ignored by Git and DVC.
+DOWNLOADS = Path("data/.downloads")
+AUDITED = Path("data/.audited")
+RESUME = Path("outputs/.resume")
+
+
+def project_root(folder: Path | None = None) -> Path:
+    """The folder that relative paths in params.yaml start from: the project, also for a copy of it that DVC made.
+
+    `dvc exp run --temp` and `--queue` run stages in a copy under PROJECT/.dvc/tmp/exps, from where a path such as
+    ../photos.zip leads nowhere.
+    """
+    here = (folder or Path.cwd()).resolve()
+    for parent in here.parents:
+        if parent.parts[-3:] == (".dvc", "tmp", "exps"):
+            return parent.parents[2]
+    return here
+
+
+def of_person(path: str) -> Path:
+    """A path from params.yaml: absolute, or relative to the present folder, or to the project that this is a copy of."""
+    given = Path(path).expanduser()
+    return given if given.is_absolute() or given.exists() else project_root() / given

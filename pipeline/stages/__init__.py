@@ -1,0 +1,1 @@
+"""The five stages that DVC runs: paths in, paths out, a page each."""

@@ -1,0 +1,87 @@
+"""Stage 3, train-frozen-backbone: a converged head on the untouched backbone, in outputs/frozen.
+
+Run it with `dvc repro train-frozen-backbone`, or bare with `python -m pipeline train-frozen-backbone`. Settings: `backbone` and
+`train_frozen_backbone` in params.yaml.
+"""
+
+import time
+
+from pipeline.checkpoint import CheckpointInfo, HeadInfo, library_versions, save_checkpoint
+from pipeline.data.loader import Photos, data_fingerprints
+from pipeline.data.manifest import classes_of, read_manifest
+from pipeline.errors import PipelineError
+from pipeline.models.backbone import create_backbone
+from pipeline.models.freezing import frozen_fingerprint, set_trainable
+from pipeline.models.head import replace_head, set_head
+from pipeline.params import Params
+from pipeline.paths import FROZEN, METRICS, PLOTS, PROCESSED, of_person
+from pipeline.progress import say
+from pipeline.results import write_csv, write_json
+from pipeline.runtime import resolve_runtime
+from pipeline.training.features import FeatureExtractor, engine_for, run_over
+from pipeline.training.probe import fit_probe
+
+STAGE = "train-frozen-backbone"
+
+
+def run(params: Params) -> None:
+    """Extract features, solve the probe, and save it as the head of a whole network."""
+    started = time.monotonic()
+    manifest = read_manifest(PROCESSED)
+    classes = classes_of(manifest)
+    runtime = resolve_runtime(params.runtime)
+    backbone = create_backbone(params.backbone.name, params.backbone.weights, locate=of_person)
+    model, preprocessing = backbone.model, backbone.preprocessing
+    head_path = replace_head(model, len(classes), initialisation="zeros")
+    set_trainable(model, "head")
+    before = frozen_fingerprint(model)
+
+    # A feature is computed once: the backbone does not learn here, so a second pass over the photos would give the same.
+    splits = {name: Photos.of_split(manifest, PROCESSED, name, classes) for name in ("train", "val")}
+    choice = params.train_frozen_backbone.engine
+    engine = engine_for(FeatureExtractor(model).eval(), splits["train"], preprocessing, choice=choice, runtime=runtime)
+    say(f"features by {engine.name}, which differs from eager float32 by {engine.deviation:.1e} of the largest feature")
+    extraction_started = time.monotonic()
+    outputs = {
+        name: run_over(engine.run, photos, preprocessing, runtime=runtime, description=f"features of {name}")
+        for name, photos in splits.items()
+    }
+    extraction_seconds = time.monotonic() - extraction_started
+
+    train, val = outputs["train"], outputs["val"]
+    probe = fit_probe(
+        train.values, train.labels, val.values, val.labels, l2_strengths=params.train_frozen_backbone.l2_strengths
+    )
+    model.to("cpu")
+    set_head(model, head_path, probe.weight, probe.bias)
+    if frozen_fingerprint(model) != before:
+        raise PipelineError("The frozen backbone moved while its head was solved. This is a defect: please report it.")
+    metrics = {"val_accuracy": probe.best.accuracy, "val_log_loss": probe.best.log_loss, "l2": probe.best.l2}
+    say(f"validation log-loss {probe.best.log_loss:.4f}, accuracy {probe.best.accuracy:.2%} with l2 = {probe.best.l2:g}")
+
+    info = CheckpointInfo(
+        stage=STAGE,
+        backbone=backbone.info,
+        head=HeadInfo(path=head_path, num_outputs=len(classes), initialisation="solved probe"),
+        classes=classes,
+        preprocessing=preprocessing,
+        data=data_fingerprints(manifest),
+        engine=choice,
+        params=params.model_dump(include={"backbone", "train_frozen_backbone"}),
+        epoch=0,
+        metrics=metrics,
+        versions=library_versions(),
+    )
+    state = model.state_dict()
+    general = {
+        "epoch": 0,
+        "model_state_dict": state,
+        "ema_state_dict": None,
+        "optimizer_state_dict": None,
+        "loss": probe.best.log_loss,
+    }
+    save_checkpoint(FROZEN, info, state, general)
+    write_csv(PLOTS / "l2_strengths.csv", [vars(candidate) for candidate in probe.candidates])
+    photos = len(train.labels) + len(val.labels)
+    speed = {"photos_per_second": photos / extraction_seconds, "seconds": time.monotonic() - started}
+    write_json(METRICS / f"{STAGE}.json", metrics | speed)

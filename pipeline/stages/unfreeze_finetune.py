@@ -1,0 +1,66 @@
+"""Stage 4, unfreeze-finetune: the backbone unfrozen and trained on from the frozen checkpoint, in outputs/finetuned.
+
+Run it with `dvc repro unfreeze-finetune`, or bare with `python -m pipeline unfreeze-finetune`. Settings: `unfreeze_finetune` in
+params.yaml. Killed, it goes on after the last whole epoch and ends with the same bits.
+"""
+
+import time
+
+from pipeline.checkpoint import library_versions, read_info, read_model_state, refuse_other_data, save_checkpoint
+from pipeline.data.loader import Photos, data_fingerprints
+from pipeline.data.manifest import classes_of, read_manifest
+from pipeline.models.backbone import rebuild
+from pipeline.params import Params
+from pipeline.paths import FINETUNED, FROZEN, METRICS, PLOTS, PROCESSED, RESUME
+from pipeline.progress import say
+from pipeline.results import write_csv, write_json
+from pipeline.runtime import resolve_runtime
+from pipeline.training.finetune import finetune
+from pipeline.training.resume import ResumeFolder, fingerprint_of
+
+STAGE = "unfreeze-finetune"
+NOT_BETTER = "fine-tuning did not improve the validation log-loss: these are the frozen checkpoint's weights"
+
+
+def run(params: Params) -> None:
+    """Fine-tune, keep the best epoch, and say so where that is the frozen checkpoint itself."""
+    started = time.monotonic()
+    manifest = read_manifest(PROCESSED)
+    classes, data = classes_of(manifest), data_fingerprints(manifest)
+    info = read_info(FROZEN)
+    refuse_other_data(info, FROZEN, classes, data)
+    model = rebuild(info, read_model_state(FROZEN))
+    runtime = resolve_runtime(params.runtime)
+    settings = params.unfreeze_finetune
+    train, val = (Photos.of_split(manifest, PROCESSED, name, classes) for name in ("train", "val"))
+    fingerprint = fingerprint_of(
+        settings=settings.model_dump(),
+        frozen=info.files,
+        data=data.model_dump(),
+        device=runtime.device.type,
+        threads=runtime.threads,
+        bfloat16=runtime.bfloat16,
+    )
+    resume = ResumeFolder(RESUME / STAGE, fingerprint)
+    result = finetune(model, train, val, info.preprocessing, settings, runtime, resume, engine=info.engine)
+
+    metrics = {"val_accuracy": result.best.val_accuracy, "val_log_loss": result.best.val_log_loss}
+    note = NOT_BETTER if result.best.epoch == 0 else ""
+    say(f"kept epoch {result.best.epoch}: validation log-loss {result.best.val_log_loss:.4f}")
+    if note:
+        say(note)
+    tuned = info.model_copy(
+        update={
+            "stage": STAGE,
+            "params": info.params | params.model_dump(include={"unfreeze_finetune"}),
+            "epoch": result.best.epoch,
+            "metrics": metrics,
+            "note": note,
+            "versions": library_versions(),
+        }
+    )
+    save_checkpoint(FINETUNED, tuned, result.model_state, result.training_state)
+    write_csv(PLOTS / "epochs.csv", [vars(epoch) for epoch in result.history])
+    epochs = {"best_epoch": result.best.epoch, "epochs": len(result.history) - 1}
+    write_json(METRICS / f"{STAGE}.json", metrics | epochs | {"seconds": time.monotonic() - started})
+    resume.remove()

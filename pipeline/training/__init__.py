@@ -1,0 +1,1 @@
+"""How a model learns: features, probe, schedule, sample order, loop."""

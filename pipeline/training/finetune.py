@@ -1,0 +1,246 @@
+"""Fine-tune a network from its converged probe: the training loop.
+
+    result = finetune(model, train, val, preprocessing, settings, runtime, resume)
+    result.model_state, result.best_epoch, result.history
+
+The recipe: AdamW with layer-wise learning-rate decay, linear warm-up and a cosine, BatchNorm in eval, channels_last, bfloat16
+where the processor has it, and early stopping on validation log-loss. Epoch 0 is the probe itself, so what comes out is never
+worse on validation than what went in.
+
+Nothing about order is state. Dropout is seeded by (seed, epoch), photos are ordered and changed by (seed, epoch, id), so a run
+that starts again from the end of an epoch makes the same steps as one that was never stopped, bit for bit.
+"""
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sklearn.metrics import log_loss
+from timm.optim import param_groups_layer_decay
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from pipeline.checkpoint import Preprocessing
+from pipeline.data.augment import TrainingTransform
+from pipeline.data.loader import Photos, training_batches
+from pipeline.errors import PipelineError
+from pipeline.models.freezing import frozen_fingerprint, set_trainable
+from pipeline.params import UnfreezeFinetune
+from pipeline.progress import progress, say
+from pipeline.runtime import ResolvedRuntime
+from pipeline.training.features import engine_for, run_over
+from pipeline.training.resume import ResumeFolder
+from pipeline.training.schedule import learning_rate
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch gave; epoch 0 is the network as it came, and has no training loss."""
+
+    epoch: int
+    learning_rate: float
+    train_loss: float | None
+    val_log_loss: float
+    val_accuracy: float
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """The best epoch's weights, the course of training, and the general checkpoint of the last epoch."""
+
+    model_state: dict[str, Tensor]
+    best: Epoch
+    history: tuple[Epoch, ...]
+    training_state: dict[str, Any]
+
+
+def finetune(
+    model: nn.Module,
+    train: Photos,
+    val: Photos,
+    preprocessing: Preprocessing,
+    settings: UnfreezeFinetune,
+    runtime: ResolvedRuntime,
+    resume: ResumeFolder,
+    *,
+    engine: str = "auto",
+) -> Finetuned:
+    """Train until the validation log-loss has not improved for `settings.patience` epochs, or all epochs are done.
+
+    Raises:
+        PipelineError: the loss is no longer finite, or a frozen tensor has moved.
+    """
+    trainer = _Trainer(model, train, val, preprocessing, settings, runtime, engine)
+    state = resume.read()
+    if state is None:
+        trainer.start()
+    else:
+        trainer.load_state(state)
+        say(f"going on after epoch {trainer.history[-1].epoch}, which an earlier run finished")
+    while not trainer.finished():
+        trainer.train_epoch()
+        resume.write(trainer.state())
+    return trainer.result()
+
+
+class _Trainer:
+    """The state of a training and the steps that move it on."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Photos,
+        val: Photos,
+        preprocessing: Preprocessing,
+        settings: UnfreezeFinetune,
+        runtime: ResolvedRuntime,
+        engine: str,
+    ) -> None:
+        self.train, self.val = train, val
+        self.preprocessing, self.settings, self.runtime, self.engine = preprocessing, settings, runtime, engine
+        set_trainable(model, settings.unfrozen_blocks)
+        self.frozen_before = frozen_fingerprint(model)
+        self.model = model.to(runtime.device).to(memory_format=torch.channels_last)
+        groups = param_groups_layer_decay(model, settings.weight_decay, layer_decay=settings.layer_decay)
+        fused = runtime.device.type in ("cpu", "cuda")
+        self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
+        self.transform = TrainingTransform(preprocessing, settings.augmentation, settings.seed)
+        self.steps_an_epoch = math.ceil(len(train) / settings.batch_size)
+        self.history: list[Epoch] = []
+        self.best_state: dict[str, Tensor] = {}
+        self.mean = _per_channel(preprocessing.mean, runtime.device)
+        self.std = _per_channel(preprocessing.std, runtime.device)
+
+    def start(self) -> None:
+        """Score the network as it came: epoch 0."""
+        self._finish_epoch(train_loss=None)
+
+    def finished(self) -> bool:
+        """Whether all epochs are done or patience is at its end."""
+        last = self.history[-1].epoch
+        return last >= self.settings.epochs or last - self._best().epoch >= self.settings.patience
+
+    def train_epoch(self) -> None:
+        """One pass over the training photos, then validation."""
+        epoch = self.history[-1].epoch + 1
+        torch.manual_seed(_mixed(self.settings.seed, epoch))  # dropout and stochastic depth read the global generator
+        self.model.train()
+        batches = training_batches(
+            self.train,
+            self.transform,
+            seed=self.settings.seed,
+            epoch=epoch,
+            batch_size=self.settings.batch_size,
+            workers=self.runtime.workers,
+        )
+        total, done = 0.0, 0
+        with progress(f"epoch {epoch} of {self.settings.epochs}", total=len(self.train)) as advance:
+            for number, (images, labels) in enumerate(batches):
+                loss = self._step((epoch - 1) * self.steps_an_epoch + number, images, labels)
+                total, done = total + loss * len(images), done + len(images)
+                advance(len(images), note=f"loss {total / done:.4f}")
+        self._finish_epoch(train_loss=total / done)
+
+    def _step(self, step: int, images: Tensor, labels: Tensor) -> float:
+        """One update from images (n, channels, height, width) uint8 and labels (n,); returns the mean loss."""
+        rate = self._learning_rate(step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+        device = self.runtime.device
+        images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
+        inputs = (images.float() / 255 - self.mean) / self.std
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.runtime.bfloat16):
+            logits = self.model(inputs)
+        loss = cross_entropy(logits.float(), labels.to(device, non_blocking=True))
+        value = loss.item()
+        if not math.isfinite(value):
+            raise PipelineError(
+                f"The training loss is {value} at step {step} (learning rate {rate:.2g}). Lower "
+                "unfreeze_finetune.learning_rate, or lengthen warmup_epochs. The frozen checkpoint is untouched."
+            )
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        return value
+
+    def _learning_rate(self, step: int) -> float:
+        return learning_rate(
+            step,
+            total_steps=self.settings.epochs * self.steps_an_epoch,
+            warmup_steps=round(self.settings.warmup_epochs * self.steps_an_epoch),
+            peak=self.settings.learning_rate,
+        )
+
+    def _finish_epoch(self, train_loss: float | None) -> None:
+        epoch = len(self.history)
+        rate = 0.0 if epoch == 0 else self._learning_rate(epoch * self.steps_an_epoch - 1)
+        loss, accuracy = self._validate()
+        self.history.append(Epoch(epoch, rate, train_loss, loss, accuracy))
+        if self._best().epoch == epoch:
+            self.best_state = _on_cpu(self.model.state_dict())
+        what = "before fine-tuning" if epoch == 0 else f"after epoch {epoch}"
+        say(f"{what}: validation log-loss {loss:.4f}, accuracy {accuracy:.2%}")
+
+    def _validate(self) -> tuple[float, float]:
+        """Log-loss and accuracy on the validation split."""
+        module = copy.deepcopy(self.model).cpu().eval().to(memory_format=torch.contiguous_format)
+        engine = engine_for(module, self.val, self.preprocessing, choice=self.engine, runtime=self.runtime)
+        outputs = run_over(engine.run, self.val, self.preprocessing, runtime=self.runtime, description="validating")
+        probabilities = outputs.values.double().softmax(1)
+        if not torch.isfinite(probabilities).all():
+            raise PipelineError(
+                f"The network gives no finite probabilities after epoch {len(self.history)}. Lower "
+                "unfreeze_finetune.learning_rate. The frozen checkpoint is untouched."
+            )
+        loss = log_loss(outputs.labels.numpy(), probabilities.numpy(), labels=list(range(probabilities.shape[1])))
+        accuracy = (probabilities.argmax(1) == outputs.labels).double().mean().item()
+        return float(loss), accuracy
+
+    def _best(self) -> Epoch:
+        return min(self.history, key=lambda epoch: epoch.val_log_loss)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a fresh trainer needs to go on: tensors and primitives only."""
+        return {
+            "epoch": self.history[-1].epoch,
+            "model_state_dict": _on_cpu(self.model.state_dict()),
+            "ema_state_dict": None,
+            "optimizer_state_dict": self.optimiser.state_dict(),
+            "loss": self.history[-1].train_loss,
+            "random_state": torch.get_rng_state(),
+            "best_state_dict": self.best_state,
+            "history": [vars(epoch) for epoch in self.history],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up a state that `state` gave."""
+        self.model.load_state_dict(state["model_state_dict"])
+        self.optimiser.load_state_dict(state["optimizer_state_dict"])
+        self.best_state = state["best_state_dict"]
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
+
+    def result(self) -> Finetuned:
+        """What came out, once nothing frozen is shown to have moved."""
+        if frozen_fingerprint(self.model) != self.frozen_before:
+            raise PipelineError(
+                "A frozen parameter or a BatchNorm statistic moved during fine-tuning. This is a defect: please report it "
+                "with your params.yaml."
+            )
+        training_state = self.state()
+        del training_state["best_state_dict"], training_state["history"]
+        return Finetuned(self.best_state, self._best(), tuple(self.history), training_state)
+
+
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, device=device).view(1, -1, 1, 1)
+
+
+def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+
+
+def _mixed(seed: int, epoch: int) -> int:
+    """One seed from two, without the collisions of a sum."""
+    return (seed * 1_000_003 + epoch) % 2**63

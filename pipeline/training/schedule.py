@@ -1,0 +1,18 @@
+"""Schedules as pure functions of the step."""
+
+import math
+
+
+def learning_rate(step: int, *, total_steps: int, warmup_steps: int, peak: float) -> float:
+    """Linear warm-up to `peak`, then half a cosine down to zero (Loshchilov and Hutter, SGDR, ICLR 2017).
+
+    Args:
+        step: from 0 to total_steps - 1.
+        total_steps: of the whole training, warm-up included.
+        warmup_steps: at step 0 the rate is peak / (warmup_steps + 1), at step `warmup_steps` it is `peak`.
+        peak: the highest rate.
+    """
+    if step < warmup_steps:
+        return peak * (step + 1) / (warmup_steps + 1)
+    progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
+    return peak * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,0 +1,55 @@
+"""Temporary clones of the project, in which the real `dvc repro` runs."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# A run of seconds: few photos, two epochs. What it shows is that the parts fit, not what they are worth.
+SMALL = {"download.drawn_photos": 240, "unfreeze_finetune.epochs": 2}
+
+
+def clone(folder: Path) -> Path:
+    """Copy every file that Git tracks or would track, and commit them: a fresh clone of the tree as it is now."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+    )
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "clone"]):
+        identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
+        subprocess.run(["git", *identity, *arguments], cwd=folder, check=True)
+    return folder
+
+
+def set_params(folder: Path, changes: dict[str, Any]) -> None:
+    """Change settings in the clone's params.yaml; keys are written section.key."""
+    yaml, path = YAML(), folder / "params.yaml"
+    content = yaml.load(path.read_text())
+    for key, value in changes.items():
+        section, name = key.split(".")
+        content[section][name] = value
+    yaml.dump(content, path)
+
+
+def run(folder: Path, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the environment that runs the tests (python, dvc) in the clone."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    settings = {**os.environ, "PATH": path, "PYTHONPATH": "", **environment}
+    done = subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def ran(output: str) -> list[str]:
+    """The stages whose commands DVC ran, from what `dvc repro` printed."""
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]

@@ -1,0 +1,29 @@
+"""What several tests of the data modules start from."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.data.http_server import CONTENT, MisbehavingServer, serve
+
+
+@pytest.fixture
+def direct(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No proxies, whichever this machine uses."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def server(direct: None) -> Iterator[MisbehavingServer]:
+    """A server that is reached directly."""
+    with serve(CONTENT) as server:
+        yield server
+
+
+@pytest.fixture
+def destination(tmp_path: Path) -> Path:
+    """Where a download goes; the folder is still to be made."""
+    return tmp_path / "raw" / "photos.zip"

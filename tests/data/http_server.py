@@ -1,0 +1,141 @@
+"""A real HTTP server on this machine that misbehaves as it is told to, one answer at a time."""
+
+import hashlib
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+CONTENT = bytes(i * i % 251 for i in range(300_000))
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+QUICK: dict[str, Any] = {"attempts": 3, "backoff": 0.01, "timeouts": (2.0, 0.3)}  # for `fetch`, in seconds
+LONGEST_STALL = 10.0  # seconds; a test that fails must not hang
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How to answer one request; all defaults together are a server that does everything right.
+
+    After `after` bytes of the body the server stalls or cuts the connection, where one of those is wanted. `more` is
+    added to the Content-Length that is stated, `extra` bytes are sent beyond the body, and `range_shift` is added to
+    the start of the range that is stated. A body without `length` is sent in chunks.
+    """
+
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    after: int = 0
+    stall: bool = False
+    cut: bool = False
+    more: int = 0
+    extra: int = 0
+    length: bool = True
+    ignores_range: bool = False
+    range_shift: int = 0
+    replaces: bytes | None = None  # the content from this answer on
+
+
+class MisbehavingServer(ThreadingHTTPServer):
+    """Serves `content` at every path; takes `answers` one by one, and does everything right once they are used up."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.content = content
+        self.answers: list[Answer] = []
+        self.requests: list[tuple[str, dict[str, str]]] = []
+        self.released = threading.Event()
+        self.with_etag = True
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/photos.zip"
+
+    def asked(self) -> list[str | None]:
+        """The Range of each request so far."""
+        return [headers.get("Range") for _, headers in self.requests]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that go away are what is tested; anything else would show as a test that fails."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: MisbehavingServer
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        server = self.server
+        server.requests.append((self.path, dict(self.headers)))
+        answer = server.answers.pop(0) if server.answers else Answer()
+        if answer.replaces is not None:
+            server.content = answer.replaces
+        self.close_connection = True
+        if answer.status != 200:
+            self._head(answer.status, {"Content-Length": "0", **answer.headers})
+            return
+        etag = f'"{hashlib.sha256(server.content).hexdigest()[:16]}"'
+        start = 0 if answer.ignores_range else self._start(etag)
+        if start >= len(server.content):
+            self._head(416, {"Content-Length": "0", "Content-Range": f"bytes */{len(server.content)}"})
+            return
+        body = server.content[start:]
+        headers = {"ETag": etag} if server.with_etag else {}
+        if start:
+            stated = start + answer.range_shift
+            headers["Content-Range"] = f"bytes {stated}-{len(server.content) - 1}/{len(server.content)}"
+        headers |= {"Content-Length": str(len(body) + answer.more)} if answer.length else {"Transfer-Encoding": "chunked"}
+        self._head(206 if start else 200, headers | answer.headers)
+        self._body(body + b"x" * answer.extra, answer)
+
+    def _start(self, etag: str) -> int:
+        """Where the answer begins: where it was asked to, as long as the file is still the one that is meant."""
+        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        unchanged = self.headers.get("If-Range", etag) == etag
+        return int(wanted[1]) if wanted and unchanged else 0
+
+    def _head(self, status: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Connection": "close"}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def _body(self, body: bytes, answer: Answer) -> None:
+        stops = answer.stall or answer.cut
+        sent = body[: answer.after] if stops else body
+        if answer.length:
+            self.wfile.write(sent)
+        else:
+            for i in range(0, len(sent), 4096):
+                piece = sent[i : i + 4096]
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+        if answer.stall:
+            self.server.released.wait(LONGEST_STALL)
+        if not stops and not answer.length:
+            self.wfile.write(b"0\r\n\r\n")
+
+
+@contextmanager
+def serve(content: bytes) -> Iterator[MisbehavingServer]:
+    """A server that runs while the block does."""
+    with MisbehavingServer(content) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.released.set()
+            server.shutdown()
+            thread.join()
+
+
+def part_of(destination: Path) -> Path:
+    """Where what has arrived is kept."""
+    return destination.with_name("photos.zip.part")
+
+
+def assert_whole(destination: Path, content: bytes = CONTENT) -> None:
+    """The file is there, and nothing else is."""
+    assert destination.read_bytes() == content
+    assert [path.name for path in destination.parent.iterdir()] == ["photos.zip"]

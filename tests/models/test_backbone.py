@@ -1,0 +1,160 @@
+"""Weights fit or are refused, what the network knows of its input is taken from it, and engines agree with eager torch."""
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from pipeline.errors import PipelineError
+from pipeline.models.backbone import create_backbone, evaluation_transform
+from pipeline.models.engine import build_engine
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A weights file of test_resnet with its classifier of 1,000 classes."""
+    torch.manual_seed(5)
+    path = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), path)
+    return path
+
+
+def describe(weights: Path, **content: object) -> None:
+    weights.with_suffix(".json").write_text(json.dumps(content))
+
+
+def test_a_file_gives_all_but_the_classifier(weights: Path) -> None:
+    torch.manual_seed(5)
+    expected = timm.create_model("test_resnet").state_dict()
+    state = create_backbone("test_resnet", str(weights)).model.state_dict()
+    for name, tensor in expected.items():
+        assert torch.equal(state[name], tensor) != name.startswith("fc."), name
+
+
+def test_a_file_without_a_classifier_will_do(weights: Path) -> None:
+    state = timm.create_model("test_resnet", num_classes=0).state_dict()
+    save_file(state, weights)
+    create_backbone("test_resnet", str(weights))
+
+
+def test_a_torch_file_will_do(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({"state_dict": timm.create_model("test_resnet").state_dict()}, path)
+    create_backbone("test_resnet", str(path))
+
+
+def test_the_description_beside_is_followed(weights: Path) -> None:
+    describe(weights, architecture="test_resnet", input_size=[3, 96, 96], mean=[0.1, 0.2, 0.3], crop_pct=0.8)
+    preprocessing = create_backbone("test_resnet", str(weights)).preprocessing
+    assert preprocessing.input_size == (3, 96, 96)
+    assert preprocessing.mean == (0.1, 0.2, 0.3)
+    assert preprocessing.crop_pct == 0.8
+    assert preprocessing.std == timm.get_pretrained_cfg("test_resnet").std
+
+
+def test_without_a_description_timms_own_configuration_counts(weights: Path) -> None:
+    preprocessing = create_backbone("test_resnet", str(weights)).preprocessing
+    assert preprocessing.input_size == timm.get_pretrained_cfg("test_resnet").input_size
+
+
+def test_model_kwargs_of_the_description_build_the_network(weights: Path) -> None:
+    state = timm.create_model("test_resnet", in_chans=1).state_dict()
+    save_file(state, weights)
+    describe(weights, model_kwargs={"in_chans": 1}, input_size=[1, 96, 96])
+    backbone = create_backbone("test_resnet", str(weights))
+    assert backbone.info.kwargs == {"in_chans": 1}
+    assert backbone.model.state_dict()["conv1.0.weight"].shape[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda state: state.pop("bn1.weight"), "missing from the file: bn1.weight"),
+        (lambda state: state.update(foreign=torch.zeros(1)), "unknown to the network: foreign"),
+        (lambda state: state.update({"bn1.weight": torch.zeros(3)}), r"of another shape: bn1.weight: \(3,\) in the file"),
+    ],
+)
+def test_what_does_not_match_is_listed(weights: Path, change, told: str) -> None:
+    state = dict(timm.create_model("test_resnet").state_dict())
+    change(state)
+    save_file(state, weights)
+    with pytest.raises(PipelineError, match=told):
+        create_backbone("test_resnet", str(weights))
+
+
+def test_weights_of_another_network_are_refused_by_its_name(weights: Path) -> None:
+    describe(weights, architecture="test_resnet")
+    with pytest.raises(PipelineError, match=r"holds weights of test_resnet, but backbone\.name is test_vit"):
+        create_backbone("test_vit", str(weights))
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights", b"\x80\x04\x95"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_broken_file_is_refused(tmp_path: Path, content: bytes, suffix: str) -> None:
+    path = (tmp_path / "weights").with_suffix(suffix)
+    path.write_bytes(content)
+    with pytest.raises(PipelineError, match="cannot be read as weights"):
+        create_backbone("test_resnet", str(path))
+
+
+def test_a_missing_file_and_a_broken_description_are_told(weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="there is no such file"):
+        create_backbone("test_resnet", str(tmp_path / "none.safetensors"))
+    weights.with_suffix(".json").write_text("{")
+    with pytest.raises(PipelineError, match="not valid JSON"):
+        create_backbone("test_resnet", str(weights))
+
+
+def test_random_weights_repeat() -> None:
+    one, two = (create_backbone("test_resnet", "none").model.state_dict() for _ in range(2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_evaluation_transform_is_timms(weights: Path) -> None:
+    model = create_backbone("test_resnet", str(weights)).model
+    expected = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    photo = Image.effect_noise((300, 200), 90).convert("RGB")
+    own = evaluation_transform(create_backbone("test_resnet", str(weights)).preprocessing)
+    assert torch.equal(own(photo), expected(photo))
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
+@pytest.mark.parametrize("choice", ["onnxruntime", "torch"])
+def test_engines_agree_with_eager_torch_at_any_batch_size(name: str, choice: str) -> None:
+    model = timm.create_model(name).eval()
+    images = torch.randn(5, 3, 160, 160)
+    engine = build_engine(model, images[:2], choice=choice, device=CPU, threads=2)
+    assert engine.name == choice
+    with torch.inference_mode():
+        torch.testing.assert_close(engine.run(images), model(images), rtol=1e-3, atol=1e-4)
+
+
+class Unexportable(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.svdvals(images.mean(1))
+
+
+def test_a_network_that_onnx_cannot_hold_runs_in_torch_unless_onnx_was_asked_for() -> None:
+    images = torch.randn(2, 3, 8, 8)
+    assert build_engine(Unexportable(), images, choice="auto", device=CPU, threads=1).name == "torch"
+    with pytest.raises(PipelineError, match="cannot run in ONNX Runtime"):
+        build_engine(Unexportable(), images, choice="onnxruntime", device=CPU, threads=1)
+
+
+class Forgetful(nn.Module):
+    """Gives something else each time: no engine can agree with it."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.rand(len(images), 4)
+
+
+def test_an_engine_that_disagrees_is_not_trusted() -> None:
+    with pytest.raises(PipelineError, match="something else than eager torch"):
+        build_engine(Forgetful(), torch.randn(2, 3, 8, 8), choice="torch", device=CPU, threads=1)
