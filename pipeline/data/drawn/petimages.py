@@ -5,10 +5,8 @@ photo = draw_photo("cat", np.random.default_rng(0))        # (height, width, 3) 
 """
 
 import io
-import multiprocessing
 import os
-import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -22,6 +20,7 @@ from pipeline.data.drawn.anatomy import CAT, DOG
 from pipeline.data.drawn.animals import draw_mammal
 from pipeline.data.drawn.canvas import Image
 from pipeline.data.drawn.other_classes import OTHER_CLASSES
+from pipeline.data.fork_server import fork_server
 from pipeline.errors import PipelineError
 from pipeline.progress import progress
 
@@ -84,22 +83,16 @@ def draw_petimages(destination: Path, *, num_photos: int, seed: int, workers: in
 
 @contextmanager
 def _mapper(workers: int) -> Iterator[Callable[..., Iterator[None]]]:
-    """`map` in this process or over a pool; the processes are spawned, as a fork of a process with threads may hang."""
+    """`map` in this process or over a pool; after Ctrl-C nothing is waited for that has not begun."""
     if workers == 1:
         yield map
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        yield partial(_map_uninterrupted, pool)
-
-
-def _map_uninterrupted(pool: ProcessPoolExecutor, function: Callable[..., None], tasks: Iterable[object]) -> Iterator[None]:
-    """`pool.map`, whose workers do not hear Ctrl-C: they inherit the blocked signal, and this process alone acts on it."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    context = fork_server(preload=__name__)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,))
     try:
-        return pool.map(function, tasks, chunksize=PHOTOS_PER_TASK)
+        yield partial(pool.map, chunksize=PHOTOS_PER_TASK)
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        pool.shutdown(cancel_futures=True)
 
 
 def _write(root: Path, seed: int, task: tuple[str, int]) -> None:

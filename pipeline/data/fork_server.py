@@ -1,0 +1,27 @@
+"""Where worker processes come from: a fork server that does not hear Ctrl-C.
+
+    context = fork_server(preload=__name__)
+    pool = ProcessPoolExecutor(workers, mp_context=context)
+
+A fork of this process may hang, as its threads (progress bar, BLAS) are left in the middle of something; a fresh interpreter
+for each worker imports everything again. A fork server imports once and has no threads. Ctrl-C reaches every process of a
+terminal's job: the main process alone shall act on it, so the server and all its children are born deaf to it.
+"""
+
+import multiprocessing
+import signal
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
+
+
+def fork_server(preload: str) -> ForkServerContext:
+    """Start the server if it does not run yet, with the module `preload` imported, and give the context that forks from it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([preload])
+    # Blocked, not ignored: what is born here inherits that, and a Ctrl-C of this very moment waits and is not lost.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    return context
