@@ -10,7 +10,7 @@ terminal's job: the main process alone shall act on it, so the server and all it
 
 import multiprocessing
 import signal
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
 
 
@@ -18,6 +18,7 @@ def fork_server(preload: str) -> ForkServerContext:
     """Start the server if it does not run yet, with the module `preload` imported, and give the context that forks from it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([preload])
+    resource_tracker.ensure_running()  # first, because where it has yet to start it unblocks the signal again
     # Blocked, not ignored: what is born here inherits that, and a Ctrl-C of this very moment waits and is not lost.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
