@@ -15,7 +15,10 @@ from multiprocessing.context import ForkServerContext
 
 
 def fork_server(preload: str) -> ForkServerContext:
-    """Start the server if it does not run yet, with the module `preload` imported, and give the context that forks from it."""
+    """Start the server if it does not run yet, with the module `preload` imported, and give the context that forks from it.
+
+    It returns when the server works: a main process that is stopped before would leave children that complain of it.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([preload])
     resource_tracker.ensure_running()  # first, because where it has yet to start it unblocks the signal again
@@ -23,6 +26,13 @@ def fork_server(preload: str) -> ForkServerContext:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
+        first = context.Process(target=_nothing)
+        first.start()
+        first.join()
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     return context
+
+
+def _nothing() -> None:
+    """What the server's first child does."""
