@@ -4,6 +4,7 @@ Run it with `dvc repro train-frozen-backbone`, or bare with `python -m pipeline 
 `train_frozen_backbone` in params.yaml.
 """
 
+import math
 import time
 
 from pipeline.checkpoint import CheckpointInfo, HeadInfo, library_versions, save_checkpoint
@@ -81,7 +82,7 @@ def run(params: Params) -> None:
         "loss": probe.best.log_loss,
     }
     save_checkpoint(FROZEN, info, state, general)
-    write_csv(PLOTS / "l2_strengths.csv", [vars(candidate) for candidate in probe.candidates])
+    write_csv(PLOTS / "l2_strengths.csv", [{"log10_l2": math.log10(one.l2)} | vars(one) for one in probe.candidates])
     photos = len(train.labels) + len(val.labels)
     speed = {"photos_per_second": photos / extraction_seconds, "seconds": time.monotonic() - started}
     write_json(METRICS / f"{STAGE}.json", metrics | speed)

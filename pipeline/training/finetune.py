@@ -27,6 +27,7 @@ from pipeline.checkpoint import Preprocessing
 from pipeline.data.augment import TrainingTransform
 from pipeline.data.loader import Photos, training_batches
 from pipeline.errors import PipelineError
+from pipeline.models.folding import fold_batch_norm, unfold_batch_norm
 from pipeline.models.freezing import frozen_fingerprint, set_trainable
 from pipeline.params import UnfreezeFinetune
 from pipeline.progress import progress, say
@@ -121,6 +122,8 @@ class _Trainer:
         set_trainable(model, settings.unfrozen_blocks)
         self.frozen_before = frozen_fingerprint(model)
         self.model = model.to(runtime.device).to(memory_format=torch.channels_last)
+        example = torch.randn(2, *preprocessing.input_size, generator=torch.Generator().manual_seed(0))
+        fold_batch_norm(self.model, example.to(runtime.device))
         groups = param_groups_layer_decay(model, settings.weight_decay, layer_decay=settings.layer_decay)
         fused = runtime.device.type in ("cpu", "cuda")
         self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
@@ -206,6 +209,7 @@ class _Trainer:
     def _validate(self, model: nn.Module, what: str) -> tuple[float, float]:
         """Log-loss and accuracy of a model on the validation split."""
         module = copy.deepcopy(model).cpu().eval().to(memory_format=torch.contiguous_format)
+        unfold_batch_norm(module)
         engine = engine_for(module, self.val, self.preprocessing, choice=self.engine, runtime=self.runtime)
         outputs = run_over(engine.run, self.val, self.preprocessing, runtime=self.runtime, description="validating")
         probabilities = outputs.values.double().softmax(1)
