@@ -91,5 +91,22 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def write_hashed(folder: Path, stem: str, content: bytes) -> Path:
+    """Write `folder`/`stem`-SHA256 atomically, so that the name says what the content must be; makes the folder if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{stem}.new"
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return temporary.rename(folder / f"{stem}-{hashlib.sha256(content).hexdigest()}")
+
+
+def read_hashed(path: Path) -> bytes | None:
+    """The content of a file that `write_hashed` wrote, or None where it is not what its name says."""
+    content = path.read_bytes()
+    return content if hashlib.sha256(content).hexdigest() == path.name.rpartition("-")[2] else None
+
+
 def _aside(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.old")

@@ -119,6 +119,7 @@ class Runtime(Section):
     device: str
     workers: Literal["auto"] | Annotated[int, Field(ge=0, le=512)]
     threads: Literal["auto"] | Annotated[int, Field(gt=0, le=512)]
+    seconds_between_saves: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
     @field_validator("device")
     @classmethod

@@ -13,6 +13,8 @@ PLOTS = Path("outputs/plots")
 DOWNLOADS = Path("data/.downloads")
 AUDITED = Path("data/.audited")
 RESUME = Path("outputs/.resume")
+# Features of photos, which a run with another head can use again.
+FEATURES = Path("outputs/.features")
 
 
 def project_root(folder: Path | None = None) -> Path:

@@ -38,21 +38,22 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def progress(description: str, total: int | None, unit: str = "photos") -> Iterator[Advance]:
+def progress(description: str, total: int | None, unit: str = "photos", done: int = 0) -> Iterator[Advance]:
     """Show how far a piece of work is; yields `advance(amount, note="")`.
 
     Args:
         description: what is being done, in the present participle.
         total: how many units there are, or None where that is not known.
         unit: what is counted; "bytes" is shown in megabytes.
+        done: how many of them an earlier run did.
     """
     show = _bar if sys.stdout.isatty() else _lines
-    with show(description, total, unit) as advance:
+    with show(description, total, unit, done) as advance:
         yield advance
 
 
 @contextmanager
-def _bar(description: str, total: int | None, unit: str) -> Iterator[Advance]:
+def _bar(description: str, total: int | None, unit: str, done: int) -> Iterator[Advance]:
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
     from rich.text import Text
 
@@ -73,7 +74,7 @@ def _bar(description: str, total: int | None, unit: str) -> Iterator[Advance]:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns) as bar:
-        task = bar.add_task(description, total=total, note="")
+        task = bar.add_task(description, total=total, completed=done, note="")
 
         def advance(amount: float = 1, note: str | None = None) -> None:
             bar.update(task, advance=amount)
@@ -84,24 +85,23 @@ def _bar(description: str, total: int | None, unit: str) -> Iterator[Advance]:
 
 
 @contextmanager
-def _lines(description: str, total: int | None, unit: str) -> Iterator[Advance]:
+def _lines(description: str, total: int | None, unit: str, done: int) -> Iterator[Advance]:
     started = last_line = time.monotonic()
-    done: float = 0
+    now: float = done
     latest_note = ""
 
     def line() -> None:
-        elapsed = max(time.monotonic() - started, 1e-9)
-        text = f"{description}: {_of(done, total, unit)}"
-        text += f", {_amount(done / elapsed, unit)}/s"
-        if total and 0 < done < total:
-            text += f", {_seconds(elapsed / done * (total - done))} left"
+        elapsed, fresh = max(time.monotonic() - started, 1e-9), now - done
+        text = f"{description}: {_of(now, total, unit)}, {_amount(fresh / elapsed, unit)}/s"
+        if total and fresh and now < total:
+            text += f", {_seconds(elapsed / fresh * (total - now))} left"
         elif elapsed >= 1:
             text += f", took {_seconds(elapsed)}"
         say(f"{text} {latest_note}".rstrip())
 
     def advance(amount: float = 1, note: str | None = None) -> None:
-        nonlocal done, last_line, latest_note
-        done += amount
+        nonlocal now, last_line, latest_note
+        now += amount
         latest_note = latest_note if note is None else note
         if time.monotonic() - last_line >= SECONDS_BETWEEN_LINES:
             last_line = time.monotonic()

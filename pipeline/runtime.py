@@ -23,6 +23,7 @@ class ResolvedRuntime:
     workers: int
     threads: int
     bfloat16: bool
+    seconds_between_saves: float
 
 
 def resolve_runtime(runtime: Runtime) -> ResolvedRuntime:
@@ -44,7 +45,7 @@ def resolve_runtime(runtime: Runtime) -> ResolvedRuntime:
     # A debugging aid that comes with it and costs a write of every new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     workers = cores if runtime.workers == "auto" else runtime.workers
-    return ResolvedRuntime(device, workers, threads, _has_bfloat16(device))
+    return ResolvedRuntime(device, workers, threads, _has_bfloat16(device), runtime.seconds_between_saves)
 
 
 def _keep_freed_memory() -> None:

@@ -2,11 +2,6 @@
 
 import csv
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -15,6 +10,7 @@ import pytest
 from pipeline.checkpoint import read_info
 from pipeline.files import sha256_of
 from tests.clones import SMALL, clone, ran, run, set_params
+from tests.kills import CHECKPOINTS, killed_again_and_again
 
 STAGES = ["download", "preprocess", "train-frozen-backbone", "unfreeze-finetune", "evaluate"]
 
@@ -85,20 +81,14 @@ def test_another_backbone_reruns_training_and_back_restores_without_training(sma
     assert sha256_of(small / "outputs/finetuned/model.safetensors") == before
 
 
-def test_a_killed_fine_tuning_ends_with_the_same_bits(small: Path) -> None:
-    before = sha256_of(small / "outputs/finetuned/model.safetensors")
-    command = [sys.executable, "-m", "pipeline", "unfreeze-finetune"]
-    stopped = subprocess.Popen(command, cwd=small, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    assert stopped.stdout is not None
-    for line in stopped.stdout:
-        if line.startswith("after epoch 1"):
-            break
-    time.sleep(0.7)  # somewhere in the second epoch
-    os.killpg(stopped.pid, signal.SIGKILL)
-    stopped.wait()
-    stopped.stdout.close()
-    assert "going on after epoch 1" in run(small, "python", "-m", "pipeline", "unfreeze-finetune").stdout
-    assert sha256_of(small / "outputs/finetuned/model.safetensors") == before
+@pytest.mark.parametrize(
+    ("stage", "workers"), [("train_frozen_backbone", 2), ("unfreeze_finetune", 2), ("unfreeze_finetune", 0)]
+)
+def test_a_stage_killed_again_and_again_ends_with_the_same_bits(small: Path, stage: str, workers: int) -> None:
+    set_params(small, {"runtime.workers": workers, "runtime.seconds_between_saves": 0})
+    before = sha256_of(small / CHECKPOINTS[stage])
+    assert killed_again_and_again(small, stage, kills=7, seed=workers) == before
+    assert not (small / "outputs/.resume/unfreeze-finetune").exists()
 
 
 def test_an_experiment_in_a_copy_finds_a_relative_path(small: Path) -> None:

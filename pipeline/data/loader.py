@@ -52,6 +52,9 @@ class Photos:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __getitem__(self, part: slice) -> "Photos":
+        return Photos(self.ids[part], self.paths[part], self.labels[part])
+
 
 def data_fingerprints(manifest: pd.DataFrame) -> DataFingerprints:
     """What a checkpoint remembers of the photos it was made from."""
@@ -80,9 +83,13 @@ def training_batches(
     epoch: int,
     batch_size: int,
     workers: int,
+    start: int = 0,
 ) -> DataLoader[Batch]:
-    """Every photo once, in the epoch's order; images (n, channels, height, width) uint8, the last batch may be smaller."""
-    order = epoch_order(len(photos), seed=seed, epoch=epoch).tolist()
+    """Every photo once, in the epoch's order; images (n, channels, height, width) uint8, the last batch may be smaller.
+
+    `start` leaves out as many photos at the front: those that a run took before it was stopped.
+    """
+    order = epoch_order(len(photos), seed=seed, epoch=epoch)[start:].tolist()
     return _loader(_TrainingDataset(photos, transform, epoch), batch_size, workers, order=order)
 
 

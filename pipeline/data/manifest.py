@@ -46,3 +46,9 @@ def fingerprint(manifest: pd.DataFrame, split: str | None = None) -> str:
     kept = manifest[manifest["split"] != ""] if split is None else manifest[manifest["split"] == split]
     rows = kept[["id", "pixel_hash", "class", "split"]].sort_values("id")
     return hashlib.sha256(rows.to_csv(index=False, header=False, lineterminator="\n").encode()).hexdigest()
+
+
+def stored_fingerprint(manifest: pd.DataFrame) -> str:
+    """The sha256 of how the photos were stored: the size of each, in pixels and bytes. It differs where `stored_size` did."""
+    rows = manifest[["id", "stored_width", "stored_height", "stored_bytes"]].sort_values("id")
+    return hashlib.sha256(rows.to_csv(index=False, header=False, lineterminator="\n").encode()).hexdigest()

@@ -9,18 +9,19 @@ import time
 
 from pipeline.checkpoint import CheckpointInfo, HeadInfo, library_versions, save_checkpoint
 from pipeline.data.loader import Photos, data_fingerprints
-from pipeline.data.manifest import classes_of, read_manifest
+from pipeline.data.manifest import classes_of, read_manifest, stored_fingerprint
 from pipeline.errors import PipelineError
 from pipeline.models.backbone import create_backbone
 from pipeline.models.freezing import frozen_fingerprint, set_trainable
 from pipeline.models.head import replace_head, set_head
 from pipeline.params import Params
-from pipeline.paths import FROZEN, METRICS, PLOTS, PROCESSED, of_person
+from pipeline.paths import FEATURES, FROZEN, METRICS, PLOTS, PROCESSED, of_person
 from pipeline.progress import say
 from pipeline.results import write_csv, write_json
 from pipeline.runtime import resolve_runtime
-from pipeline.training.features import FeatureExtractor, engine_for, run_over
+from pipeline.training.features import FeatureExtractor, Kept, engine_for, run_over
 from pipeline.training.probe import fit_probe
+from pipeline.training.resume import parts_of_result
 
 STAGE = "train-frozen-backbone"
 
@@ -29,7 +30,7 @@ def run(params: Params) -> None:
     """Extract features, solve the probe, and save it as the head of a whole network."""
     started = time.monotonic()
     manifest = read_manifest(PROCESSED)
-    classes = classes_of(manifest)
+    classes, data = classes_of(manifest), data_fingerprints(manifest)
     runtime = resolve_runtime(params.runtime)
     backbone = create_backbone(params.backbone.name, params.backbone.weights, locate=of_person)
     model, preprocessing = backbone.model, backbone.preprocessing
@@ -42,12 +43,27 @@ def run(params: Params) -> None:
     choice = params.train_frozen_backbone.engine
     engine = engine_for(FeatureExtractor(model).eval(), splits["train"], preprocessing, choice=choice, runtime=runtime)
     say(f"features by {engine.name}, which differs from eager float32 by {engine.deviation:.1e} of the largest feature")
-    extraction_started = time.monotonic()
+    deciding = parts_of_result(
+        tensors=before,
+        architecture=backbone.info.model_dump(include={"name", "kwargs"}),
+        preprocessing=preprocessing.model_dump(),
+        stored=stored_fingerprint(manifest),
+        engine=engine.name,
+        device=runtime.device.type,
+        threads=runtime.threads,
+        versions=library_versions(),
+    )
     outputs = {
-        name: run_over(engine.run, photos, preprocessing, runtime=runtime, description=f"features of {name}")
+        name: run_over(
+            engine.run,
+            photos,
+            preprocessing,
+            runtime=runtime,
+            description=f"features of {name}",
+            kept=Kept(FEATURES, photos=getattr(data, name), **deciding),
+        )
         for name, photos in splits.items()
     }
-    extraction_seconds = time.monotonic() - extraction_started
 
     train, val = outputs["train"], outputs["val"]
     probe = fit_probe(
@@ -66,7 +82,7 @@ def run(params: Params) -> None:
         head=HeadInfo(path=head_path, num_outputs=len(classes), initialisation="solved probe"),
         classes=classes,
         preprocessing=preprocessing,
-        data=data_fingerprints(manifest),
+        data=data,
         engine=choice,
         params=params.model_dump(include={"backbone", "train_frozen_backbone"}),
         epoch=0,
@@ -83,6 +99,4 @@ def run(params: Params) -> None:
     }
     save_checkpoint(FROZEN, info, state, general)
     write_csv(PLOTS / "l2_strengths.csv", [{"log10_l2": math.log10(one.l2)} | vars(one) for one in probe.candidates])
-    photos = len(train.labels) + len(val.labels)
-    speed = {"photos_per_second": photos / extraction_seconds, "seconds": time.monotonic() - started}
-    write_json(METRICS / f"{STAGE}.json", metrics | speed)
+    write_json(METRICS / f"{STAGE}.json", metrics | {"seconds": time.monotonic() - started})

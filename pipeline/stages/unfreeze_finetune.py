@@ -1,14 +1,14 @@
 """Stage 4, unfreeze-finetune: the backbone unfrozen and trained on from the frozen checkpoint, in outputs/finetuned.
 
 Run it with `dvc repro unfreeze-finetune`, or bare with `python -m pipeline unfreeze-finetune`. Settings: `unfreeze_finetune` in
-params.yaml. Killed, it goes on after the last whole epoch and ends with the same bits.
+params.yaml. Killed, it goes on from where it was and ends with the same bits.
 """
 
 import time
 
 from pipeline.checkpoint import library_versions, read_info, read_model_state, refuse_other_data, save_checkpoint
 from pipeline.data.loader import Photos, data_fingerprints
-from pipeline.data.manifest import classes_of, read_manifest
+from pipeline.data.manifest import classes_of, read_manifest, stored_fingerprint
 from pipeline.models.backbone import rebuild
 from pipeline.params import Params
 from pipeline.paths import FINETUNED, FROZEN, METRICS, PLOTS, PROCESSED, RESUME
@@ -16,7 +16,7 @@ from pipeline.progress import say
 from pipeline.results import write_csv, write_json
 from pipeline.runtime import resolve_runtime
 from pipeline.training.finetune import finetune
-from pipeline.training.resume import ResumeFolder, fingerprint_of
+from pipeline.training.resume import ResumeFolder, parts_of_result
 
 STAGE = "unfreeze-finetune"
 NOT_BETTER = "fine-tuning did not improve the validation log-loss: these are the frozen checkpoint's weights"
@@ -33,15 +33,16 @@ def run(params: Params) -> None:
     runtime = resolve_runtime(params.runtime)
     settings = params.unfreeze_finetune
     train, val = (Photos.of_split(manifest, PROCESSED, name, classes) for name in ("train", "val"))
-    fingerprint = fingerprint_of(
+    parts = parts_of_result(
         settings=settings.model_dump(),
         frozen=info.files,
         data=data.model_dump(),
+        stored=stored_fingerprint(manifest),
         device=runtime.device.type,
         threads=runtime.threads,
         bfloat16=runtime.bfloat16,
     )
-    resume = ResumeFolder(RESUME / STAGE, fingerprint)
+    resume = ResumeFolder(RESUME / STAGE, parts, runtime.seconds_between_saves)
     result = finetune(model, train, val, info.preprocessing, settings, runtime, resume, engine=info.engine)
 
     kept = result.kept

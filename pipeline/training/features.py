@@ -1,24 +1,36 @@
 """Each photo's feature, computed once: what the frozen backbone says of it, and all that a linear probe needs.
 
-features = extract_features(model, photos, preprocessing, engine_choice="auto", runtime=runtime, description="train")
-features.values, features.labels         # (n, width) float32, (n,) int64
+    engine = engine_for(FeatureExtractor(model).eval(), photos, preprocessing, choice="auto", runtime=runtime)
+    features = run_over(engine.run, photos, preprocessing, runtime=runtime, description="features", kept=Kept(folder))
+    features.values, features.labels     # (n, width) float32, (n,) int64
+
+What is computed is kept in chunks under a key of all that decides it. So a run that is killed goes on with the photos that
+it had not come to, and another head on the same features costs only the head.
 """
 
+import hashlib
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from pipeline.checkpoint import Preprocessing
 from pipeline.data.loader import Photos, evaluation_batches
+from pipeline.files import read_hashed, write_hashed
 from pipeline.models.backbone import evaluation_transform
 from pipeline.models.engine import Engine, build_engine
 from pipeline.progress import progress
 from pipeline.runtime import ResolvedRuntime
 
 BATCH_SIZE = 32
+BATCHES_A_CHUNK = 64
+KEYS_KEPT = 8
 
 
 @dataclass(frozen=True)
@@ -27,6 +39,35 @@ class Outputs:
 
     values: Tensor
     labels: Tensor
+
+
+class Kept:
+    """Outputs for the first photos of a split, in chunks under `folder`/KEY, with KEY a hash of everything that decides them.
+
+    Of the folder's keys the newest `KEYS_KEPT` stay. A damaged chunk, and those after it, are computed again.
+    """
+
+    def __init__(self, folder: Path, **parts: Any) -> None:
+        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        self._folder = folder / key
+
+    def read(self) -> list[Tensor]:
+        """The whole chunks, in order, without a gap."""
+        chunks: list[Tensor] = []
+        for path in sorted(self._folder.glob("*-*")):
+            content = read_hashed(path)
+            if content is None or int(path.name.split("-")[0]) != len(chunks):
+                path.unlink()
+                continue
+            chunks.append(load(content)["values"])
+        return chunks
+
+    def add(self, number: int, values: Tensor) -> None:
+        """Keep chunk `number`."""
+        write_hashed(self._folder, f"{number:06d}", save({"values": values}))
+        keys = sorted(self._folder.parent.iterdir(), key=lambda path: path.stat().st_mtime)
+        for old in keys[:-KEYS_KEPT]:
+            shutil.rmtree(old)
 
 
 class FeatureExtractor(nn.Module):
@@ -47,8 +88,7 @@ def engine_for(
     module: nn.Module, photos: Photos, preprocessing: Preprocessing, *, choice: str, runtime: ResolvedRuntime
 ) -> Engine:
     """An engine for `module`, checked on the first photos."""
-    some = Photos(photos.ids[:8], photos.paths[:8], photos.labels[:8])
-    batches = evaluation_batches(some, evaluation_transform(preprocessing), batch_size=8, workers=0)
+    batches = evaluation_batches(photos[:8], evaluation_transform(preprocessing), batch_size=8, workers=0)
     example, _ = next(iter(batches))
     return build_engine(module, example, choice=choice, device=runtime.device, threads=runtime.threads)
 
@@ -60,13 +100,22 @@ def run_over(
     *,
     runtime: ResolvedRuntime,
     description: str,
+    kept: Kept | None = None,
 ) -> Outputs:
     """Run a network over every photo once, in evaluation preprocessing, decoding in worker processes."""
+    chunks = kept.read() if kept else []
+    done = sum(map(len, chunks))
     transform = evaluation_transform(preprocessing)
-    batches = evaluation_batches(photos, transform, batch_size=BATCH_SIZE, workers=runtime.workers)
-    values = []
-    with progress(description, total=len(photos)) as advance:
+    batches = evaluation_batches(photos[done:], transform, batch_size=BATCH_SIZE, workers=runtime.workers)
+    fresh: list[Tensor] = []
+    with progress(description, total=len(photos), done=done) as advance:
         for images, _ in batches:
-            values.append(run(images))
+            fresh.append(run(images))
+            done += len(images)
             advance(len(images))
-    return Outputs(torch.cat(values), photos.labels)
+            if len(fresh) == BATCHES_A_CHUNK or done == len(photos):
+                chunks.append(torch.cat(fresh))
+                fresh.clear()
+                if kept:
+                    kept.add(len(chunks) - 1, chunks[-1])
+    return Outputs(torch.cat(chunks), photos.labels)

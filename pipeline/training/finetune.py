@@ -8,8 +8,8 @@ where the processor has it, and early stopping on validation log-loss. At the en
 those that came in (Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022) and the point between the two that does
 best on validation is kept. The weights that came in are one end of the line, so what comes out is never worse on validation.
 
-Nothing about order is state. Dropout is seeded by (seed, epoch), photos are ordered and changed by (seed, epoch, id), so a run
-that starts again from the end of an epoch makes the same steps as one that was never stopped, bit for bit.
+Nothing about order is state. Dropout is seeded by (seed, step), photos are ordered and changed by (seed, epoch, id), so a run
+that starts again after any step makes the same further steps as one that was never stopped, bit for bit.
 """
 
 import copy
@@ -97,10 +97,9 @@ def finetune(
         trainer.start()
     else:
         trainer.load_state(state)
-        say(f"going on after epoch {trainer.history[-1].epoch}, which an earlier run finished")
+        say(f"going on after {trainer.photos_done:,} photos of epoch {len(trainer.history)}, as an earlier run left it")
     while not trainer.finished():
-        trainer.train_epoch()
-        resume.write(trainer.state())
+        trainer.train_epoch(resume)
     return trainer.result()
 
 
@@ -131,6 +130,7 @@ class _Trainer:
         self.epochs = default_epochs(len(train)) if settings.epochs == "auto" else settings.epochs
         self.steps_an_epoch = math.ceil(len(train) / settings.batch_size)
         self.history: list[Epoch] = []
+        self.photos_done, self.loss_sum = 0, 0.0  # of the epoch that is running
         self.initial_state = _on_cpu(model.state_dict())
         self.best_state: dict[str, Tensor] = {}
         self.mean = _per_channel(preprocessing.mean, runtime.device)
@@ -145,29 +145,34 @@ class _Trainer:
         last = self.history[-1].epoch
         return last >= self.epochs or last - min(self.history, key=_log_loss).epoch >= self.settings.patience
 
-    def train_epoch(self) -> None:
-        """One pass over the training photos, then validation."""
-        epoch = self.history[-1].epoch + 1
-        torch.manual_seed(_mixed(self.settings.seed, epoch))  # dropout and stochastic depth read the global generator
+    def train_epoch(self, resume: ResumeFolder) -> None:
+        """The rest of a pass over the training photos, then validation."""
+        epoch, batch_size = len(self.history), self.settings.batch_size
         self.model.train()
         batches = training_batches(
             self.train,
             self.transform,
             seed=self.settings.seed,
             epoch=epoch,
-            batch_size=self.settings.batch_size,
+            start=self.photos_done,
+            batch_size=batch_size,
             workers=self.runtime.workers,
         )
-        total, done = 0.0, 0
-        with progress(f"epoch {epoch} of {self.epochs}", total=len(self.train)) as advance:
-            for number, (images, labels) in enumerate(batches):
-                loss = self._step((epoch - 1) * self.steps_an_epoch + number, images, labels)
-                total, done = total + loss * len(images), done + len(images)
-                advance(len(images), note=f"loss {total / done:.4f}")
-        self._finish_epoch(train_loss=total / done)
+        with progress(f"epoch {epoch} of {self.epochs}", total=len(self.train), done=self.photos_done) as advance:
+            for images, labels in batches:
+                step = (epoch - 1) * self.steps_an_epoch + self.photos_done // batch_size
+                self.loss_sum += self._step(step, images, labels) * len(images)
+                self.photos_done += len(images)
+                advance(len(images), note=f"loss {self.loss_sum / self.photos_done:.4f}")
+                resume.write_when_due(self.state)
+        resume.write(self.state())
+        self._finish_epoch(train_loss=self.loss_sum / self.photos_done)
+        self.photos_done, self.loss_sum = 0, 0.0
+        resume.write(self.state())
 
     def _step(self, step: int, images: Tensor, labels: Tensor) -> float:
         """One update from images (n, channels, height, width) uint8 and labels (n,); returns the mean loss."""
+        torch.manual_seed(_mixed(self.settings.seed, step))  # dropout and stochastic depth read the global generator
         rate = self._learning_rate(step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["lr_scale"]
@@ -249,11 +254,12 @@ class _Trainer:
         """Everything that a fresh trainer needs to go on: tensors and primitives only."""
         return {
             "epoch": self.history[-1].epoch,
+            "photos_done": self.photos_done,
+            "loss_sum": self.loss_sum,
             "model_state_dict": _on_cpu(self.model.state_dict()),
             "ema_state_dict": None,
             "optimizer_state_dict": self.optimiser.state_dict(),
             "loss": self.history[-1].train_loss,
-            "random_state": torch.get_rng_state(),
             "best_state_dict": self.best_state,
             "history": [vars(epoch) for epoch in self.history],
         }
@@ -262,6 +268,7 @@ class _Trainer:
         """Take up a state that `state` gave."""
         self.model.load_state_dict(state["model_state_dict"])
         self.optimiser.load_state_dict(state["optimizer_state_dict"])
+        self.photos_done, self.loss_sum = state["photos_done"], state["loss_sum"]
         self.best_state = state["best_state_dict"]
         self.history = [Epoch(**epoch) for epoch in state["history"]]
 
@@ -274,7 +281,8 @@ class _Trainer:
             )
         kept, model_state = self._interpolate()
         training_state = self.state()
-        del training_state["best_state_dict"], training_state["history"]
+        for only_to_resume in ("photos_done", "loss_sum", "best_state_dict", "history"):
+            del training_state[only_to_resume]
         return Finetuned(model_state, kept, self._best(), tuple(self.history), training_state)
 
 
@@ -290,6 +298,6 @@ def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
 
 
-def _mixed(seed: int, epoch: int) -> int:
+def _mixed(seed: int, step: int) -> int:
     """One seed from two, without the collisions of a sum."""
-    return (seed * 1_000_003 + epoch) % 2**63
+    return (seed * 1_000_003 + step) % 2**63

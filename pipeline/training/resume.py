@@ -1,69 +1,103 @@
 """State to go on from after a kill, kept beside the stage's outputs and never part of them.
 
-    resume = ResumeFolder(Path("outputs/.resume/unfreeze-finetune"), fingerprint)
-    state = resume.read()        # None at a fresh start
-    resume.write(state)          # after every epoch, atomically
-    resume.remove()              # when the stage ended well
+    resume = ResumeFolder(Path("outputs/.resume/unfreeze-finetune"), parts)
+    state = resume.read()            # None at a fresh start
+    resume.write_when_due(state_of)  # in every step: writes once in a while, atomically
+    resume.remove()                  # when the stage ended well
 
 DVC removes a stage's outputs before it runs the command, so what must outlive a kill lies outside them. The folder is keyed by
-a hash of everything that decides the result; a state of other data, parameters or code is never taken.
+a hash of everything that decides the result; a state of other data, parameters or code is never taken. The two newest states
+are kept: where one is damaged, the one before it serves.
 """
 
 import hashlib
+import io
 import json
-import os
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pipeline.files import sha256_of
+from pipeline.files import read_hashed, sha256_of, write_hashed
 from pipeline.progress import say
 
 PACKAGE = Path(__file__).resolve().parents[1]
+KEY_FILE = "key.json"
 
 
-def fingerprint_of(**parts: Any) -> str:
-    """A hash of everything that decides a result: the given parts, torch's version and the source of this package."""
+def parts_of_result(**parts: Any) -> dict[str, str]:
+    """Everything that decides a result, a hash a part: the given parts, torch's version and the source of this package."""
     code = {str(file.relative_to(PACKAGE)): sha256_of(file) for file in sorted(PACKAGE.rglob("*.py"))}
     everything = {"code": code, "torch": torch.__version__, **parts}
-    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:16]
+    return {name: hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest() for name, part in everything.items()}
 
 
 class ResumeFolder:
-    """One file of state under `stage_folder`/FINGERPRINT; folders of other fingerprints are stale and go at the first write."""
+    """States under `stage_folder`/FINGERPRINT; folders of other fingerprints are stale and go at the first write.
 
-    def __init__(self, stage_folder: Path, fingerprint: str) -> None:
-        self._stage_folder = stage_folder
-        self._file = stage_folder / fingerprint / "state.pt"
+    Args:
+        stage_folder: of this stage alone.
+        parts: what `parts_of_result` gave.
+        seconds_between_writes: how much work a kill may cost; what is written, and when, changes no result.
+    """
+
+    def __init__(self, stage_folder: Path, parts: dict[str, str], seconds_between_writes: float = 30.0) -> None:
+        self._stage_folder, self._parts = stage_folder, parts
+        fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        self._folder = stage_folder / fingerprint
+        self._seconds = seconds_between_writes
+        self._last_write = time.monotonic()
 
     def read(self) -> dict[str, Any] | None:
-        """The newest state, on the CPU, or None; a file that cannot be read counts as none, and is said to be so."""
-        stale = [path for path in self._stage_folder.glob("*") if path != self._file.parent]
-        if stale and not self._file.exists():
-            say(f"{self._stage_folder} holds the state of a run with other data, parameters or code; it is not used.")
-        try:
-            return torch.load(self._file, map_location="cpu", weights_only=True)
-        except FileNotFoundError:
+        """The newest state that is whole, on the CPU, or None; what is not used is said, with the reason."""
+        if not self._folder.exists():
+            for stale in self._stale():
+                differing = ", ".join(self._differing(stale)) or "an unreadable key"
+                say(f"{stale} holds the state of another run (differing: {differing}); it is not used.")
             return None
-        except Exception as error:  # a torn or foreign file raises many kinds
-            reason = [*str(error).splitlines(), type(error).__name__][0]
-            say(f"{self._file} cannot be read ({reason}); starting afresh.")
-            return None
+        for path in reversed(self._states()):
+            content = read_hashed(path)
+            if content is not None:
+                return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            say(f"{path} is damaged; going on from the state before it, or else starting afresh.")
+        return None
+
+    def write_when_due(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Write what `state` gives if the last write is long enough ago."""
+        if time.monotonic() - self._last_write >= self._seconds:
+            self.write(state())
 
     def write(self, state: dict[str, Any]) -> None:
-        """Replace the state atomically."""
-        for stale in [path for path in self._stage_folder.glob("*") if path != self._file.parent]:
+        """Add a state atomically; of the earlier ones only the last stays."""
+        for stale in self._stale():
             shutil.rmtree(stale)
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._file.with_suffix(".new")
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._file)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / KEY_FILE).write_text(json.dumps(self._parts, indent=2), encoding="utf-8")
+        earlier = self._states()
+        number = 1 + int(earlier[-1].name.split("-")[0]) if earlier else 0
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_hashed(self._folder, f"{number:08d}", buffer.getvalue())
+        for old in earlier[:-1]:
+            old.unlink()
+        self._last_write = time.monotonic()
 
     def remove(self) -> None:
         """Forget the state."""
         shutil.rmtree(self._stage_folder, ignore_errors=True)
+
+    def _states(self) -> list[Path]:
+        return sorted(self._folder.glob("*-*"))
+
+    def _stale(self) -> list[Path]:
+        return [path for path in self._stage_folder.glob("*") if path != self._folder]
+
+    def _differing(self, stale: Path) -> list[str]:
+        try:
+            other = json.loads((stale / KEY_FILE).read_bytes())
+        except (OSError, ValueError):
+            return []
+        return [name for name, part in self._parts.items() if other.get(name) != part]
