@@ -37,6 +37,7 @@ class Download(Section):
 
     source: Annotated[str, Field(min_length=1)]
     sha256: str | None
+    mirrors: list[str]
     drawn_photos: Annotated[int, Field(ge=60)]
     seed: Seed
 
@@ -47,6 +48,22 @@ class Download(Section):
             raise ValueError("should be null or 64 hexadecimal digits in lower case")
         return sha256
 
+    @field_validator("mirrors")
+    @classmethod
+    def _are_addresses(cls, mirrors: list[str]) -> list[str]:
+        if bad := [mirror for mirror in mirrors if not mirror.startswith(("http://", "https://"))]:
+            raise ValueError(f"should be http(s) addresses, which {bad[0]!r} is not")
+        return mirrors
+
+    @model_validator(mode="after")
+    def _mirrors_fit_the_source(self) -> Self:
+        if self.mirrors and not (self.source == "microsoft" or self.source.startswith(("http://", "https://"))):
+            raise ValueError(f"mirrors are for a source with an address, not for {self.source}: set mirrors to []")
+        secure = not self.source.startswith("http://")
+        if insecure := [mirror for mirror in self.mirrors if secure and mirror.startswith("http://")]:
+            raise ValueError(f"the mirror {insecure[0]} would be a step down from HTTPS: give its https address")
+        return self
+
 
 class Preprocess(Section):
     """How photos are stored, and shared out between training, validation and test."""
@@ -56,6 +73,7 @@ class Preprocess(Section):
     val: Share
     test: Share
     seed: Seed
+    label_doubts: Literal["keep", "drop"]
 
     @property
     def fractions(self) -> dict[str, float]:

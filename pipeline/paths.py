@@ -9,6 +9,8 @@ FINETUNED = Path("outputs/finetuned")
 EVALUATION = Path("outputs/evaluation")
 METRICS = Path("outputs/metrics")
 PLOTS = Path("outputs/plots")
+# The SHA-256 of what was downloaded, recorded on first use: no stage's output, and meant to be committed.
+ARCHIVES = Path("data/archives.sha256")
 # What an interrupted run goes on from: no stage's output, ignored by Git and DVC.
 DOWNLOADS = Path("data/.downloads")
 AUDITED = Path("data/.audited")

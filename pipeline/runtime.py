@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pipeline.cores import usable_cores, worker_count
 from pipeline.errors import PipelineError
 from pipeline.params import Runtime
 
@@ -32,10 +33,9 @@ def resolve_runtime(runtime: Runtime) -> ResolvedRuntime:
     Raises:
         PipelineError: the device that was asked for is not here.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     device = _device(runtime.device)
     _keep_freed_memory()
-    threads = cores if runtime.threads == "auto" else runtime.threads
+    threads = usable_cores() if runtime.threads == "auto" else runtime.threads
     torch.set_num_threads(threads)
     if device.type == "cuda":
         # cuBLAS repeats only with a fixed workspace: https://docs.pytorch.org/docs/stable/notes/randomness.html
@@ -44,7 +44,7 @@ def resolve_runtime(runtime: Runtime) -> ResolvedRuntime:
     torch.use_deterministic_algorithms(True, warn_only=True)
     # A debugging aid that comes with it and costs a write of every new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    workers = cores if runtime.workers == "auto" else runtime.workers
+    workers = worker_count(runtime.workers)
     return ResolvedRuntime(device, workers, threads, _has_bfloat16(device), runtime.seconds_between_saves)
 
 

@@ -73,6 +73,7 @@ def test_stages_do_not_import_stages_and_imports_run_one_way() -> None:
     level = {
         "errors": -1,
         "progress": 0,
+        "cores": 0,
         "files": 0,
         "results": 0,
         "paths": 0,

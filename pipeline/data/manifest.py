@@ -12,7 +12,7 @@ import pandas as pd
 from pipeline.errors import PipelineError
 
 MANIFEST_FILE = "manifest.csv"
-INTEGERS = ("width", "height", "orientation", "bytes", "stored_width", "stored_height", "stored_bytes")
+INTEGERS = ("width", "height", "orientation", "bytes", "stored_width", "stored_height", "stored_bytes", "doubt_lists")
 
 
 def write_manifest(manifest: pd.DataFrame, processed: Path) -> None:

@@ -1,4 +1,4 @@
-"""The files inside a zip, a tar or a folder: listed and checked as a whole before the first of them is read.
+"""The files inside a zip, a tar, a folder or Parquet files: listed and checked as a whole before the first of them is read.
 
 An archive from elsewhere is not trusted: a member that could end up outside the folder it is unpacked to (absolute
 paths, `..`, links), one that is no file (devices), or more members and bytes than any set of photos has, is refused.
@@ -12,13 +12,14 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import IO, Self
 
+from pipeline.data import parquet
 from pipeline.errors import PipelineError
 from pipeline.files import megabytes
 from pipeline.progress import progress
@@ -120,14 +121,18 @@ def members_of(source: Path) -> Iterator[list[Member]]:
     """List what a source holds, in its order, and keep it open so that the members can be read.
 
     Args:
-        source: a zip, a tar (plain, or compressed by gzip, bzip2 or xz), or a folder.
+        source: a zip, a tar (plain, or compressed by gzip, bzip2 or xz), a folder, or a Parquet file or a folder of
+            those (see `pipeline.data.parquet`).
 
     Raises:
         PipelineError: the source is missing, empty, damaged or no archive, or a member is refused (see the module).
     """
     with ExitStack() as opened:
         with reading(source):
-            if source.is_dir():
+            if tables := _parquet_files(source):
+                size = sum(table.stat().st_size for table in tables)
+                limit, found = min(MAX_BYTES, size * MAX_RATIO + HARMLESS_BYTES), _parquet_members(source, tables)
+            elif source.is_dir():
                 limit, found = MAX_BYTES, _folder_members(source)
             else:
                 archive = _open_archive(source)
@@ -139,6 +144,22 @@ def members_of(source: Path) -> Iterator[list[Member]]:
                     found = _tar_members(source, archive)
             members = _within_limits(source, found, limit)
         yield members
+
+
+def _parquet_files(source: Path) -> list[Path]:
+    """The source itself where it is a Parquet file, those in it where it is a folder of them; none otherwise."""
+    if source.is_dir():
+        return sorted(source.glob(f"*{parquet.SUFFIX}"))
+    if not source.is_file():
+        return []
+    with source.open("rb") as file:
+        return [source] if file.read(len(parquet.MAGIC)) == parquet.MAGIC else []
+
+
+def _parquet_members(source: Path, tables: Sequence[Path]) -> Iterator[Member]:
+    for cell in parquet.parquet_cells(tables):
+        parts = _checked_parts(source, "/".join(filter(None, (cell.split, cell.label, f"{cell.row}.jpg"))))
+        yield Member(parts, cell.size, False, cell.open)
 
 
 def _open_archive(source: Path) -> zipfile.ZipFile | tarfile.TarFile:

@@ -27,14 +27,16 @@ def summary(manifest: pd.DataFrame) -> dict[str, Any]:
     """What a manifest with groups and splits comes to, ready for JSON.
 
     Keys: `files`; `status` (files by status); `photos` (by split and class); `refused` and `repaired` (files by reason,
-    without the details); `duplicates` (groups, photos in groups, and photos refused for contradicting labels);
-    `shorter_side` (smallest, median and largest, in pixels of the original photos); `stored_bytes`.
+    without the details); `duplicates` (groups, those with equal pixels and those with like ones, which may be the same group,
+    photos in groups, photos refused for contradicting labels, and photos refused for a duplicate in a better predefined
+    split); `doubts` (photos with a doubtful label, by kind); `shorter_side` (smallest, median and largest, in pixels of the
+    original photos); `stored_bytes`.
     """
     placed = manifest[manifest["split"] != ""]
     refused = manifest.loc[manifest["status"] == "refused", "reason"]
     repaired = manifest.loc[manifest["status"] == "repaired", "reason"].str.split("; ").explode()
-    group_sizes = manifest.loc[manifest["group"] != "", "group"].value_counts()
-    shared = group_sizes[group_sizes > 1]
+    pictures = manifest[manifest["group"] != ""].groupby("group")["pixel_hash"].agg(["size", "nunique"])
+    shared = pictures[pictures["size"] > 1]
     sides = placed[["width", "height"]].min(axis=1)
     counts = Counter(zip(placed["split"], placed["class"], strict=True))
     classes = sorted(placed["class"].unique())
@@ -46,9 +48,13 @@ def summary(manifest: pd.DataFrame) -> dict[str, Any]:
         "repaired": _by_reason(repaired),
         "duplicates": {
             "groups": len(shared),
-            "photos": int(shared.sum()),
+            "exact_groups": int((shared["size"] > shared["nunique"]).sum()),
+            "near_groups": int((shared["nunique"] > 1).sum()),
+            "photos": int(shared["size"].sum()),
             "contradicting": int(refused.str.startswith("label contradicts").sum()),
+            "across_splits": int(refused.str.startswith("duplicate of").sum()),
         },
+        "doubts": dict(sorted(Counter(manifest.loc[manifest["doubt"] != "", "doubt"]).items())),
         "shorter_side": {"min": int(sides.min()), "median": float(sides.median()), "max": int(sides.max())},
         "stored_bytes": int(placed["stored_bytes"].sum()),
     }

@@ -9,14 +9,6 @@ from tests.data.http_server import CONTENT, MisbehavingServer, serve
 
 
 @pytest.fixture
-def direct(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No proxies, whichever this machine uses."""
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
-@pytest.fixture
 def server(direct: None) -> Iterator[MisbehavingServer]:
     """A server that is reached directly."""
     with serve(CONTENT) as server:

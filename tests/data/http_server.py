@@ -39,11 +39,13 @@ class Answer:
 
 
 class MisbehavingServer(ThreadingHTTPServer):
-    """Serves `content` at every path; takes `answers` one by one, and does everything right once they are used up."""
+    """Serves `content` at every path that is not in `files`; takes `answers` one by one, and does everything right once they
+    are used up."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.content = content
+        self.files: dict[str, bytes] = {}
         self.answers: list[Answer] = []
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.released = threading.Event()
@@ -75,19 +77,22 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.status != 200:
             self._head(answer.status, {"Content-Length": "0", **answer.headers})
             return
-        etag = f'"{hashlib.sha256(server.content).hexdigest()[:16]}"'
+        content = server.files.get(self.path.split("?")[0], server.content)
+        etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
         start = 0 if answer.ignores_range else self._start(etag)
-        if start >= len(server.content):
-            self._head(416, {"Content-Length": "0", "Content-Range": f"bytes */{len(server.content)}"})
+        if start >= len(content):
+            self._head(416, {"Content-Length": "0", "Content-Range": f"bytes */{len(content)}"})
             return
-        body = server.content[start:]
+        body = content[start:]
         headers = {"ETag": etag} if server.with_etag else {}
         if start:
             stated = start + answer.range_shift
-            headers["Content-Range"] = f"bytes {stated}-{len(server.content) - 1}/{len(server.content)}"
+            headers["Content-Range"] = f"bytes {stated}-{len(content) - 1}/{len(content)}"
         headers |= {"Content-Length": str(len(body) + answer.more)} if answer.length else {"Transfer-Encoding": "chunked"}
         self._head(206 if start else 200, headers | answer.headers)
         self._body(body + b"x" * answer.extra, answer)
+
+    do_POST = do_GET  # Kaggle's client asks by POST where a file is; the body is of no interest here
 
     def _start(self, etag: str) -> int:
         """Where the answer begins: where it was asked to, as long as the file is still the one that is meant."""
@@ -117,9 +122,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serve(content: bytes) -> Iterator[MisbehavingServer]:
+def serve(content: bytes | MisbehavingServer) -> Iterator[MisbehavingServer]:
     """A server that runs while the block does."""
-    with MisbehavingServer(content) as server:
+    with content if isinstance(content, MisbehavingServer) else MisbehavingServer(content) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

@@ -123,7 +123,7 @@ def test_names_as_other_programs_write_them(tmp_path: Path, destination: Path) -
         ({"x/Cat/0.jpg": b"", "x/Dog/0.jpg": b"", "x/Elk/": b""}, "class folder 'x/Elk' has no photos"),
         ({**SMALL, "old/PetImages/Cat/1.jpg": b""}, r"2 sets of photos, in 'PetImages', 'old/PetImages'"),
         ({f"{part}/{name}.0.jpg": b"" for part in "ab" for name in ("cat", "dog")}, "2 sets of photos, in 'a', 'b'"),
-        ({f"{part}/{name}/0.jpg": b"" for part in ("train", "val") for name in "cd"}, "in 'train', 'val'"),
+        ({f"{part}/{name}/0.jpg": b"" for part in ("train", "more") for name in "cd"}, "in 'more', 'train'"),
     ],
 )
 @pytest.mark.parametrize("kind", ["zip", "tar.gz", "folder"])

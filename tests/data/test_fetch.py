@@ -3,6 +3,7 @@
 import re
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from pipeline.data.fetch import HttpsSession, fetch
 from pipeline.errors import PipelineError
 from tests.data.http_server import CONTENT, QUICK, SHA256, Answer, MisbehavingServer, assert_whole, part_of
+from tests.data.tls import Proxy, proxy_to, serve_https
 
 
 def test_download(server: MisbehavingServer, destination: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,6 +172,45 @@ def test_the_proxy_is_used(server: MisbehavingServer, destination: Path, monkeyp
     fetch(["http://photos.invalid/photos.zip"], destination, **QUICK)
     assert [path for path, _ in server.requests] == ["http://photos.invalid/photos.zip"]
     assert_whole(destination)
+
+
+@pytest.fixture
+def secure(direct: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[MisbehavingServer, Proxy]]:
+    """A server at https://photos.invalid, and the proxy that alone leads there."""
+    with serve_https(CONTENT, ["photos.invalid"], tmp_path) as (server, authority), proxy_to(server) as proxy:
+        server.url = "https://photos.invalid/photos.zip"
+        monkeypatch.setenv("https_proxy", proxy.url)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority))
+        yield server, proxy
+
+
+def test_https_through_a_proxy(secure: tuple[MisbehavingServer, Proxy], destination: Path) -> None:
+    server, proxy = secure
+    server.answers = [Answer(302, {"Location": "https://photos.invalid/moved.zip"}), Answer(after=2**17, cut=True)]
+    fetch([server.url], destination, sha256=SHA256, **QUICK)
+    assert [path for path, _ in server.requests] == ["/photos.zip", "/moved.zip", "/photos.zip"]
+    assert set(proxy.asked) == {"photos.invalid:443"}
+    assert_whole(destination)
+
+
+def test_no_step_down_from_https(secure: tuple[MisbehavingServer, Proxy], server: MisbehavingServer, destination: Path) -> None:
+    """The address that it is sent to would give the very file; it is not even asked."""
+    encrypted, _ = secure
+    encrypted.answers = [Answer(302, {"Location": "/on.zip"}), Answer(302, {"Location": server.url})]
+    with pytest.raises(PipelineError, match=f"it redirects from HTTPS to {server.url}, which is refused"):
+        fetch([encrypted.url], destination, **QUICK)
+    assert server.requests == []
+    assert not destination.exists()
+
+
+def test_a_certificate_that_nobody_vouches_for(
+    secure: tuple[MisbehavingServer, Proxy], destination: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, _ = secure
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+    with pytest.raises(PipelineError, match=r"(?i)certificate"):
+        fetch([server.url], destination, **{**QUICK, "attempts": 1})
+    assert server.requests == []
 
 
 def test_too_little_room(server: MisbehavingServer, destination: Path) -> None:

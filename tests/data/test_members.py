@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.data import members
@@ -266,6 +266,7 @@ NAMES = st.lists(st.one_of(PIECES, st.text(max_size=3)), max_size=6).map("/".joi
 @example(name="FOLDER/evil.jpg", kind="zip")
 @example(name="PetImages/Cat/a.jpg", kind="tar")
 def test_no_name_leads_out(name: str, kind: str) -> None:
+    assume(kind != "zip" or not name.startswith("\0"))  # zipfile cannot write such a member, as it cuts names at a NUL
     with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a name that is used twice
         folder = Path(temporary)

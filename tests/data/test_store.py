@@ -8,16 +8,16 @@ import pytest
 
 from pipeline.data.store import place, summary
 
-COLUMNS = ["id", "class", "status", "reason", "width", "height", "stored_bytes", "group", "split"]
+COLUMNS = ["id", "class", "status", "reason", "width", "height", "stored_bytes", "pixel_hash", "group", "split", "doubt"]
 ROWS = [
-    ["cat.0", "cat", "kept", "", 60, 40, 100, "a", "train"],
-    ["cat.1", "cat", "kept", "", 60, 50, 200, "a", "train"],
-    ["cat.2", "cat", "repaired", "CMYK converted; decoder warning: odd", 70, 90, 300, "b", "val"],
-    ["dog.0", "dog", "repaired", "CMYK converted", 80, 80, 400, "c", "test"],
-    ["dog.1", "dog", "refused", "truncated: here", 0, 0, 0, "", ""],
-    ["dog.2", "dog", "refused", "truncated: there", 0, 0, 0, "", ""],
-    ["dog.3", "dog", "refused", "label contradicts its duplicate: cat.3", 80, 80, 500, "d", ""],
-    ["cat.3", "cat", "refused", "label contradicts its duplicate: dog.3", 80, 80, 500, "d", ""],
+    ["cat.0", "cat", "kept", "", 60, 40, 100, "p", "a", "train", ""],
+    ["cat.1", "cat", "kept", "", 60, 50, 200, "p", "a", "train", "reversed"],
+    ["cat.2", "cat", "repaired", "CMYK converted; decoder warning: odd", 70, 90, 300, "q", "b", "val", ""],
+    ["dog.0", "dog", "repaired", "CMYK converted", 80, 80, 400, "r", "c", "test", ""],
+    ["dog.1", "dog", "refused", "truncated: here", 0, 0, 0, "", "", "", ""],
+    ["dog.2", "dog", "refused", "truncated: there", 0, 0, 0, "", "", "", ""],
+    ["dog.3", "dog", "refused", "label contradicts its duplicate: cat.3", 80, 80, 500, "s", "d", "", ""],
+    ["cat.3", "cat", "refused", "label contradicts its duplicate: dog.3", 80, 80, 500, "t", "d", "", ""],
 ]
 
 
@@ -49,7 +49,15 @@ def test_the_summary_counts_what_there_is(manifest: pd.DataFrame) -> None:
         "photos": {"train": {"cat": 2, "dog": 0}, "val": {"cat": 1, "dog": 0}, "test": {"cat": 0, "dog": 1}},
         "refused": {"label contradicts its duplicate": 2, "truncated": 2},
         "repaired": {"CMYK converted": 2, "decoder warning": 1},
-        "duplicates": {"groups": 2, "photos": 4, "contradicting": 2},
+        "duplicates": {
+            "groups": 2,
+            "exact_groups": 1,
+            "near_groups": 1,
+            "photos": 4,
+            "contradicting": 2,
+            "across_splits": 0,
+        },
+        "doubts": {"reversed": 1},
         "shorter_side": {"min": 40, "median": 60.0, "max": 80},
         "stored_bytes": 1000,
     }

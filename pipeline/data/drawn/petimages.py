@@ -5,7 +5,6 @@ photo = draw_photo("cat", np.random.default_rng(0))        # (height, width, 3) 
 """
 
 import io
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image as PillowImage
 
+from pipeline.cores import usable_cores
 from pipeline.data.drawn.anatomy import CAT, DOG
 from pipeline.data.drawn.animals import draw_mammal
 from pipeline.data.drawn.canvas import Image
@@ -26,7 +26,7 @@ from pipeline.progress import progress
 
 FOLDERS = ("Cat", "Dog")
 QUALITIES = (80, 96)  # of the JPEG files, the upper bound exclusive
-WORKERS = os.cpu_count() or 1
+WORKERS = usable_cores()
 PHOTOS_PER_TASK = 8
 # Each class has one photo of each of these among its indices below FIRST_CLEAN_INDEX, so that small sets have them too.
 DEFECTS = ("empty", "truncated", "duplicate", "cmyk", "grey", "turned 90", "turned 180")

@@ -1,0 +1,211 @@
+"""What the audit of photos costs beside what it cannot do without, and whether its memory grows with their number.
+
+Speed: the same files, on all cores, once through the audit (decode, check, hash, shrink, encode, store, journal) and once
+through bare decoding and resizing with the same filter, alternately and several times; the median of the rounds' ratios is
+printed, of rates by the clock and of processor time, which other programs on the machine disturb less. 1 would be an audit that
+costs nothing beyond decoding and resizing. A last line leaves out what any audit that stores photos has to do besides: bare
+decoding, resizing, encoding and writing.
+
+Memory: the peak of the audit, the grouping and the split, over this process and all its workers together, of few photos and of
+many; the many are links to the few.
+
+Imports are made inside the functions, because every worker imports this file, and what that takes is no part of either side.
+
+    python benchmarks/data_path.py                            # drawn photos
+    python benchmarks/data_path.py --source photos.zip        # any source that the download stage takes as a path
+"""
+
+import argparse
+import io
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import forkserver
+from pathlib import Path
+
+import psutil
+from PIL import Image
+
+from pipeline.cores import usable_cores
+from pipeline.data.fork_server import fork_server
+from pipeline.data.photo import REDUCING_GAP
+
+STORED_SIZE = 256
+CHUNK = 32
+FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
+
+
+def bare(path: Path, *, store: Path | None) -> None:
+    """Decode one file and resize it to the stored size; where there is a store, write it there as the audit would."""
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+    except OSError:
+        return
+    scale = STORED_SIZE / min(image.size)
+    if scale < 1:
+        size = (max(STORED_SIZE, round(image.width * scale)), max(STORED_SIZE, round(image.height * scale)))
+        image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=REDUCING_GAP)
+    if store is None:
+        return
+    content = io.BytesIO(path.read_bytes())
+    if scale < 1:
+        content = io.BytesIO()
+        image.save(content, "JPEG", quality=95, subsampling="4:4:4")
+    (store / f"{path.parent.name}.{path.name}").write_bytes(content.getbuffer())
+
+
+def run_bare(files: list[Path], store: Path | None) -> None:
+    """All files over a pool of the same kind and size as the audit's."""
+    context = fork_server(preload="pipeline.data.workers")
+    with ProcessPoolExecutor(usable_cores(), mp_context=context) as pool:
+        list(pool.map(partial(bare, store=store), files, chunksize=CHUNK))
+
+
+def run_audit(raw: Path, store: Path) -> None:
+    """What the preprocess stage does of decoding."""
+    from pipeline.data.audit import audit
+
+    audit(raw, store, stored_size=STORED_SIZE, workers=usable_cores())
+
+
+def cost(work: Callable[[Path], None]) -> tuple[float, float]:
+    """Seconds by the clock, and of processor time in this process, the fork server and its workers."""
+    with tempfile.TemporaryDirectory() as temporary:
+        started, imports = time.monotonic(), time.process_time()
+        work(Path(temporary))
+        clock = time.monotonic() - started
+    forkserver._forkserver._stop()  # type: ignore[attr-defined] # what it and its workers used counts once it has ended
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return clock, sum(usage.ru_utime + usage.ru_stime for usage in used) - imports
+
+
+def in_a_process(side: str, raw: Path) -> tuple[float, float]:
+    """The cost of one side, in a fresh process so that all workers end, and are counted, with it."""
+    command = [sys.executable, __file__, "--side", side, "--raw", str(raw)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    clock, processor = done.stdout.split()[-2:]
+    return float(clock), float(processor)
+
+
+def measure_side(side: str, raw: Path) -> None:
+    """Print the two costs of one side."""
+    import pipeline.data.audit  # noqa: F401 - what it imports is no part of the cost
+
+    files = sorted(path for path in raw.rglob("*") if path.is_file())
+    sides: dict[str, Callable[[Path], None]] = {
+        "audit": lambda folder: run_audit(raw, folder),
+        "bare": lambda _: run_bare(files, None),
+        "storing": lambda folder: run_bare(files, folder),
+    }
+    print(*cost(sides[side]))
+
+
+def peak_memory(raw: Path, store: Path) -> float:
+    """The largest sum of what this process and its workers hold for themselves, in megabytes, sampled while they work."""
+    from pipeline.data.audit import audit
+    from pipeline.data.duplicates import group_duplicates
+    from pipeline.data.split import assign_splits
+
+    done, peak = threading.Event(), 0.0
+
+    def watch() -> None:
+        nonlocal peak
+        process = psutil.Process()
+        while not done.wait(0.1):
+            held = 0
+            for each in (process, *process.children(recursive=True)):
+                try:
+                    held += each.memory_full_info().uss
+                except psutil.Error:
+                    continue
+            peak = max(peak, held / 1e6)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    manifest = audit(raw, store, stored_size=STORED_SIZE, workers=usable_cores())
+    manifest = group_duplicates(manifest, store)
+    assign_splits(manifest, FRACTIONS, 0)
+    done.set()
+    watcher.join()
+    return peak
+
+
+def linked(raw: Path, count: int, target: Path) -> Path:
+    """`count` photos that are links to those of `raw`, in turn."""
+    for folder in sorted((raw / "PetImages").iterdir()):
+        files = sorted(path for path in folder.iterdir() if path.stat().st_size)
+        (target / "PetImages" / folder.name).mkdir(parents=True)
+        for number in range(count // 2):
+            os.link(files[number % len(files)], target / "PetImages" / folder.name / f"{number}.jpg")
+    return target
+
+
+def main() -> None:
+    """Print the ratios and the peaks."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--source", type=Path, help="a zip, tar or folder of photos; drawn ones where there is none")
+    parser.add_argument("--photos", type=int, default=1000, help="how many photos to time")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--memory", type=int, nargs="*", default=[1000, 22_998], help="numbers of photos to compare; none to skip"
+    )
+    parser.add_argument("--side", choices=["audit", "bare", "storing", "memory"], help=argparse.SUPPRESS)
+    parser.add_argument("--raw", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.side == "memory":
+        with tempfile.TemporaryDirectory() as temporary:
+            print(peak_memory(arguments.raw, Path(temporary)))
+    elif arguments.side:
+        measure_side(arguments.side, arguments.raw)
+    else:
+        compare(arguments.source, arguments.photos, arguments.rounds, arguments.memory)
+
+
+def compare(source: Path | None, photos: int, rounds: int, memory: list[int]) -> None:
+    """Time both sides alternately, then look at memory."""
+    from pipeline.data.archive import unpack_photos
+    from pipeline.data.drawn.petimages import draw_petimages
+
+    with tempfile.TemporaryDirectory() as temporary:
+        everything = Path(temporary, "raw")
+        if source is None:
+            draw_petimages(everything, num_photos=photos, seed=0)
+        else:
+            unpack_photos(source, everything)
+        raw = linked(everything, photos, Path(temporary, "timed"))
+        costs: dict[str, list[tuple[float, float]]] = {"bare": [], "storing": [], "audit": []}
+        for number in range(rounds):
+            for side in sorted(costs, reverse=bool(number % 2)):
+                costs[side].append(in_a_process(side, raw))
+        print(f"{photos:,} photos, {usable_cores()} cores, {rounds} rounds")
+        for side in costs:
+            clock, processor = (statistics.median(values) for values in zip(*costs[side], strict=True))
+            print(
+                f"{side:8} {photos / clock:7.0f} photos/s by the clock, {processor / photos * 1000:.2f} ms of processor a photo"
+            )
+        for side, meant in (("bare", "decoding and resizing"), ("storing", "decoding, resizing, encoding and writing")):
+            for index, what in enumerate(("by the clock", "of processor time")):
+                ratios = [one[index] / other[index] for one, other in zip(costs[side], costs["audit"], strict=True)]
+                print(f"audit's rate {what} / rate of bare {meant}: {statistics.median(ratios):.2f}")
+        peaks = [_peak(everything, count, Path(temporary, str(count))) for count in memory]
+        for count, peak in zip(memory, peaks, strict=True):
+            print(f"peak memory of {count:,} photos: {peak:.0f} MB ({peak / peaks[0]:.2f})")
+
+
+def _peak(raw: Path, count: int, folder: Path) -> float:
+    command = [sys.executable, __file__, "--side", "memory", "--raw", str(linked(raw, count, folder))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return float(done.stdout.split()[-1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+"""How many processes and threads work at once: the one place where `auto` becomes a number. Imports nothing heavy.
+
+worker_count("auto")  # one a core that this process may use
+worker_count(4)
+"""
+
+import os
+
+
+def usable_cores() -> int:
+    """The cores that this process may use, which in a container or under `taskset` are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_count(setting: int | str) -> int:
+    """What `runtime.workers` comes to: a core each for "auto", else the number itself."""
+    return usable_cores() if setting == "auto" else int(setting)

@@ -1,0 +1,29 @@
+"""One answer to how many processes work: the cores that this process may use."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.cores import usable_cores, worker_count
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_a_number_is_taken_as_it_is() -> None:
+    assert [worker_count(setting) for setting in (0, 1, 7)] == [0, 1, 7]
+    assert worker_count("auto") == usable_cores() >= 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
+def test_cores_that_are_kept_from_this_process_do_not_count() -> None:
+    code = (
+        "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "from pipeline.cores import usable_cores\n"
+        "from pipeline.data.drawn.petimages import WORKERS\n"
+        "print(usable_cores(), WORKERS, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "1", "False"]
