@@ -45,6 +45,7 @@ def run(params: Params) -> None:
     result = finetune(model, train, val, info.preprocessing, settings, runtime, resume, engine=info.engine)
 
     metrics = {"val_accuracy": result.best.val_accuracy, "val_log_loss": result.best.val_log_loss}
+    metrics["temperature"] = result.best.val_temperature
     note = NOT_BETTER if result.best.epoch == 0 else ""
     say(f"kept epoch {result.best.epoch}: validation log-loss {result.best.val_log_loss:.4f}")
     if note:

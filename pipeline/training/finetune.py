@@ -33,6 +33,7 @@ from pipeline.runtime import ResolvedRuntime
 from pipeline.training.features import engine_for, run_over
 from pipeline.training.resume import ResumeFolder
 from pipeline.training.schedule import learning_rate
+from pipeline.training.temperature import fit_temperature
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Epoch:
     train_loss: float | None
     val_log_loss: float
     val_accuracy: float
+    val_temperature: float  # that makes the validation log-loss least
 
 
 @dataclass(frozen=True)
@@ -176,15 +178,15 @@ class _Trainer:
     def _finish_epoch(self, train_loss: float | None) -> None:
         epoch = len(self.history)
         rate = 0.0 if epoch == 0 else self._learning_rate(epoch * self.steps_an_epoch - 1)
-        loss, accuracy = self._validate()
-        self.history.append(Epoch(epoch, rate, train_loss, loss, accuracy))
+        loss, accuracy, temperature = self._validate()
+        self.history.append(Epoch(epoch, rate, train_loss, loss, accuracy, temperature))
         if self._best().epoch == epoch:
             self.best_state = _on_cpu(self.model.state_dict())
         what = "before fine-tuning" if epoch == 0 else f"after epoch {epoch}"
         say(f"{what}: validation log-loss {loss:.4f}, accuracy {accuracy:.2%}")
 
-    def _validate(self) -> tuple[float, float]:
-        """Log-loss and accuracy on the validation split."""
+    def _validate(self) -> tuple[float, float, float]:
+        """Log-loss and accuracy on the validation split, and the temperature that fits it best."""
         module = copy.deepcopy(self.model).cpu().eval().to(memory_format=torch.contiguous_format)
         engine = engine_for(module, self.val, self.preprocessing, choice=self.engine, runtime=self.runtime)
         outputs = run_over(engine.run, self.val, self.preprocessing, runtime=self.runtime, description="validating")
@@ -196,7 +198,7 @@ class _Trainer:
             )
         loss = log_loss(outputs.labels.numpy(), probabilities.numpy(), labels=list(range(probabilities.shape[1])))
         accuracy = (probabilities.argmax(1) == outputs.labels).double().mean().item()
-        return float(loss), accuracy
+        return float(loss), accuracy, fit_temperature(outputs.values, outputs.labels)
 
     def _best(self) -> Epoch:
         return min(self.history, key=lambda epoch: epoch.val_log_loss)
