@@ -141,6 +141,4 @@ def _undoubted(labels: np.ndarray, values: np.ndarray, confidence: float) -> Und
 
 def _calibrated(labels: np.ndarray, values: np.ndarray, temperature: float) -> Calibrated:
     tempered = temper(values, temperature)
-    return Calibrated(
-        temperature, float(log_losses(labels, tempered).mean()), calibration_error(labels, tempered)
-    )
+    return Calibrated(temperature, float(log_losses(labels, tempered).mean()), calibration_error(labels, tempered))

@@ -58,8 +58,8 @@ def overlay(photo: Image.Image, heat: Tensor) -> Image.Image:
     grey = np.asarray(photo.convert("L").convert("RGB"), dtype=np.float32)
     resized = Image.fromarray(heat.numpy()).resize(photo.size, Image.Resampling.BILINEAR)
     share = np.clip(np.asarray(resized), 0, 1)
-    alpha = STRENGTH * np.sqrt(share)[..., None]
-    mixed = (1 - alpha) * grey + alpha * HEAT(0.25 + 0.75 * share)[..., :3] * 255
+    alpha = STRENGTH * share[..., None] ** 0.8
+    mixed = (1 - alpha) * grey + alpha * HEAT(0.35 + 0.65 * share)[..., :3] * 255
     return Image.fromarray(mixed.astype(np.uint8))
 
 
@@ -105,7 +105,7 @@ def _places(gradient: Tensor) -> int:
 
 
 def _maps_of(model: Any, output: Tensor) -> _Maps | None:
-    """How a layer's output is a map of the network's features: channels first, channels last, or tokens; None where it is none."""
+    """How a layer's output is a map of the network's features: channels first or last, or tokens; None where it is none."""
     channels, prefix = model.num_features, getattr(model, "num_prefix_tokens", 0)
     shape = output.shape
     if output.ndim == 4 and shape[1] == channels and shape[2] * shape[3] > 1:

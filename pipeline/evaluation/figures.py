@@ -2,8 +2,8 @@
 
 chart = line_chart([Line("frozen", "first", [(0, 0), (1, 1)])], x=Axis("false positives"), y=Axis("true positives"))
 
-A chart names CSS classes (axis, grid, first, second, faint, wrong) and leaves colours to the style sheet. All are 380 units wide and
-scale with the page.
+A chart names CSS classes (axis, grid, first, second, faint, wrong) and leaves colours to the style sheet. All are 380 units
+wide and scale with the page.
 """
 
 import math
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 380, 300
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 44
+LEFT, RIGHT, TOP, BOTTOM = 54, 12, 12, 44
+NAMED = 96  # where a chart with names before its rows begins
 MAX_POINTS = 300
 Point = tuple[float, float]
 
@@ -30,12 +31,12 @@ class Axis:
 
 @dataclass(frozen=True)
 class Line:
-    """Points joined by a line, with dots where `dots` says so; `style` is a CSS class."""
+    """Points joined by a line, and dots on them where radii are given; `style` is a CSS class."""
 
     name: str
     style: str
     points: Sequence[Point]
-    dots: bool = False
+    radii: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,11 @@ def line_chart(
     for line in lines:
         places = [(across(a), up(b)) for a, b in _thinned(line.points)]
         parts.append(_path(places, f"line {line.style}"))
-        if line.dots:
-            parts += [f'<circle class="dot {line.style}" cx="{a}" cy="{b}" r="3"/>' for a, b in places]
+        for (a, b), radius in zip(line.points, line.radii, strict=False):
+            parts.append(f'<circle class="dot {line.style}" cx="{across(a)}" cy="{up(b)}" r="{radius:.3g}"/>')
     if marked is not None:
         parts.append(f'<circle class="ring" cx="{across(marked[0])}" cy="{up(marked[1])}" r="7"/>')
-    return _svg(parts, WIDTH, HEIGHT, description)
+    return _svg(parts, HEIGHT, description)
 
 
 def histogram(right: Sequence[int], wrong: Sequence[int], *, low: float, high: float, x: Axis, description: str) -> Markup:
@@ -113,10 +114,10 @@ def histogram(right: Sequence[int], wrong: Sequence[int], *, low: float, high: f
                 parts.append(
                     f'<rect class="bar {style}" x="{left:.2f}" y="{top}" width="{end - left:.2f}" height="{floor - top:.2f}"/>'
                 )
-    return _svg(parts, WIDTH, HEIGHT, description)
+    return _svg(parts, HEIGHT, description)
 
 
-def range_chart(ranges: Sequence[Range], *, x: Axis, description: str, zero: bool = False, width: int = WIDTH) -> Markup:
+def range_chart(ranges: Sequence[Range], *, x: Axis, description: str, zero: bool = False) -> Markup:
     """Values with their intervals on one scale, a row each.
 
     Args:
@@ -124,25 +125,28 @@ def range_chart(ranges: Sequence[Range], *, x: Axis, description: str, zero: boo
         x: the axis.
         description: what the chart shows.
         zero: draw a line at 0.
-        width: of the chart, in its units.
     """
     row, top = 34, 8
     height = top + row * len(ranges) + BOTTOM
     values = [value for one in ranges for value in (one.low, one.high)] + ([0.0] if zero else [])
-    across, ticks = _scale(x, values, 108, width - 16)
+    across, ticks = _scale(x, values, NAMED, WIDTH - 18)
     parts = []
     for tick in ticks:
         parts.append(_path([(across(tick), top), (across(tick), height - BOTTOM)], "grid"))
-        parts.append(f'<text class="tick" x="{across(tick)}" y="{height - BOTTOM + 17}" text-anchor="middle">{_told(tick, x)}</text>')
+        parts.append(
+            f'<text class="tick" x="{across(tick)}" y="{height - BOTTOM + 17}" text-anchor="middle">{_told(tick, x)}</text>'
+        )
     if zero:
         parts.append(_path([(across(0), top), (across(0), height - BOTTOM)], "zero"))
     for index, one in enumerate(ranges):
         middle = top + row * index + row / 2
-        parts.append(f'<text class="name" x="100" y="{middle + 4}" text-anchor="end">{escape(one.name)}</text>')
+        parts.append(f'<text class="name" x="{NAMED - 12}" y="{middle + 4}" text-anchor="end">{escape(one.name)}</text>')
         parts.append(_path([(across(one.low), middle), (across(one.high), middle)], f"whisker {one.style}"))
         parts.append(f'<circle class="dot {one.style}" cx="{across(one.value)}" cy="{middle}" r="5"/>')
-    parts.append(f'<text class="label" x="{(108 + width - 16) / 2}" y="{height - 6}" text-anchor="middle">{escape(x.label)}</text>')
-    return _svg(parts, width, height, description)
+    parts.append(
+        f'<text class="label" x="{(NAMED + WIDTH - 18) / 2}" y="{height - 6}" text-anchor="middle">{escape(x.label)}</text>'
+    )
+    return _svg(parts, height, description)
 
 
 class _Rooted:
@@ -211,6 +215,6 @@ def _told(value: float, axis: Axis) -> str:
     return f"{value * 100:.4g}%" if axis.percent else f"{value:,.4g}"
 
 
-def _svg(parts: Sequence[str], width: int, height: int, description: str) -> Markup:
-    opening = f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(description)}">'
-    return Markup(opening + "".join(parts) + "</svg>")  # noqa: S704  # everything that comes from outside was escaped above
+def _svg(parts: Sequence[str], height: int, description: str) -> Markup:
+    opening = f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(description)}">'
+    return Markup(opening + "".join(parts) + "</svg>")  # everything that comes from outside was escaped above

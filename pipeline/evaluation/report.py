@@ -2,10 +2,12 @@
 
 page = render_report(Report(assessment, classes, ...))
 
-The words and the layout stand in report.html.j2 beside this module; here are the figures and the sentences that depend on numbers.
+The words and the layout stand in report.html.j2 beside this module; here are the figures, and the sentences that depend on
+numbers.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +17,11 @@ from markupsafe import Markup
 
 from pipeline.evaluation.assessment import Assessment
 from pipeline.evaluation.calibration import reliability, temper
-from pipeline.evaluation.curves import precision_recall, roc
+from pipeline.evaluation.curves import Points, precision_recall, roc
 from pipeline.evaluation.figures import Axis, Line, Range, histogram, line_chart, range_chart
 from pipeline.evaluation.gallery import Gallery
 from pipeline.evaluation.metrics import Scores
+from pipeline.evaluation.provenance import Made
 
 NAMES = {"frozen": "Frozen", "finetuned": "Fine-tuned"}
 STYLES = {"frozen": "first", "finetuned": "second"}
@@ -50,7 +53,7 @@ class Report:
     epochs: Sequence[Mapping[str, float | None]]
     best_epoch: int
     galleries: Sequence[Gallery]
-    made: Mapping[str, Sequence[tuple[str, str]]]
+    made: Made
     settings: str
     predictions_sha256: str
 
@@ -58,7 +61,11 @@ class Report:
 def render_report(report: Report) -> str:
     """The page, as HTML."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda value, digits=1: f"{100 * value:.{digits}f}%"
     environment.filters["points"] = _points
@@ -79,6 +86,7 @@ def render_report(report: Report) -> str:
         figures=_figures(report),
         slices=_slice_charts(assessment),
         slice_count=len(assessment.slices),
+        alike=[f"{one.property} ({one.name})" for one in assessment.slices if one.photos == len(assessment.labels)],
     )
 
 
@@ -157,7 +165,7 @@ def _row(name: str, meaning: str, values: dict[str, float], form: str, *, low: b
 def _overview(assessment: Assessment) -> Markup:
     ranges = [Range(NAMES[n], STYLES[n], s.accuracy, s.accuracy_low, s.accuracy_high) for n, s in assessment.scores.items()]
     told = "; ".join(f"{one.name} {one.value:.2%}, {one.low:.2%} to {one.high:.2%}" for one in ranges)
-    return range_chart(ranges, x=Axis("accuracy on the test photos", percent=True), description=told, width=560)
+    return range_chart(ranges, x=Axis("accuracy on the test photos", percent=True), description=told)
 
 
 def _gain_charts(assessment: Assessment) -> list[Markup]:
@@ -230,10 +238,11 @@ def _figures(report: Report) -> list[_Figure]:
     ]
 
 
-def _curves(assessment: Assessment, of: type | object, x: str, y: str, *, diagonal: bool = False) -> Markup:
+def _curves(
+    assessment: Assessment, of: Callable[[np.ndarray, np.ndarray], Points], x: str, y: str, *, diagonal: bool = False
+) -> Markup:
     lines = [
-        Line(NAMES[name], STYLES[name], of(assessment.labels, values))  # type: ignore[operator]
-        for name, values in assessment.probabilities.items()
+        Line(NAMES[name], STYLES[name], of(assessment.labels, values)) for name, values in assessment.probabilities.items()
     ]
     return line_chart(
         lines, x=Axis(x, 0, 1), y=Axis(y, 0, 1), diagonal=diagonal, description=f"{y} by {x}, of both checkpoints"
@@ -246,15 +255,15 @@ def _training(report: Report) -> _Figure:
     train = [(row["epoch"], row["train_loss"]) for row in epochs if row["train_loss"] is not None]
     best = next(point for point in val if point[0] == report.best_epoch)
     chart = line_chart(
-        [Line("training", "faint", train, dots=True), Line("validation", "second", val, dots=True)],  # type: ignore[arg-type]
+        [Line("training", "faint", train, radii=[3.0] * len(train)), Line("validation", "second", val, radii=[3.0] * len(val))],  # type: ignore[arg-type]
         x=Axis("epoch", 0, max(len(epochs) - 1, 1)),
         y=Axis("log-loss, nats", low=0),
         marked=best,  # type: ignore[arg-type]
         description=f"Log-loss by epoch on training and validation photos; epoch {report.best_epoch} was kept",
     )
     text = (
-        f"Epoch 0 is the frozen checkpoint; epoch {report.best_epoch}, ringed, was kept. Training photos are changed at random, "
-        "which makes them harder than validation photos."
+        f"Epoch 0 is the frozen checkpoint; epoch {report.best_epoch}, ringed, was kept. Training photos are changed at "
+        "random, which makes them harder than validation photos."
     )
     return _Figure("Fine-tuning", text, chart, {"training": "faint", "validation": "second"})
 
@@ -263,7 +272,12 @@ def _reliability(assessment: Assessment) -> _Figure:
     values = assessment.probabilities["finetuned"]
     calibrated = temper(values, assessment.calibrated["finetuned"].temperature)
     lines = [
-        Line(name, style, [(one.sureness, one.accuracy) for one in reliability(assessment.labels, shown)], dots=True)
+        Line(
+            name,
+            style,
+            [(one.sureness, one.accuracy) for one in reliability(assessment.labels, shown)],
+            radii=[2 + 5 * math.sqrt(one.photos / len(shown)) for one in reliability(assessment.labels, shown)],
+        )
         for name, style, shown in (("as it is", "second", values), ("temperature-scaled", "third", calibrated))
     ]
     low = 0.5 if values.shape[1] == 2 else 0.0
@@ -274,7 +288,10 @@ def _reliability(assessment: Assessment) -> _Figure:
         diagonal=True,
         description="Accuracy of the fine-tuned checkpoint by its sureness, before and after temperature scaling",
     )
-    text = "How often the fine-tuned checkpoint is right when it says that it is so sure. On the diagonal its word can be taken."
+    text = (
+        "How often the fine-tuned checkpoint is right when it says that it is so sure; larger dots stand for more photos. On the "
+        "diagonal its word can be taken."
+    )
     return _Figure("Reliability", text, chart, {line.name: line.style for line in lines})
 
 
@@ -306,6 +323,8 @@ def _slice_charts(assessment: Assessment) -> list[_SliceGroup]:
     floor = min(np.floor(lowest * 20) / 20, 0.95)
     groups: dict[str, _SliceGroup] = {}
     for one in assessment.slices:
+        if one.photos == len(assessment.labels):
+            continue  # all photos are of this kind: told in a sentence
         bars = [
             {
                 "style": STYLES[name],

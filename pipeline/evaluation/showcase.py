@@ -29,8 +29,8 @@ def mistakes(assessment: Assessment, photos: pd.DataFrame, classes: tuple[str, .
     """The photos that the fine-tuned checkpoint gets wrong and is surest of."""
     wrong = assessment.wrong("finetuned")
     text = (
-        f"The fine-tuned checkpoint gets {len(wrong)} of {len(photos)} test photos wrong. These it was surest of; the bar is its "
-        "sureness. What is wrong here is the model, the photo or the label."
+        f"The fine-tuned checkpoint gets {len(wrong)} of {len(photos)} test photos wrong. These it was surest of; the bar is "
+        "its sureness. What is wrong here is the model, the photo or the label."
     )
     return Gallery("mistakes", "The most confident mistakes", text, _predicted(assessment, photos, classes, wrong[:count]))
 
@@ -38,7 +38,9 @@ def mistakes(assessment: Assessment, photos: pd.DataFrame, classes: tuple[str, .
 def least_certain(assessment: Assessment, photos: pd.DataFrame, classes: tuple[str, ...]) -> Gallery:
     """The photos that the fine-tuned checkpoint is least sure of, right or wrong."""
     order = np.argsort(assessment.sureness("finetuned"), kind="stable")[:LEAST_CERTAIN]
-    text = "The photos on which the fine-tuned checkpoint could hardly decide. To label more photos, begin with ones like these."
+    text = (
+        "The photos on which the fine-tuned checkpoint could hardly decide. To label more photos, begin with ones like these."
+    )
     return Gallery("uncertain", "The least certain", text, _predicted(assessment, photos, classes, order))
 
 
@@ -55,8 +57,8 @@ def suspected_labels(
         classes: names.
     """
     text = (
-        f"Confident learning suspects {found.candidates:,} of {found.examined:,} labels: by a head on frozen features that was fitted "
-        "without the photo, these photos are surely of another class. "
+        f"Confident learning suspects {found.candidates:,} of {found.examined:,} labels: by a head on frozen features that "
+        "was fitted without the photo, these photos are surely of another class. "
     )
     if found.recall is None:
         text += "No ledger of known doubts speaks of these photos, so nothing tells how many it should have found."

@@ -6,6 +6,7 @@ slices = slice_scores(slices_of(table), right, confidence=0.95)
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -56,10 +57,8 @@ def slices_of(photos: pd.DataFrame) -> dict[str, pd.Series]:
     """
     aspect = photos["width"] / photos["height"]
     return {
-        "shorter side": _thirds(photos[["width", "height"]].min(axis=1), "px"),
-        "shape": pd.Series(
-            np.select([aspect < 0.9, aspect > 1.1], ["upright", "wide"], "about square"), index=photos.index
-        ),
+        "shorter side": _thirds(photos[["width", "height"]].min(axis=1), " px"),
+        "shape": pd.Series(np.select([aspect < 0.9, aspect > 1.1], ["upright", "wide"], "about square"), index=photos.index),
         "brightness": _thirds(photos["brightness"] * 100, "%"),
         "sharpness": _thirds(photos["sharpness"] * 100, ""),
         "file format": photos["format"],
@@ -95,13 +94,13 @@ def _thirds(values: pd.Series, unit: str) -> pd.Series:
     if len(edges) == 0:
         return pd.Series(_named(f"all {values.iloc[0]:.3g}", unit), index=values.index)
     names = [f"up to {edges[0]:.3g}"]
-    names += [f"{low:.3g} to {high:.3g}" for low, high in zip(edges, edges[1:], strict=False)]
+    names += [f"{low:.3g} to {high:.3g}" for low, high in pairwise(edges)]
     names.append(f"over {edges[-1]:.3g}")
     return pd.Series([_named(names[index], unit) for index in number], index=values.index)
 
 
 def _named(text: str, unit: str) -> str:
-    return f"{text} {unit}".strip()
+    return f"{text}{unit}"
 
 
 def _order(name: str) -> tuple[int, float, str]:

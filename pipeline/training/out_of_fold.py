@@ -44,9 +44,7 @@ def out_of_fold(features: Tensor, labels: Tensor, groups: Sequence[str], *, l2: 
     if folds < 2:
         raise PipelineError("The training split holds a class with a single photo, or duplicates of one. Add photos of it.")
     strength = 1 / (l2 * len(values) * (folds - 1) / folds)
-    model = make_pipeline(
-        StandardScaler(), LogisticRegression(C=strength, max_iter=MAX_ITERATIONS, tol=GRADIENT_TOLERANCE)
-    )
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=MAX_ITERATIONS, tol=GRADIENT_TOLERANCE))
     parts = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # L-BFGS may end a line search at machine precision first
