@@ -289,8 +289,8 @@ def _reliability(assessment: Assessment) -> _Figure:
         description="Accuracy of the fine-tuned checkpoint by its sureness, before and after temperature scaling",
     )
     text = (
-        "How often the fine-tuned checkpoint is right when it says that it is so sure; larger dots stand for more photos. On the "
-        "diagonal its word can be taken."
+        "How often the fine-tuned checkpoint is right when it says that it is so sure; larger dots stand for more photos. On "
+        "the diagonal its word can be taken."
     )
     return _Figure("Reliability", text, chart, {line.name: line.style for line in lines})
 

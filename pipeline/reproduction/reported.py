@@ -86,7 +86,7 @@ class Row(BaseModel):
 
     @property
     def settings(self) -> dict[str, object]:
-        """ "section.key" -> value, of the settings that differ from the default."""
+        """Settings, section.key -> value, those that differ from the default."""
         pairs = (part.split("=", 1) for part in self.params.split("; ") if part)
         return {key: json.loads(value) for key, value in pairs}
 
@@ -107,7 +107,7 @@ def read_rows(file: Path) -> list[Row]:
         return []
     with file.open(newline="", encoding="utf-8") as lines:
         try:
-            rows = [Row(**line) for line in csv.DictReader(lines)]
+            rows = [Row.model_validate(line) for line in csv.DictReader(lines)]
         except (ValidationError, TypeError) as error:
             reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
             raise PipelineError(f"{file} cannot be read: {reason}. Restore it with: git checkout {file}") from None

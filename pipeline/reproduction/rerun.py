@@ -4,8 +4,8 @@ outcome = reproduce(row, Path("."), archives=[Path("../photos.zip")], weights=[]
 print(told(outcome)); outcome.verdict          # "PASS", "FAIL", "NOT AT HAND" or "NOT MEASURED"
 
 The copy is a clone of the commit that is checked out, with DVC's cache empty, so everything is computed anew. Archives and
-weights are looked for among the paths that are given (files or folders), the settings of params.yaml, and, for weights, inside the
-project; what is taken is known by its sha256.
+weights are looked for among the paths that are given (files or folders), the settings of params.yaml, and, for weights, inside
+the project; what is taken is known by its sha256.
 """
 
 import subprocess
