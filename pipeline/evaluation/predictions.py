@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.checkpoint import MODEL_FILE, CheckpointInfo
 from pipeline.data.loader import Photos
+from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import refuse_broken
 from pipeline.evaluation.slices import MEASURED, of_batch
 from pipeline.models.engine import Engine
@@ -53,13 +54,14 @@ def predict(
         mirrored: whether to run mirror images too, which doubles the work.
 
     Raises:
-        PipelineError: a probability is not finite.
+        PipelineError: a weight or a probability is not finite.
     """
     any_info = next(iter(infos.values()))
     preprocessing, classes = any_info.preprocessing, any_info.head.num_outputs
     weights = {name: infos[name].files[MODEL_FILE] for name in models}
     engines: dict[str, Engine] = {}
     for name, model in models.items():
+        _refuse_broken_weights(name, model)
         if weights[name] not in engines:
             choice = infos[name].engine
             engines[weights[name]] = engine_for(model, photos, preprocessing, choice=choice, runtime=runtime)
@@ -83,3 +85,12 @@ def predict(
         mirrored={name: (plain[key] + mirror[key]) / 2 for name, key in weights.items() if key in mirror},
         measured=dict(zip(MEASURED, measured.double().numpy().T, strict=True)),
     )
+
+
+def _refuse_broken_weights(name: str, model: nn.Module) -> None:
+    broken = [key for key, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise PipelineError(
+            f"The {name} checkpoint holds weights that are not finite numbers, in {broken[0]} for one. Make it again with: "
+            "dvc repro --force"
+        )

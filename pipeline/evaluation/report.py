@@ -76,7 +76,7 @@ def render_report(report: Report) -> str:
         assessment=assessment,
         names=NAMES,
         styles=STYLES,
-        level=f"{assessment.confidence:.4g}".removeprefix("0.").ljust(2, "0") + "%",
+        level=f"{100 * assessment.confidence:.4g}%",
         verdict=verdict(report),
         metric_rows=_metric_rows(assessment),
         overview=_overview(assessment),

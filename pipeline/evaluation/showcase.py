@@ -119,7 +119,7 @@ def where_models_look(
         for name in models:
             said = classes[int(assessment.predicted(name)[index])]
             sureness = assessment.sureness(name)[index]
-            alternative = f"Heat over photo {photo}: where the {name} network saw its choice, {said}"
+            alternative = f"Heat over photo {photo}: where the {_plain(name)} network saw its choice, {said}"
             parts.append(embedded(pictures[name], alternative, f"{_plain(name)}: {said} {sureness:.0%}"))
         cards.append(Card(tuple(parts), f"a {actual}", photo))
     return Gallery(anchor, title, text, cards, "heat")

@@ -73,8 +73,7 @@ def reproduce(row: Row, project: Path, *, archives: Sequence[Path], weights: Seq
         file = _with_sha256(row.weights_sha256, [*weights, of_person(settings.backbone.weights), project / row.weights])
         if file is None:
             return _not_at_hand(row, "weights", row.weights, row.weights_sha256)
-        inside = (project / row.weights).is_file() and file.samefile(project / row.weights)
-        backbone_weights = row.weights if inside else str(file.resolve())
+        backbone_weights = str(file.resolve())
     changes = {"download.source": source, "backbone.name": row.backbone, "backbone.weights": backbone_weights, **row.settings}
     with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
         copy = _clone(project, Path(folder) / "project")
