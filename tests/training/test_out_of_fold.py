@@ -16,8 +16,8 @@ def test_a_memorised_label_does_not_flatter_and_a_true_pattern_does() -> None:
     assert of_noise.shape == (200, 2)
     assert of_noise.sum(1) == pytest.approx(1)
     assert 0.3 < (of_noise.argmax(1) == labels.numpy()).mean() < 0.7
-    noise[:, 0] += 20 * labels
-    assert (out_of_fold(noise, labels, groups, l2=1e-2).argmax(1) == labels.numpy()).mean() > 0.95
+    pattern = noise[:, :10] + 5 * labels[:, None]
+    assert (out_of_fold(pattern, labels, groups, l2=1e-2).argmax(1) == labels.numpy()).mean() > 0.95
 
 
 def test_duplicates_are_never_in_two_folds() -> None:
@@ -27,7 +27,7 @@ def test_duplicates_are_never_in_two_folds() -> None:
     together = out_of_fold(features, labels, [str(index // 2) for index in range(80)], l2=1e-3)
     apart = out_of_fold(features, labels, [str(index) for index in range(80)], l2=1e-3)
     right = labels.numpy()
-    assert (apart.argmax(1) == right).mean() > 0.9
+    assert (apart.argmax(1) == right).mean() > 0.85
     assert (together.argmax(1) == right).mean() < 0.8
 
 
