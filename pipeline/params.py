@@ -94,13 +94,13 @@ class TrainFrozenBackbone(Section):
 class UnfreezeFinetune(Section):
     """Fine-tuning from the probe."""
 
-    epochs: Count
+    epochs: Literal["auto"] | Count
     patience: Count
     batch_size: Count
     learning_rate: Annotated[float, Field(gt=0, le=1)]
     layer_decay: Annotated[float, Field(gt=0, le=1)]
     weight_decay: Annotated[float, Field(ge=0, lt=1)]
-    warmup_epochs: Annotated[float, Field(ge=0)]
+    warmup_share: Annotated[float, Field(ge=0, lt=1)]
     unfrozen_blocks: Literal["all"] | Count
     augmentation: Literal["light", "medium", "strong"]
     seed: Seed

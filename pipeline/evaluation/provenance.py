@@ -44,7 +44,7 @@ def made_from(
             ("weights", tuned.backbone.weights),
             ("sha256", tuned.backbone.weights_sha256 or "none: random"),
             ("input", f"{size} px, {tuned.preprocessing.interpolation}"),
-            ("kept epoch", str(tuned.epoch)),
+            ("kept", f"{tuned.metrics['share']:.0%} of epoch {tuned.epoch}"),
         ],
         "Checkpoints": [(name, info.files[MODEL_FILE]) for name, info in infos.items()],
         "Time": [(stage, f"{numbers['seconds']:,.1f} s") for stage, numbers in facts.items()],

@@ -39,7 +39,8 @@ class Report:
         classes: their names.
         note: what fine-tuning said of itself, empty where there is nothing to say.
         epochs: rows of the course of fine-tuning, with epoch, train_loss and val_log_loss.
-        best_epoch: the one that was kept.
+        best_epoch: the best one of training; 0 where none improved on the frozen checkpoint.
+        kept_share: how far the kept weights lie on the way from the frozen ones to those of the best epoch.
         galleries: in order.
         made: heading -> (name, value) pairs: what the result was made from.
         settings: params.yaml as text.
@@ -52,6 +53,7 @@ class Report:
     note: str
     epochs: Sequence[Mapping[str, float | None]]
     best_epoch: int
+    kept_share: float
     galleries: Sequence[Gallery]
     made: Made
     settings: str
@@ -254,16 +256,17 @@ def _training(report: Report) -> _Figure:
     val = [(row["epoch"], row["val_log_loss"]) for row in epochs]
     train = [(row["epoch"], row["train_loss"]) for row in epochs if row["train_loss"] is not None]
     best = next(point for point in val if point[0] == report.best_epoch)
+    kept = f"{report.kept_share:.0%} of the way from epoch 0 to epoch {report.best_epoch}, ringed," if best[0] else "epoch 0"
     chart = line_chart(
         [Line("training", "faint", train, radii=[3.0] * len(train)), Line("validation", "second", val, radii=[3.0] * len(val))],  # type: ignore[arg-type]
         x=Axis("epoch", 0, max(len(epochs) - 1, 1)),
         y=Axis("log-loss, nats", low=0),
         marked=best,  # type: ignore[arg-type]
-        description=f"Log-loss by epoch on training and validation photos; epoch {report.best_epoch} was kept",
+        description=f"Log-loss by epoch on training and validation photos; the best is epoch {report.best_epoch}",
     )
     text = (
-        f"Epoch 0 is the frozen checkpoint; epoch {report.best_epoch}, ringed, was kept. Training photos are changed at "
-        "random, which makes them harder than validation photos."
+        f"Epoch 0 is the frozen checkpoint; kept is {kept} by the log-loss on validation. Training photos are changed "
+        "at random, which makes them harder."
     )
     return _Figure("Fine-tuning", text, chart, {"training": "faint", "validation": "second"})
 

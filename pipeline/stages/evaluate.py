@@ -87,6 +87,7 @@ def run(params: Params) -> None:
         note=infos["finetuned"].note,
         epochs=epochs.where(epochs.notna(), None).to_dict("records"),
         best_epoch=infos["finetuned"].epoch,
+        kept_share=infos["finetuned"].metrics["share"],
         galleries=[
             showcase.mistakes(assessment, photos, classes, count=params.evaluate.mistakes_shown),
             showcase.least_certain(assessment, photos, classes),

@@ -4,6 +4,7 @@ Run it with `dvc repro train-frozen-backbone`, or bare with `python -m pipeline 
 `train_frozen_backbone` in params.yaml.
 """
 
+import math
 import time
 
 import numpy as np
@@ -88,7 +89,7 @@ def run(params: Params) -> None:
         "loss": probe.best.log_loss,
     }
     save_checkpoint(FROZEN, info, state, general)
-    write_csv(PLOTS / "l2_strengths.csv", [vars(candidate) for candidate in probe.candidates])
+    write_csv(PLOTS / "l2_strengths.csv", [{"log10_l2": math.log10(one.l2)} | vars(one) for one in probe.candidates])
     groups = manifest.set_index("id").loc[list(splits["train"].ids), "group"]
     unseen = out_of_fold(train.values, train.labels, groups, l2=probe.best.l2)
     probabilities = np.concatenate([unseen, val_logits.double().softmax(1).numpy()])

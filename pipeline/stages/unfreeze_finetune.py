@@ -44,17 +44,17 @@ def run(params: Params) -> None:
     resume = ResumeFolder(RESUME / STAGE, fingerprint)
     result = finetune(model, train, val, info.preprocessing, settings, runtime, resume, engine=info.engine)
 
-    metrics = {"val_accuracy": result.best.val_accuracy, "val_log_loss": result.best.val_log_loss}
-    metrics["temperature"] = result.best.val_temperature
-    note = NOT_BETTER if result.best.epoch == 0 else ""
-    say(f"kept epoch {result.best.epoch}: validation log-loss {result.best.val_log_loss:.4f}")
-    if note:
-        say(note)
+    kept = result.kept
+    metrics = {"val_accuracy": kept.val_accuracy, "val_log_loss": kept.val_log_loss, "share": kept.share}
+    metrics["temperature"] = kept.val_temperature
+    epoch = result.best.epoch if kept.share else 0
+    note = "" if kept.share else NOT_BETTER
+    say(note or f"kept {kept.share:.0%} of epoch {epoch}: validation log-loss {kept.val_log_loss:.4f}")
     tuned = info.model_copy(
         update={
             "stage": STAGE,
             "params": info.params | params.model_dump(include={"unfreeze_finetune"}),
-            "epoch": result.best.epoch,
+            "epoch": epoch,
             "metrics": metrics,
             "note": note,
             "versions": library_versions(),
@@ -62,6 +62,6 @@ def run(params: Params) -> None:
     )
     save_checkpoint(FINETUNED, tuned, result.model_state, result.training_state)
     write_csv(PLOTS / "epochs.csv", [vars(epoch) for epoch in result.history])
-    epochs = {"best_epoch": result.best.epoch, "epochs": len(result.history) - 1}
+    epochs = {"best_epoch": epoch, "epochs": len(result.history) - 1}
     write_json(METRICS / f"{STAGE}.json", metrics | epochs | {"seconds": time.monotonic() - started})
     resume.remove()

@@ -4,8 +4,9 @@
     result.model_state, result.best_epoch, result.history
 
 The recipe: AdamW with layer-wise learning-rate decay, linear warm-up and a cosine, BatchNorm in eval, channels_last, bfloat16
-where the processor has it, and early stopping on validation log-loss. Epoch 0 is the probe itself, so what comes out is never
-worse on validation than what went in.
+where the processor has it, and early stopping on validation log-loss. At the end the best epoch's weights are interpolated with
+those that came in (Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022) and the point between the two that does
+best on validation is kept. The weights that came in are one end of the line, so what comes out is never worse on validation.
 
 Nothing about order is state. Dropout is seeded by (seed, epoch), photos are ordered and changed by (seed, epoch, id), so a run
 that starts again from the end of an epoch makes the same steps as one that was never stopped, bit for bit.
@@ -26,19 +27,23 @@ from pipeline.checkpoint import Preprocessing
 from pipeline.data.augment import TrainingTransform
 from pipeline.data.loader import Photos, training_batches
 from pipeline.errors import PipelineError
+from pipeline.models.folding import fold_batch_norm, unfold_batch_norm
 from pipeline.models.freezing import frozen_fingerprint, set_trainable
 from pipeline.params import UnfreezeFinetune
 from pipeline.progress import progress, say
 from pipeline.runtime import ResolvedRuntime
 from pipeline.training.features import engine_for, run_over
 from pipeline.training.resume import ResumeFolder
-from pipeline.training.schedule import learning_rate
+from pipeline.training.schedule import default_epochs, learning_rate
 from pipeline.training.temperature import fit_temperature
+
+# Shares of the fine-tuned weights that are tried besides none and all of them.
+SHARES = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch gave; epoch 0 is the network as it came, and has no training loss."""
+    """What one epoch gave; epoch 0 is the network as it came, whose training loss is unknown."""
 
     epoch: int
     learning_rate: float
@@ -49,10 +54,25 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Interpolated:
+    """What weights did on validation that hold `share` of the fine-tuned ones and 1 - `share` of those that came in."""
+
+    share: float
+    val_log_loss: float
+    val_accuracy: float
+    val_temperature: float
+
+
+@dataclass(frozen=True)
 class Finetuned:
-    """The best epoch's weights, the course of training, and the general checkpoint of the last epoch."""
+    """The weights kept, the course of training, and the general checkpoint of the last epoch.
+
+    `kept` is how far the kept weights lie on the way from those that came in (share 0) to those of `best` (share 1), the best
+    epoch of training.
+    """
 
     model_state: dict[str, Tensor]
+    kept: Interpolated
     best: Epoch
     history: tuple[Epoch, ...]
     training_state: dict[str, Any]
@@ -105,12 +125,16 @@ class _Trainer:
         set_trainable(model, settings.unfrozen_blocks)
         self.frozen_before = frozen_fingerprint(model)
         self.model = model.to(runtime.device).to(memory_format=torch.channels_last)
+        example = torch.randn(2, *preprocessing.input_size, generator=torch.Generator().manual_seed(0))
+        fold_batch_norm(self.model, example.to(runtime.device))
         groups = param_groups_layer_decay(model, settings.weight_decay, layer_decay=settings.layer_decay)
         fused = runtime.device.type in ("cpu", "cuda")
         self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
         self.transform = TrainingTransform(preprocessing, settings.augmentation, settings.seed)
+        self.epochs = default_epochs(len(train)) if settings.epochs == "auto" else settings.epochs
         self.steps_an_epoch = math.ceil(len(train) / settings.batch_size)
         self.history: list[Epoch] = []
+        self.initial_state = _on_cpu(model.state_dict())
         self.best_state: dict[str, Tensor] = {}
         self.mean = _per_channel(preprocessing.mean, runtime.device)
         self.std = _per_channel(preprocessing.std, runtime.device)
@@ -122,7 +146,7 @@ class _Trainer:
     def finished(self) -> bool:
         """Whether all epochs are done or patience is at its end."""
         last = self.history[-1].epoch
-        return last >= self.settings.epochs or last - self._best().epoch >= self.settings.patience
+        return last >= self.epochs or last - min(self.history, key=_log_loss).epoch >= self.settings.patience
 
     def train_epoch(self) -> None:
         """One pass over the training photos, then validation."""
@@ -138,7 +162,7 @@ class _Trainer:
             workers=self.runtime.workers,
         )
         total, done = 0.0, 0
-        with progress(f"epoch {epoch} of {self.settings.epochs}", total=len(self.train)) as advance:
+        with progress(f"epoch {epoch} of {self.epochs}", total=len(self.train)) as advance:
             for number, (images, labels) in enumerate(batches):
                 loss = self._step((epoch - 1) * self.steps_an_epoch + number, images, labels)
                 total, done = total + loss * len(images), done + len(images)
@@ -160,7 +184,7 @@ class _Trainer:
         if not math.isfinite(value):
             raise PipelineError(
                 f"The training loss is {value} at step {step} (learning rate {rate:.2g}). Lower "
-                "unfreeze_finetune.learning_rate, or lengthen warmup_epochs. The frozen checkpoint is untouched."
+                "unfreeze_finetune.learning_rate, or raise warmup_share. The frozen checkpoint is untouched."
             )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -168,40 +192,63 @@ class _Trainer:
         return value
 
     def _learning_rate(self, step: int) -> float:
+        total_steps = self.epochs * self.steps_an_epoch
         return learning_rate(
             step,
-            total_steps=self.settings.epochs * self.steps_an_epoch,
-            warmup_steps=round(self.settings.warmup_epochs * self.steps_an_epoch),
+            total_steps=total_steps,
+            warmup_steps=round(self.settings.warmup_share * total_steps),
             peak=self.settings.learning_rate,
         )
 
     def _finish_epoch(self, train_loss: float | None) -> None:
         epoch = len(self.history)
         rate = 0.0 if epoch == 0 else self._learning_rate(epoch * self.steps_an_epoch - 1)
-        loss, accuracy, temperature = self._validate()
-        self.history.append(Epoch(epoch, rate, train_loss, loss, accuracy, temperature))
-        if self._best().epoch == epoch:
-            self.best_state = _on_cpu(self.model.state_dict())
         what = "before fine-tuning" if epoch == 0 else f"after epoch {epoch}"
-        say(f"{what}: validation log-loss {loss:.4f}, accuracy {accuracy:.2%}")
+        self.history.append(Epoch(epoch, rate, train_loss, *self._validate(self.model, what)))
+        if epoch > 0 and self._best().epoch == epoch:
+            self.best_state = _on_cpu(self.model.state_dict())
 
-    def _validate(self) -> tuple[float, float, float]:
-        """Log-loss and accuracy on the validation split, and the temperature that fits it best."""
-        module = copy.deepcopy(self.model).cpu().eval().to(memory_format=torch.contiguous_format)
+    def _validate(self, model: nn.Module, what: str) -> tuple[float, float, float]:
+        """Log-loss and accuracy of a model on the validation split, and the temperature that fits it best."""
+        module = copy.deepcopy(model).cpu().eval().to(memory_format=torch.contiguous_format)
+        unfold_batch_norm(module)
         engine = engine_for(module, self.val, self.preprocessing, choice=self.engine, runtime=self.runtime)
         outputs = run_over(engine.run, self.val, self.preprocessing, runtime=self.runtime, description="validating")
         probabilities = outputs.values.double().softmax(1)
         if not torch.isfinite(probabilities).all():
             raise PipelineError(
-                f"The network gives no finite probabilities after epoch {len(self.history)}. Lower "
-                "unfreeze_finetune.learning_rate. The frozen checkpoint is untouched."
+                f"The network gives no finite probabilities {what}. Lower unfreeze_finetune.learning_rate. "
+                "The frozen checkpoint is untouched."
             )
         loss = log_loss(outputs.labels.numpy(), probabilities.numpy(), labels=list(range(probabilities.shape[1])))
         accuracy = (probabilities.argmax(1) == outputs.labels).double().mean().item()
+        say(f"{what}: validation log-loss {loss:.4f}, accuracy {accuracy:.2%}")
         return float(loss), accuracy, fit_temperature(outputs.values, outputs.labels)
 
     def _best(self) -> Epoch:
-        return min(self.history, key=lambda epoch: epoch.val_log_loss)
+        """The best epoch of training, which epoch 0 is not."""
+        return min(self.history[1:], key=_log_loss)
+
+    def _interpolate(self) -> tuple[Interpolated, dict[str, Tensor]]:
+        """The best point on the straight line from the weights that came in to those of the best epoch."""
+        first, best = self.history[0], self._best()
+        tried = [
+            Interpolated(share, one.val_log_loss, one.val_accuracy, one.val_temperature)
+            for share, one in ((0.0, first), (1.0, best))
+        ]
+        model = copy.deepcopy(self.model)
+        for share in SHARES:
+            model.load_state_dict(self._between(share))
+            tried.append(Interpolated(share, *self._validate(model, f"with {share:.0%} of epoch {best.epoch}")))
+        kept = min(tried, key=_log_loss)
+        return kept, self._between(kept.share)
+
+    def _between(self, share: float) -> dict[str, Tensor]:
+        """Weights between the initial and the best ones; what is no floating-point number is the same in both."""
+        return {
+            name: initial.lerp(self.best_state[name], share) if initial.is_floating_point() else initial
+            for name, initial in self.initial_state.items()
+        }
 
     def state(self) -> dict[str, Any]:
         """Everything that a fresh trainer needs to go on: tensors and primitives only."""
@@ -230,9 +277,14 @@ class _Trainer:
                 "A frozen parameter or a BatchNorm statistic moved during fine-tuning. This is a defect: please report it "
                 "with your params.yaml."
             )
+        kept, model_state = self._interpolate()
         training_state = self.state()
         del training_state["best_state_dict"], training_state["history"]
-        return Finetuned(self.best_state, self._best(), tuple(self.history), training_state)
+        return Finetuned(model_state, kept, self._best(), tuple(self.history), training_state)
+
+
+def _log_loss(scored: Epoch | Interpolated) -> float:
+    return scored.val_log_loss
 
 
 def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:

@@ -2,6 +2,18 @@
 
 import math
 
+PHOTOS_TO_SEE = 32_000
+FEWEST_EPOCHS, MOST_EPOCHS = 2, 8
+
+
+def default_epochs(num_photos: int) -> int:
+    """How often to see each of `num_photos` training photos: about `PHOTOS_TO_SEE` in all, but 2 to 8 times each.
+
+    Fewer photos need more passes, yet learn nothing new from ever more of them; a rule of this kind replaces a search
+    (Kolesnikov et al., Big Transfer, ECCV 2020, whose rule sets steps by the size of the data set too).
+    """
+    return min(max(round(PHOTOS_TO_SEE / num_photos), FEWEST_EPOCHS), MOST_EPOCHS)
+
 
 def learning_rate(step: int, *, total_steps: int, warmup_steps: int, peak: float) -> float:
     """Linear warm-up to `peak`, then half a cosine down to zero (Loshchilov and Hutter, SGDR, ICLR 2017).

@@ -61,6 +61,7 @@ def report_of(folder: Path, classes: tuple[str, ...], note: str = "") -> Report:
             {"epoch": 2, "train_loss": 0.2, "val_log_loss": 0.35},
         ],
         best_epoch=1,
+        kept_share=0.5,
         galleries=[
             showcase.mistakes(assessment, photos, classes, count=24),
             showcase.least_certain(assessment, photos, classes),

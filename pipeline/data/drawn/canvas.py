@@ -17,6 +17,9 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+# Intel's own routines inside OpenCV round otherwise on each kind of processor; OpenCV's draw the same on all recent ones.
+cv2.ipp.setUseIPP(False)
+
 Points = NDArray[np.float32]
 Image = NDArray[Any]  # of uint8; OpenCV's own annotations do not say
 Colour = Sequence[float] | NDArray[Any]

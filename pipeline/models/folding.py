@@ -1,0 +1,153 @@
+"""Train through BatchNorm layers that stay in eval at the cost of no BatchNorm at all.
+
+    folded = fold_batch_norm(model, example)        # names of the layers that now cost nothing
+    ...                                             # train; the same parameters learn, by the same gradients
+    unfold_batch_norm(model)
+
+In eval mode BatchNorm is y = g (x - m) / s + b with a constant mean m and deviation s, so after a convolution W it equals the
+convolution with g W / s and the bias b - g m / s. `torch.nn.utils.fuse_conv_bn_eval` does that once, for inference, and
+replaces the parameters. Here it is done in every forward pass from the parameters themselves: they stay what they are, with
+the same keys in `state_dict()`, and autograd gives W, g and b the gradients that they had. What disappears are two passes over
+the activations forward and several backward, and a copy of every activation: on a processor with bfloat16 about a third of a
+training step.
+
+Strided depthwise convolutions, folded or not, compute in the precision of their weights under autocast on a processor: oneDNN
+finds their gradient in bfloat16 by a plain loop, ten times slower than in float32.
+"""
+
+from types import MethodType
+from typing import Any
+
+import torch
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+from torch.func import functional_call
+
+TOLERANCE = 1e-3  # largest difference of the outputs, relative to the largest: what another order of rounding may give
+
+
+def fold_batch_norm(model: nn.Module, example: Tensor) -> tuple[str, ...]:
+    """Fold every BatchNorm in eval mode that follows a convolution into it, in place.
+
+    Which layer follows which is seen in one forward pass, and the folded network is compared with the plain one on it: a
+    network that uses a convolution's output in some other place too is left as it was.
+
+    Args:
+        model: in the mode it is going to be trained in; BatchNorm layers in training mode are left alone.
+        example: (n, channels, height, width) float32, on the model's device.
+
+    Returns:
+        The dotted paths of the folded BatchNorm layers, none where the network has no such pairs.
+    """
+    training = model.training
+    candidates = [module for module in model.modules() if _can_fold(module)]
+    model.eval()
+    try:
+        with torch.no_grad():
+            pairs, expected = _pairs(model, candidates, example)
+            for convolution, norm in pairs:
+                _fold(convolution, norm)
+            _strided_depthwise_without_autocast(model)
+            difference = (model(example) - expected).abs().max()
+    finally:
+        model.train(training)
+    if not difference <= TOLERANCE * expected.abs().max():
+        unfold_batch_norm(model)
+        return ()
+    folded = {norm for _, norm in pairs}
+    return tuple(name for name, module in model.named_modules() if module in folded)
+
+
+def unfold_batch_norm(model: nn.Module) -> None:
+    """Undo `fold_batch_norm`; the parameters are as training left them."""
+    for module in model.modules():
+        if getattr(vars(module).get("forward"), "__func__", None) in (
+            _convolve_and_normalise,
+            _convolve_without_autocast,
+            _only_activate,
+        ):
+            del vars(module)["forward"]
+            vars(module).pop("_folded", None)
+
+
+def _pairs(model: nn.Module, norms: list[nn.Module], example: Tensor) -> tuple[list[tuple[nn.Conv2d, nn.Module]], Tensor]:
+    """Convolutions with the BatchNorm that takes their output, where each ran once; and what the network gave."""
+    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # holds each output, so that no later tensor has its id
+    pairs: list[tuple[nn.Conv2d, nn.Module]] = []
+
+    def after_convolution(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        assert isinstance(module, nn.Conv2d)
+        made[id(output)] = (module, output)
+
+    def before_norm(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if id(inputs[0]) in made:
+            pairs.append((made[id(inputs[0])][0], module))
+
+    hooks = [module.register_forward_hook(after_convolution) for module in model.modules() if isinstance(module, nn.Conv2d)]
+    hooks += [norm.register_forward_pre_hook(before_norm) for norm in norms]
+    try:
+        expected = model(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    ran = [convolution for convolution, _ in made.values()]
+    once = [pair for pair in pairs if ran.count(pair[0]) == 1 and [norm for _, norm in pairs].count(pair[1]) == 1]
+    return once, expected
+
+
+def _can_fold(module: nn.Module) -> bool:
+    """BatchNorm with constant statistics; timm's kind applies an activation after it. Other subclasses may do anything."""
+    return type(module) in (nn.BatchNorm2d, BatchNormAct2d) and not module.training and module.running_mean is not None
+
+
+class _AsItsClassSays(nn.Module):
+    """A convolution by the forward of its own class, padding rules and all, whatever its instance does instead."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, x: Tensor) -> Tensor:
+        return type(self.convolution).forward(self.convolution, x)
+
+
+def _fold(convolution: nn.Conv2d, norm: nn.Module) -> None:
+    # In a tuple, so that neither becomes a submodule of the convolution; `copy.deepcopy` carries them along.
+    vars(convolution)["_folded"] = (_AsItsClassSays(convolution), norm)
+    convolution.forward = MethodType(_convolve_and_normalise, convolution)  # type: ignore[method-assign]
+    norm.forward = MethodType(_only_activate, norm)
+
+
+def _convolve_and_normalise(self: Any, x: Tensor) -> Tensor:
+    plain, norm = self._folded
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    if norm.affine:
+        scale = scale * norm.weight
+    bias = -norm.running_mean * scale if self.bias is None else (self.bias - norm.running_mean) * scale
+    if norm.affine:
+        bias = bias + norm.bias
+    weights = {"convolution.weight": self.weight * scale.view(-1, 1, 1, 1), "convolution.bias": bias}
+    if not _is_strided_depthwise(self):
+        return functional_call(plain, weights, (x,))
+    with torch.autocast(x.device.type, enabled=False):
+        return functional_call(plain, weights, (x.to(self.weight.dtype),))
+
+
+def _convolve_without_autocast(self: Any, x: Tensor) -> Tensor:
+    with torch.autocast(x.device.type, enabled=False):
+        return type(self).forward(self, x.to(self.weight.dtype))
+
+
+def _only_activate(self: Any, x: Tensor) -> Tensor:
+    return self.act(self.drop(x)) if isinstance(self, BatchNormAct2d) else x
+
+
+def _strided_depthwise_without_autocast(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and _is_strided_depthwise(module) and "forward" not in vars(module):
+            module.forward = MethodType(_convolve_without_autocast, module)  # type: ignore[method-assign]
+
+
+def _is_strided_depthwise(module: nn.Conv2d) -> bool:
+    on_processor = module.weight.device.type == "cpu"
+    return on_processor and module.groups == module.in_channels > 1 and max(module.stride) > 1

@@ -1,0 +1,94 @@
+"""Folding changes what a training step costs and nothing of what it does: same outputs, same gradients, same keys."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from pipeline.models.folding import fold_batch_norm, unfold_batch_norm
+from pipeline.models.freezing import keep_batch_norm_in_eval
+
+# Plain and depthwise convolutions, 'same' padding, squeeze-and-excitation, BatchNorm with and without an activation of its own.
+NETWORKS = ("test_resnet", "test_efficientnet", "mobilenetv2_035", "tf_mobilenetv3_small_minimal_100", "regnetx_002")
+
+
+def network(name: str) -> nn.Module:
+    """In double precision, with statistics and scales as unlike their defaults as training leaves them."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=3).double()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    keep_batch_norm_in_eval(model)
+    return model.train()
+
+
+def outputs_and_gradients(model: nn.Module, images: Tensor) -> list[Tensor]:
+    torch.manual_seed(1)
+    model.zero_grad()
+    outputs = model(images)
+    outputs.square().sum().backward()
+    return [outputs.detach(), *(parameter.grad for parameter in model.parameters() if parameter.grad is not None)]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_outputs_and_gradients_stay(name: str) -> None:
+    model, images = network(name), torch.randn(2, 3, 64, 64).double()
+    norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    expected, keys = outputs_and_gradients(model, images), list(model.state_dict())
+    assert len(fold_batch_norm(model, images)) == norms
+    got = outputs_and_gradients(model, images)
+    assert len(got) == len(expected) == 1 + len(list(model.parameters()))
+    for ours, theirs in zip(got, expected, strict=True):
+        assert (ours - theirs).abs().max() <= 1e-10 * theirs.abs().max()
+    assert list(model.state_dict()) == keys
+
+
+def test_unfolding_gives_the_plain_network_back() -> None:
+    model, images = network("test_efficientnet"), torch.randn(2, 3, 64, 64).double()
+    with torch.no_grad():
+        expected = model(images)
+        assert fold_batch_norm(model, images)
+        unfold_batch_norm(model)
+        assert torch.equal(model(images), expected)
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_a_copy_is_folded_for_itself() -> None:
+    model, images = network("test_resnet"), torch.randn(2, 3, 64, 64).double()
+    fold_batch_norm(model, images)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        expected = model(images)
+        for parameter in model.parameters():
+            parameter.zero_()
+        assert torch.equal(twin(images), expected)
+        assert not torch.equal(model(images), expected)
+
+
+def test_layers_that_learn_their_statistics_are_left_alone() -> None:
+    model = timm.create_model("test_resnet").train()
+    assert fold_batch_norm(model, torch.randn(2, 3, 64, 64)) == ()
+    assert model.training
+
+
+class _UsesTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+        nn.init.constant_(self.norm.running_mean, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        convolved = self.convolution(images)
+        return self.norm(convolved) + convolved
+
+
+def test_a_convolution_whose_output_is_used_elsewhere_is_left_as_it_was() -> None:
+    model = _UsesTwice().eval()
+    assert fold_batch_norm(model, torch.randn(1, 3, 4, 4)) == ()
+    assert not any("forward" in vars(module) for module in model.modules())
