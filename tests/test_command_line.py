@@ -27,14 +27,6 @@ def test_help_lists_every_stage_in_full_sentences() -> None:
         assert "..." not in line
 
 
-def test_a_result_that_is_not_reported_is_told(folder: Path) -> None:
-    done = run(folder, "python", "-m", "pipeline", "reproduce", "nothing", check=False)
-    assert done.returncode == 1
-    assert "no row named nothing" in done.stderr
-    done = run(folder, "python", "-m", "pipeline", "reproduce", check=False)
-    assert "--all" in done.stderr
-
-
 def test_stale_outputs_are_not_reported(folder: Path) -> None:
     done = run(folder, "python", "-m", "pipeline", "report-result", "mine", check=False)
     assert done.returncode == 1

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import PipelineError
+from pipeline.params import Params
 from pipeline.reproduction.reported import BEGIN, END, FILE, Row, read_rows, results_table, update_readme, write_rows
 from tests.clones import ROOT
 
@@ -110,3 +111,12 @@ def test_readme_shows_what_is_reported() -> None:
         pytest.skip("README.md has no table of results yet")
     shown = text.split(BEGIN)[1].split(END)[0].strip()
     assert shown == results_table(read_rows(ROOT / FILE))
+
+
+def test_what_is_published_can_be_read_and_its_settings_exist() -> None:
+    rows = read_rows(ROOT / FILE)
+    assert rows
+    known = {f"{section}.{key}" for section, field in Params.model_fields.items() for key in field.annotation.model_fields}
+    for one in rows:
+        assert one.settings.keys() <= known
+        assert one.measured == bool(one.predictions_sha256)
