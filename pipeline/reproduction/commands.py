@@ -7,7 +7,7 @@ from pipeline.errors import PipelineError
 from pipeline.progress import say
 from pipeline.reproduction.leaderboard import entries_of, leaderboard, picture, shown_experiments
 from pipeline.reproduction.record import present_row, refuse_stale
-from pipeline.reproduction.reported import BEGIN, FILE, Row, read_rows, results_table, update_readme, write_rows
+from pipeline.reproduction.reported import BEGIN, END, FILE, Row, read_rows, results_table, update_readme, write_rows
 from pipeline.reproduction.rerun import Outcome, exit_status, reproduce, told
 from pipeline.reproduction.table import aligned
 
@@ -31,7 +31,7 @@ def report_result(name: str | None, *, replace: bool) -> None:
         write_rows(FILE, rows)
         say(f"{name}: accuracy {row.accuracy:.2%} on {row.n_test:,} test photos, now in {FILE}")
     if not update_readme(README, rows):
-        say(f"{README} has no place for the table; to make one, put these lines around it:\n{BEGIN}\n{results_table(rows)}")
+        say(f"{README} has no place for the table; to make one, put in these lines:\n{BEGIN}\n{results_table(rows)}\n{END}")
 
 
 def reproduce_reported(name: str | None, *, every: bool, archives: Sequence[Path], weights: Sequence[Path]) -> int:

@@ -5,6 +5,7 @@ metrics.json, predictions.csv, label_errors.csv, the points of the curves, mista
 all of it. Nothing is written before everything is computed.
 """
 
+import csv
 import json
 import os
 import shutil
@@ -59,7 +60,7 @@ def run(params: Params) -> None:
 
     labels = test.labels.numpy()
     photos = manifest.set_index("id", drop=False).loc[list(test.ids)].reset_index(drop=True)
-    photos = photos.assign(path=test.paths, **predictions.measured)
+    photos = photos.assign(path=pd.Series(list(test.paths)), **predictions.measured)
     temperatures = {name: _temperature(name, info) for name, info in infos.items()}
     assessment = assess(photos, labels, predictions.probabilities, temperatures, confidence=confidence)
     mirrored = {name: score(labels, values, confidence=confidence) for name, values in predictions.mirrored.items()}
@@ -67,7 +68,6 @@ def run(params: Params) -> None:
     machine = machine_name(runtime.device, runtime.threads)
     num_parameters = sum(parameter.numel() for parameter in models["finetuned"].parameters())
     facts = {stage: _read_json(METRICS / f"{stage}.json") for stage in EARLIER_STAGES}
-    epochs = pd.read_csv(PLOTS / "epochs.csv").astype(object)
 
     fresh = EVALUATION.with_name(f".{EVALUATION.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -85,7 +85,7 @@ def run(params: Params) -> None:
         mirrored=mirrored,
         classes=classes,
         note=infos["finetuned"].note,
-        epochs=epochs.where(epochs.notna(), None).to_dict("records"),
+        epochs=_epochs(),
         best_epoch=infos["finetuned"].epoch,
         kept_share=infos["finetuned"].metrics["share"],
         galleries=[
@@ -159,6 +159,12 @@ def _picture_mistakes(photos: pd.DataFrame, classes: tuple[str, ...], assessment
     ]
     title = f"{len(wrong)} of {len(photos)} test photos wrong after fine-tuning; the most confident ones"
     contact_sheet(shown, file, title=title)
+
+
+def _epochs() -> list[dict[str, float | None]]:
+    """The course of fine-tuning; what an epoch does not have is None."""
+    with (PLOTS / "epochs.csv").open(newline="", encoding="utf-8") as lines:
+        return [{key: float(value) if value else None for key, value in row.items()} for row in csv.DictReader(lines)]
 
 
 def _read_json(file: Path) -> dict[str, Any]:

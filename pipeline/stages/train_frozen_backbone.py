@@ -90,7 +90,7 @@ def run(params: Params) -> None:
     }
     save_checkpoint(FROZEN, info, state, general)
     write_csv(PLOTS / "l2_strengths.csv", [{"log10_l2": math.log10(one.l2)} | vars(one) for one in probe.candidates])
-    groups = manifest.set_index("id").loc[list(splits["train"].ids), "group"]
+    groups = manifest.set_index("id").loc[list(splits["train"].ids), "group"].tolist()
     unseen = out_of_fold(train.values, train.labels, groups, l2=probe.best.l2)
     probabilities = np.concatenate([unseen, val_logits.double().softmax(1).numpy()])
     ids = pd.Index([*splits["train"].ids, *splits["val"].ids], name="id")
