@@ -138,7 +138,7 @@ def _entry(state: dict[str, Any]) -> Entry | None:
         probe, finetune = (metrics[file]["seconds"] for file in TRAINING)
         tuned = scores["finetuned"]
         return Entry(
-            name=state.get("name") or state["rev"][:7],
+            name=state.get("name") or (state["rev"] if state["rev"] == "workspace" else state["rev"][:7]),
             backbone=params["backbone"]["name"],
             num_parameters=metrics[OF_EVALUATION]["num_parameters"],
             frozen_accuracy=scores["frozen"]["accuracy"],
