@@ -106,16 +106,18 @@ def picture(entries: Sequence[Entry], file: Path) -> None:
         axes.scatter(*path[0], color=INKS["frozen"], zorder=3)
         bounds = [[entry.accuracy - entry.accuracy_low], [entry.accuracy_high - entry.accuracy]]
         axes.errorbar(*path[1], yerr=bounds, color=INKS["finetuned"], marker="o", capsize=3, linestyle="", zorder=2)
-        axes.annotate(f"{entry.backbone} ({entry.name})", path[1], xytext=(7, 5), textcoords="offset points", fontsize=9)
+        axes.annotate(
+            f"{entry.backbone} ({entry.name})", path[1], xytext=(-7, 6), textcoords="offset points", ha="right", fontsize=9
+        )
     axes.scatter([], [], color=INKS["frozen"], label="frozen: a solved head")
     axes.scatter([], [], color=INKS["finetuned"], label="fine-tuned, with its interval")
     axes.set_xscale("log")
     axes.margins(x=0.25)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set(xlabel="seconds of training", ylabel="accuracy on the test photos")
     axes.grid(color="#e2ddd2")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside upper left", ncols=2, frameon=False)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=150)
     pyplot.close(figure)
