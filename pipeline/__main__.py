@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -48,6 +48,49 @@ def _command(stage: str) -> Callable[[], None]:
 
 for _stage in STAGES:
     app.command(_stage)(_command(_stage))
+
+
+@app.command("report-result")
+def _report_result(
+    name: Annotated[str | None, typer.Argument(help="Of the new row; without one, only README's table is made anew.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Take the place of a row of this name.")] = False,
+) -> None:
+    """Add the present run to outputs/reported.csv and README."""
+    with _errors_told():
+        from pipeline.reproduction.commands import report_result
+
+        report_result(name, replace=replace)
+
+
+@app.command("reproduce")
+def _reproduce(
+    name: Annotated[str | None, typer.Argument(help="Of a row of outputs/reported.csv.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All rows, one after another.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="Show the rows, and run nothing.")] = False,
+    archive: Annotated[list[Path] | None, typer.Option(help="An archive, or a folder of them; may be repeated.")] = None,
+    weights: Annotated[list[Path] | None, typer.Option(help="A weights file, or a folder of them; may be repeated.")] = None,
+) -> None:
+    """Run a reported result again from the raw archive and compare."""
+    with _errors_told():
+        from pipeline.reproduction.commands import list_reported, reproduce_reported
+
+        if listed:
+            list_reported()
+        elif status := reproduce_reported(name, every=every, archives=archive or [], weights=weights or []):
+            raise typer.Exit(status)
+
+
+@app.command("leaderboard")
+def _leaderboard(
+    figure: Annotated[Path, typer.Option(help="Where to draw accuracy against cost, as .svg or .png.")] = Path(
+        "outputs/leaderboard.svg"
+    ),
+) -> None:
+    """Show the experiments of `dvc exp`, the most accurate first."""
+    with _errors_told():
+        from pipeline.reproduction.commands import show_leaderboard
+
+        show_leaderboard(figure)
 
 
 # What the operating system refuses because of the state of a disk or a folder, not of a mistake in this project.

@@ -129,6 +129,7 @@ class Evaluate(Section):
 
     confidence: Share
     mistakes_shown: Annotated[int, Field(ge=0, le=100)]
+    test_time_augmentation: bool
 
 
 class Runtime(Section):

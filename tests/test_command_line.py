@@ -27,6 +27,13 @@ def test_help_lists_every_stage_in_full_sentences() -> None:
         assert "..." not in line
 
 
+def test_stale_outputs_are_not_reported(folder: Path) -> None:
+    done = run(folder, "python", "-m", "pipeline", "report-result", "mine", check=False)
+    assert done.returncode == 1
+    assert "dvc repro" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_an_unknown_stage_is_told() -> None:
     done = run(ROOT, "python", "-m", "pipeline", "trian", check=False)
     assert done.returncode == 2

@@ -2,13 +2,22 @@
 
 import csv
 import json
+import math
+import re
+import statistics
 import zipfile
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from pipeline.checkpoint import read_info
+from pipeline.data.loader import data_fingerprints
+from pipeline.data.manifest import read_manifest, write_manifest
+from pipeline.errors import PipelineError
 from pipeline.files import sha256_of
+from pipeline.params import load_params
+from pipeline.stages import evaluate
 from tests.clones import SMALL, clone, ran, run, set_params
 from tests.kills import CHECKPOINTS, killed_again_and_again
 
@@ -31,6 +40,7 @@ def test_every_stage_gives_what_it_says(small: Path) -> None:
         assert read_info(small / "outputs" / checkpoint).classes == ("cat", "dog")
     made = {path.relative_to(small / "outputs").as_posix() for path in (small / "outputs").rglob("*") if path.is_file()}
     assert {"evaluation/metrics.json", "evaluation/predictions.csv", "evaluation/mistakes.png", "plots/photos.png"} <= made
+    assert {"evaluation/report.html", "evaluation/label_errors.csv", "out_of_fold.csv"} <= made
     assert not (small / "outputs" / ".resume" / "unfreeze-finetune").exists()
     metrics = json.loads((small / "outputs/evaluation/metrics.json").read_text())
     rows = list(csv.DictReader((small / "outputs/evaluation/predictions.csv").read_text().splitlines()))
@@ -39,6 +49,88 @@ def test_every_stage_gives_what_it_says(small: Path) -> None:
         right = sum(row["actual"] == row[checkpoint] for row in rows) / len(rows)
         assert right == pytest.approx(metrics[checkpoint]["accuracy"], abs=1e-5)
         assert metrics[checkpoint]["accuracy_low"] <= right <= metrics[checkpoint]["accuracy_high"]
+        losses = [-math.log(float(row[f"{checkpoint}_{row['actual']}"])) for row in rows]
+        assert statistics.mean(losses) == pytest.approx(metrics[checkpoint]["log_loss"], rel=1e-5)
+
+
+def test_the_report_is_one_file_of_modest_size_that_tells_the_numbers(small: Path) -> None:
+    page = (small / "outputs/evaluation/report.html").read_text(encoding="utf-8")
+    metrics = json.loads((small / "outputs/evaluation/metrics.json").read_text())
+    assert f"{metrics['finetuned']['accuracy']:.2%}" in page
+    assert f"{metrics['finetuned']['calibrated_calibration_error']:.4f}" in page
+    assert sha256_of(small / "outputs/evaluation/predictions.csv") in page
+    assert "where the fine-tuned network saw its choice" in page  # Grad-CAM
+    assert not re.search(r"https?://|<script", page)
+    assert len(page.encode()) < 5_000_000
+
+
+def test_the_probe_knows_no_photo_that_it_is_asked_of(small: Path) -> None:
+    rows = list(csv.DictReader((small / "outputs/out_of_fold.csv").read_text().splitlines()))
+    manifest = csv.DictReader((small / "data/processed/manifest.csv").read_text().splitlines())
+    assert {row["id"] for row in rows} == {row["id"] for row in manifest if row["split"] in ("train", "val")}
+    assert all(float(row["cat"]) + float(row["dog"]) == pytest.approx(1, abs=1e-4) for row in rows)
+
+
+def evaluation_refuses(small: Path, monkeypatch: pytest.MonkeyPatch, message: str) -> None:
+    """Evaluation stops with a message and leaves the report that was there untouched."""
+    before = {path.name: path.read_bytes() for path in (small / "outputs/evaluation").iterdir()}
+    with monkeypatch.context() as patch:
+        patch.chdir(small)
+        params = load_params()
+        runtime = params.runtime.model_copy(update={"device": "cpu", "workers": 0})
+        with pytest.raises(PipelineError, match=message):
+            evaluate.run(params.model_copy(update={"runtime": runtime}))
+    assert {path.name: path.read_bytes() for path in (small / "outputs/evaluation").iterdir()} == before
+    assert not (small / "outputs/.evaluation.new").exists()
+
+
+def change_info(checkpoint: Path, **changes: object) -> None:
+    file = checkpoint / "checkpoint.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_a_checkpoint_that_does_not_belong_is_refused_before_anything_is_written(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = small / "outputs/finetuned"
+    kept = {path: path.read_bytes() for path in checkpoint.iterdir()}
+    info = json.loads((checkpoint / "checkpoint.json").read_text())
+
+    change_info(checkpoint, classes=["dog", "cat"])
+    evaluation_refuses(small, monkeypatch, "trained for the classes dog, cat")
+    change_info(checkpoint, classes=info["classes"], data=info["data"] | {"train": "0" * 64})
+    evaluation_refuses(small, monkeypatch, r"other photos or another split.*differing: train")
+    change_info(checkpoint, data=info["data"], metrics={})
+    evaluation_refuses(small, monkeypatch, "without a temperature")
+    change_info(checkpoint, metrics=info["metrics"])
+    (checkpoint / "model.safetensors").write_bytes(b"torn")
+    evaluation_refuses(small, monkeypatch, "not what was saved")
+
+    broken = load_file(small / "outputs/frozen/model.safetensors")
+    broken["fc.bias"][:] = float("nan")
+    save_file(broken, checkpoint / "model.safetensors")
+    sha256 = sha256_of(checkpoint / "model.safetensors")
+    change_info(checkpoint, files=info["files"] | {"model.safetensors": sha256})
+    evaluation_refuses(small, monkeypatch, "finite")
+    for path, content in kept.items():
+        path.write_bytes(content)
+
+
+def test_a_test_split_that_cannot_be_scored_is_refused(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest_file = small / "data/processed/manifest.csv"
+    kept = {path: path.read_bytes() for path in (manifest_file, *(small / "outputs").glob("*/checkpoint.json"))}
+    manifest = read_manifest(small / "data/processed")
+    for absent, told in ((("dog",), "none of them of dog"), (("cat", "dog"), "holds 0 photos, none of them of cat, dog")):
+        poor = manifest[~((manifest["split"] == "test") & manifest["class"].isin(absent))]
+        write_manifest(poor, small / "data/processed")
+        for name in ("frozen", "finetuned"):
+            change_info(small / "outputs" / name, data=data_fingerprints(poor).model_dump())
+        evaluation_refuses(small, monkeypatch, told)
+    for path, content in kept.items():
+        path.write_bytes(content)
+    (small / "outputs/out_of_fold.csv").rename(small / "aside.csv")
+    evaluation_refuses(small, monkeypatch, "out_of_fold.csv cannot be used")
+    (small / "aside.csv").rename(small / "outputs/out_of_fold.csv")
 
 
 def test_dvc_shows_what_was_made(small: Path) -> None:
@@ -48,7 +140,13 @@ def test_dvc_shows_what_was_made(small: Path) -> None:
     assert "finetuned.accuracy" in experiments
     run(small, "dvc", "plots", "show", "--out", "plots")
     page = (small / "plots/index.html").read_text()
-    for title in ("Validation log-loss of the probe by L2 strength", "Confusion after fine-tuning", "ROC", "mistakes.png"):
+    for title in (
+        "Validation log-loss of the probe by L2 strength",
+        "Confusion after fine-tuning",
+        "ROC",
+        "Precision by recall",
+        "mistakes.png",
+    ):
         assert title in page
     assert "evaluate" in run(small, "dvc", "dag").stdout
 
@@ -101,8 +199,8 @@ def test_an_experiment_in_a_copy_finds_a_relative_path(small: Path) -> None:
     settings = [f"{key}={value}" for key, value in SMALL.items()]
     changes = [part for setting in ["download.source=../photos.zip", *settings] for part in ("-S", setting)]
     done = run(small, "dvc", "exp", "run", "--temp", "--name", "in-a-copy", *changes)
-    # The photos are those that were drawn, so DVC finds everything after the download in its run cache.
-    assert ran(done.stdout) == ["download"]
+    # The photos are those that were drawn: DVC finds all that follows in its run cache but the report, which names the archive.
+    assert ran(done.stdout) == ["download", "evaluate"]
     assert "in-a-copy" in run(small, "dvc", "exp", "list", "--name-only").stdout
 
 

@@ -1,1 +1,1 @@
-"""What a model is worth: metrics, figures."""
+"""What a model is worth: metrics, comparison, calibration, figures and the report."""

@@ -1,96 +1,183 @@
 """Stage 5, evaluate: both checkpoints on the test photos, which are read here and nowhere else, in outputs/evaluation.
 
-Run it with `dvc repro evaluate`, or bare with `python -m pipeline evaluate`. Settings: `evaluate` in params.yaml.
+Run it with `dvc repro evaluate`, or bare with `python -m pipeline evaluate`. Settings: `evaluate` in params.yaml. Out come
+metrics.json, predictions.csv, label_errors.csv, the points of the curves, mistakes.png and report.html, one page that tells
+all of it. Nothing is written before everything is computed.
 """
 
+import csv
+import json
+import os
+import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_curve
 
 from pipeline.checkpoint import CheckpointInfo, read_info, read_model_state, refuse_other_data
 from pipeline.data.loader import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, read_manifest
+from pipeline.errors import PipelineError
+from pipeline.evaluation import showcase, tables
+from pipeline.evaluation.assessment import Assessment, assess
 from pipeline.evaluation.contact_sheet import contact_sheet
+from pipeline.evaluation.label_errors import Found, hold_against, label_errors
 from pipeline.evaluation.metrics import Scores, score
+from pipeline.evaluation.predictions import predict
+from pipeline.evaluation.provenance import made_from
+from pipeline.evaluation.report import Report, render_report
+from pipeline.files import sha256_of
+from pipeline.machine import machine_name
 from pipeline.models.backbone import rebuild
-from pipeline.params import Params
-from pipeline.paths import EVALUATION, FINETUNED, FROZEN, METRICS, PROCESSED
+from pipeline.params import PARAMS_FILE, Params
+from pipeline.paths import EVALUATION, FINETUNED, FROZEN, METRICS, OUT_OF_FOLD, PLOTS, PROCESSED
 from pipeline.progress import say
-from pipeline.results import write_csv, write_json
-from pipeline.runtime import ResolvedRuntime, resolve_runtime
-from pipeline.training.features import engine_for, run_over
+from pipeline.results import write_json
+from pipeline.runtime import resolve_runtime
 
 CHECKPOINTS = {"frozen": FROZEN, "finetuned": FINETUNED}
+EARLIER_STAGES = ("download", "preprocess", "train-frozen-backbone", "unfreeze-finetune")
 
 
 def run(params: Params) -> None:
-    """Predict every test photo with both checkpoints and write what the predictions are worth, side by side."""
+    """Predict every test photo with both checkpoints and tell what the predictions are worth, side by side."""
     started = time.monotonic()
+    confidence = params.evaluate.confidence
     manifest = read_manifest(PROCESSED)
     classes = classes_of(manifest)
     infos = {name: read_info(folder) for name, folder in CHECKPOINTS.items()}
     for name, info in infos.items():
         refuse_other_data(info, CHECKPOINTS[name], classes, data_fingerprints(manifest))
     runtime = resolve_runtime(params.runtime)
-    photos = Photos.of_split(manifest, PROCESSED, "test", classes)
-    labels = photos.labels.numpy()
-    probabilities = {name: _probabilities(name, info, photos, runtime) for name, info in infos.items()}
-    scores = {name: score(labels, values, confidence=params.evaluate.confidence) for name, values in probabilities.items()}
+    test = Photos.of_split(manifest, PROCESSED, "test", classes)
+    _refuse_poor(test, classes)
+    models = {name: rebuild(info, read_model_state(CHECKPOINTS[name])).eval() for name, info in infos.items()}
+    predictions = predict(models, infos, test, runtime, mirrored=params.evaluate.test_time_augmentation)
 
-    _write_predictions(photos, classes, probabilities)
-    _write_curves(labels, probabilities)
-    _picture_mistakes(photos, classes, probabilities["finetuned"], params.evaluate.mistakes_shown)
-    write_json(EVALUATION / "metrics.json", {"num_test": len(photos)} | {name: vars(scores[name]) for name in scores})
-    write_json(METRICS / "evaluate.json", {"seconds": time.monotonic() - started})
-    for name, result in scores.items():
-        say(_sentence(name, result, params.evaluate.confidence))
+    labels = test.labels.numpy()
+    photos = manifest.set_index("id", drop=False).loc[list(test.ids)].reset_index(drop=True)
+    photos = photos.assign(path=pd.Series(list(test.paths)), **predictions.measured)
+    temperatures = {name: _temperature(name, info) for name, info in infos.items()}
+    assessment = assess(photos, labels, predictions.probabilities, temperatures, confidence=confidence)
+    mirrored = {name: score(labels, values, confidence=confidence) for name, values in predictions.mirrored.items()}
+    kept, unseen, candidates, found = _suspect(manifest, photos, classes, assessment)
+    machine = machine_name(runtime.device, runtime.threads)
+    num_parameters = sum(parameter.numel() for parameter in models["finetuned"].parameters())
+    facts = {stage: _read_json(METRICS / f"{stage}.json") for stage in EARLIER_STAGES}
+
+    fresh = EVALUATION.with_name(f".{EVALUATION.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    tables.write_predictions(photos, classes, assessment, fresh / "predictions.csv")
+    tables.write_suspected(kept, unseen, candidates, classes, fresh / "label_errors.csv")
+    tables.write_curves(assessment, fresh)
+    _picture_mistakes(photos, classes, assessment, params.evaluate.mistakes_shown, fresh / "mistakes.png")
+    metrics = assessment.metrics() | {"label_errors": {"candidates": found.candidates, "recall": found.recall}}
+    if mirrored:
+        metrics["test_time_augmentation"] = {name: vars(scores) for name, scores in mirrored.items()}
+    write_json(fresh / "metrics.json", metrics)
+    report = Report(
+        assessment=assessment,
+        mirrored=mirrored,
+        classes=classes,
+        note=infos["finetuned"].note,
+        epochs=_epochs(),
+        best_epoch=infos["finetuned"].epoch,
+        kept_share=infos["finetuned"].metrics["share"],
+        galleries=[
+            showcase.mistakes(assessment, photos, classes, count=params.evaluate.mistakes_shown),
+            showcase.least_certain(assessment, photos, classes),
+            showcase.suspected_labels(kept, unseen, candidates, found, classes),
+            showcase.near_duplicates(photos),
+            showcase.where_models_look(assessment, photos, classes, models, infos["frozen"].preprocessing),
+        ],
+        made=made_from(manifest, infos, facts, num_parameters=num_parameters, machine=machine),
+        settings=PARAMS_FILE.read_text(encoding="utf-8"),
+        predictions_sha256=sha256_of(fresh / "predictions.csv"),
+    )
+    (fresh / "report.html").write_text(render_report(report), encoding="utf-8")
+    _put_in_place(fresh)
+    seconds = {"seconds": time.monotonic() - started}
+    write_json(METRICS / "evaluate.json", {"num_parameters": num_parameters, "machine": machine} | seconds)
+    for name, result in assessment.scores.items():
+        say(_sentence(name, result, confidence))
     if infos["finetuned"].note:
         say(infos["finetuned"].note)
+    say(f"the whole report: {EVALUATION / 'report.html'}")
 
 
-def _probabilities(name: str, info: CheckpointInfo, photos: Photos, runtime: ResolvedRuntime) -> np.ndarray:
-    """(n, classes) float64 of one checkpoint, in the order of ids."""
-    model = rebuild(info, read_model_state(CHECKPOINTS[name])).eval()
-    engine = engine_for(model, photos, info.preprocessing, choice=info.engine, runtime=runtime)
-    outputs = run_over(engine.run, photos, info.preprocessing, runtime=runtime, description=f"testing {name}")
-    return outputs.values.double().softmax(1).numpy()
+def _refuse_poor(test: Photos, classes: tuple[str, ...]) -> None:
+    """Stop where a class has no test photo: what cannot be scored need not be predicted."""
+    present = {classes[index] for index in test.labels.tolist()}
+    missing = [name for name in classes if name not in present]
+    if missing:
+        raise PipelineError(
+            f"The test split holds {len(test)} photos, none of them of {', '.join(missing)}, so there is nothing to score by. "
+            "Store the photos anew with: dvc repro --force preprocess"
+        )
 
 
-def _write_predictions(photos: Photos, classes: tuple[str, ...], probabilities: dict[str, np.ndarray]) -> None:
-    names = np.array(classes)
-    table = pd.DataFrame({"id": photos.ids, "path": [path.as_posix() for path in photos.paths]})
-    table["actual"] = names[photos.labels.numpy()]
-    for checkpoint, values in probabilities.items():
-        table[checkpoint] = names[values.argmax(1)]
-        for index, name in enumerate(classes):
-            table[f"{checkpoint}_{name}"] = values[:, index].round(6)
-    EVALUATION.mkdir(parents=True, exist_ok=True)
-    table.to_csv(EVALUATION / "predictions.csv", index=False, lineterminator="\n")
+def _temperature(name: str, info: CheckpointInfo) -> float:
+    temperature = info.metrics.get("temperature")
+    if temperature is None:
+        raise PipelineError(f"{CHECKPOINTS[name]} was saved without a temperature. Make it again with: dvc repro")
+    return temperature
 
 
-def _write_curves(labels: np.ndarray, probabilities: dict[str, np.ndarray]) -> None:
-    """The ROC curve of each checkpoint, for the last class against the rest."""
-    last = next(iter(probabilities.values())).shape[1] - 1
-    for checkpoint, values in probabilities.items():
-        false_positive, true_positive, _ = roc_curve(labels == last, values[:, last])
-        rows = zip(false_positive.tolist(), true_positive.tolist(), strict=True)
-        points = [{"false_positive_rate": x, "true_positive_rate": y} for x, y in rows]
-        write_csv(EVALUATION / f"roc_{checkpoint}.csv", points)
+def _suspect(
+    manifest: pd.DataFrame, photos: pd.DataFrame, classes: tuple[str, ...], assessment: Assessment
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, Found]:
+    """All kept photos, what a head that does not know them says of them, the suspected among them, and the ledger's word."""
+    try:
+        unseen = pd.read_csv(OUT_OF_FOLD, dtype={"id": str}, keep_default_na=False).set_index("id")[list(classes)]
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        raise PipelineError(f"{OUT_OF_FOLD} cannot be used ({error}). Make it again with: dvc repro") from None
+    # The frozen head was fitted on training photos alone: of test photos it speaks out of fold as it is.
+    of_test = pd.DataFrame(assessment.probabilities["frozen"], photos["id"], list(classes))
+    kept = manifest[manifest["split"] != ""].sort_values("id", ignore_index=True)
+    probabilities = pd.concat([unseen, of_test]).reindex(kept["id"]).to_numpy()
+    if not np.isfinite(probabilities).all():
+        raise PipelineError(f"{OUT_OF_FOLD} is of other photos than {PROCESSED}. Make it again with: dvc repro")
+    images = PROCESSED / "images"
+    places = zip(kept["split"], kept["class"], kept["id"], strict=True)
+    kept = kept.assign(path=[images / split / name / f"{photo}.jpg" for split, name, photo in places])
+    candidates = label_errors(kept["class"].map(classes.index).to_numpy(), probabilities)
+    return kept, probabilities, candidates, hold_against(kept["doubt"].to_numpy(), candidates)
 
 
-def _picture_mistakes(photos: Photos, classes: tuple[str, ...], values: np.ndarray, count: int) -> None:
+def _picture_mistakes(photos: pd.DataFrame, classes: tuple[str, ...], assessment: Assessment, count: int, file: Path) -> None:
     """The wrong predictions that the fine-tuned checkpoint was surest of."""
-    predicted, sureness = values.argmax(1), values.max(1)
-    wrong = np.flatnonzero(predicted != photos.labels.numpy())
-    worst = wrong[np.argsort(-sureness[wrong], kind="stable")][:count]
-    shown: list[tuple[Path, str]] = [
-        (photos.paths[i], f"{photos.ids[i]}\n{classes[predicted[i]]} {sureness[i]:.1%}") for i in worst
+    predicted, sureness = assessment.predicted("finetuned"), assessment.sureness("finetuned")
+    wrong = assessment.wrong("finetuned")
+    shown = [
+        (photos["path"].iloc[i], f"{photos['id'].iloc[i]}\n{classes[predicted[i]]} {sureness[i]:.1%}")
+        for i in wrong[:count].tolist()
     ]
     title = f"{len(wrong)} of {len(photos)} test photos wrong after fine-tuning; the most confident ones"
-    contact_sheet(shown, EVALUATION / "mistakes.png", title=title)
+    contact_sheet(shown, file, title=title)
+
+
+def _epochs() -> list[dict[str, float | None]]:
+    """The course of fine-tuning; what an epoch does not have is None."""
+    with (PLOTS / "epochs.csv").open(newline="", encoding="utf-8") as lines:
+        return [{key: float(value) if value else None for key, value in row.items()} for row in csv.DictReader(lines)]
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError) as error:
+        raise PipelineError(f"{file} cannot be used ({error}). Make it again with: dvc repro") from None
+
+
+def _put_in_place(fresh: Path) -> None:
+    """Move what is whole over what was there, file by file: DVC keeps a file of its own in the same folder."""
+    EVALUATION.mkdir(parents=True, exist_ok=True)
+    for file in sorted(fresh.iterdir()):
+        os.replace(file, EVALUATION / file.name)
+    fresh.rmdir()
 
 
 def _sentence(name: str, scores: Scores, confidence: float) -> str:

@@ -7,6 +7,9 @@ Run it with `dvc repro train-frozen-backbone`, or bare with `python -m pipeline 
 import math
 import time
 
+import numpy as np
+import pandas as pd
+
 from pipeline.checkpoint import CheckpointInfo, HeadInfo, library_versions, save_checkpoint
 from pipeline.data.loader import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, read_manifest, stored_fingerprint
@@ -15,13 +18,15 @@ from pipeline.models.backbone import create_backbone
 from pipeline.models.freezing import frozen_fingerprint, set_trainable
 from pipeline.models.head import replace_head, set_head
 from pipeline.params import Params
-from pipeline.paths import FEATURES, FROZEN, METRICS, PLOTS, PROCESSED, of_person
+from pipeline.paths import FEATURES, FROZEN, METRICS, OUT_OF_FOLD, PLOTS, PROCESSED, of_person
 from pipeline.progress import say
 from pipeline.results import write_csv, write_json
 from pipeline.runtime import resolve_runtime
 from pipeline.training.features import FeatureExtractor, Kept, engine_for, run_over
+from pipeline.training.out_of_fold import out_of_fold
 from pipeline.training.probe import fit_probe
 from pipeline.training.resume import parts_of_result
+from pipeline.training.temperature import fit_temperature
 
 STAGE = "train-frozen-backbone"
 
@@ -74,6 +79,8 @@ def run(params: Params) -> None:
     if frozen_fingerprint(model) != before:
         raise PipelineError("The frozen backbone moved while its head was solved. This is a defect: please report it.")
     metrics = {"val_accuracy": probe.best.accuracy, "val_log_loss": probe.best.log_loss, "l2": probe.best.l2}
+    val_logits = val.values @ probe.weight.T + probe.bias
+    metrics["temperature"] = fit_temperature(val_logits, val.labels)
     say(f"validation log-loss {probe.best.log_loss:.4f}, accuracy {probe.best.accuracy:.2%} with l2 = {probe.best.l2:g}")
 
     info = CheckpointInfo(
@@ -99,4 +106,9 @@ def run(params: Params) -> None:
     }
     save_checkpoint(FROZEN, info, state, general)
     write_csv(PLOTS / "l2_strengths.csv", [{"log10_l2": math.log10(one.l2)} | vars(one) for one in probe.candidates])
+    groups = manifest.set_index("id").loc[list(splits["train"].ids), "group"].tolist()
+    unseen = out_of_fold(train.values, train.labels, groups, l2=probe.best.l2)
+    probabilities = np.concatenate([unseen, val_logits.double().softmax(1).numpy()])
+    ids = pd.Index([*splits["train"].ids, *splits["val"].ids], name="id")
+    pd.DataFrame(probabilities, ids, list(classes)).to_csv(OUT_OF_FOLD, float_format="%.6g", lineterminator="\n")
     write_json(METRICS / f"{STAGE}.json", metrics | {"seconds": time.monotonic() - started})

@@ -47,6 +47,7 @@ def run(params: Params) -> None:
 
     kept = result.kept
     metrics = {"val_accuracy": kept.val_accuracy, "val_log_loss": kept.val_log_loss, "share": kept.share}
+    metrics["temperature"] = kept.val_temperature
     epoch = result.best.epoch if kept.share else 0
     note = "" if kept.share else NOT_BETTER
     say(note or f"kept {kept.share:.0%} of epoch {epoch}: validation log-loss {kept.val_log_loss:.4f}")

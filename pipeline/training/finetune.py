@@ -35,6 +35,7 @@ from pipeline.runtime import ResolvedRuntime
 from pipeline.training.features import engine_for, run_over
 from pipeline.training.resume import ResumeFolder
 from pipeline.training.schedule import default_epochs, learning_rate
+from pipeline.training.temperature import fit_temperature
 
 # Shares of the fine-tuned weights that are tried besides none and all of them.
 SHARES = (0.25, 0.5, 0.75)
@@ -49,6 +50,7 @@ class Epoch:
     train_loss: float | None
     val_log_loss: float
     val_accuracy: float
+    val_temperature: float  # that makes the validation log-loss least
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Interpolated:
     share: float
     val_log_loss: float
     val_accuracy: float
+    val_temperature: float
 
 
 @dataclass(frozen=True)
@@ -206,13 +209,12 @@ class _Trainer:
         epoch = len(self.history)
         rate = 0.0 if epoch == 0 else self._learning_rate(epoch * self.steps_an_epoch - 1)
         what = "before fine-tuning" if epoch == 0 else f"after epoch {epoch}"
-        loss, accuracy = self._validate(self.model, what)
-        self.history.append(Epoch(epoch, rate, train_loss, loss, accuracy))
+        self.history.append(Epoch(epoch, rate, train_loss, *self._validate(self.model, what)))
         if epoch > 0 and self._best().epoch == epoch:
             self.best_state = _on_cpu(self.model.state_dict())
 
-    def _validate(self, model: nn.Module, what: str) -> tuple[float, float]:
-        """Log-loss and accuracy of a model on the validation split."""
+    def _validate(self, model: nn.Module, what: str) -> tuple[float, float, float]:
+        """Log-loss and accuracy of a model on the validation split, and the temperature that fits it best."""
         module = copy.deepcopy(model).cpu().eval().to(memory_format=torch.contiguous_format)
         unfold_batch_norm(module)
         engine = engine_for(module, self.val, self.preprocessing, choice=self.engine, runtime=self.runtime)
@@ -226,7 +228,7 @@ class _Trainer:
         loss = log_loss(outputs.labels.numpy(), probabilities.numpy(), labels=list(range(probabilities.shape[1])))
         accuracy = (probabilities.argmax(1) == outputs.labels).double().mean().item()
         say(f"{what}: validation log-loss {loss:.4f}, accuracy {accuracy:.2%}")
-        return float(loss), accuracy
+        return float(loss), accuracy, fit_temperature(outputs.values, outputs.labels)
 
     def _best(self) -> Epoch:
         """The best epoch of training, which epoch 0 is not."""
@@ -235,7 +237,10 @@ class _Trainer:
     def _interpolate(self) -> tuple[Interpolated, dict[str, Tensor]]:
         """The best point on the straight line from the weights that came in to those of the best epoch."""
         first, best = self.history[0], self._best()
-        tried = [Interpolated(share, one.val_log_loss, one.val_accuracy) for share, one in ((0.0, first), (1.0, best))]
+        tried = [
+            Interpolated(share, one.val_log_loss, one.val_accuracy, one.val_temperature)
+            for share, one in ((0.0, first), (1.0, best))
+        ]
         model = copy.deepcopy(self.model)
         for share in SHARES:
             model.load_state_dict(self._between(share))

@@ -1,0 +1,96 @@
+"""What several checkpoints say of the same photos, from one pass over them: each photo is decoded once.
+
+predictions = predict(models, infos, photos, runtime, mirrored=False)
+predictions.probabilities["frozen"]           # (n, classes) float64
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.checkpoint import MODEL_FILE, CheckpointInfo
+from pipeline.data.loader import Photos
+from pipeline.errors import PipelineError
+from pipeline.evaluation.metrics import refuse_broken
+from pipeline.evaluation.slices import MEASURED, of_batch
+from pipeline.models.engine import Engine
+from pipeline.runtime import ResolvedRuntime
+from pipeline.training.features import engine_for, run_over
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Of n photos, in the order of their ids.
+
+    Attributes:
+        probabilities: checkpoint -> (n, classes) float64.
+        mirrored: the same, as the mean over each photo and its mirror image; empty unless asked for.
+        measured: property -> (n,) of the photos as the networks see them.
+    """
+
+    probabilities: dict[str, np.ndarray]
+    mirrored: dict[str, np.ndarray]
+    measured: dict[str, np.ndarray]
+
+
+def predict(
+    models: Mapping[str, nn.Module],
+    infos: Mapping[str, CheckpointInfo],
+    photos: Photos,
+    runtime: ResolvedRuntime,
+    *,
+    mirrored: bool,
+) -> Predictions:
+    """Run every checkpoint over the photos; checkpoints of equal weights run once.
+
+    Args:
+        models: checkpoint -> network in eval mode, on the CPU, where it is again afterwards.
+        infos: checkpoint -> its description; classes and preprocessing are the same for all.
+        photos: at least one.
+        runtime: where to compute.
+        mirrored: whether to run mirror images too, which doubles the work.
+
+    Raises:
+        PipelineError: a weight or a probability is not finite.
+    """
+    any_info = next(iter(infos.values()))
+    preprocessing, classes = any_info.preprocessing, any_info.head.num_outputs
+    weights = {name: infos[name].files[MODEL_FILE] for name in models}
+    engines: dict[str, Engine] = {}
+    for name, model in models.items():
+        _refuse_broken_weights(name, model)
+        if weights[name] not in engines:
+            choice = infos[name].engine
+            engines[weights[name]] = engine_for(model, photos, preprocessing, choice=choice, runtime=runtime)
+
+    def run_all(batch: Tensor) -> Tensor:
+        views = [batch, batch.flip(3)] if mirrored else [batch]
+        logits = [engine.run(view) for view in views for engine in engines.values()]
+        return torch.cat([*logits, of_batch(batch, preprocessing)], 1)
+
+    outputs = run_over(run_all, photos, preprocessing, runtime=runtime, description="testing").values
+    for model in models.values():
+        model.to("cpu").to(memory_format=torch.contiguous_format)  # an engine may have moved it
+    *logits, measured = outputs.split([classes] * len(engines) * (1 + mirrored) + [len(MEASURED)], 1)
+    probabilities = [part.double().softmax(1).numpy() for part in logits]
+    for values in probabilities:
+        refuse_broken(values)
+    plain = dict(zip(engines, probabilities, strict=False))
+    mirror = dict(zip(engines, probabilities[len(engines) :], strict=False))
+    return Predictions(
+        probabilities={name: plain[weights[name]] for name in models},
+        mirrored={name: (plain[key] + mirror[key]) / 2 for name, key in weights.items() if key in mirror},
+        measured=dict(zip(MEASURED, measured.double().numpy().T, strict=True)),
+    )
+
+
+def _refuse_broken_weights(name: str, model: nn.Module) -> None:
+    broken = [key for key, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise PipelineError(
+            f"The {name} checkpoint holds weights that are not finite numbers, in {broken[0]} for one. Make it again with: "
+            "dvc repro --force"
+        )

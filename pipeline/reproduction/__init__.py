@@ -1,0 +1,1 @@
+"""Results that others can hold against their own: reported accuracy, its reproduction, and experiments side by side."""

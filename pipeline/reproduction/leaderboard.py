@@ -1,0 +1,156 @@
+"""The experiments of `dvc exp` side by side: what each is worth, and what it cost.
+
+entries = entries_of(shown)          # what `dvc exp show --json` printed
+print(leaderboard(entries))
+picture(entries, Path("outputs/leaderboard.svg"))
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import PipelineError
+from pipeline.reproduction.record import dvc
+from pipeline.reproduction.table import aligned
+
+SCORES = "outputs/evaluation/metrics.json"
+OF_EVALUATION = "outputs/metrics/evaluate.json"
+TRAINING = ("outputs/metrics/train-frozen-backbone.json", "outputs/metrics/unfreeze-finetune.json")
+INKS = {"frozen": "#2f77a3", "finetuned": "#cf5a22"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One experiment: accuracies in [0, 1], log-loss in nats, times in seconds."""
+
+    name: str
+    backbone: str
+    num_parameters: int
+    frozen_accuracy: float
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    log_loss: float
+    num_test: int
+    probe_seconds: float
+    finetune_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """Of both training stages."""
+        return self.probe_seconds + self.finetune_seconds
+
+
+def shown_experiments(project: Path) -> list[dict[str, Any]]:
+    """What DVC knows of all experiments of all branches and commits.
+
+    Raises:
+        PipelineError: DVC cannot tell.
+    """
+    done = dvc(project, "exp", "show", "--all-commits", "--json")
+    if done.returncode:
+        raise PipelineError(f"dvc exp show failed: {done.stderr.strip()}")
+    return json.loads(done.stdout)
+
+
+def entries_of(shown: Sequence[dict[str, Any]]) -> list[Entry]:
+    """The experiments that were evaluated, the most accurate first; of equals the one with the lower log-loss.
+
+    A result that stands several times, in the workspace and in the commit that it was made in, say, is listed once.
+    """
+    found: dict[tuple[Any, ...], Entry] = {}
+    for state in _states(shown):
+        entry = _entry(state)
+        if entry is not None:
+            found.setdefault(tuple(value for key, value in vars(entry).items() if key != "name"), entry)
+    return sorted(found.values(), key=lambda entry: (-entry.accuracy, entry.log_loss))
+
+
+def leaderboard(entries: Sequence[Entry]) -> str:
+    """The table."""
+    rows = [
+        ("", "experiment", "backbone", "parameters", "frozen", "fine-tuned", "log-loss", "test photos", "probe", "fine-tuning")
+    ]
+    rows += [
+        (
+            f"{place}",
+            entry.name,
+            entry.backbone,
+            f"{entry.num_parameters / 1e6:,.2f} M",
+            f"{entry.frozen_accuracy:.2%}",
+            f"{entry.accuracy:.2%} ({entry.accuracy_low:.2%} to {entry.accuracy_high:.2%})",
+            f"{entry.log_loss:.4f}",
+            f"{entry.num_test:,}",
+            f"{entry.probe_seconds:,.0f} s",
+            f"{entry.finetune_seconds:,.0f} s",
+        )
+        for place, entry in enumerate(entries, 1)
+    ]
+    return aligned(rows)
+
+
+def picture(entries: Sequence[Entry], file: Path) -> None:
+    """Accuracy against the seconds that training took, both stages of each experiment, as SVG or PNG by the file's name."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+    from matplotlib.ticker import PercentFormatter
+
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    for entry in entries:
+        path = [(entry.probe_seconds, entry.frozen_accuracy), (entry.seconds, entry.accuracy)]
+        axes.plot(*zip(*path, strict=True), color="#a9a59b", linewidth=1, zorder=1)
+        axes.scatter(*path[0], color=INKS["frozen"], zorder=3)
+        bounds = [[entry.accuracy - entry.accuracy_low], [entry.accuracy_high - entry.accuracy]]
+        axes.errorbar(*path[1], yerr=bounds, color=INKS["finetuned"], marker="o", capsize=3, linestyle="", zorder=2)
+        axes.annotate(
+            f"{entry.backbone} ({entry.name})", path[1], xytext=(-7, 6), textcoords="offset points", ha="right", fontsize=9
+        )
+    axes.scatter([], [], color=INKS["frozen"], label="frozen: a solved head")
+    axes.scatter([], [], color=INKS["finetuned"], label="fine-tuned, with its interval")
+    axes.set_xscale("log")
+    axes.margins(x=0.25)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set(xlabel="seconds of training", ylabel="accuracy on the test photos")
+    axes.grid(color="#e2ddd2")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper left", ncols=2, frameon=False)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=150)
+    pyplot.close(figure)
+
+
+def _states(shown: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Experiments first, because they have names, then commits, then the workspace."""
+    experiments = [state for base in shown for group in base.get("experiments") or [] for state in group["revs"]]
+    yield from experiments
+    yield from reversed(shown)
+
+
+def _entry(state: dict[str, Any]) -> Entry | None:
+    """None where an experiment failed, is still running, or was made before all these numbers were written."""
+    data = state.get("data") or {}
+    metrics = {file: content.get("data") or {} for file, content in (data.get("metrics") or {}).items()}
+    params = (data.get("params") or {}).get("params.yaml", {}).get("data") or {}
+    try:
+        scores = metrics[SCORES]
+        probe, finetune = (metrics[file]["seconds"] for file in TRAINING)
+        tuned = scores["finetuned"]
+        return Entry(
+            name=state.get("name") or (state["rev"] if state["rev"] == "workspace" else state["rev"][:7]),
+            backbone=params["backbone"]["name"],
+            num_parameters=metrics[OF_EVALUATION]["num_parameters"],
+            frozen_accuracy=scores["frozen"]["accuracy"],
+            accuracy=tuned["accuracy"],
+            accuracy_low=tuned["accuracy_low"],
+            accuracy_high=tuned["accuracy_high"],
+            log_loss=tuned["log_loss"],
+            num_test=scores["num_test"],
+            probe_seconds=probe,
+            finetune_seconds=finetune,
+        )
+    except KeyError:
+        return None

@@ -1,0 +1,109 @@
+"""The report: one file that says what it should, escapes what comes from outside, and looks right in a real browser."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from pipeline.evaluation.report import render_report, verdict
+from tests.evaluation.reports import report_of
+
+CHROMIUM = Path("/usr/bin/chromium")
+CUT_OFF = """() => [...document.querySelectorAll("body *")].filter(element => {
+  const box = element.getBoundingClientRect();
+  const beyond = box.width > 0 && (box.right > innerWidth + 0.5 || box.left < -0.5);
+  const hidden = getComputedStyle(element).overflowX !== "visible" && element.scrollWidth > element.clientWidth + 1;
+  return beyond || hidden;
+}).map(element => element.outerHTML.slice(0, 120))"""
+
+
+class Tags(HTMLParser):
+    """Every tag of a page with its attributes; unbalanced ones are found."""
+
+    VOID = ("meta", "link", "img", "br", "circle", "path", "rect", "input")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize("classes", [("cat", "dog"), ("beagle", "persian", "sphynx"), tuple(f"breed {n}" for n in range(15))])
+def test_the_page_is_whole_whatever_the_number_of_classes(tmp_path: Path, classes: tuple[str, ...]) -> None:
+    page = render_report(report_of(tmp_path, classes))
+    tags = Tags()
+    tags.feed(page)
+    assert tags.open == []
+    images = [attributes for tag, attributes in tags.found if tag == "img"]
+    assert len(images) > 20
+    for image in images:
+        assert image["alt"]
+        assert str(image["src"]).startswith("data:image/jpeg;base64,")
+    assert not re.search(r"https?://|<script|url\(|@import", page)
+    ids = {attributes["id"] for _, attributes in tags.found if attributes.get("id")}
+    targets = {str(attributes["href"])[1:] for tag, attributes in tags.found if tag == "a"}
+    assert targets == ids
+    assert len(page) < 5_000_000
+
+
+def test_what_comes_from_outside_is_escaped(tmp_path: Path) -> None:
+    page = render_report(report_of(tmp_path, ("<b>cat</b>", "dog & wolf")))
+    assert "<b>cat" not in page
+    assert "<not markup>" not in page
+    assert "dog &amp; wolf" in page
+
+
+def test_the_verdict_says_what_the_numbers_say(tmp_path: Path) -> None:
+    report = report_of(tmp_path, ("cat", "dog"))
+    assert report.assessment.comparison.p_value < 0.05
+    assert "Unfreezing helped" in verdict(report)
+    assert "the fine-tuned checkpoint is the frozen one" in verdict(report_of(tmp_path, ("cat", "dog"), note="not better"))
+
+
+def test_numbers_of_the_page_are_those_of_the_metrics(tmp_path: Path) -> None:
+    report = report_of(tmp_path, ("cat", "dog"))
+    page, metrics = render_report(report), report.assessment.metrics()
+    for checkpoint in ("frozen", "finetuned"):
+        assert f"{metrics[checkpoint]['accuracy']:.2%}" in page
+        assert f"{metrics[checkpoint]['calibrated_calibration_error']:.4f}" in page
+        assert f"{metrics[checkpoint]['undoubted_accuracy']:.2%}" in page
+    assert metrics["num_doubtful"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("classes", [("cat", "dog"), tuple(f"breed {n}" for n in range(15))])
+def test_a_browser_shows_it_without_fault(tmp_path: Path, classes: tuple[str, ...], width: int, scheme: str) -> None:
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no {CHROMIUM}; on Debian: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    page_file = tmp_path / "report.html"
+    page_file.write_text(render_report(report_of(tmp_path, classes)), encoding="utf-8")
+    told: list[str] = []
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=arguments)
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page.on("console", lambda message: told.append(message.text))
+        page.on("pageerror", lambda error: told.append(str(error)))
+        page.on("request", lambda request: None if request.url.startswith(("file:", "data:")) else told.append(request.url))
+        page.goto(page_file.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.evaluate(CUT_OFF) == []
+        assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0 && image.alt)")
+        paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", paper)[:3])) < 200) == (scheme == "dark")
+        browser.close()
+    assert told == []

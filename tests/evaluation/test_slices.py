@@ -1,0 +1,70 @@
+"""Slices: every photo in one slice of each kind, named by where its value lies."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pipeline.checkpoint import Preprocessing
+from pipeline.evaluation.slices import of_batch, slice_scores, slices_of
+
+HALVES = Preprocessing(
+    input_size=(3, 32, 32),
+    mean=(0.5, 0.4, 0.3),
+    std=(0.2, 0.25, 0.3),
+    interpolation="bicubic",
+    crop_pct=1.0,
+    crop_mode="center",
+)
+
+
+def table(count: int = 9) -> pd.DataFrame:
+    numbers = np.arange(count)
+    return pd.DataFrame(
+        {
+            "width": 100 + 50 * numbers,
+            "height": 200,
+            "brightness": numbers / 10,
+            "sharpness": 0.1,
+            "format": ["JPEG"] * (count - 1) + ["GIF"],
+        }
+    )
+
+
+def normalised(luma: torch.Tensor) -> torch.Tensor:
+    """Grey images (n, height, width) in [0, 1] as a network gets them."""
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (HALVES.mean, HALVES.std))
+    return (luma[:, None].expand(-1, 3, -1, -1) - mean) / std
+
+
+def test_every_photo_is_in_one_slice_of_each_kind() -> None:
+    right = {"frozen": np.arange(9) % 2 == 0, "finetuned": np.ones(9, dtype=bool)}
+    scores = slice_scores(slices_of(table()), right, confidence=0.95)
+    for kind in {one.property for one in scores}:
+        members = [one for one in scores if one.property == kind]
+        assert sum(one.photos for one in members) == 9
+        assert sum(one.photos * one.accuracy["frozen"][0] for one in members) == pytest.approx(5)
+    for one in scores:
+        value, low, high = one.accuracy["finetuned"]
+        assert low < value == 1 == pytest.approx(high)
+
+
+def test_slices_are_named_by_their_bounds_and_ordered() -> None:
+    scores = slice_scores(slices_of(table()), {"frozen": np.ones(9, dtype=bool)}, confidence=0.95)
+    names = {kind: [one.name for one in scores if one.property == kind] for kind in ("brightness", "shape", "file format")}
+    assert [name.split()[0] for name in names["brightness"]] == ["up", "26.7", "over"]
+    assert names["shape"] == ["about square", "upright", "wide"]
+    assert names["file format"] == ["GIF", "JPEG"]
+
+
+def test_equal_values_are_one_slice() -> None:
+    assert slices_of(table())["sharpness"].unique().tolist() == ["all 10"]
+
+
+def test_brightness_is_the_mean_luma_and_blur_lowers_sharpness() -> None:
+    noise = torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0))
+    blurred = torch.nn.functional.avg_pool2d(noise[:, None], 5, 1, 2, count_include_pad=False)[:, 0]
+    measured = of_batch(normalised(torch.cat([torch.full((1, 32, 32), 0.25), noise, blurred])), HALVES)
+    assert measured[0].tolist() == pytest.approx([0.25, 0.0], abs=1e-5)
+    assert measured[1, 0] == pytest.approx(noise.mean().item(), abs=1e-4)
+    assert measured[2, 1] < measured[1, 1] / 4
