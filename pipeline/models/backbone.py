@@ -98,8 +98,15 @@ def rebuild(info: CheckpointInfo, state: dict[str, Tensor]) -> nn.Module:
     """
     model = timm.create_model(info.backbone.name, pretrained=False, **info.backbone.kwargs)
     head = info.head
-    shape = {"hidden": head.hidden, "activation": head.activation, "norm": head.norm, "dropout": head.dropout}
-    replace_head(model, head.num_outputs, initialisation="zeros", **shape)
+    replace_head(
+        model,
+        head.num_outputs,
+        hidden=head.hidden,
+        activation=head.activation,
+        norm=head.norm,
+        dropout=head.dropout,
+        initialisation="zeros",
+    )
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -124,7 +131,7 @@ def _from_hub(name: str, weights: str) -> tuple[nn.Module, dict[str, Any]]:
         config = timm.get_pretrained_cfg(name)
         if config is None or not config.has_weights:
             raise PipelineError(f"timm has no pretrained weights for {name}. {OFFLINE_WAYS}")
-        source = config.url or f"{huggingface_hub.constants.ENDPOINT}/{config.hf_hub_id}"
+        source = str(config.url or f"{huggingface_hub.constants.ENDPOINT}/{config.hf_hub_id}")
         with _fetching(name, source):
             return timm.create_model(name, pretrained=True), {}
     hub_id = weights.removeprefix(HUB_PREFIX)

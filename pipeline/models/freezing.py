@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import torch
 from timm.models import group_parameters
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
 from pipeline.models.head import find_heads
@@ -76,8 +76,8 @@ def blocks_of(model: Any, *, head: str | None = None) -> list[list[str]]:
     child of that.
 
     >>> import timm
-    >>> [block[0] for block in blocks_of(timm.create_model("test_resnet"))]
-    ['conv1.0.weight', 'layer1.0.conv1.weight', 'layer2.0.conv1.weight', 'layer3.0.conv1.weight', 'layer4.0.conv1.weight', 'fc.weight']
+    >>> [block[0] for block in blocks_of(timm.create_model("test_resnet"))][:3]
+    ['conv1.0.weight', 'layer1.0.conv1.weight', 'layer2.0.conv1.weight']
     """
     return _blocks(model, (head,) if head else find_heads(model))
 
@@ -99,7 +99,7 @@ def frozen_fingerprint(model: nn.Module, *, head: str | None = None) -> str:
     """
     heads = _heads_or_none(model, head)
     live = [name for name, module in _with_running_statistics(model) if _learns_statistics(name, module, heads)]
-    frozen = [(name, tensor) for name, tensor in model.named_parameters() if not tensor.requires_grad]
+    frozen: list[tuple[str, Tensor]] = [entry for entry in model.named_parameters() if not entry[1].requires_grad]
     frozen += [(name, tensor) for name, tensor in model.named_buffers() if name.rpartition(".")[0] not in live]
     digest = hashlib.sha256()
     for name, tensor in sorted(frozen, key=lambda entry: entry[0]):

@@ -10,8 +10,8 @@ the new weights from a generator of its own, so that the same seed gives the sam
 Networks with several classifiers. Distilled ones (DeiT, LeViT, EfficientFormer ...) carry two side by side, and outside
 distillation their output is the mean of both; deeply supervised ones (Inception, GoogLeNet) carry auxiliary classifiers
 halfway down, whose outputs come beside the main one in training mode. The rule is the same for all: every classifier is
-replaced, all get the same initial weights where their shapes agree, and all count as head when freezing. `find_heads` lists them, the main
-one first.
+replaced, all get the same initial weights where their shapes agree, and all count as head when freezing. `find_heads`
+lists them, the main one first.
 """
 
 import math

@@ -260,7 +260,7 @@ def _by_own_names(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dic
             continue
         if target in matched and matched[target] != target:
             raise PipelineError(
-                f"Both {matched[target]} and {name} would be loaded as {target}; nothing was loaded. Keep one of them in the file."
+                f"Both {matched[target]} and {name} would be loaded as {target}; nothing was loaded. Keep one in the file."
             )
         matched.setdefault(target, name)
     return matched

@@ -39,17 +39,16 @@ def summarise(model: nn.Module, preprocessing: Preprocessing, *, depth: int = 2)
     total, learning = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
     state_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     heads = [f"{path} ({model.get_submodule(path)})".replace("\n", "") for path in find_heads(model)]
-    norms = [
-        module for module in model.modules() if any(name == "running_var" for name, _ in module.named_buffers(recurse=False))
-    ]
+    norms = [module for module in model.modules() if "running_var" in dict(module.named_buffers(recurse=False))]
     channels, height, width = preprocessing.input_size
+    mean, std = _rounded(preprocessing.mean), _rounded(preprocessing.std)
     lines = {
         "network": type(model).__name__,
         "head": ", ".join(heads),
         "parameters": f"{total:,}: {learning:,} learn, {total - learning:,} are frozen",
         "weights file": f"{megabytes(state_bytes)}",
         "BatchNorm": f"{len(norms)} layers, {sum('train' in vars(module) for module in norms)} of them held in eval",
-        "input": f"{channels} channels, {height} x {width}, mean {_rounded(preprocessing.mean)}, std {_rounded(preprocessing.std)}",
+        "input": f"{channels} channels, {height} x {width}, mean {mean}, std {std}",
         "resizing": f"{preprocessing.interpolation}, {preprocessing.crop_mode} crop of {preprocessing.crop_pct:.3g}",
     }
     told = "\n".join(f"{key + ':':<14}{value}" for key, value in lines.items())

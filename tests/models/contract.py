@@ -16,9 +16,17 @@ from torchvision.models.regnet import BlockParams
 from pipeline.models.freezing import set_trainable
 from pipeline.models.head import find_heads, replace_head
 
-
 # Architecture -> why timm itself cannot: nothing of ours would help.
-EXCEPTIONS: dict[str, str] = {}
+NO_CLASSIFIER = "timm: the image encoder of a larger model, which gives feature maps; it has no classifier, nor a place for one"
+EXCEPTIONS = {
+    "deepseek_vit_412m_enc": NO_CLASSIFIER,
+    "gemma4_vit_167m_enc": NO_CLASSIFIER,
+    "gemma4_vit_570m_enc": NO_CLASSIFIER,
+    "mobilenetv5_300m_enc": NO_CLASSIFIER,
+    "qwen3_vit_88m_enc": NO_CLASSIFIER,
+    "qwen3_vit_306m_enc": NO_CLASSIFIER,
+    "qwen3_vit_416m_enc": NO_CLASSIFIER,
+}
 
 
 def create_timm(name: str) -> nn.Module:
