@@ -85,6 +85,8 @@ def blocks_of(model: Any, *, head: str | None = None) -> list[list[str]]:
 def frozen_fingerprint(model: nn.Module, *, head: str | None = None) -> str:
     """The sha256 of everything that must not move: parameters without gradient, and buffers, by name and bytes.
 
+    Of the buffers, those of `state_dict()`: others are caches that a network fills as it runs (ConViT's relative positions).
+
     In plain torch: `before = copy.deepcopy(model.state_dict())` and a comparison of every tensor afterwards. A hash costs
     no second model in memory and can be written down. Left out are the statistics that a learning head's own norm layers
     gather.
@@ -100,7 +102,9 @@ def frozen_fingerprint(model: nn.Module, *, head: str | None = None) -> str:
     heads = _heads_or_none(model, head)
     live = [name for name, module in _with_running_statistics(model) if _learns_statistics(name, module, heads)]
     frozen: list[tuple[str, Tensor]] = [entry for entry in model.named_parameters() if not entry[1].requires_grad]
-    frozen += [(name, tensor) for name, tensor in model.named_buffers() if name.rpartition(".")[0] not in live]
+    kept = model.state_dict().keys()
+    buffers = [(name, tensor) for name, tensor in model.named_buffers() if name in kept]
+    frozen += [(name, tensor) for name, tensor in buffers if name.rpartition(".")[0] not in live]
     digest = hashlib.sha256()
     for name, tensor in sorted(frozen, key=lambda entry: entry[0]):
         digest.update(name.encode())
@@ -138,7 +142,7 @@ def _top_blocks(model: nn.Module, count: int, heads: tuple[str, ...]) -> set[str
 
 def _blocks(model: Any, heads: tuple[str, ...]) -> list[list[str]]:
     if hasattr(model, "group_matcher"):
-        numbered: dict[str, int] = group_parameters(model, model.group_matcher(coarse=True), reverse=True)
+        numbered: dict[str, int] = group_parameters(model, _matcher(model), reverse=True)
     else:
         numbered = _numbered_by_structure(model)
     # A matcher may give several classifiers several numbers, or numbers amid the blocks', so the head is set apart here.
@@ -149,6 +153,13 @@ def _blocks(model: Any, heads: tuple[str, ...]) -> list[list[str]]:
         top = _is_within(name, heads) or numbered[name] == beside_head
         blocks.setdefault(last + 1 if top else numbered[name], []).append(name)
     return [blocks[number] for number in sorted(blocks)]
+
+
+def _matcher(model: Any) -> Any:
+    try:
+        return model.group_matcher(coarse=True)
+    except AssertionError:  # RDNet has the fine one alone
+        return model.group_matcher(coarse=False)
 
 
 def _numbered_by_structure(model: nn.Module) -> dict[str, int]:

@@ -77,7 +77,7 @@ def find_heads(model: nn.Module) -> tuple[str, ...]:
     ('fc',)
     """
     modules = dict(model.named_modules())
-    main = _stated(model, modules) or _usual(modules)
+    main = _stated(model, modules) or _usual(modules) or _made_here(modules)
     if not main:
         raise PipelineError(
             f"No classifier found in {type(model).__name__}: looked at {', '.join(USUAL_PATHS)}. Give its dotted path as head=."
@@ -142,7 +142,7 @@ def replace_head(
     >>> model = timm.create_model("test_resnet")
     >>> replace_head(model, 2, hidden=[16], norm="layer", dropout=0.1, class_priors=[3, 1])
     'fc'
-    >>> model(torch.zeros(1, 3, 32, 32)).shape, model.num_classes
+    >>> model.eval()(torch.zeros(1, 3, 32, 32)).shape, model.num_classes
     (torch.Size([1, 2]), 2)
     """
     _check(num_outputs, hidden, norm, dropout, initialisation)
@@ -168,8 +168,9 @@ def from_probe(model: nn.Module, weight: Tensor, bias: Tensor, *, head: str | No
     """Give the linear head a solved linear probe.
 
     In plain torch: `model.fc.weight.data.copy_(weight); model.fc.bias.data.copy_(bias)`. What this adds: the classifier is
-    found; of several side by side each gets the probe, so that their mean computes it; a head with one logit takes the
-    difference of a two-class probe's rows, whose sigmoid is the same probability as the softmax of both.
+    found; of several side by side each gets the probe, so that their mean computes it, or where each has features of its
+    own (CrossViT), its columns of a probe on all of them; auxiliary ones, which VOLO adds to the output, are set to zero; a
+    head with one logit takes the difference of a two-class probe's rows, whose sigmoid is the softmax's probability.
 
     Args:
         model: a network with a linear head in place (`replace_head`).
@@ -187,24 +188,31 @@ def from_probe(model: nn.Module, weight: Tensor, bias: Tensor, *, head: str | No
     Parameter containing:
     tensor([0., 1.], requires_grad=True)
     """
-    main = find_heads(model) if head is None else (head,)
-    paths = [path for path in main if not path.lower().startswith(AUXILIARY_PREFIX)]
-    for path in paths:
-        layer = model.get_submodule(path)
-        if isinstance(layer, MlpHead):
-            raise PipelineError(f"The head at {path!r} has hidden layers; a linear probe cannot be its solution.")
-        own_weight, own_bias = _weight_and_bias(layer, path)
-        fitted_weight, fitted_bias = weight, bias
-        if len(own_weight) == 1 and len(weight) == 2:
-            fitted_weight, fitted_bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
-        if fitted_weight.numel() != own_weight.numel() or fitted_bias.shape != own_bias.shape:
-            raise PipelineError(
-                f"The probe is of {tuple(weight.shape)} (classes, features), but the head at {path!r} of "
-                f"{tuple(own_weight.shape[:2])}. Solve it on the inputs of this classifier, for its classes."
-            )
-        with torch.no_grad():
-            own_weight.copy_(fitted_weight.reshape(own_weight.shape))
-            own_bias.copy_(fitted_bias)
+    paths = find_heads(model) if head is None else (head,)
+    auxiliary = [path for path in paths if path.lower().startswith(AUXILIARY_PREFIX)]
+    main = [path for path in paths if path not in auxiliary]
+    layers = [_linear_at(model, path) for path in main]
+    if len(layers[0].weight) == 1 and len(weight) == 2:
+        weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
+    widths = [layer.weight.shape[1] for layer in layers]
+    if set(widths) == {weight.shape[1]}:
+        parts = [weight] * len(layers)
+    elif sum(widths) == weight.shape[1]:
+        parts = [part / share for part, share in zip(weight.split(widths, dim=1), _shares(model, len(layers)), strict=True)]
+    else:
+        parts = []
+    if not parts or len(layers[0].weight) != len(weight) or len(bias) != len(weight):
+        raise PipelineError(
+            f"The probe is of {tuple(weight.shape)} (classes, features), but the head at {main[0]!r} of "
+            f"{tuple(layers[0].weight.shape[:2])}. Solve it on the inputs of this classifier, for its classes."
+        )
+    with torch.no_grad():
+        for layer, part in zip(layers, parts, strict=True):
+            layer.weight.copy_(part.reshape(layer.weight.shape))
+            layer.bias.copy_(bias)
+        for path in auxiliary:
+            for tensor in model.get_submodule(path).parameters():
+                tensor.zero_()
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -261,6 +269,10 @@ def _usual(modules: dict[str, nn.Module]) -> tuple[str, ...]:
     return tuple(path for path in found if path is not None)[:1]
 
 
+def _made_here(modules: dict[str, nn.Module]) -> tuple[str, ...]:
+    return tuple(name for name, module in modules.items() if isinstance(module, MlpHead))
+
+
 def _classifier_within(modules: dict[str, nn.Module], path: str) -> str | None:
     """The last layer at or below a path that can be a classifier; the place of one that was removed counts too."""
     if path not in modules:
@@ -293,11 +305,11 @@ def _check(num_outputs: int, hidden: Sequence[int], norm: str, dropout: float, i
 def _prior_bias(class_priors: Sequence[float] | None, num_outputs: int) -> Tensor:
     """(num_outputs,): zero, or what makes the outputs of zero weights the classes' frequencies."""
     if class_priors is None:
-        return torch.zeros(num_outputs)
+        return torch.zeros(num_outputs, device="cpu")
     classes = max(num_outputs, 2)
     if len(class_priors) != classes or not all(0 < prior < math.inf for prior in class_priors):
         raise PipelineError(f"class_priors = {list(class_priors)}, but should be {classes} positive shares or counts.")
-    priors = torch.tensor(class_priors, dtype=torch.float64)
+    priors = torch.tensor(class_priors, dtype=torch.float64, device="cpu")
     logs = (priors / priors.sum()).log()
     return (logs[1:] - logs[:1] if num_outputs == 1 else logs).float()
 
@@ -395,8 +407,18 @@ def _tell_num_classes(model: nn.Module, path: str, num_outputs: int) -> None:
             module.num_classes = num_outputs
 
 
-def _weight_and_bias(head: nn.Module, path: str) -> tuple[Tensor, Tensor]:
-    weight, bias = getattr(head, "weight", None), getattr(head, "bias", None)
-    if not isinstance(weight, Tensor) or not isinstance(bias, Tensor):
-        raise PipelineError(f"The classifier at {path!r} ({type(head).__name__}) has no weight and bias of its own.")
-    return weight, bias
+def _linear_at(model: nn.Module, path: str) -> Any:
+    layer = model.get_submodule(path)
+    if isinstance(layer, MlpHead):
+        raise PipelineError(f"The head at {path!r} has hidden layers; a linear probe cannot be its solution.")
+    if not _is_linear(layer) or layer.bias is None:
+        raise PipelineError(f"The classifier at {path!r} ({type(layer).__name__}) has no weight and bias of its own.")
+    return layer
+
+
+def _shares(model: Any, count: int) -> list[float]:
+    """What part each of several classifiers has in the output: EfficientViM learns it, elsewhere it is the mean."""
+    learnt = getattr(model, "weights", None)
+    if isinstance(learnt, nn.Parameter) and learnt.shape == (count,):
+        return learnt.detach().softmax(0).tolist()
+    return [1 / count] * count
