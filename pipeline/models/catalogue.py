@@ -51,7 +51,7 @@ def look_up(name: str) -> Entry:
     It is made on torch's meta device to count its parameters: without memory, without a download, a fraction of a second.
 
     >>> look_up("test_resnet").parameters
-    472744
+    469688
     """
     config: Any = timm.get_pretrained_cfg(name)
     with torch.device("meta"), warnings.catch_warnings():

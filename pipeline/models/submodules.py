@@ -99,7 +99,7 @@ def delete_module(model: nn.Module, path: str) -> nn.Module:
     """Take a module out, and return it.
 
     In plain torch: `del model.layer4[1]`, which also renumbers what follows, or `model.fc = nn.Identity()`. From a
-    `Sequential` or `ModuleList` the module goes, and names that follow keep theirs in a `Sequential` of names; anywhere else an
+    `Sequential` or `ModuleList` the module goes, and those that follow move up; anywhere else an
     `Identity` takes its place, because the parent's `forward` calls it by name.
 
     Raises:

@@ -130,7 +130,7 @@ COMPUTED = {
     "hgnetv2_b0": 64,
     "shvit_s1": 64,
     "cpubone_nano": 64,
-    "efficientvim_m1": 64,
+    "efficientvim_m1": 128,
     "levit_128s": 224,
     "densenet121": 64,
     "dpn48b": 64,
