@@ -50,7 +50,7 @@ def test_replacing_keeps_the_mode_and_gives_the_old_one() -> None:
     old = model.body[1]
     assert replace_module(model, "body.1", nn.Dropout()) is old
     assert not model.body[1].training
-    with pytest.raises(PipelineError, match="no module at 'body.9'"):
+    with pytest.raises(PipelineError, match=r"no module at 'body\.9'"):
         replace_module(model, "body.9", nn.Dropout())
     with pytest.raises(PipelineError, match="the model itself"):
         replace_module(model, "", nn.Dropout())
