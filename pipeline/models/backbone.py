@@ -67,7 +67,7 @@ def create_backbone(name: str, weights: str, *, locate: Callable[[str], Path] = 
             "hf-hub:OWNER/NAME": a model of this architecture on the Hugging Face hub, in timm's format;
             "ResNet50_Weights.IMAGENET1K_V2": weights by torchvision's name, where their layers are named as timm's are;
             a path: a .safetensors, .pth, .pt, .tar or .bin file; a JSON of the same name beside it may hold model_kwargs,
-            input_size, mean, std, interpolation, crop_pct.
+            input_size, mean, std, interpolation, crop_pct, and the file's sha256, which is checked then.
         locate: from that path as it was written to where the file is.
         unsafe: unpickle the file whole; read what `pipeline.models.loading.read_weights` says of it first.
 
@@ -205,6 +205,11 @@ def _description_beside(file: Path, name: str) -> dict[str, Any]:
         raise PipelineError(
             f"{file} holds weights of {architecture}, but backbone.name is {name}. Set backbone.name={architecture}, or "
             "other weights."
+        )
+    if description.get("sha256", sha256 := sha256_of(file)) != sha256:
+        raise PipelineError(
+            f"{file} is not the file that {description_file.name} beside it describes: its sha256 is {sha256}, not "
+            f"{description['sha256']}. It was damaged or exchanged; fetch or make it again."
         )
     return description
 

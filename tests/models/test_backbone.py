@@ -16,6 +16,7 @@ from torch import nn
 
 from pipeline.checkpoint import HeadInfo
 from pipeline.errors import PipelineError
+from pipeline.files import sha256_of
 from pipeline.models.backbone import create_backbone, evaluation_transform, rebuild
 from pipeline.models.engine import build_engine
 from pipeline.models.head import replace_head
@@ -116,6 +117,16 @@ def test_a_missing_file_and_a_broken_description_are_told(weights: Path, tmp_pat
         create_backbone("test_resnet", str(tmp_path / "none.safetensors"))
     weights.with_suffix(".json").write_text("{")
     with pytest.raises(PipelineError, match="not valid JSON"):
+        create_backbone("test_resnet", str(weights))
+
+
+def test_one_flipped_bit_is_refused_where_the_description_has_the_hash(weights: Path) -> None:
+    describe(weights, sha256=sha256_of(weights))
+    create_backbone("test_resnet", str(weights))
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(PipelineError, match=r"weights\.safetensors is not the file that weights\.json beside it describes"):
         create_backbone("test_resnet", str(weights))
 
 

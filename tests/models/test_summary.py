@@ -1,9 +1,13 @@
 """A summary tells the truth about a network, and the catalogue about timm."""
 
+from pathlib import Path
+
 import pytest
 import timm
 from torch import nn
+from typer.testing import CliRunner
 
+from pipeline.__main__ import app
 from pipeline.errors import PipelineError
 from pipeline.models.backbone import create_backbone
 from pipeline.models.catalogue import look_up, matching, show_backbones
@@ -56,3 +60,15 @@ def test_the_catalogue_says_what_timm_says(capsys: pytest.CaptureFixture[str]) -
     shown = capsys.readouterr().out
     assert "test_resnet" in shown
     assert "0.47 M" in shown
+
+
+def test_the_commands_print_what_the_functions_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # no params.yaml: a name on the command line needs none
+    shown = CliRunner().invoke(app, ["summary", "--backbone", "test_resnet", "--unfrozen", "all", "--depth", "1"])
+    assert shown.exit_code == 0, shown.output
+    assert "0 are frozen" in shown.output
+    shown = CliRunner().invoke(app, ["backbones", "test_resne?"])
+    assert shown.exit_code == 0, shown.output
+    assert "test_resnet" in shown.output
+    assert CliRunner().invoke(app, ["backbones", "no such"]).exit_code == 1
+    assert CliRunner().invoke(app, ["summary"]).exit_code == 1
