@@ -131,7 +131,8 @@ def _from_hub(name: str, weights: str) -> tuple[nn.Module, dict[str, Any]]:
         config = timm.get_pretrained_cfg(name)
         if config is None or not config.has_weights:
             raise PipelineError(f"timm has no pretrained weights for {name}. {OFFLINE_WAYS}")
-        source = str(config.url or f"{huggingface_hub.constants.ENDPOINT}/{config.hf_hub_id}")
+        hub = f"{huggingface_hub.constants.ENDPOINT}/{config.hf_hub_id}"
+        source = hub if config.hf_hub_id else str(config.url)  # in the order in which timm tries them
         with _fetching(name, source):
             return timm.create_model(name, pretrained=True), {}
     hub_id = weights.removeprefix(HUB_PREFIX)
@@ -148,7 +149,7 @@ def _from_hub(name: str, weights: str) -> tuple[nn.Module, dict[str, Any]]:
 def _from_torchvision(name: str, weights: str) -> Backbone:
     try:
         enum = torchvision.models.get_weight(weights)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, KeyError):
         raise PipelineError(
             f"backbone.weights = {weights}: torchvision has no weights of this name. Its names are such as "
             "ResNet50_Weights.IMAGENET1K_V2."

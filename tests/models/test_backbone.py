@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 import urllib.request
 from pathlib import Path
 
@@ -199,7 +200,11 @@ def test_torchvisions_weights_by_name_come_with_their_preprocessing(tmp_path: Pa
 
 @pytest.fixture
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No host answers: everything goes through a proxy on a local port that is closed; and no cache holds anything."""
+    """No host answers: everything goes through a proxy on a local port that is closed; and no cache holds anything.
+
+    The libraries make their retries, but do not wait between them.
+    """
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         closed = f"http://127.0.0.1:{free.getsockname()[1]}"
