@@ -7,6 +7,7 @@ pass; the lines above it say what transfer learning asks: where the head is, wha
 """
 
 import difflib
+import re
 from typing import Literal, cast
 
 import timm
@@ -65,7 +66,8 @@ def summarise(model: nn.Module, preprocessing: Preprocessing, *, depth: int = 2)
         verbose=0,
     )
     model.train(was_training)
-    return f"{told}\n{table}"
+    # torchinfo prints the member of its enum where it means the unit.
+    return re.sub(r"Units\.([A-Z])[A-Z]*", r"\1", f"{told}\n{table}")
 
 
 def show_summary(name: str, weights: str, *, outputs: int, unfrozen: str, depth: int, unsafe: bool = False) -> None:

@@ -29,7 +29,7 @@ def test_the_summary_counts_what_is_there() -> None:
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in backbone.model.modules())
     assert f"{norms} layers, {norms} of them held in eval" in text
     assert "[1, 2]" in text
-    assert "mult-adds" in text
+    assert "mult-adds (M): " in text
     assert f"{backbone.preprocessing.input_size[1]} x {backbone.preprocessing.input_size[2]}" in text
     assert list(backbone.model.state_dict()) == keys
     assert backbone.model.training == training
