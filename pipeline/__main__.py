@@ -93,6 +93,35 @@ def _leaderboard(
         show_leaderboard(figure)
 
 
+@app.command()
+def summary(
+    backbone: Annotated[str | None, typer.Option(help="A name of timm's; without it, the one of params.yaml.")] = None,
+    weights: Annotated[str | None, typer.Option(help="As backbone.weights in params.yaml; none for random ones.")] = None,
+    outputs: Annotated[int, typer.Option(help="Outputs of the new head.")] = 2,
+    unfrozen: Annotated[str, typer.Option(help="What learns: head, all, or how many of the topmost blocks.")] = "head",
+    depth: Annotated[int, typer.Option(help="Levels of layers shown.")] = 2,
+    unsafe: Annotated[bool, typer.Option("--unsafe", help="Unpickle a weights file whole, which runs code in it.")] = False,
+) -> None:
+    """Show a backbone with its head: layers, shapes, parameters, memory."""
+    with _errors_told():
+        from pipeline.models.summary import show_summary
+        from pipeline.params import load_params
+
+        if backbone is None:
+            section = load_params().backbone
+            backbone, weights = section.name, weights or section.weights
+        show_summary(backbone, weights or "none", outputs=outputs, unfrozen=unfrozen, depth=depth, unsafe=unsafe)
+
+
+@app.command()
+def backbones(pattern: Annotated[str, typer.Argument(help="Names to list, such as 'convnext*'.")] = "*") -> None:
+    """List timm's backbones: parameters, input, licence, pretrained weights."""
+    with _errors_told():
+        from pipeline.models.catalogue import show_backbones
+
+        show_backbones(pattern)
+
+
 # What the operating system refuses because of the state of a disk or a folder, not of a mistake in this project.
 OF_THE_WORLD = {
     errno.ENOSPC,

@@ -3,7 +3,7 @@
     outputs/frozen/
       model.safetensors    parameters and buffers
       checkpoint.json      how to rebuild, feed and trust the model: a `CheckpointInfo`
-      training_state.pt    the general checkpoint: epoch, model_state_dict, optimizer_state_dict, loss, random state
+      training_state.pt    the general checkpoint: epoch, model_state_dict, ema_state_dict, optimizer_state_dict, loss ...
 
     info = read_info(Path("outputs/frozen"))
     model.load_state_dict(read_model_state(Path("outputs/frozen"), device="cuda"))
@@ -20,10 +20,11 @@ kill, no weights without the class names and the preprocessing that they were tr
 import pickle
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -32,7 +33,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.errors import PipelineError
-from pipeline.files import fsync, recover_folder, replace_folder, sha256_of
+from pipeline.files import disk_of, fsync, megabytes, recover_folder, replace_folder, sha256_of
 
 MODEL_FILE = "model.safetensors"
 INFO_FILE = "checkpoint.json"
@@ -69,11 +70,15 @@ class Preprocessing(_Record):
 
 
 class HeadInfo(_Record):
-    """The classifier: its dotted path in the network, its outputs, and how its weights were set."""
+    """The classifier: its dotted path in the network, its outputs, how its weights were set, and any hidden layers."""
 
     path: str
     num_outputs: int
     initialisation: str
+    hidden: tuple[int, ...] = ()  # widths; activation, norm and dropout are of these layers
+    activation: str = "gelu"
+    norm: Literal["none", "batch", "layer"] = "none"
+    dropout: float = 0.0
 
 
 class DataFingerprints(_Record):
@@ -114,27 +119,88 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint folder atomically; a checkpoint that was there before is replaced only by a whole new one.
 
+    In plain torch: `torch.save(model.state_dict(), "model.pt")`, which empties the old file before it writes the new one:
+    a kill or a full disk in between loses both.
+
     Args:
         folder: where it shall stand.
         info: all but `files`, which is filled in here.
         model_state: `model.state_dict()`, on any device.
         training_state: the general checkpoint; tensors, numbers, strings, None, and dicts, lists and tuples of them.
+
+    Raises:
+        PipelineError: it cannot be written, on a full disk say; the old checkpoint stands as it was.
+        OSError: likewise.
     """
     recover_folder(folder)
     temporary = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    # A fresh contiguous copy a tensor: safetensors refuses shared memory and cannot keep a memory format.
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model_state.items()}
-    save_file(tensors, temporary / MODEL_FILE)
-    torch.save(dict(training_state), temporary / TRAINING_STATE_FILE)
-    files = {name: sha256_of(temporary / name) for name in (MODEL_FILE, TRAINING_STATE_FILE)}
-    text = info.model_copy(update={"files": files}).model_dump_json(indent=2)
-    (temporary / INFO_FILE).write_text(text + "\n", encoding="utf-8")
-    for file in temporary.iterdir():
-        fsync(file)
-    fsync(temporary)
+    with _removed_on_failure(temporary):
+        # A fresh contiguous copy a tensor: safetensors refuses shared memory and cannot keep a memory format.
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model_state.items()}
+        save_file(tensors, temporary / MODEL_FILE)
+        torch.save(dict(training_state), temporary / TRAINING_STATE_FILE)
+        files = {name: sha256_of(temporary / name) for name in (MODEL_FILE, TRAINING_STATE_FILE)}
+        text = info.model_copy(update={"files": files}).model_dump_json(indent=2)
+        (temporary / INFO_FILE).write_text(text + "\n", encoding="utf-8")
+        for file in temporary.iterdir():
+            fsync(file)
+        fsync(temporary)
     replace_folder(temporary, folder)
+
+
+def save_general(file: Path, content: Mapping[str, Any]) -> None:
+    """Write a general checkpoint, of one model or of several, to one file, atomically.
+
+    In plain torch::
+
+        torch.save({"epoch": 3, "generator": generator.state_dict(), "critic": critic.state_dict(), "loss": 0.1}, file)
+
+    The content is the same; what this adds is that the file is written beside, flushed to the disk and renamed, so that the
+    old one stands until the new one is whole.
+
+    Args:
+        file: its folder exists or is made.
+        content: tensors, numbers, strings, None, and dicts, lists and tuples of them, such as state dicts.
+
+    Raises:
+        PipelineError: it cannot be written; the old file stands as it was.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp(), "two.pt")
+    >>> teacher, student = torch.nn.Linear(2, 2), torch.nn.Linear(2, 1)
+    >>> save_general(file, {"epoch": 1, "teacher": teacher.state_dict(), "student": student.state_dict()})
+    >>> student.load_state_dict(read_general(file)["student"])
+    <All keys matched successfully>
+    """
+    temporary = file.with_name(f".{file.name}.new")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with _removed_on_failure(temporary):
+        torch.save(dict(content), temporary)
+        fsync(temporary)
+        temporary.replace(file)
+    fsync(file.parent)
+
+
+def read_general(file: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read what `save_general` wrote onto a device ("cpu", "cuda:1", "meta" ...), without unpickling code.
+
+    In plain torch: `torch.load(file, map_location=device, weights_only=True)`. Here a missing, broken or hostile file is
+    told in words.
+
+    Raises:
+        PipelineError: there is no such file, it is broken, or it holds more than tensors and primitives.
+    """
+    try:
+        return torch.load(file, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise PipelineError(f"{file}: there is no such file.") from None
+    except pickle.UnpicklingError as error:
+        raise PipelineError(f"{file} holds more than tensors and primitives, and is not loaded: {error}.") from None
+    except Exception as error:  # a torn or foreign file raises many kinds
+        reason = [*str(error).splitlines(), type(error).__name__][0]
+        raise PipelineError(f"{file} cannot be read: {reason}. Its writing was cut short, or it is no torch file.") from None
 
 
 def read_info(folder: Path) -> CheckpointInfo:
@@ -160,21 +226,34 @@ def read_info(folder: Path) -> CheckpointInfo:
 
 
 def read_model_state(folder: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
-    """Read the parameters and buffers onto a device, checked against their hash."""
+    """Read the parameters and buffers onto a device ("cpu", "cuda:1", "meta" ...), checked against their hash.
+
+    In plain torch: `torch.load("model.pt", map_location=device, weights_only=True)`, which takes whatever bytes are there.
+
+    Raises:
+        PipelineError: the file is missing or broken, or is not the one that was saved.
+    """
     path = _checked(folder, MODEL_FILE)
+    # safetensors knows no meta device; the file is mapped, not read, until a tensor is touched.
+    on_meta = torch.device(device).type == "meta"
     try:
-        return load_file(path, device=str(device))
+        state = load_file(path, device="cpu" if on_meta else str(device))
     except SafetensorError as error:
         raise PipelineError(f"{path} cannot be read: {error}. {_AGAIN}") from None
+    return {name: tensor.to("meta") for name, tensor in state.items()} if on_meta else state
 
 
 def read_training_state(folder: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read the general checkpoint onto a device, checked against its hash, without unpickling code."""
+    """Read the general checkpoint onto a device, checked against its hash, without unpickling code.
+
+    Raises:
+        PipelineError: the file is missing or broken, is not the one that was saved, or holds more than data.
+    """
     path = _checked(folder, TRAINING_STATE_FILE)
     try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise PipelineError(f"{path} holds more than tensors and primitives, and is not loaded: {error}. {_AGAIN}") from None
+        return read_general(path, device)
+    except PipelineError as error:
+        raise PipelineError(f"{error} {_AGAIN}") from None
 
 
 def refuse_other_data(info: CheckpointInfo, folder: Path, classes: tuple[str, ...], data: DataFingerprints) -> None:
@@ -193,6 +272,31 @@ def refuse_other_data(info: CheckpointInfo, folder: Path, classes: tuple[str, ..
 
 
 _AGAIN = "Make it again with: dvc repro"
+
+
+@contextmanager
+def _removed_on_failure(path: Path) -> Iterator[None]:
+    """Leave no half-written file or folder behind on a disk that may be full; tell it in words where a library cannot."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:  # what their writers, which are no Python, make of an OSError
+        free = megabytes(shutil.disk_usage(path.parent).free)
+        reason = str(error).splitlines()[0]
+        _remove(path)
+        raise PipelineError(
+            f"{path} cannot be written ({reason}); {free} were free on the disk mounted at {disk_of(path)}. What was saved "
+            "before stands as it was. Free some room there, then run the same command again."
+        ) from None
+    except BaseException:
+        _remove(path)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _checked(folder: Path, name: str) -> Path:

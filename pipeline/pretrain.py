@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from pipeline.data.drawn.canvas import Image
 from pipeline.data.drawn.other_classes import OTHER_CLASSES
 from pipeline.data.drawn.petimages import WORKERS, draw_photo
+from pipeline.files import sha256_of
 from pipeline.progress import progress, say
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
@@ -211,8 +212,10 @@ def pretrain(recipe: Recipe, output: Path) -> None:
         "licence": "MIT",
     }
     output.mkdir(parents=True, exist_ok=True)
+    file = output / f"{recipe.architecture}.drawn.safetensors"
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    (output / f"{recipe.architecture}.drawn.safetensors").write_bytes(save(weights))
+    file.write_bytes(save(weights))
+    card["sha256"] = sha256_of(file)
     (output / f"{recipe.architecture}.drawn.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     say(f"wrote {output / recipe.architecture}.drawn.safetensors and .json in {seconds} s")
 

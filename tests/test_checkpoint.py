@@ -1,5 +1,6 @@
 """A checkpoint is whole or absent, says what it is, and refuses what is not its own."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,14 +15,17 @@ from pipeline.checkpoint import (
     HeadInfo,
     Preprocessing,
     library_versions,
+    read_general,
     read_info,
     read_model_state,
     read_training_state,
     refuse_other_data,
     save_checkpoint,
+    save_general,
 )
 from pipeline.errors import PipelineError
 
+ROOT = Path(__file__).resolve().parents[1]
 DATA = DataFingerprints(manifest="m", train="t", val="v")
 INFO = CheckpointInfo(
     stage="train-frozen-backbone",
@@ -154,10 +158,174 @@ for step in range(1, 60):
         print("steps", step - 1)
         break
 """
-    root = Path(__file__).resolve().parents[1]
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True)
     steps = int(done.stdout.split("steps")[1])
     assert steps >= 10, done.stderr
     values = [read_model_state(tmp_path / str(step))["weight"][0, 0].item() for step in range(1, steps + 1)]
     assert set(values) == {1.0, 2.0}
     assert values == sorted(values), "a later kill brought back an older checkpoint"
+
+
+AT_EACH_SYSTEM_CALL = """
+import shutil, sys
+from pathlib import Path
+from tests.ptrace import restore, states_at_each_system_call
+from tests.test_checkpoint import save, save_one_file, value_of, value_of_one_file
+
+root, after = Path(sys.argv[1], "writing"), Path(sys.argv[1], "after the kill")
+for write, read, name in ((save, value_of, "model"), (save_one_file, value_of_one_file, "model.pt")):
+    root.mkdir()
+    write(root / name, 1.0)
+    try:
+        calls, states = states_at_each_system_call(lambda: write(root / name, 2.0), root)
+    except PermissionError:
+        sys.exit(77)
+    values = []
+    for state in states:
+        after.mkdir()
+        restore(state, after)
+        values.append(read(after / name))
+        write(after / name, 3.0)  # and the next save works over whatever the kill has left
+        assert read(after / name) == 3.0
+        assert [path.name for path in after.iterdir()] == [name]
+        shutil.rmtree(after)
+    assert values == sorted(values), "a later kill brought back an older checkpoint"
+    shutil.rmtree(root)
+    print(calls, len(states), *sorted(set(values)))
+"""
+
+
+def save_one_file(file: Path, value: float) -> None:
+    save_general(file, {"teacher": {"weight": torch.full((2, 3), value)}, "student": {"weight": torch.zeros(1)}, "epoch": 1})
+
+
+def value_of(folder: Path) -> float:
+    """The value of a checkpoint that must be whole: both files, against their hashes."""
+    read_training_state(folder)
+    return read_model_state(folder)["weight"][0, 0].item()
+
+
+def value_of_one_file(file: Path) -> float:
+    return read_general(file)["teacher"]["weight"][0, 0].item()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tracing system calls is Linux's ptrace")
+def test_a_kill_at_any_system_call_of_a_save_leaves_the_old_or_the_new_checkpoint(tmp_path: Path) -> None:
+    """In a process of its own, with one thread, because it forks."""
+    done = subprocess.run(
+        [sys.executable, "-c", AT_EACH_SYSTEM_CALL, str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode == 77:
+        pytest.skip("this machine does not let a process trace its child")
+    assert done.returncode == 0, done.stderr
+    for line, least in zip(done.stdout.splitlines(), (12, 4), strict=True):
+        calls, states, *values = line.split()
+        assert int(calls) > int(states) >= least
+        assert values == ["1.0", "2.0"]
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from pipeline.errors import PipelineError
+from tests.test_checkpoint import save, save_one_file, value_of, value_of_one_file
+
+root = Path(sys.argv[1])
+save(root / "model", 1.0)
+save_one_file(root / "one.pt", 1.0)
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+whole = max(file.stat().st_size for file in (root / "model").iterdir())
+for size in range(0, whole, 211):
+    for write, read, target in ((save, value_of, root / "model"), (save_one_file, value_of_one_file, root / "one.pt")):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            write(target, 2.0)
+            stopped = False
+        except (PipelineError, OSError) as error:
+            stopped, told = True, str(error)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        assert read(target) == (1.0 if stopped else 2.0), size
+        write(target, 1.0)
+        assert sorted(path.name for path in root.iterdir()) == ["model", "one.pt"], size
+        print("stopped" if stopped else "went through")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a limit of the size of files is POSIX's")
+def test_a_disk_that_is_full_at_any_byte_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split().count("stopped") > 10
+
+
+def test_several_models_and_optimisers_go_into_one_file_and_come_back(tmp_path: Path) -> None:
+    models = {"generator": torch.nn.Linear(3, 2), "critic": torch.nn.Linear(2, 1)}
+    optimisers = {name: torch.optim.Adam(model.parameters()) for name, model in models.items()}
+    averaged = torch.optim.swa_utils.AveragedModel(models["critic"])
+    for name, model in models.items():
+        model(torch.ones(1, model.in_features)).sum().backward()
+        optimisers[name].step()
+    content = {
+        name: {"model_state_dict": models[name].state_dict(), "optimizer_state_dict": optimisers[name].state_dict()}
+        for name in models
+    }
+    save_general(tmp_path / "two.pt", {"epoch": 4, "loss": 0.25, "ema_state_dict": averaged.state_dict(), **content})
+    back = read_general(tmp_path / "two.pt")
+    assert (back["epoch"], back["loss"]) == (4, 0.25)
+    for name, model in models.items():
+        fresh = torch.nn.Linear(model.in_features, model.out_features)
+        fresh.load_state_dict(back[name]["model_state_dict"])
+        assert torch.equal(fresh.weight, model.weight)
+        optimiser = torch.optim.Adam(fresh.parameters())
+        optimiser.load_state_dict(back[name]["optimizer_state_dict"])
+        assert optimiser.state_dict()["state"][0]["step"] == 1
+
+
+def test_one_argument_says_where_tensors_shall_be(tmp_path: Path) -> None:
+    state = save(tmp_path / "model", 1.0)
+    devices = ["cpu", "meta", *(["cuda"] if torch.cuda.is_available() else [])]
+    for device in devices:
+        read = read_model_state(tmp_path / "model", device)
+        assert {tensor.device.type for tensor in read.values()} == {device}
+        assert {name: (tensor.shape, tensor.dtype) for name, tensor in read.items()} == {
+            name: (tensor.shape, tensor.dtype) for name, tensor in state.items()
+        }
+        general = read_training_state(tmp_path / "model", device)
+        assert general["model_state_dict"]["weight"].device.type == device
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_saved_on_a_gpu_it_loads_on_a_processor_and_back(tmp_path: Path) -> None:
+    state = {"weight": torch.randn(3, 3, device="cuda")}
+    save_checkpoint(tmp_path / "model", INFO, state, {"model_state_dict": state})
+    on_cpu = read_model_state(tmp_path / "model", "cpu")
+    assert torch.equal(on_cpu["weight"], state["weight"].cpu())
+    save_checkpoint(tmp_path / "model", INFO, on_cpu, {"model_state_dict": on_cpu})
+    assert torch.equal(read_model_state(tmp_path / "model", "cuda")["weight"], state["weight"])
+    assert torch.equal(read_training_state(tmp_path / "model", "cuda")["model_state_dict"]["weight"], state["weight"])
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 torn"])
+def test_a_broken_general_checkpoint_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "state.pt").write_bytes(content)
+    with pytest.raises(PipelineError, match=r"state\.pt"):
+        read_general(tmp_path / "state.pt")
+    with pytest.raises(PipelineError, match="no such file"):
+        read_general(tmp_path / "none.pt")
+
+
+def test_a_hostile_general_checkpoint_does_not_run(tmp_path: Path) -> None:
+    class Hostile:
+        def __reduce__(self) -> tuple:
+            return Path.mkdir, (tmp_path / "mark",)
+
+    torch.save({"epoch": 1, "surprise": Hostile()}, tmp_path / "state.pt")
+    with pytest.raises(PipelineError, match=r"state\.pt holds more than tensors"):
+        read_general(tmp_path / "state.pt")
+    assert not (tmp_path / "mark").exists()

@@ -10,8 +10,10 @@ must match by name and shape, and what does not is listed.
 
 import hashlib
 import json
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,17 +21,21 @@ from typing import Any
 import huggingface_hub
 import timm
 import torch
+import torchvision
 from safetensors.torch import save
 from timm.data import create_transform, resolve_data_config
-from timm.models import load_state_dict
+from timm.models import load_model_config_from_hf
 from torch import Tensor, nn
 
 from pipeline.checkpoint import BackboneInfo, CheckpointInfo, Preprocessing
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of
-from pipeline.models.head import find_head, replace_head
+from pipeline.models.head import find_heads, replace_head
+from pipeline.models.loading import load_weights
 from pipeline.progress import say
 
+HUB_PREFIX = "hf-hub:"
+TORCHVISION_WEIGHTS = re.compile(r"\w+_Weights\.\w+")
 DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 OFFLINE_WAYS = (
     "Without a network: set backbone.weights to a local weights file (.safetensors, .pth) of this network, or to none for "
@@ -46,36 +52,61 @@ class Backbone:
     preprocessing: Preprocessing
 
 
-def create_backbone(name: str, weights: str, *, locate: Callable[[str], Path] = Path) -> Backbone:
+def create_backbone(name: str, weights: str, *, locate: Callable[[str], Path] = Path, unsafe: bool = False) -> Backbone:
     """Build a network of timm's and load its weights.
 
+    In plain torch: `timm.create_model(name, pretrained=True)`, or a network without weights and `load_state_dict`. What this
+    adds: one argument for all sources, a hash of the weights for the record, the preprocessing that belongs to just these
+    weights, and one clear message where they cannot be had.
+
     Args:
-        name: an architecture of `timm.list_models()`.
-        weights: "pretrained" (timm's hub), "none" (random, seeded by 0), or the path of a .safetensors, .pth, .pt or .bin
-            file; a JSON of the same name beside it may hold model_kwargs, input_size, mean, std, interpolation, crop_pct.
+        name: an architecture of `timm.list_models()`, perhaps with timm's tag of the weights: resnet50.a1_in1k.
+        weights: one of
+            "none": random, seeded by 0;
+            "pretrained": timm's own, from its hub;
+            "hf-hub:OWNER/NAME": a model of this architecture on the Hugging Face hub, in timm's format;
+            "ResNet50_Weights.IMAGENET1K_V2": weights by torchvision's name, where their layers are named as timm's are;
+            a path: a .safetensors, .pth, .pt, .tar or .bin file; a JSON of the same name beside it may hold model_kwargs,
+            input_size, mean, std, interpolation, crop_pct, and the file's sha256, which is checked then.
         locate: from that path as it was written to where the file is.
+        unsafe: unpickle the file whole; read what `pipeline.models.loading.read_weights` says of it first.
 
     Raises:
         PipelineError: the weights cannot be had, or do not fit the network.
     """
-    if weights in ("none", "pretrained"):
-        model = _random(name, {}) if weights == "none" else _from_hub(name)
+    if weights in ("none", "pretrained") or weights.startswith(HUB_PREFIX):
+        model, kwargs = _from_hub(name, weights) if weights != "none" else (_random(name, {}), {})
         sha256 = None if weights == "none" else _state_hash(model.state_dict())
-        return Backbone(model, BackboneInfo(name=name, kwargs={}, weights=weights, weights_sha256=sha256), _told_by(model))
+        return Backbone(model, BackboneInfo(name=name, kwargs=kwargs, weights=weights, weights_sha256=sha256), _told_by(model))
+    if TORCHVISION_WEIGHTS.fullmatch(weights):
+        return _from_torchvision(name, weights)
     file = locate(weights)
     description = _description_beside(file, name)
     kwargs = description.get("model_kwargs", {})
     model = _random(name, kwargs)
-    _load_file(model, file, name)
+    load_weights(model, file, leave_out=find_heads(model), strict=True, unsafe=unsafe)
     info = BackboneInfo(name=name, kwargs=kwargs, weights=weights, weights_sha256=sha256_of(file))
     told = {key: description[key] for key in DATA_KEYS if key in description}
     return Backbone(model, info, _told_by(model, told))
 
 
 def rebuild(info: CheckpointInfo, state: dict[str, Tensor]) -> nn.Module:
-    """The network that a checkpoint describes, with its head and weights."""
+    """The network that a checkpoint describes, with its head and weights.
+
+    Raises:
+        PipelineError: the weights do not fit the network.
+    """
     model = timm.create_model(info.backbone.name, pretrained=False, **info.backbone.kwargs)
-    replace_head(model, info.head.num_outputs, initialisation="zeros")
+    head = info.head
+    replace_head(
+        model,
+        head.num_outputs,
+        hidden=head.hidden,
+        activation=head.activation,
+        norm=head.norm,
+        dropout=head.dropout,
+        initialisation="zeros",
+    )
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -94,16 +125,59 @@ def _random(name: str, kwargs: dict[str, Any]) -> nn.Module:
         return timm.create_model(name, pretrained=False, **kwargs)
 
 
-def _from_hub(name: str) -> nn.Module:
-    config = timm.get_pretrained_cfg(name)
-    if config is None or not config.has_weights:
-        raise PipelineError(f"timm has no pretrained weights for {name}. {OFFLINE_WAYS}")
-    source = config.url or f"{huggingface_hub.constants.ENDPOINT}/{config.hf_hub_id}"
+def _from_hub(name: str, weights: str) -> tuple[nn.Module, dict[str, Any]]:
+    """A network with weights of timm's choice or of an id on the hub, and the arguments that build it."""
+    if weights == "pretrained":
+        config = timm.get_pretrained_cfg(name)
+        if config is None or not config.has_weights:
+            raise PipelineError(f"timm has no pretrained weights for {name}. {OFFLINE_WAYS}")
+        hub = f"{huggingface_hub.constants.ENDPOINT}/{config.hf_hub_id}"
+        source = hub if config.hf_hub_id else str(config.url)  # in the order in which timm tries them
+        with _fetching(name, source):
+            return timm.create_model(name, pretrained=True), {}
+    hub_id = weights.removeprefix(HUB_PREFIX)
+    with _fetching(name, f"{huggingface_hub.constants.ENDPOINT}/{hub_id}"):
+        config, architecture, kwargs = load_model_config_from_hf(hub_id)
+        if architecture != name.split(".")[0]:
+            raise PipelineError(
+                f"{weights} holds weights of {architecture}, but backbone.name is {name}. Set backbone.name={architecture}, or "
+                "other weights."
+            )
+        return timm.create_model(weights, pretrained=True), kwargs or {}
+
+
+def _from_torchvision(name: str, weights: str) -> Backbone:
+    try:
+        enum = torchvision.models.get_weight(weights)
+    except (ValueError, AttributeError, KeyError):
+        raise PipelineError(
+            f"backbone.weights = {weights}: torchvision has no weights of this name. Its names are such as "
+            "ResNet50_Weights.IMAGENET1K_V2."
+        ) from None
+    with _fetching(name, enum.url):
+        state = dict(enum.get_state_dict(progress=False, check_hash=True))
+    model = _random(name, {})
+    load_weights(model, state, leave_out=find_heads(model), strict=True)
+    transform = enum.transforms()
+    told = {
+        "input_size": (len(transform.mean), *2 * transform.crop_size),
+        "mean": tuple(transform.mean),
+        "std": tuple(transform.std),
+        "interpolation": transform.interpolation.value,
+        "crop_pct": transform.crop_size[0] / transform.resize_size[0],
+    }
+    info = BackboneInfo(name=name, kwargs={}, weights=weights, weights_sha256=_state_hash(state))
+    return Backbone(model, info, _told_by(model, told))
+
+
+@contextmanager
+def _fetching(name: str, source: str) -> Iterator[None]:
+    """Say what is fetched, and turn a failure of the network into one message."""
     say(f"fetching the pretrained weights of {name}, unless they are here already: {source}")
     huggingface_hub.utils.logging.set_verbosity_error()  # its retries are told once, in the message below
     started = time.monotonic()
     try:
-        return timm.create_model(name, pretrained=True)
+        yield
     except OSError as error:  # what huggingface_hub and urllib raise when a host cannot be reached are all of this kind
         seconds = time.monotonic() - started
         raise PipelineError(f"{source} could not be reached; tried for {seconds:.0f} s: {error}\n{OFFLINE_WAYS}") from None
@@ -133,28 +207,12 @@ def _description_beside(file: Path, name: str) -> dict[str, Any]:
             f"{file} holds weights of {architecture}, but backbone.name is {name}. Set backbone.name={architecture}, or "
             "other weights."
         )
+    if description.get("sha256", sha256 := sha256_of(file)) != sha256:
+        raise PipelineError(
+            f"{file} is not the file that {description_file.name} beside it describes: its sha256 is {sha256}, not "
+            f"{description['sha256']}. It was damaged or exchanged; fetch or make it again."
+        )
     return description
-
-
-def _load_file(model: nn.Module, file: Path, name: str) -> None:
-    try:
-        state = load_state_dict(str(file), device="cpu", weights_only=True)
-    except Exception as error:  # safetensors, zip and pickle readers each raise their own kinds for a broken file
-        raise PipelineError(f"{file} cannot be read as weights: {error}") from error
-    head = f"{find_head(model)}."
-    own = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith(head)}
-    given = {key: tensor for key, tensor in state.items() if not key.startswith(head)}
-    lines = [f"  missing from the file: {key}" for key in own.keys() - given.keys()]
-    lines += [f"  unknown to the network: {key}" for key in given.keys() - own.keys()]
-    lines += [
-        f"  of another shape: {key}: {tuple(given[key].shape)} in the file, {tuple(own[key].shape)} in the network"
-        for key in own.keys() & given.keys()
-        if own[key].shape != given[key].shape
-    ]
-    if lines:
-        shown = sorted(lines)[:20] + ([f"  … and {len(lines) - 20} more"] if len(lines) > 20 else [])
-        raise PipelineError("\n".join([f"{file} does not fit {name}; nothing was loaded:", *shown]))
-    model.load_state_dict(given, strict=False)
 
 
 def _state_hash(state: dict[str, Tensor]) -> str:

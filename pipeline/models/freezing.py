@@ -8,75 +8,208 @@
 In plain torch freezing is `for parameter in model.parameters(): parameter.requires_grad = False`. That leaves BatchNorm's
 running mean and variance moving with every batch in `model.train()`, and so a network that drifts although it is "frozen".
 Unfreezing with live BatchNorm on small batches is known to wreck this very task (98.1% to 50.6% in a published notebook),
-so here norm layers with running statistics stay in eval mode, frozen or not.
+so here the backbone's norm layers with running statistics stay in eval mode, frozen or not.
 """
 
 import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from types import MethodType
 from typing import Any, Literal
 
 import torch
 from timm.models import group_parameters
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
-from pipeline.models.head import find_head
+from pipeline.models.head import find_heads
+
+MOST = 0.8  # the share of a network's parameters from which on a child is the network's body, to be opened
 
 
-def set_trainable(model: nn.Module, unfrozen: Literal["all", "head"] | int) -> None:
-    """Decide for every parameter whether it learns, and hold every BatchNorm in eval mode. Idempotent.
+def set_trainable(model: nn.Module, unfrozen: Literal["all", "head"] | int | Sequence[str], *, head: str | None = None) -> None:
+    """Decide for every parameter whether it learns, and for every norm layer whether its statistics move. Idempotent.
+
+    In plain torch::
+
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad = name.startswith("fc.")
+
+    Those lines leave BatchNorm live, miss what an earlier call unfroze elsewhere, and know one network's head. Here every
+    parameter is set at every call; layers with running statistics are held in eval mode through any later `model.train()`,
+    except those of a new head, which learns them; classes stay what they are, so the keys of `state_dict()` do not change.
 
     Args:
-        model: a timm network with its head in place.
-        unfrozen: "head" alone; "all"; or how many of the topmost blocks learn besides the head, a block being what timm's
-            coarse `group_matcher` of the network says.
+        model: a timm or torchvision network, or any module together with `head`.
+        unfrozen: "all": nothing is frozen; "head": all but the head is; a number: so many of the topmost blocks learn
+            besides the head, as `blocks_of` counts them; dotted names of modules or parameters: just these learn.
+        head: the dotted path of the classifier, where it is not to be searched for.
 
     Raises:
-        PipelineError: more blocks are asked for than the network has.
+        PipelineError: more blocks are asked for than the network has, or a name is not in it.
+
+    >>> import timm
+    >>> model = timm.create_model("test_resnet", num_classes=2)
+    >>> set_trainable(model, ["layer4.0.conv1", "fc"])
+    >>> [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    ['layer4.0.conv1.weight', 'fc.weight', 'fc.bias']
+    >>> model.train().bn1.training
+    False
     """
-    head = f"{find_head(model)}."
-    learns = {name for name, _ in model.named_parameters() if unfrozen == "all" or name.startswith(head)}
-    if isinstance(unfrozen, int):
-        learns.update(_top_blocks(model, unfrozen))
+    heads = (head,) if head else find_heads(model)
+    learns = _learning(model, unfrozen, heads)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in learns)
-    keep_batch_norm_in_eval(model)
-
-
-def keep_batch_norm_in_eval(model: nn.Module) -> None:
-    """Hold every layer with running statistics in eval mode, whatever `model.train()` says from now on.
-
-    The layers keep their class, so the keys of `state_dict()` stay as they are, and `copy.deepcopy` carries the hold along.
-    """
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
+    for name, module in _with_running_statistics(model):
+        if _learns_statistics(name, module, heads):
+            module.__dict__.pop("train", None)
+        else:
             module.train = MethodType(_stay_in_eval, module)  # type: ignore[method-assign]
             module.eval()
 
 
-def frozen_fingerprint(model: nn.Module) -> str:
-    """The sha256 of everything that must not move: parameters without gradient, and all buffers, by name and bytes."""
+def blocks_of(model: Any, *, head: str | None = None) -> list[list[str]]:
+    """The names of a network's parameters, block by block from the stem up; the last list is the head's.
+
+    A block is what timm's coarse `group_matcher` says; what that puts beside the head (a last norm or convolution) stands in
+    the last list. In other networks a block is a child, or where that is a Sequential or holds most of the parameters, a
+    child of that.
+
+    >>> import timm
+    >>> [block[0] for block in blocks_of(timm.create_model("test_resnet"))][:3]
+    ['conv1.0.weight', 'layer1.0.conv1.weight', 'layer2.0.conv1.weight']
+    """
+    return _blocks(model, (head,) if head else find_heads(model))
+
+
+def frozen_fingerprint(model: nn.Module, *, head: str | None = None) -> str:
+    """The sha256 of everything that must not move: parameters without gradient, and buffers, by name and bytes.
+
+    Of the buffers, those of `state_dict()`: others are caches that a network fills as it runs (ConViT's relative positions).
+
+    In plain torch: `before = copy.deepcopy(model.state_dict())` and a comparison of every tensor afterwards. A hash costs
+    no second model in memory and can be written down. Left out are the statistics that a learning head's own norm layers
+    gather.
+
+    >>> import timm
+    >>> model = timm.create_model("test_resnet", num_classes=2)
+    >>> set_trainable(model, "head")
+    >>> before = frozen_fingerprint(model)
+    >>> _ = model.train()(torch.randn(2, 3, 32, 32))
+    >>> frozen_fingerprint(model) == before
+    True
+    """
+    heads = _heads_or_none(model, head)
+    live = [name for name, module in _with_running_statistics(model) if _learns_statistics(name, module, heads)]
+    frozen: list[tuple[str, Tensor]] = [entry for entry in model.named_parameters() if not entry[1].requires_grad]
+    kept = model.state_dict().keys()
+    buffers = [(name, tensor) for name, tensor in model.named_buffers() if name in kept]
+    frozen += [(name, tensor) for name, tensor in buffers if name.rpartition(".")[0] not in live]
     digest = hashlib.sha256()
-    frozen = [(name, tensor) for name, tensor in model.named_parameters() if not tensor.requires_grad]
-    for name, tensor in sorted(frozen + list(model.named_buffers())):
+    for name, tensor in sorted(frozen, key=lambda entry: entry[0]):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
+def _learning(model: nn.Module, unfrozen: Literal["all", "head"] | int | Sequence[str], heads: tuple[str, ...]) -> set[str]:
+    """Names of the parameters that learn."""
+    names = [name for name, _ in model.named_parameters()]
+    if unfrozen == "all":
+        return set(names)
+    if unfrozen == "head":
+        return {name for name in names if _is_within(name, heads)}
+    if isinstance(unfrozen, int):
+        return _top_blocks(model, unfrozen, heads)
+    if isinstance(unfrozen, str):
+        raise PipelineError(f"unfrozen = {unfrozen!r}, but should be 'all', 'head', a number of blocks or a list of names.")
+    unknown = [path for path in unfrozen if not any(_is_within(name, (path,)) for name in names)]
+    if unknown:
+        raise PipelineError(f"{type(model).__name__} has no parameters at {', '.join(map(repr, unknown))}.")
+    return {name for name in names if _is_within(name, tuple(unfrozen))}
+
+
+def _top_blocks(model: nn.Module, count: int, heads: tuple[str, ...]) -> set[str]:
+    """Names of the parameters in the topmost `count` blocks and above."""
+    blocks = _blocks(model, heads)
+    if not 0 <= count < len(blocks):
+        raise PipelineError(
+            f"unfreeze_finetune.unfrozen_blocks = {count}, but {type(model).__name__} has only {len(blocks) - 1} blocks below "
+            "its head."
+        )
+    return {name for block in blocks[len(blocks) - 1 - count :] for name in block}
+
+
+def _blocks(model: Any, heads: tuple[str, ...]) -> list[list[str]]:
+    if hasattr(model, "group_matcher"):
+        numbered: dict[str, int] = group_parameters(model, _matcher(model), reverse=True)
+    else:
+        numbered = _numbered_by_structure(model)
+    # A matcher may give several classifiers several numbers, or numbers amid the blocks', so the head is set apart here.
+    last = max((number for name, number in numbered.items() if not _is_within(name, heads)), default=0)
+    beside_head = last if any(numbered[name] == last for name in numbered if _is_within(name, heads)) else None
+    blocks: dict[int, list[str]] = {}
+    for name, _ in model.named_parameters():
+        top = _is_within(name, heads) or numbered[name] == beside_head
+        blocks.setdefault(last + 1 if top else numbered[name], []).append(name)
+    return [blocks[number] for number in sorted(blocks)]
+
+
+def _matcher(model: Any) -> Any:
+    try:
+        return model.group_matcher(coarse=True)
+    except AssertionError:  # RDNet has the fine one alone
+        return model.group_matcher(coarse=False)
+
+
+def _numbered_by_structure(model: nn.Module) -> dict[str, int]:
+    """Parameter name -> its block's place, for networks without timm's matcher."""
+    sizes: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        for depth in range(name.count(".") + 1):
+            sizes[".".join(name.split(".")[:depth])] += parameter.numel()
+    places: dict[str, int] = {}
+    return {name: places.setdefault(_block(model, name, sizes), len(places)) for name, _ in model.named_parameters()}
+
+
+def _block(model: nn.Module, name: str, sizes: Counter[str]) -> str:
+    """The dotted path of the block that a parameter belongs to."""
+    module, path = model, ""
+    for part in name.split(".")[:-1]:
+        is_entry = isinstance(module, nn.Sequential | nn.ModuleList)
+        module, path = module.get_submodule(part), f"{path}.{part}".lstrip(".")
+        is_opened = isinstance(module, nn.Sequential | nn.ModuleList) or sizes[path] > MOST * sizes[""]
+        if is_entry or not is_opened:
+            break
+    return path
+
+
+def _with_running_statistics(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """BatchNorm of every kind, and whatever else gathers statistics of the batches that it sees."""
+    for name, module in model.named_modules():
+        if any(buffer.startswith("running_") for buffer, _ in module.named_buffers(recurse=False)):
+            yield name, module
+
+
+def _learns_statistics(name: str, module: nn.Module, heads: tuple[str, ...]) -> bool:
+    learns = any(parameter.requires_grad for parameter in module.parameters())
+    return learns and _is_within(name, heads)
+
+
+def _heads_or_none(model: nn.Module, head: str | None) -> tuple[str, ...]:
+    """A network without a head has nothing that may gather statistics."""
+    if head:
+        return (head,)
+    try:
+        return find_heads(model)
+    except PipelineError:
+        return ()
+
+
+def _is_within(name: str, paths: Sequence[str]) -> bool:
+    return any(f"{name}.".startswith(f"{path}.") for path in paths)
+
+
 def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
     # nn.Module.train(False) for this module and its children, of which BatchNorm layers of timm may have some (activations).
     return nn.Module.train(module, False)
-
-
-def _top_blocks(model: Any, count: int) -> set[str]:
-    """Names of the parameters in the topmost `count` blocks and above."""
-    block_of: dict[str, int] = group_parameters(model, model.group_matcher(coarse=True), reverse=True)
-    # Blocks are numbered from the stem, 0, to the head, which the matcher makes a block of its own.
-    top = max(block_of.values())
-    if count > top:
-        raise PipelineError(
-            f"unfreeze_finetune.unfrozen_blocks = {count}, but {type(model).__name__} has only {top} blocks below its head."
-        )
-    return {name for name, block in block_of.items() if block >= top - count}

@@ -16,7 +16,7 @@ from pipeline.data.manifest import classes_of, read_manifest, stored_fingerprint
 from pipeline.errors import PipelineError
 from pipeline.models.backbone import create_backbone
 from pipeline.models.freezing import frozen_fingerprint, set_trainable
-from pipeline.models.head import replace_head, set_head
+from pipeline.models.head import from_probe, replace_head
 from pipeline.params import Params
 from pipeline.paths import FEATURES, FROZEN, METRICS, OUT_OF_FOLD, PLOTS, PROCESSED, of_person
 from pipeline.progress import say
@@ -75,7 +75,7 @@ def run(params: Params) -> None:
         train.values, train.labels, val.values, val.labels, l2_strengths=params.train_frozen_backbone.l2_strengths
     )
     model.to("cpu")
-    set_head(model, head_path, probe.weight, probe.bias)
+    from_probe(model, probe.weight, probe.bias)
     if frozen_fingerprint(model) != before:
         raise PipelineError("The frozen backbone moved while its head was solved. This is a defect: please report it.")
     metrics = {"val_accuracy": probe.best.accuracy, "val_log_loss": probe.best.log_loss, "l2": probe.best.l2}

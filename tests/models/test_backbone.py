@@ -1,18 +1,27 @@
 """Weights fit or are refused, what the network knows of its input is taken from it, and engines agree with eager torch."""
 
 import json
+import socket
+import time
+import urllib.request
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import timm
 import torch
+import torchvision
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+from pipeline.checkpoint import HeadInfo
 from pipeline.errors import PipelineError
-from pipeline.models.backbone import create_backbone, evaluation_transform
+from pipeline.files import sha256_of
+from pipeline.models.backbone import create_backbone, evaluation_transform, rebuild
 from pipeline.models.engine import build_engine
+from pipeline.models.head import replace_head
+from tests.test_checkpoint import INFO
 
 CPU = torch.device("cpu")
 
@@ -112,6 +121,16 @@ def test_a_missing_file_and_a_broken_description_are_told(weights: Path, tmp_pat
         create_backbone("test_resnet", str(weights))
 
 
+def test_one_flipped_bit_is_refused_where_the_description_has_the_hash(weights: Path) -> None:
+    describe(weights, sha256=sha256_of(weights))
+    create_backbone("test_resnet", str(weights))
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(PipelineError, match=r"weights\.safetensors is not the file that weights\.json beside it describes"):
+        create_backbone("test_resnet", str(weights))
+
+
 def test_random_weights_repeat() -> None:
     one, two = (create_backbone("test_resnet", "none").model.state_dict() for _ in range(2))
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -158,3 +177,75 @@ class Forgetful(nn.Module):
 def test_an_engine_that_disagrees_is_not_trusted() -> None:
     with pytest.raises(PipelineError, match="something else than eager torch"):
         build_engine(Forgetful(), torch.randn(2, 3, 8, 8), choice="torch", device=CPU, threads=1)
+
+
+def test_torchvisions_weights_by_name_come_with_their_preprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From torch's own cache, where a download would lie; the layers of torchvision's ResNet are named as timm's are."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    torch.manual_seed(1)
+    state = torchvision.models.resnet18().state_dict()
+    (tmp_path / "hub/checkpoints").mkdir(parents=True)
+    torch.save(state, tmp_path / "hub/checkpoints" / Path(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url).name)
+    backbone = create_backbone("resnet18", "ResNet18_Weights.IMAGENET1K_V1")
+    assert torch.equal(backbone.model.state_dict()["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"])
+    assert backbone.preprocessing.input_size == (3, 224, 224)
+    assert backbone.preprocessing.interpolation == "bilinear"
+    assert backbone.preprocessing.crop_pct == pytest.approx(224 / 256)
+    assert backbone.info.weights_sha256 is not None
+    with pytest.raises(PipelineError, match="does not fit"):
+        create_backbone("test_resnet", "ResNet18_Weights.IMAGENET1K_V1")
+    with pytest.raises(PipelineError, match="torchvision has no weights of this name"):
+        create_backbone("resnet18", "ResNet18_Weights.IMAGENET9K")
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No host answers: everything goes through a proxy on a local port that is closed; and no cache holds anything.
+
+    The libraries make their retries, but do not wait between them.
+    """
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        closed = f"http://127.0.0.1:{free.getsockname()[1]}"
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, closed)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(urllib.request, "_opener", None)
+    huggingface_hub.close_session()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize(
+    ("weights", "source"),
+    [
+        ("pretrained", r"huggingface\.co/timm/resnet18"),
+        ("hf-hub:timm/resnet18.a1_in1k", r"huggingface\.co/timm/resnet18\.a1_in1k"),
+        ("ResNet18_Weights.IMAGENET1K_V1", r"download\.pytorch\.org/models/resnet18"),
+    ],
+)
+def test_without_a_network_each_source_gives_its_one_message(weights: str, source: str) -> None:
+    with pytest.raises(PipelineError, match=rf"{source}\S* could not be reached; tried for \d+ s") as told:
+        create_backbone("resnet18", weights)
+    assert "Without a network: set backbone.weights to a local weights file" in str(told.value)
+
+
+def test_a_checkpoint_with_hidden_layers_in_its_head_is_rebuilt(weights: Path) -> None:
+    backbone = create_backbone("test_resnet", str(weights))
+    path = replace_head(backbone.model, 3, hidden=[5], norm="batch", dropout=0.2, activation="relu")
+    head = HeadInfo(
+        path=path, num_outputs=3, initialisation="trunc_normal", hidden=(5,), norm="batch", dropout=0.2, activation="relu"
+    )
+    info = INFO.model_copy(update={"backbone": backbone.info, "head": head})
+    state = backbone.model.state_dict()
+    rebuilt = rebuild(info, state)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(rebuilt.eval()(images), backbone.model.eval()(images))
+    for change in ({"num_outputs": 4}, {"hidden": ()}):
+        with pytest.raises(PipelineError, match="do not fit test_resnet"):
+            rebuild(info.model_copy(update={"head": head.model_copy(update=change)}), state)

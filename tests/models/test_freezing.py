@@ -1,16 +1,22 @@
 """Frozen is frozen: no gradient, no moving statistics, and a hash that would tell."""
 
 import copy
+from pathlib import Path
 from typing import Literal
 
 import pytest
 import timm
 import torch
-from torch import nn
+import torchvision
+from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
-from pipeline.models.freezing import frozen_fingerprint, set_trainable
-from pipeline.models.head import replace_head
+from pipeline.models.backbone import create_backbone
+from pipeline.models.freezing import blocks_of, frozen_fingerprint, set_trainable
+from pipeline.models.head import from_probe, replace_head
+from pipeline.training.probe import fit_probe
+
+WEIGHTS = Path(__file__).resolve().parents[2] / "pipeline/weights/test_resnet.drawn.safetensors"
 
 
 def network() -> nn.Module:
@@ -99,3 +105,94 @@ def test_a_copy_stays_frozen_by_itself() -> None:
     before = frozen_fingerprint(model)
     train_steps(copied)
     assert frozen_fingerprint(model) == before
+
+
+def test_dotted_names_learn_and_nothing_else() -> None:
+    model = network()
+    set_trainable(model, ["layer4.0.conv1", "bn1.bias"])
+    assert learning(model) == {"layer4.0.conv1.weight", "bn1.bias"}
+    set_trainable(model, [])
+    assert learning(model) == set()
+    with pytest.raises(PipelineError, match=r"no parameters at 'layer9', 'layer'"):
+        set_trainable(model, ["layer9", "layer4", "layer"])
+    with pytest.raises(PipelineError, match="'all', 'head', a number of blocks or a list"):
+        set_trainable(model, "layer4")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("unfrozen", ["all", "head", 1, ["layer3"]])
+def test_every_batch_norm_of_the_backbone_is_held_through_any_train_call(unfrozen) -> None:
+    model = network()
+    kinds = [type(module) for module in model.modules()]
+    keys = list(model.state_dict())
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    for _ in range(2):
+        set_trainable(model, unfrozen)
+        model.eval()
+        model.train()
+        model.apply(lambda module: module.train())
+        model(torch.randn(4, 3, 32, 32))
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+    assert [type(module) for module in model.modules()] == kinds
+    assert list(model.state_dict()) == keys
+
+
+def test_blocks_of_a_network_without_timms_matcher() -> None:
+    with torch.device("meta"):
+        blocks = blocks_of(torchvision.models.get_model("vit_b_32"))
+    assert [block[0].rpartition(".")[0] for block in blocks[-3:]] == [
+        "encoder.layers.encoder_layer_11.ln_1",
+        "encoder.ln",
+        "heads.head",
+    ]
+    with torch.device("meta"):
+        model = torchvision.models.get_model("resnet18")
+    assert [name for block in blocks_of(model) for name in block] == [name for name, _ in model.named_parameters()]
+    set_trainable(model, 2)
+    assert {name.rpartition(".")[0][:8] for name in learning(model)} == {"layer4.0", "layer4.1", "fc"}
+
+
+def striped(number: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Images (number, 3, 32, 32) of noise with stripes, upright in class 0 and level in class 1, the classes in turn."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(number) % 2
+    upright = torch.sin(torch.arange(32.0) * 1.5).expand(3, 32, 32)
+    images = torch.stack([upright.transpose(1, 2) if label else upright for label in labels])
+    return 0.4 * images + 0.5 * torch.randn(number, 3, 32, 32, generator=generator), labels
+
+
+def finetuned_accuracy(model: nn.Module, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> float:
+    """After one epoch in small batches of one class each, as a loader gives them that reads a folder a class unshuffled."""
+    optimiser = torch.optim.SGD(model.parameters(), lr=1e-4)
+    order = train[1].argsort(stable=True)
+    model.train()
+    for batch in order.split(4):
+        nn.functional.cross_entropy(model(train[0][batch]), train[1][batch]).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    return accuracy(model, test)
+
+
+def accuracy(model: nn.Module, data: tuple[Tensor, Tensor]) -> float:
+    with torch.inference_mode():
+        return (model.eval()(data[0]).argmax(1) == data[1]).double().mean().item()
+
+
+def test_unfreezing_with_live_batch_norm_collapses_and_ours_does_not() -> None:
+    """The statistics follow the last few small batches, and a network that was right about everything guesses."""
+    model = create_backbone("test_resnet", str(WEIGHTS)).model.eval()
+    replace_head(model, 2)
+    train, test = striped(160, seed=0), striped(100, seed=1)
+    with torch.inference_mode():
+        features = [model.forward_head(model.forward_features(images), pre_logits=True) for images, _ in (train, test)]
+    probe = fit_probe(features[0].clone(), train[1], features[1].clone(), test[1], l2_strengths=[1e-2])
+    from_probe(model, probe.weight, probe.bias)
+    before = accuracy(model, test)
+    assert before >= 0.95
+
+    live = copy.deepcopy(model)
+    for parameter in live.parameters():
+        parameter.requires_grad_(True)
+    assert finetuned_accuracy(live, train, test) < 0.7
+
+    set_trainable(model, "all")
+    assert finetuned_accuracy(model, train, test) >= before - 0.02

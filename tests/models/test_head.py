@@ -1,13 +1,28 @@
 """The head is found, replaced and initialised, and nothing else of the network is touched."""
 
+import math
+
 import pytest
 import timm
 import torch
 import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from timm.models.volo import VOLO
 from torch import nn
 
 from pipeline.errors import PipelineError
-from pipeline.models.head import INITIALISATIONS, find_head, replace_head, set_head
+from pipeline.models.freezing import frozen_fingerprint, set_trainable
+from pipeline.models.head import (
+    MlpHead,
+    class_probabilities,
+    classification_loss,
+    find_head,
+    find_heads,
+    from_probe,
+    replace_head,
+)
+from pipeline.models.initialisation import INITIALISATIONS, initialise_new, initialise_weight
 
 TIMM = {
     "test_resnet": "fc",
@@ -17,11 +32,22 @@ TIMM = {
     "test_nfnet": "head.fc",
 }
 TORCHVISION = {
-    "resnet18": "fc",
-    "mobilenet_v2": "classifier.1",
-    "vit_b_16": "heads.head",
-    "swin_t": "head",
-    "alexnet": "classifier.6",
+    "resnet18": ("fc",),
+    "mobilenet_v2": ("classifier.1",),
+    "vit_b_16": ("heads.head",),
+    "swin_t": ("head",),
+    "alexnet": ("classifier.6",),
+    "squeezenet1_0": ("classifier.1",),
+    "googlenet": ("fc", "aux1.fc2", "aux2.fc2"),
+    "inception_v3": ("fc", "AuxLogits.fc"),
+}
+# Several classifiers: distilled ones side by side, and one that timm's configuration names but half.
+SEVERAL = {
+    "deit_tiny_distilled_patch16_224": ("head", "head_dist"),
+    "levit_128s": ("head.linear", "head_dist.linear"),
+    "levit_conv_384_s8": ("head.linear", "head_dist.linear"),
+    "pit_ti_distilled_224": ("head", "head_dist"),
+    "crossvit_9_240": ("head.0", "head.1"),
 }
 
 
@@ -29,11 +55,17 @@ def rest_of(model: nn.Module, head: str) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items() if not name.startswith(f"{head}.")}
 
 
+def on_meta(name: str) -> nn.Module:
+    with torch.device("meta"):
+        return timm.create_model(name)
+
+
+@pytest.mark.parametrize("hidden", [(), (8, 4)])
 @pytest.mark.parametrize(("name", "path"), TIMM.items())
-def test_timm_heads(name: str, path: str) -> None:
+def test_timm_heads(name: str, path: str, hidden: tuple[int, ...]) -> None:
     model = timm.create_model(name)
     before = rest_of(model, path)
-    assert replace_head(model, 3) == path
+    assert replace_head(model, 3, hidden=hidden, norm="layer") == path == find_head(model)
     assert model.num_classes == 3
     assert model.eval()(torch.zeros(1, 3, 160, 160)).shape == (1, 3)
     after = rest_of(model, path)
@@ -41,13 +73,114 @@ def test_timm_heads(name: str, path: str) -> None:
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
-@pytest.mark.parametrize(("name", "path"), TORCHVISION.items())
-def test_torchvision_heads(name: str, path: str) -> None:
+@pytest.mark.parametrize(("name", "paths"), TORCHVISION.items())
+@pytest.mark.filterwarnings("ignore:The default weight initialization")
+def test_torchvision_heads(name: str, paths: tuple[str, ...]) -> None:
     with torch.device("meta"):
-        model = torchvision.models.get_model(name)
-        assert find_head(model) == path
-        assert replace_head(model, 3, initialisation="zeros") == path
-        assert model(torch.zeros(2, 3, 224, 224)).shape == (2, 3)
+        model = torchvision.models.get_model(name).eval()
+        assert find_heads(model) == paths
+        assert replace_head(model, 3, initialisation="zeros") == paths[0]
+        assert model(torch.zeros(2, 3, 299, 299) if name == "inception_v3" else torch.zeros(2, 3, 224, 224)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(("name", "paths"), SEVERAL.items())
+def test_all_of_several_classifiers_are_replaced_and_are_the_head(name: str, paths: tuple[str, ...]) -> None:
+    model = on_meta(name)
+    assert find_heads(model) == paths
+    replace_head(model, 3)
+    assert {model.get_submodule(path).out_features for path in paths} == {3}
+    set_trainable(model, "head")
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert learning == {f"{path}.{part}" for path in paths for part in ("weight", "bias")}
+
+
+def test_a_distilled_network_gives_the_mean_and_starts_from_equal_heads() -> None:
+    model = timm.create_model("deit_tiny_distilled_patch16_224", img_size=32, depth=1).eval()
+    replace_head(model, 2, seed=3)
+    assert torch.equal(model.head.weight, model.head_dist.weight)
+    weight, bias = torch.randn(2, model.num_features), torch.randn(2)
+    from_probe(model, weight, bias)
+    images = torch.randn(2, 3, 32, 32)
+    features = model.forward_head(model.forward_features(images), pre_logits=True)
+    torch.testing.assert_close(model(images), features @ weight.T + bias)
+
+
+def test_an_auxiliary_classifier_that_adds_to_the_output_is_silent_under_a_probe() -> None:
+    model = VOLO((1, 1, 1, 1), img_size=64, embed_dims=(32, 64, 64, 64), num_heads=(2, 4, 4, 4)).eval()
+    replace_head(model, 2)
+    images, weight, bias = torch.randn(1, 3, 64, 64), torch.randn(2, model.num_features), torch.randn(2)
+    features = model.forward_head(model.forward_features(images), pre_logits=True)
+    assert find_heads(model) == ("head", "aux_head")
+    from_probe(model, weight, bias)
+    torch.testing.assert_close(model(images), features @ weight.T + bias)
+
+
+@pytest.mark.filterwarnings("ignore:The default weight initialization")
+def test_deep_supervision_gives_every_output_the_new_classes() -> None:
+    with torch.device("meta"):
+        model = torchvision.models.get_model("googlenet").train()
+        replace_head(model, 2)
+        outputs = model(torch.zeros(2, 3, 224, 224))
+    assert [tuple(output.shape) for output in outputs] == [(2, 2)] * 3
+
+
+class Plain(nn.Module):
+    """No convention of any library."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(4, 6)
+        self.deep = nn.ModuleDict({"answer": nn.Linear(6, 5, bias=False)})
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.deep["answer"](self.body(inputs))
+
+
+def test_any_module_by_a_dotted_path() -> None:
+    model = Plain()
+    assert replace_head(model, 2, head="deep.answer", hidden=[3]) == "deep.answer"
+    assert model(torch.zeros(1, 4)).shape == (1, 2)
+    assert find_heads(model) == ("deep.answer",) if isinstance(model.deep["answer"], MlpHead) else False
+    set_trainable(model, "head", head="deep.answer")
+    assert not model.body.weight.requires_grad
+    with pytest.raises(PipelineError, match="no such module"):
+        replace_head(model, 2, head="deep.question")
+    with pytest.raises(PipelineError, match="is a ModuleDict; only linear layers"):
+        replace_head(model, 2, head="deep")
+
+
+def test_a_network_made_without_a_classifier_gets_one() -> None:
+    model = timm.create_model("test_vit", num_classes=0)
+    before = rest_of(model, "head")
+    assert replace_head(model, 2) == "head"
+    assert model.eval()(torch.zeros(1, 3, 160, 160)).shape == (1, 2)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in rest_of(model, "head").items())
+
+
+def test_convolutional_heads_stay_convolutional() -> None:
+    squeeze = torchvision.models.get_model("squeezenet1_1").to(memory_format=torch.channels_last)
+    strides = squeeze.classifier[1].weight.stride()[1:]
+    replace_head(squeeze, 2, hidden=[4], norm="layer")
+    assert isinstance(squeeze.classifier[1].output, nn.Conv2d)
+    assert squeeze.classifier[1].linear0.weight.stride()[1:] == strides
+    assert squeeze.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
+
+
+def test_dtype_device_and_mode_are_kept() -> None:
+    model = timm.create_model("test_resnet").to(torch.bfloat16).eval()
+    replace_head(model, 2, hidden=[4], norm="batch")
+    assert {parameter.dtype for parameter in model.fc.parameters()} == {torch.bfloat16}
+    assert not any(module.training for module in model.modules())
+    model = on_meta("test_resnet")
+    replace_head(model, 2)
+    assert model.fc.weight.is_meta
+
+
+def test_pooling_is_kept() -> None:
+    model = timm.create_model("test_resnet", global_pool="max")
+    pooling = model.global_pool
+    replace_head(model, 2)
+    assert model.global_pool is pooling
 
 
 @pytest.mark.parametrize("name", INITIALISATIONS)
@@ -56,7 +189,9 @@ def test_the_seed_alone_decides_the_head(name: str) -> None:
     for drawn_before in (0, 5):
         model = timm.create_model("test_resnet")
         torch.rand(drawn_before)
+        state = torch.get_rng_state()
         replace_head(model, 2, initialisation=name, seed=1)
+        assert torch.equal(torch.get_rng_state(), state), "the global generator was touched"
         heads.append(model.fc.weight.detach().clone())
         assert torch.equal(model.fc.bias, torch.zeros(2))
     assert torch.equal(*heads)
@@ -71,26 +206,116 @@ def test_another_seed_gives_another_head() -> None:
     assert not torch.equal(first, model.fc.weight)
 
 
-def test_dtype_is_kept() -> None:
-    model = timm.create_model("test_resnet").double()
-    replace_head(model, 2)
-    assert model.fc.weight.dtype == torch.float64
+@pytest.mark.parametrize(
+    ("name", "deviation"),
+    [
+        ("normal", 0.01),
+        ("trunc_normal", 0.05),
+        ("xavier_uniform", math.sqrt(2 / (400 + 300))),
+        ("xavier_normal", math.sqrt(2 / (400 + 300))),
+        ("kaiming_uniform", math.sqrt(2 / 400)),
+        ("kaiming_normal", math.sqrt(2 / 400)),
+        ("orthogonal", 1 / math.sqrt(400)),
+    ],
+)
+def test_initialisations_have_the_spread_that_their_papers_give(name: str, deviation: float) -> None:
+    weight = torch.empty(300, 400)
+    initialise_weight(weight, name, std=0.05)
+    assert weight.std().item() == pytest.approx(deviation, rel=0.02)
+    assert abs(weight.mean().item()) < deviation / 50
+
+
+def test_new_layers_get_what_their_kind_wants() -> None:
+    layers = nn.Sequential(nn.Conv2d(8, 64, 3), nn.BatchNorm2d(64), nn.GroupNorm(2, 64), nn.LayerNorm(4), nn.Linear(300, 200))
+    with torch.no_grad():
+        for tensor in (*layers.parameters(), layers[1].running_mean, layers[1].running_var):
+            tensor.fill_(7)
+    initialise_new(layers)
+    assert layers[0].weight.std().item() == pytest.approx(math.sqrt(2 / (64 * 9)), rel=0.05)
+    assert layers[4].weight.std().item() == pytest.approx(math.sqrt(2 / 300), rel=0.05)
+    for norm in layers[1:4]:
+        assert torch.equal(norm.weight, torch.ones_like(norm.weight))
+    assert layers[1].running_mean.sum() == 0
+    assert layers[1].running_var.sum() == 64
+    assert all(layer.bias.abs().sum() == 0 for layer in layers)
+
+
+@given(priors=st.lists(st.floats(0.01, 1e6), min_size=2, max_size=5))
+@settings(max_examples=30, deadline=None)
+def test_an_untrained_head_predicts_the_priors(priors: list[float]) -> None:
+    model = nn.Sequential()
+    model.fc = nn.Linear(4, 9)
+    replace_head(model, len(priors), initialisation="zeros", class_priors=priors)
+    expected = torch.tensor([prior / sum(priors) for prior in priors])
+    torch.testing.assert_close(class_probabilities(model(torch.randn(3, 4)))[0], expected, rtol=1e-4, atol=1e-6)
+    if len(priors) == 2:
+        replace_head(model, 1, initialisation="zeros", class_priors=priors)
+        torch.testing.assert_close(class_probabilities(model(torch.randn(3, 4)))[0], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_solved_head_computes_what_was_solved() -> None:
     model = timm.create_model("test_resnet").eval()
-    path = replace_head(model, 2)
-    weight, bias = torch.randn(2, model.num_features), torch.randn(2)
-    set_head(model, path, weight, bias)
     images = torch.randn(2, 3, 64, 64)
+    weight, bias = torch.randn(2, model.num_features), torch.randn(2)
+    replace_head(model, 2)
+    from_probe(model, weight, bias)
     features = model.forward_head(model.forward_features(images), pre_logits=True)
     torch.testing.assert_close(model(images), features @ weight.T + bias)
+    both = class_probabilities(model(images))
+    replace_head(model, 1)
+    from_probe(model, weight, bias)
+    torch.testing.assert_close(class_probabilities(model(images)), both)
+    labels = torch.tensor([0, 1])
+    torch.testing.assert_close(classification_loss(model(images), labels), -both[[0, 1], labels].log().mean())
+    with pytest.raises(PipelineError, match=r"of \(3, 4\) \(classes, features\)"):
+        from_probe(model, torch.zeros(3, 4), torch.zeros(3))
+    replace_head(model, 2, hidden=[4])
+    with pytest.raises(PipelineError, match="hidden layers"):
+        from_probe(model, weight, bias)
 
 
-def test_what_cannot_be_replaced_is_told() -> None:
+def test_a_hidden_layers_batch_norm_learns_while_the_backbones_is_held() -> None:
+    model = timm.create_model("test_resnet")
+    replace_head(model, 2, hidden=[4], norm="batch")
+    set_trainable(model, "head")
+    before, mean = frozen_fingerprint(model), model.fc.norm0.running_mean.clone()
+    model.train()(torch.randn(4, 3, 32, 32))
+    assert not torch.equal(model.fc.norm0.running_mean, mean)
+    assert frozen_fingerprint(model) == before
+    set_trainable(model, [])
+    assert not model.train().fc.norm0.training
+
+
+def test_a_head_with_hidden_layers_can_be_made_linear_again() -> None:
+    model = timm.create_model("test_resnet")
+    replace_head(model, 2, hidden=[4, 3])
+    replace_head(model, 2)
+    assert isinstance(model.fc, nn.Linear)
+    assert model.fc.in_features == model.num_features
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"initialisation": "xavier"}, "Unknown initialisation 'xavier'"),
+        ({"hidden": [0]}, "at least one feature"),
+        ({"norm": "group"}, "none, batch or layer"),
+        ({"dropout": 1.0}, "below 1"),
+        ({"activation": "gellu", "hidden": [4]}, "no such activation"),
+        ({"class_priors": [1.0]}, "2 positive shares"),
+        ({"class_priors": [1.0, 0.0]}, "2 positive shares"),
+        ({"num_outputs": 0}, "at least one output"),
+    ],
+)
+def test_what_is_not_allowed_is_told_and_touches_nothing(change: dict, told: str) -> None:
+    model = timm.create_model("test_resnet")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(PipelineError, match=told):
+        replace_head(model, **{"num_outputs": 2} | change)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert model.num_classes == 1000
+
+
+def test_a_network_without_a_classifier_is_told() -> None:
     with pytest.raises(PipelineError, match="No classifier found in Conv2d"):
         find_head(nn.Conv2d(3, 3, 1))
-    with pytest.raises(PipelineError, match="Unknown initialisation 'xavier'"):
-        replace_head(timm.create_model("test_resnet"), 2, initialisation="xavier")
-    with pytest.raises(PipelineError, match="several classifiers"):
-        find_head(timm.create_model("deit_tiny_distilled_patch16_224"))

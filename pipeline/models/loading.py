@@ -1,0 +1,282 @@
+"""Load weights from any file, wholly or in part, and say what was loaded and what was not.
+
+    report = load_weights(model, Path("somewhere.pth"), leave_out=find_heads(model))
+    report.missing, report.unexpected, report.other_shape
+
+In plain torch: `model.load_state_dict(torch.load(file), strict=False)`. That stops at a shape that differs, says nothing
+where not one name matched (a prefix such as `module.` is enough for that), and may run code that the file carries. Here
+the names are compared before anything is copied, usual prefixes and wrappers are seen through, a file that hardly fits is
+refused, and nothing is unpickled unless it is asked for by name.
+"""
+
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pipeline.errors import PipelineError
+
+# What wrappers put before a name: DataParallel, torch.compile, Lightning and timm's or one's own modules around a backbone.
+PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "ema_model.")
+# Where a file keeps the weights, the better first: an exponential moving average is what was meant to be used.
+CONTAINERS = (
+    "ema_state_dict",
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+    "model_state_dict",
+    "state_dict",
+    "model",
+)
+SHOWN = 20  # names in a message
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of every tensor, by the model's names; `str` of it is a message, `table()` the same for a terminal."""
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]  # in the model alone: they keep what they had
+    unexpected: tuple[str, ...]  # in the file alone, by the file's names
+    other_shape: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]  # name, shape in the file, shape in the model
+    left_out: tuple[str, ...]  # not wanted by the caller, such as a head that is replaced anyway
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that was wanted came, and nothing else."""
+        return not (self.missing or self.unexpected or self.other_shape)
+
+    def lines(self) -> list[str]:
+        """One line a tensor that was not loaded."""
+        lines = [f"missing from the file: {name}" for name in self.missing]
+        lines += [f"unknown to the network: {name}" for name in self.unexpected]
+        lines += [
+            f"of another shape: {name}: {theirs} in the file, {own} in the network" for name, theirs, own in self.other_shape
+        ]
+        return sorted(lines)
+
+    def table(self) -> Table:
+        """Columns: what became of them, how many tensors, and the first names."""
+        table = Table("tensors", "number", "such as")
+        shapes = [f"{name} {theirs} for {own}" for name, theirs, own in self.other_shape]
+        rows = {
+            "loaded": self.loaded,
+            "missing from the file": self.missing,
+            "unknown to the network": self.unexpected,
+            "of another shape": shapes,
+            "left out": self.left_out,
+        }
+        for what, names in rows.items():
+            table.add_row(what, str(len(names)), ", ".join(names[:3]) + (", …" if len(names) > 3 else ""))
+        return table
+
+    def __str__(self) -> str:
+        lines = self.lines()
+        more = [f"  … and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+        return "\n".join([f"{len(self.loaded)} tensors loaded", *(f"  {line}" for line in lines[:SHOWN]), *more])
+
+
+def load_weights(
+    model: nn.Module,
+    source: Path | Mapping[str, Tensor],
+    *,
+    leave_out: Sequence[str] = (),
+    strict: bool = False,
+    at_least: float = 0.5,
+    part: str | None = None,
+    unsafe: bool = False,
+) -> LoadReport:
+    """Copy what fits from a file or a state dict into a model, in place.
+
+    In plain torch::
+
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+        missing, unexpected = model.load_state_dict(state, strict=False)
+
+    Args:
+        model: on any device; a model on `meta` takes the file's tensors as its own.
+        source: a file that `read_weights` reads, or a state dict.
+        leave_out: dotted names of modules that are not to be loaded, whatever the file holds for them.
+        strict: whether anything missing, unexpected or of another shape is an error.
+        at_least: the least share of the wanted tensors that must fit; below it the file is refused as foreign.
+        part: which of several models in the file (see `read_weights`).
+        unsafe: see `read_weights`.
+
+    Raises:
+        PipelineError: the file cannot be read or does not fit; the model is untouched then.
+
+    >>> model = nn.Linear(3, 2)
+    >>> print(load_weights(model, {"module.weight": torch.ones(2, 3), "scale": torch.ones(1)}))
+    1 tensors loaded
+      missing from the file: bias
+      unknown to the network: scale
+    """
+    state = read_weights(source, part=part, unsafe=unsafe) if isinstance(source, Path) else source
+    what = str(source) if isinstance(source, Path) else "The state dict"
+    own = model.state_dict()
+    fitting, report = _compare(own, state, leave_out)
+    wanted = len(own) - sum(_is_within(name, leave_out) for name in own)
+    if strict and not report.complete:
+        raise PipelineError(f"{what} does not fit {type(model).__name__}; nothing was loaded:\n{_told(report)}")
+    if len(report.loaded) < max(1, at_least * wanted):
+        raise PipelineError(
+            f"{what} does not fit {type(model).__name__}: {len(report.loaded)} of {wanted} tensors match by name and shape; "
+            f"nothing was loaded. It looks like weights of another network:\n{_told(report)}"
+        )
+    model.load_state_dict(fitting, strict=False, assign=any(tensor.is_meta for tensor in own.values()))
+    return report
+
+
+def read_weights(
+    file: Path, *, device: str | torch.device = "cpu", part: str | None = None, unsafe: bool = False
+) -> dict[str, Tensor]:
+    """Read a state dict out of a file, without running code that it may carry.
+
+    In plain torch: `torch.load(file, map_location=device, weights_only=True)["state_dict"]`, or `load_file(file)`. What
+    this adds: it knows both kinds of file by their first bytes, finds the state dict within a training checkpoint
+    (an exponential moving average first), and says in words what is wrong.
+
+    Args:
+        file: .safetensors, or what torch.save wrote: .pt, .pth, .pth.tar, .bin.
+        device: where the tensors shall be: "cpu", "cuda:1" ..., or "meta" for names, shapes and dtypes alone.
+        part: the key of one model, where the file holds several.
+        unsafe: unpickle whole, as a file made by `torch.save(model)` needs. A pickle is a program: loading it runs whatever
+            its maker put in, with your rights. Only for files from people whom you would let sit at this machine.
+
+    Raises:
+        PipelineError: there is no such file; it is broken; it needs `unsafe`; it holds no weights, or several models.
+    """
+    content = _content(file, torch.device(device), unsafe)
+    if part is not None:
+        content = _part(content, part, file)
+    return _state_within(content, file)
+
+
+def _content(file: Path, device: torch.device, unsafe: bool) -> Any:
+    if not file.is_file():
+        raise PipelineError(f"{file}: there is no such file.")
+    try:
+        if _is_safetensors(file):
+            # safetensors knows no meta device; the file is mapped, not read, until a tensor is touched.
+            loaded = load_file(file, device="cpu" if device.type == "meta" else str(device))
+            return {name: tensor.to(device) for name, tensor in loaded.items()}
+        return torch.load(file, map_location=device, weights_only=not unsafe)
+    except pickle.UnpicklingError as error:
+        reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()[0]
+        if not re.search(r"GLOBAL|class|Can only|Can not", reason):
+            raise PipelineError(f"{file} cannot be read as weights: {reason}") from None
+        raise PipelineError(
+            f"{file} cannot be read as weights: it holds more than tensors ({reason.rstrip('. ')}). Unpickling it would run "
+            "code from the file with your rights. If you trust its maker, say so: --unsafe on the command line, unsafe=True "
+            "in Python. Better, ask for a state dict: torch.save(model.state_dict(), file), or safetensors."
+        ) from None
+    except Exception as error:  # safetensors, zip and pickle readers each raise their own kinds for a broken file
+        reason = [*str(error).splitlines(), type(error).__name__][0]
+        raise PipelineError(f"{file} cannot be read as weights: {reason}") from error
+
+
+def _is_safetensors(file: Path) -> bool:
+    """By the first bytes: the length of a JSON header, and its brace; torch writes a zip or a pickle."""
+    if file.suffix == ".safetensors":
+        return True
+    with file.open("rb") as opened:
+        return opened.read(9)[8:] == b"{"
+
+
+def _part(content: Any, part: str, file: Path) -> Any:
+    names = [str(name) for name in content] if isinstance(content, Mapping) else []
+    if part not in names:
+        raise PipelineError(f"{file} holds no part {part!r}; it holds {', '.join(names) or 'one model alone'}.")
+    return content[part]
+
+
+def _state_within(content: Any, file: Path) -> dict[str, Tensor]:
+    if isinstance(content, nn.Module):
+        return content.state_dict()
+    if not isinstance(content, Mapping):
+        raise PipelineError(f"{file} cannot be read as weights: it holds a {type(content).__name__}.")
+    for name in CONTAINERS:
+        if isinstance(content.get(name), Mapping | nn.Module):
+            return _state_within(content[name], file)
+    models = [str(name) for name, value in content.items() if isinstance(value, nn.Module) or _is_state(value)]
+    if len(models) > 1:
+        raise PipelineError(f"{file} holds several models: {', '.join(models)}. Say which: part={models[0]!r}.")
+    if models:
+        return _state_within(content[models[0]], file)
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise PipelineError(f"{file} cannot be read as weights: no tensors in it.")
+    return tensors
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(entry, Tensor) for entry in value.values())
+
+
+def _compare(
+    own: Mapping[str, Tensor], given: Mapping[str, Tensor], leave_out: Sequence[str]
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """The tensors that fit, by the model's names, and what became of all."""
+    matched = _by_own_names(own, given)
+    wanted = [name for name in own if not _is_within(name, leave_out)]
+    fitting = {name: given[matched[name]] for name in wanted if name in matched and _same_shape(own, given, matched, name)}
+    other = [name for name in wanted if name in matched and name not in fitting]
+    # Files from before torch 0.4.1 have no such count, and torch itself does without it.
+    missing = [name for name in wanted if name not in matched and not name.endswith("num_batches_tracked")]
+    used = set(matched.values())
+    unused = [name for name in given if name not in used and name != "n_averaged"]  # AveragedModel's own count
+    foreign = [name for name in unused if not _is_within(_bare(name), [_bare(path) for path in leave_out])]
+    report = LoadReport(
+        loaded=tuple(fitting),
+        missing=tuple(missing),
+        unexpected=tuple(foreign),
+        other_shape=tuple((name, tuple(given[matched[name]].shape), tuple(own[name].shape)) for name in other),
+        left_out=tuple(name for name in own if _is_within(name, leave_out)),
+    )
+    return fitting, report
+
+
+def _same_shape(own: Mapping[str, Tensor], given: Mapping[str, Tensor], matched: Mapping[str, str], name: str) -> bool:
+    return own[name].shape == given[matched[name]].shape
+
+
+def _by_own_names(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, str]:
+    """The model's name -> the file's name: the same, or the same behind wrappers' prefixes on either side."""
+    matched = {name: name for name in own if name in given}
+    bare_own: dict[str, str] = {}
+    for name in own:
+        bare_own.setdefault(_bare(name), name)
+    for name in given:
+        target = bare_own.get(_bare(name))
+        if name in matched or target is None:
+            continue
+        if target in matched and matched[target] != target:
+            raise PipelineError(
+                f"Both {matched[target]} and {name} would be loaded as {target}; nothing was loaded. Keep one in the file."
+            )
+        matched.setdefault(target, name)
+    return matched
+
+
+def _bare(name: str) -> str:
+    """A name without what wrappers put before it."""
+    name = name.replace("_orig_mod.", "")  # torch.compile puts it before any submodule that it compiled
+    while name.startswith(PREFIXES):
+        name = name.partition(".")[2]
+    return name
+
+
+def _is_within(name: str, paths: Sequence[str]) -> bool:
+    return any(f"{name}.".startswith(f"{path}.") for path in paths)
+
+
+def _told(report: LoadReport) -> str:
+    return "\n".join(str(report).splitlines()[1:])

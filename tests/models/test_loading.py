@@ -1,0 +1,210 @@
+"""Weights come in from any file, wholly or in part; what does not fit is listed, and nothing hostile runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
+
+from pipeline.errors import PipelineError
+from pipeline.models.loading import PREFIXES, load_weights, read_weights
+
+
+def network(classes: int = 3) -> nn.Module:
+    model = nn.Sequential()
+    model.conv = nn.Conv2d(3, 4, 3)
+    model.norm = nn.BatchNorm2d(4)
+    model.fc = nn.Linear(4, classes)
+    with torch.no_grad():
+        for number, tensor in enumerate(model.state_dict().values()):
+            tensor.fill_(number)
+    return model
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def zeros(classes: int = 3) -> nn.Module:
+    model = network(classes)
+    for tensor in model.state_dict().values():
+        tensor.zero_()
+    return model
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".pth.tar", ".bin", ".safetensors"])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_every_kind_of_file_loads(tmp_path: Path, suffix: str, legacy: bool) -> None:
+    file, state = tmp_path / f"weights{suffix}", network().state_dict()
+    if suffix == ".safetensors":
+        save_file(state, file)
+    else:
+        torch.save(state, file, _use_new_zipfile_serialization=not legacy)
+    model = zeros()
+    assert load_weights(model, file, strict=True).complete
+    assert equal(model.state_dict(), state)
+    assert {tensor.device.type for tensor in read_weights(file, device="meta").values()} == {"meta"}
+
+
+def test_safetensors_under_another_name_are_known_by_their_first_bytes(tmp_path: Path) -> None:
+    save_file(network().state_dict(), tmp_path / "pytorch_model.bin")
+    assert equal(read_weights(tmp_path / "pytorch_model.bin"), network().state_dict())
+
+
+@given(prefixes=st.lists(st.sampled_from(PREFIXES), max_size=3), wrapped=st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_wrappers_prefixes_are_seen_through_on_either_side(prefixes: list[str], wrapped: bool) -> None:
+    prefix = "".join(prefixes)
+    model = zeros()
+    target: nn.Module = nn.ModuleDict({"backbone": model}) if wrapped else model
+    report = load_weights(target, {f"{prefix}{name}": tensor for name, tensor in network().state_dict().items()}, strict=True)
+    assert report.complete
+    assert equal(model.state_dict(), network().state_dict())
+
+
+def test_a_compiled_or_averaged_model_gives_its_weights() -> None:
+    averaged = torch.optim.swa_utils.AveragedModel(network())
+    model = zeros()
+    load_weights(model, averaged.state_dict(), strict=True)
+    assert equal(model.state_dict(), network().state_dict())
+    state = {f"_orig_mod.{name}": tensor for name, tensor in network().state_dict().items()}
+    load_weights(zeros(), state, strict=True)
+
+
+@pytest.mark.parametrize(
+    "container", ["state_dict", "model_state_dict", "model", "ema_state_dict", "state_dict_ema", "model_ema"]
+)
+def test_a_training_checkpoint_gives_its_model(tmp_path: Path, container: str) -> None:
+    optimiser = torch.optim.AdamW(network().parameters())
+    torch.save(
+        {"epoch": 3, "loss": 0.5, container: network().state_dict(), "optimizer": optimiser.state_dict()}, tmp_path / "c.pt"
+    )
+    assert equal(read_weights(tmp_path / "c.pt"), network().state_dict())
+
+
+def test_the_moving_average_goes_before_the_model(tmp_path: Path) -> None:
+    torch.save({"model_state_dict": zeros().state_dict(), "ema_state_dict": network().state_dict()}, tmp_path / "c.pt")
+    assert equal(read_weights(tmp_path / "c.pt"), network().state_dict())
+    torch.save({"model_state_dict": network().state_dict(), "ema_state_dict": None}, tmp_path / "c.pt")
+    assert equal(read_weights(tmp_path / "c.pt"), network().state_dict())
+
+
+def test_of_several_models_one_is_asked_for(tmp_path: Path) -> None:
+    torch.save({"teacher": network().state_dict(), "student": zeros().state_dict()}, tmp_path / "two.pt")
+    with pytest.raises(PipelineError, match="several models: teacher, student"):
+        read_weights(tmp_path / "two.pt")
+    assert equal(read_weights(tmp_path / "two.pt", part="teacher"), network().state_dict())
+    with pytest.raises(PipelineError, match="no part 'critic'; it holds teacher, student"):
+        read_weights(tmp_path / "two.pt", part="critic")
+
+
+def test_what_differs_is_reported_and_the_rest_is_loaded() -> None:
+    state = network(classes=5).state_dict()
+    state["norm.bias"] = state["norm.bias"] * 0 + 9
+    del state["conv.bias"]
+    state["extra"] = torch.zeros(1)
+    model = zeros(classes=3)
+    report = load_weights(model, state)
+    assert report.missing == ("conv.bias",)
+    assert report.unexpected == ("extra",)
+    assert report.other_shape == (("fc.weight", (5, 4), (3, 4)), ("fc.bias", (5,), (3,)))
+    assert set(report.loaded) == set(model.state_dict()) - {"conv.bias", "fc.weight", "fc.bias"}
+    assert torch.equal(model.norm.bias, torch.full((4,), 9.0))
+    assert torch.equal(model.fc.weight, torch.zeros(3, 4))
+    assert report.table().row_count == 5
+    with pytest.raises(PipelineError, match=r"of another shape: fc\.weight: \(5, 4\) in the file, \(3, 4\) in the network"):
+        load_weights(zeros(classes=3), state, strict=True)
+    assert load_weights(zeros(), network(classes=5).state_dict(), leave_out=["fc"], strict=True).left_out == (
+        "fc.weight",
+        "fc.bias",
+    )
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"other.weight": torch.zeros(1)},
+        {"conv.weight": torch.zeros(4, 3, 3, 3)},
+        {name: torch.zeros(7, 7) for name in network().state_dict()},
+    ],
+)
+def test_what_hardly_fits_is_refused_and_nothing_is_overwritten(state: dict[str, torch.Tensor]) -> None:
+    model = network()
+    with pytest.raises(PipelineError, match=r"[01] of 9 tensors match.*nothing was loaded"):
+        load_weights(model, state)
+    assert equal(model.state_dict(), network().state_dict())
+
+
+def test_two_candidates_for_one_place_are_refused() -> None:
+    state = network().state_dict()
+    both = {f"module.{name}": tensor for name, tensor in state.items()} | {f"ema_model.{name}": state[name] for name in state}
+    with pytest.raises(PipelineError, match=r"Both module\.conv\.weight and ema_model\.conv\.weight"):
+        load_weights(zeros(), both)
+
+
+def test_old_files_without_batch_counts_load() -> None:
+    state = {name: tensor for name, tensor in network().state_dict().items() if "num_batches" not in name}
+    assert load_weights(zeros(), state, strict=True).complete
+
+
+def test_a_model_on_meta_takes_the_files_tensors() -> None:
+    with torch.device("meta"):
+        model = nn.Linear(2, 2)
+    load_weights(model, {"weight": torch.ones(2, 2), "bias": torch.zeros(2)})
+    assert model(torch.ones(1, 2)).tolist() == [[2.0, 2.0]]
+    assert model.weight.requires_grad
+
+
+class Hostile:
+    """A pickle that makes a folder when it is loaded, as another would remove one."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple:
+        return Path.mkdir, (self.mark,)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_hostile_pickle_is_refused_and_does_not_run(tmp_path: Path, legacy: bool) -> None:
+    state = network().state_dict() | {"surprise": Hostile(tmp_path / "mark")}
+    torch.save(state, tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
+    model = network()
+    with pytest.raises(PipelineError, match=r"w\.pth cannot be read as weights: it holds more than tensors.*--unsafe"):
+        load_weights(model, tmp_path / "w.pth")
+    assert not (tmp_path / "mark").exists()
+    assert equal(model.state_dict(), network().state_dict())
+
+
+def test_a_whole_pickled_model_needs_unsafe(tmp_path: Path) -> None:
+    torch.save(network(), tmp_path / "model.pt")
+    with pytest.raises(PipelineError, match="unsafe=True"):
+        read_weights(tmp_path / "model.pt")
+    assert equal(read_weights(tmp_path / "model.pt", unsafe=True), network().state_dict())
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.99])
+def test_a_truncated_file_is_refused_by_name(tmp_path: Path, suffix: str, share: float) -> None:
+    file = tmp_path / f"weights{suffix}"
+    save_file(network().state_dict(), file) if suffix == ".safetensors" else torch.save(network().state_dict(), file)
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(PipelineError, match=f"weights{suffix} cannot be read as weights"):
+        read_weights(file)
+
+
+def test_what_is_no_state_dict_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="no such file"):
+        read_weights(tmp_path / "none.pt")
+    for content, told in [([1, 2], "holds a list"), ({"epoch": 3}, "no tensors")]:
+        torch.save(content, tmp_path / "c.pt")
+        with pytest.raises(PipelineError, match=told):
+            read_weights(tmp_path / "c.pt")
+    (tmp_path / "c.json").write_text(json.dumps({"a": 1}))
+    with pytest.raises(PipelineError, match=r"c\.json cannot be read"):
+        read_weights(tmp_path / "c.json")
