@@ -55,7 +55,7 @@ def _report_result(
     name: Annotated[str | None, typer.Argument(help="Of the new row; without one, only README's table is made anew.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Take the place of a row of this name.")] = False,
 ) -> None:
-    """Add the present run to outputs/reported.csv and README."""
+    """Add the present run to the reported results."""
     with _errors_told():
         from pipeline.reproduction.commands import report_result
 
@@ -70,7 +70,7 @@ def _reproduce(
     archive: Annotated[list[Path] | None, typer.Option(help="An archive, or a folder of them; may be repeated.")] = None,
     weights: Annotated[list[Path] | None, typer.Option(help="A weights file, or a folder of them; may be repeated.")] = None,
 ) -> None:
-    """Run a reported result again from the raw archive and compare."""
+    """Run a reported result again and compare."""
     with _errors_told():
         from pipeline.reproduction.commands import list_reported, reproduce_reported
 
@@ -86,7 +86,7 @@ def _leaderboard(
         "outputs/leaderboard.svg"
     ),
 ) -> None:
-    """Show the experiments of `dvc exp`, the most accurate first."""
+    """Show all experiments, the most accurate first."""
     with _errors_told():
         from pipeline.reproduction.commands import show_leaderboard
 
@@ -102,7 +102,7 @@ def summary(
     depth: Annotated[int, typer.Option(help="Levels of layers shown.")] = 2,
     unsafe: Annotated[bool, typer.Option("--unsafe", help="Unpickle a weights file whole, which runs code in it.")] = False,
 ) -> None:
-    """Show a backbone with its head: layers, shapes, parameters, memory."""
+    """Show a backbone with its head, layer by layer."""
     with _errors_told():
         from pipeline.models.summary import show_summary
         from pipeline.params import load_params
@@ -115,7 +115,7 @@ def summary(
 
 @app.command()
 def backbones(pattern: Annotated[str, typer.Argument(help="Names to list, such as 'convnext*'.")] = "*") -> None:
-    """List timm's backbones: parameters, input, licence, pretrained weights."""
+    """List timm's backbones by a pattern."""
     with _errors_told():
         from pipeline.models.catalogue import show_backbones
 
