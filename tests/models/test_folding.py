@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.models.folding import fold_batch_norm, unfold_batch_norm
-from pipeline.models.freezing import keep_batch_norm_in_eval
+from pipeline.models.freezing import set_trainable
 
 # Plain and depthwise convolutions, 'same' padding, squeeze-and-excitation, BatchNorm with and without an activation of its own.
 NETWORKS = ("test_resnet", "test_efficientnet", "mobilenetv2_035", "tf_mobilenetv3_small_minimal_100", "regnetx_002")
@@ -24,7 +24,7 @@ def network(name: str) -> nn.Module:
             nn.init.normal_(module.bias)
             nn.init.normal_(module.running_mean)
             nn.init.uniform_(module.running_var, 0.5, 2)
-    keep_batch_norm_in_eval(model)
+    set_trainable(model, "all")
     return model.train()
 
 
