@@ -43,7 +43,8 @@ def set_params(folder: Path, changes: dict[str, Any]) -> None:
 def run(folder: Path, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command of the environment that runs the tests (python, dvc) in the clone."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    settings = {**os.environ, "PATH": path, "PYTHONPATH": "", **environment}
+    # Compiled files may be kept: the tests start Python a hundred times, and compiling torch and timm takes seconds.
+    settings = {**os.environ, "PATH": path, "PYTHONPATH": "", "PYTHONDONTWRITEBYTECODE": "", **environment}
     done = subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True, check=False)
     if check and done.returncode:
         raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
