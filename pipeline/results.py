@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import PipelineError
+
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON with one key a line; floats keep six significant digits, which is more than any of them deserves."""
@@ -21,6 +23,18 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what `write_json` wrote.
+
+    Raises:
+        PipelineError: it is missing or broken.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError) as error:
+        raise PipelineError(f"{path} cannot be used ({error}). Make it again with: dvc repro") from None
 
 
 def _rounded(value: Any) -> Any:

@@ -22,6 +22,7 @@ from pipeline.files import sha256_of
 from pipeline.params import PARAMS_FILE, load_params
 from pipeline.paths import EVALUATION, FINETUNED, METRICS, PROCESSED
 from pipeline.reproduction.reported import SEEDS, Row
+from pipeline.results import read_json
 
 STAGES = ("download", "preprocess", "train-frozen-backbone", "unfreeze-finetune", "evaluate")
 # These have columns of their own; and where and how the work runs is no part of a result.
@@ -64,8 +65,8 @@ def present_row(project: Path, name: str) -> Row:
     params = load_params(project / PARAMS_FILE)
     info = read_info(project / FINETUNED)
     manifest = read_manifest(project / PROCESSED)
-    facts = {stage: _read(project / METRICS / f"{stage}.json") for stage in STAGES}
-    metrics = _read(project / EVALUATION / "metrics.json")
+    facts = {stage: read_json(project / METRICS / f"{stage}.json") for stage in STAGES}
+    metrics = read_json(project / EVALUATION / "metrics.json")
     archive_sha256 = facts["download"].get("archive_sha256") or ""
     if params.download.source != "drawn" and not archive_sha256:
         raise PipelineError(
@@ -131,10 +132,3 @@ def _weights(weights: str) -> str:
     """A path inside the project stays, because every clone has it; of any other the file's name is all that travels."""
     inside = not Path(weights).is_absolute() and ".." not in PurePosixPath(weights).parts
     return weights if weights in ("none", "pretrained") or inside else Path(weights).name
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError) as error:
-        raise PipelineError(f"{file} cannot be used ({error}). Make it with: dvc repro") from None

@@ -132,7 +132,7 @@ def _fetch_known(
     expected = wanted or recorded or stated
     otherwise = f"{_source_of(wanted)} {OFFLINE_WAYS}" if wanted or recorded else OFFLINE_WAYS
     fetch(urls, target, size=size, sha256=expected, otherwise=otherwise)
-    record_sha256(record, address, sha256_of(target))
+    record_sha256(record, address, expected or sha256_of(target))  # fetch has held it against the expected one
 
 
 def _source_of(wanted: str | None) -> str:

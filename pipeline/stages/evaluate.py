@@ -6,12 +6,10 @@ all of it. Nothing is written before everything is computed.
 """
 
 import csv
-import json
 import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,7 +32,7 @@ from pipeline.models.backbone import rebuild
 from pipeline.params import PARAMS_FILE, Params
 from pipeline.paths import EVALUATION, FINETUNED, FROZEN, METRICS, OUT_OF_FOLD, PLOTS, PROCESSED
 from pipeline.progress import say
-from pipeline.results import write_json
+from pipeline.results import read_json, write_json
 from pipeline.runtime import resolve_runtime
 
 CHECKPOINTS = {"frozen": FROZEN, "finetuned": FINETUNED}
@@ -65,7 +63,7 @@ def run(params: Params) -> None:
     kept, unseen, candidates, found = _suspect(manifest, photos, classes, assessment)
     machine = machine_name(runtime.device, runtime.threads)
     num_parameters = sum(parameter.numel() for parameter in models["finetuned"].parameters())
-    facts = {stage: _read_json(METRICS / f"{stage}.json") for stage in EARLIER_STAGES}
+    facts = {stage: read_json(METRICS / f"{stage}.json") for stage in EARLIER_STAGES}
 
     fresh = EVALUATION.with_name(f".{EVALUATION.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -163,13 +161,6 @@ def _epochs() -> list[dict[str, float | None]]:
     """The course of fine-tuning; what an epoch does not have is None."""
     with (PLOTS / "epochs.csv").open(newline="", encoding="utf-8") as lines:
         return [{key: float(value) if value else None for key, value in row.items()} for row in csv.DictReader(lines)]
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError) as error:
-        raise PipelineError(f"{file} cannot be used ({error}). Make it again with: dvc repro") from None
 
 
 def _put_in_place(fresh: Path) -> None:

@@ -9,20 +9,21 @@ import time
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from pipeline.checkpoint import CheckpointInfo, HeadInfo, library_versions, save_checkpoint
 from pipeline.data.loader import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, read_manifest, stored_fingerprint
 from pipeline.errors import PipelineError
-from pipeline.models.backbone import create_backbone
+from pipeline.models.backbone import Backbone, create_backbone
 from pipeline.models.freezing import frozen_fingerprint, set_trainable
 from pipeline.models.head import from_probe, replace_head
 from pipeline.params import Params
 from pipeline.paths import FEATURES, FROZEN, METRICS, OUT_OF_FOLD, PLOTS, PROCESSED, of_person
 from pipeline.progress import say
 from pipeline.results import write_csv, write_json
-from pipeline.runtime import resolve_runtime
-from pipeline.training.features import FeatureExtractor, Kept, engine_for, run_over
+from pipeline.runtime import ResolvedRuntime, resolve_runtime
+from pipeline.training.features import FeatureExtractor, Kept, Outputs, engine_for, run_over
 from pipeline.training.out_of_fold import out_of_fold
 from pipeline.training.probe import fit_probe
 from pipeline.training.resume import parts_of_result
@@ -43,34 +44,9 @@ def run(params: Params) -> None:
     set_trainable(model, "head")
     before = frozen_fingerprint(model)
 
-    # A feature is computed once: the backbone does not learn here, so a second pass over the photos would give the same.
     splits = {name: Photos.of_split(manifest, PROCESSED, name, classes) for name in ("train", "val")}
-    choice = params.train_frozen_backbone.engine
-    engine = engine_for(FeatureExtractor(model).eval(), splits["train"], preprocessing, choice=choice, runtime=runtime)
-    say(f"features by {engine.name}, which differs from eager float32 by {engine.deviation:.1e} of the largest feature")
-    deciding = parts_of_result(
-        tensors=before,
-        architecture=backbone.info.model_dump(include={"name", "kwargs"}),
-        preprocessing=preprocessing.model_dump(),
-        stored=stored_fingerprint(manifest),
-        engine=engine.name,
-        device=runtime.device.type,
-        threads=runtime.threads,
-        versions=library_versions(),
-    )
-    outputs = {
-        name: run_over(
-            engine.run,
-            photos,
-            preprocessing,
-            runtime=runtime,
-            description=f"features of {name}",
-            kept=Kept(FEATURES, photos=getattr(data, name), **deciding),
-        )
-        for name, photos in splits.items()
-    }
-
-    train, val = outputs["train"], outputs["val"]
+    engine = params.train_frozen_backbone.engine
+    train, val = _features(backbone, manifest, splits, runtime, engine)
     probe = fit_probe(
         train.values, train.labels, val.values, val.labels, l2_strengths=params.train_frozen_backbone.l2_strengths
     )
@@ -90,7 +66,7 @@ def run(params: Params) -> None:
         classes=classes,
         preprocessing=preprocessing,
         data=data,
-        engine=choice,
+        engine=engine,
         params=params.model_dump(include={"backbone", "train_frozen_backbone"}),
         epoch=0,
         metrics=metrics,
@@ -106,9 +82,52 @@ def run(params: Params) -> None:
     }
     save_checkpoint(FROZEN, info, state, general)
     write_csv(PLOTS / "l2_strengths.csv", [{"log10_l2": math.log10(one.l2)} | vars(one) for one in probe.candidates])
+    _write_out_of_fold(manifest, splits, classes, train, val_logits, probe.best.l2)
+    write_json(METRICS / f"{STAGE}.json", metrics | {"seconds": time.monotonic() - started})
+
+
+def _features(
+    backbone: Backbone, manifest: pd.DataFrame, splits: dict[str, Photos], runtime: ResolvedRuntime, choice: str
+) -> tuple[Outputs, Outputs]:
+    """Of training and validation photos, each computed once: the backbone does not learn, so a second pass would not differ."""
+    model, preprocessing, data = backbone.model, backbone.preprocessing, data_fingerprints(manifest)
+    engine = engine_for(FeatureExtractor(model).eval(), splits["train"], preprocessing, choice=choice, runtime=runtime)
+    say(f"features by {engine.name}, which differs from eager float32 by {engine.deviation:.1e} of the largest feature")
+    deciding = parts_of_result(
+        tensors=frozen_fingerprint(model),
+        architecture=backbone.info.model_dump(include={"name", "kwargs"}),
+        preprocessing=preprocessing.model_dump(),
+        stored=stored_fingerprint(manifest),
+        engine=engine.name,
+        device=runtime.device.type,
+        threads=runtime.threads,
+        versions=library_versions(),
+    )
+    train, val = (
+        run_over(
+            engine.run,
+            photos,
+            preprocessing,
+            runtime=runtime,
+            description=f"features of {name}",
+            kept=Kept(FEATURES, photos=getattr(data, name), **deciding),
+        )
+        for name, photos in splits.items()
+    )
+    return train, val
+
+
+def _write_out_of_fold(
+    manifest: pd.DataFrame,
+    splits: dict[str, Photos],
+    classes: tuple[str, ...],
+    train: Outputs,
+    val_logits: Tensor,
+    l2: float,
+) -> None:
+    """What a head that never saw a photo says of it, by which the evaluation looks for wrong labels."""
     groups = manifest.set_index("id").loc[list(splits["train"].ids), "group"].tolist()
-    unseen = out_of_fold(train.values, train.labels, groups, l2=probe.best.l2)
+    unseen = out_of_fold(train.values, train.labels, groups, l2=l2)
     probabilities = np.concatenate([unseen, val_logits.double().softmax(1).numpy()])
     ids = pd.Index([*splits["train"].ids, *splits["val"].ids], name="id")
     pd.DataFrame(probabilities, ids, list(classes)).to_csv(OUT_OF_FOLD, float_format="%.6g", lineterminator="\n")
-    write_json(METRICS / f"{STAGE}.json", metrics | {"seconds": time.monotonic() - started})

@@ -25,7 +25,7 @@ from pipeline.data.loader import Photos, evaluation_batches
 from pipeline.files import read_hashed, write_hashed
 from pipeline.models.backbone import evaluation_transform
 from pipeline.models.engine import Engine, build_engine
-from pipeline.progress import progress
+from pipeline.progress import progress, say
 from pipeline.runtime import ResolvedRuntime
 
 BATCH_SIZE = 32
@@ -57,6 +57,7 @@ class Kept:
         for path in sorted(self._folder.glob("*-*")):
             content = read_hashed(path)
             if content is None or int(path.name.split("-")[0]) != len(chunks):
+                say(f"{path} is damaged, or follows on one that was; it is computed again")
                 path.unlink()
                 continue
             chunks.append(load(content)["values"])
