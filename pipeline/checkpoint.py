@@ -68,6 +68,11 @@ class Preprocessing(_Record):
     crop_pct: float
     crop_mode: str
 
+    def normalised(self, images: Tensor) -> Tensor:
+        """From (n, channels, height, width) uint8 to float32 of the mean and deviation that the network knows."""
+        mean, std = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        return (images.float() / 255 - mean) / std
+
 
 class HeadInfo(_Record):
     """The classifier: its dotted path in the network, its outputs, how its weights were set, and any hidden layers."""

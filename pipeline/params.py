@@ -121,6 +121,7 @@ class UnfreezeFinetune(Section):
     warmup_share: Annotated[float, Field(ge=0, lt=1)]
     unfrozen_blocks: Literal["all"] | Count
     augmentation: Literal["light", "medium", "strong"]
+    views: Literal["auto"] | Count
     seed: Seed
 
 

@@ -93,6 +93,18 @@ def training_batches(
     return _loader(_TrainingDataset(photos, transform, epoch), batch_size, workers, order=order)
 
 
+def view_batches(
+    photos: Photos,
+    transform: Callable[[np.ndarray, int, str], Tensor],
+    *,
+    view: int,
+    batch_size: int,
+    workers: int,
+) -> DataLoader[Batch]:
+    """Every photo once, in the order of ids, changed as epoch `view` changes it; otherwise as `training_batches`."""
+    return _loader(_TrainingDataset(photos, transform, view), batch_size, workers, order=range(len(photos)))
+
+
 class _EvaluationDataset(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, photos: Photos, transform: Callable[[Image.Image], Tensor]) -> None:
         self._photos, self._transform = photos, transform

@@ -5,16 +5,18 @@ params.yaml. Killed, it goes on from where it was and ends with the same bits.
 """
 
 import time
+from functools import partial
 
 from pipeline.checkpoint import library_versions, read_info, read_model_state, refuse_other_data, save_checkpoint
 from pipeline.data.loader import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, read_manifest, stored_fingerprint
 from pipeline.models.backbone import rebuild
 from pipeline.params import Params
-from pipeline.paths import FINETUNED, FROZEN, METRICS, PLOTS, PROCESSED, RESUME
+from pipeline.paths import FEATURES, FINETUNED, FROZEN, METRICS, PLOTS, PROCESSED, RESUME
 from pipeline.progress import say
 from pipeline.results import write_csv, write_json
 from pipeline.runtime import resolve_runtime
+from pipeline.training.features import Kept
 from pipeline.training.finetune import finetune
 from pipeline.training.resume import ResumeFolder, parts_of_result
 
@@ -33,17 +35,21 @@ def run(params: Params) -> None:
     runtime = resolve_runtime(params.runtime)
     settings = params.unfreeze_finetune
     train, val = (Photos.of_split(manifest, PROCESSED, name, classes) for name in ("train", "val"))
-    parts = parts_of_result(
-        settings=settings.model_dump(),
-        frozen=info.files,
-        data=data.model_dump(),
-        stored=stored_fingerprint(manifest),
-        device=runtime.device.type,
-        threads=runtime.threads,
-        bfloat16=runtime.bfloat16,
-    )
+    deciding = {
+        "frozen": info.files,
+        "data": data.model_dump(),
+        "stored": stored_fingerprint(manifest),
+        "device": runtime.device.type,
+        "threads": runtime.threads,
+        "bfloat16": runtime.bfloat16,
+    }
+    parts = parts_of_result(settings=settings.model_dump(), **deciding)
+    of_trunk = settings.model_dump(include={"unfrozen_blocks", "augmentation", "seed"})
+    keep = partial(Kept, FEATURES, **parts_of_result(settings=of_trunk, **deciding))
     resume = ResumeFolder(RESUME / STAGE, parts, runtime.seconds_between_saves)
-    result = finetune(model, train, val, info.preprocessing, settings, runtime, resume, engine=info.engine)
+    result = finetune(
+        model, train, val, info.preprocessing, settings, runtime, resume, lambda name: keep(values=name), engine=info.engine
+    )
 
     kept = result.kept
     metrics = {"val_accuracy": kept.val_accuracy, "val_log_loss": kept.val_log_loss, "share": kept.share}

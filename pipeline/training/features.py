@@ -11,7 +11,7 @@ it had not come to, and another head on the same features costs only the head.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from pipeline.checkpoint import Preprocessing
-from pipeline.data.loader import Photos, evaluation_batches
+from pipeline.data.loader import Batch, Photos, evaluation_batches
 from pipeline.files import read_hashed, write_hashed
 from pipeline.models.backbone import evaluation_transform
 from pipeline.models.engine import Engine, build_engine
@@ -104,13 +104,28 @@ def run_over(
     kept: Kept | None = None,
 ) -> Outputs:
     """Run a network over every photo once, in evaluation preprocessing, decoding in worker processes."""
+    transform = evaluation_transform(preprocessing)
+
+    def batches(rest: Photos) -> Iterable[Batch]:
+        return evaluation_batches(rest, transform, batch_size=BATCH_SIZE, workers=runtime.workers)
+
+    return run_over_batches(run, photos, batches, description=description, kept=kept)
+
+
+def run_over_batches(
+    run: Callable[[Tensor], Tensor],
+    photos: Photos,
+    batches: Callable[[Photos], Iterable[Batch]],
+    *,
+    description: str,
+    kept: Kept | None = None,
+) -> Outputs:
+    """Run a network over every photo once; `batches` loads those photos, in order, that are not kept already."""
     chunks = kept.read() if kept else []
     done = sum(map(len, chunks))
-    transform = evaluation_transform(preprocessing)
-    batches = evaluation_batches(photos[done:], transform, batch_size=BATCH_SIZE, workers=runtime.workers)
     fresh: list[Tensor] = []
     with progress(description, total=len(photos), done=done) as advance:
-        for images, _ in batches:
+        for images, _ in batches(photos[done:]):
             fresh.append(run(images))
             done += len(images)
             advance(len(images))

@@ -14,6 +14,7 @@ that starts again after any step makes the same further steps as one that was ne
 
 import copy
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,17 +26,19 @@ from torch.nn.functional import cross_entropy
 
 from pipeline.checkpoint import Preprocessing
 from pipeline.data.augment import TrainingTransform
-from pipeline.data.loader import Photos, training_batches
+from pipeline.data.loader import Batch, Photos, epoch_order, training_batches
 from pipeline.errors import PipelineError
+from pipeline.models.engine import build_engine
 from pipeline.models.folding import fold_batch_norm, unfold_batch_norm
 from pipeline.models.freezing import frozen_fingerprint, set_trainable
 from pipeline.params import UnfreezeFinetune
 from pipeline.progress import progress, say
 from pipeline.runtime import ResolvedRuntime
-from pipeline.training.features import engine_for, run_over
+from pipeline.training.features import BATCH_SIZE, Kept, engine_for, run_over
 from pipeline.training.resume import ResumeFolder
-from pipeline.training.schedule import default_epochs, learning_rate
+from pipeline.training.schedule import default_epochs, default_views, learning_rate
 from pipeline.training.temperature import fit_temperature
+from pipeline.training.trunk import build_trunk, upper_part
 
 # Shares of the fine-tuned weights that are tried besides none and all of them.
 SHARES = (0.25, 0.5, 0.75)
@@ -86,6 +89,7 @@ def finetune(
     settings: UnfreezeFinetune,
     runtime: ResolvedRuntime,
     resume: ResumeFolder,
+    keep: Callable[[str], Kept],
     *,
     engine: str = "auto",
 ) -> Finetuned:
@@ -94,7 +98,7 @@ def finetune(
     Raises:
         PipelineError: the loss is no longer finite, or a frozen tensor has moved.
     """
-    trainer = _Trainer(model, train, val, preprocessing, settings, runtime, engine)
+    trainer = _Trainer(model, train, val, preprocessing, settings, runtime, keep, engine)
     state = resume.read()
     if state is None:
         trainer.start()
@@ -117,27 +121,41 @@ class _Trainer:
         preprocessing: Preprocessing,
         settings: UnfreezeFinetune,
         runtime: ResolvedRuntime,
+        keep: Callable[[str], Kept],
         engine: str,
     ) -> None:
         self.train, self.val = train, val
         self.preprocessing, self.settings, self.runtime, self.engine = preprocessing, settings, runtime, engine
         set_trainable(model, settings.unfrozen_blocks)
         self.frozen_before = frozen_fingerprint(model)
+        self.transform = TrainingTransform(preprocessing, settings.augmentation, settings.seed)
+        self.trunk = build_trunk(
+            model.train(),
+            train,
+            val,
+            preprocessing,
+            self.transform,
+            choice=engine,
+            runtime=runtime,
+            keep=keep,
+        )
+        self.views = default_views(len(train)) if settings.views == "auto" else settings.views
+        self.epochs = self._default_epochs() if settings.epochs == "auto" else settings.epochs
         self.model = model.to(runtime.device).to(memory_format=torch.channels_last)
         example = torch.randn(2, *preprocessing.input_size, generator=torch.Generator().manual_seed(0))
         fold_batch_norm(self.model, example.to(runtime.device))
         groups = param_groups_layer_decay(model, settings.weight_decay, layer_decay=settings.layer_decay)
         fused = runtime.device.type in ("cpu", "cuda")
         self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
-        self.transform = TrainingTransform(preprocessing, settings.augmentation, settings.seed)
-        self.epochs = default_epochs(len(train)) if settings.epochs == "auto" else settings.epochs
         self.steps_an_epoch = math.ceil(len(train) / settings.batch_size)
         self.history: list[Epoch] = []
         self.photos_done, self.loss_sum = 0, 0.0  # of the epoch that is running
         self.initial_state = _on_cpu(model.state_dict())
         self.best_state: dict[str, Tensor] = {}
-        self.mean = _per_channel(preprocessing.mean, runtime.device)
-        self.std = _per_channel(preprocessing.std, runtime.device)
+
+    def _default_epochs(self) -> int:
+        """More where an epoch costs the upper blocks alone; through the whole network as many as there would be views."""
+        return default_epochs(len(self.train)) if self.trunk else default_views(len(self.train))
 
     def start(self) -> None:
         """Score the network as it came: epoch 0."""
@@ -152,17 +170,8 @@ class _Trainer:
         """The rest of a pass over the training photos, then validation."""
         epoch, batch_size = len(self.history), self.settings.batch_size
         self.model.train()
-        batches = training_batches(
-            self.train,
-            self.transform,
-            seed=self.settings.seed,
-            epoch=epoch,
-            start=self.photos_done,
-            batch_size=batch_size,
-            workers=self.runtime.workers,
-        )
         with progress(f"epoch {epoch} of {self.epochs}", total=len(self.train), done=self.photos_done) as advance:
-            for images, labels in batches:
+            for images, labels in self._batches(epoch):
                 step = (epoch - 1) * self.steps_an_epoch + self.photos_done // batch_size
                 self.loss_sum += self._step(step, images, labels) * len(images)
                 self.photos_done += len(images)
@@ -173,17 +182,32 @@ class _Trainer:
         self.photos_done, self.loss_sum = 0, 0.0
         resume.write(self.state())
 
-    def _step(self, step: int, images: Tensor, labels: Tensor) -> float:
-        """One update from images (n, channels, height, width) uint8 and labels (n,); returns the mean loss."""
+    def _batches(self, epoch: int) -> Iterable[Batch]:
+        """What is left of an epoch: photos (n, channels, height, width) uint8, or what the frozen blocks made of them."""
+        seed, batch_size, start = self.settings.seed, self.settings.batch_size, self.photos_done
+        if self.trunk is None:
+            workers = self.runtime.workers
+            return training_batches(
+                self.train, self.transform, seed=seed, epoch=epoch, start=start, batch_size=batch_size, workers=workers
+            )
+        view = self.trunk.view(1 + (epoch - 1) % self.views)
+        order = torch.from_numpy(epoch_order(len(self.train), seed=seed, epoch=epoch)[start:])
+        return ((view[part], self.train.labels[part]) for part in order.split(batch_size))
+
+    def _step(self, step: int, inputs: Tensor, labels: Tensor) -> float:
+        """One update from a batch that `_batches` gave; returns the mean loss."""
         torch.manual_seed(_mixed(self.settings.seed, step))  # dropout and stochastic depth read the global generator
         rate = self._learning_rate(step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["lr_scale"]
         device = self.runtime.device
-        images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
-        inputs = (images.float() / 255 - self.mean) / self.std
+        inputs = inputs.to(device, non_blocking=True)
+        inputs = self.preprocessing.normalised(inputs) if self.trunk is None else inputs.float()
+        if inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        network = self.trunk.upper if self.trunk else self.model
         with torch.autocast(device.type, torch.bfloat16, enabled=self.runtime.bfloat16):
-            logits = self.model(inputs)
+            logits = network(inputs)
         loss = cross_entropy(logits.float(), labels.to(device, non_blocking=True))
         value = loss.item()
         if not math.isfinite(value):
@@ -217,18 +241,27 @@ class _Trainer:
         """Log-loss and accuracy of a model on the validation split, and the temperature that fits it best."""
         module = copy.deepcopy(model).cpu().eval().to(memory_format=torch.contiguous_format)
         unfold_batch_norm(module)
-        engine = engine_for(module, self.val, self.preprocessing, choice=self.engine, runtime=self.runtime)
-        outputs = run_over(engine.run, self.val, self.preprocessing, runtime=self.runtime, description="validating")
-        probabilities = outputs.values.double().softmax(1)
+        logits, labels = self._forward_over_val(module), self.val.labels
+        probabilities = logits.double().softmax(1)
         if not torch.isfinite(probabilities).all():
             raise PipelineError(
                 f"The network gives no finite probabilities {what}. Lower unfreeze_finetune.learning_rate. "
                 "The frozen checkpoint is untouched."
             )
-        loss = log_loss(outputs.labels.numpy(), probabilities.numpy(), labels=list(range(probabilities.shape[1])))
-        accuracy = (probabilities.argmax(1) == outputs.labels).double().mean().item()
+        loss = log_loss(labels.numpy(), probabilities.numpy(), labels=list(range(probabilities.shape[1])))
+        accuracy = (probabilities.argmax(1) == labels).double().mean().item()
         say(f"{what}: validation log-loss {loss:.4f}, accuracy {accuracy:.2%}")
-        return float(loss), accuracy, fit_temperature(outputs.values, outputs.labels)
+        return float(loss), accuracy, fit_temperature(logits, labels)
+
+    def _forward_over_val(self, module: nn.Module) -> Tensor:
+        """Logits (n, classes) of a network in eval mode for the validation photos."""
+        if self.trunk is None:
+            engine = engine_for(module, self.val, self.preprocessing, choice=self.engine, runtime=self.runtime)
+            return run_over(engine.run, self.val, self.preprocessing, runtime=self.runtime, description="validating").values
+        upper = upper_part(module, self.preprocessing)
+        parts = [part.float() for part in self.trunk.val.split(BATCH_SIZE)]
+        run = build_engine(upper, parts[0], choice=self.engine, device=self.runtime.device, threads=self.runtime.threads).run
+        return torch.cat([run(part) for part in parts])
 
     def _best(self) -> Epoch:
         """The best epoch of training, which epoch 0 is not."""
@@ -293,10 +326,6 @@ class _Trainer:
 
 def _log_loss(scored: Epoch | Interpolated) -> float:
     return scored.val_log_loss
-
-
-def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
 def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,17 +2,26 @@
 
 import math
 
-PHOTOS_TO_SEE = 32_000
-FEWEST_EPOCHS, MOST_EPOCHS = 2, 8
+EPOCHS = (64_000, 4, 8)  # photos to see in all, fewest and most epochs
+VIEWS = (32_000, 2, 8)
 
 
 def default_epochs(num_photos: int) -> int:
-    """How often to see each of `num_photos` training photos: about `PHOTOS_TO_SEE` in all, but 2 to 8 times each.
+    """How often to see each of `num_photos` training photos: about 64,000 in all, but 4 to 8 times each.
 
     Fewer photos need more passes, yet learn nothing new from ever more of them; a rule of this kind replaces a search
     (Kolesnikov et al., Big Transfer, ECCV 2020, whose rule sets steps by the size of the data set too).
     """
-    return min(max(round(PHOTOS_TO_SEE / num_photos), FEWEST_EPOCHS), MOST_EPOCHS)
+    return _shared_out(num_photos, *EPOCHS)
+
+
+def default_views(num_photos: int) -> int:
+    """How many changed views of each photo to make for the frozen blocks: about 32,000 in all, but 2 to 8 of each."""
+    return _shared_out(num_photos, *VIEWS)
+
+
+def _shared_out(num_photos: int, in_all: int, fewest: int, most: int) -> int:
+    return min(max(round(in_all / num_photos), fewest), most)
 
 
 def learning_rate(step: int, *, total_steps: int, warmup_steps: int, peak: float) -> float:

@@ -1,0 +1,97 @@
+"""The network cut below what learns: the same outputs and gradients, and nothing frozen above its price."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from pipeline.models.boundary import cut_below_learning
+from pipeline.models.folding import fold_batch_norm
+from pipeline.models.freezing import set_trainable
+
+# Convolutional networks, transformers with class and distillation tokens, and one whose blocks are nested.
+NAMES = [
+    "test_resnet",
+    "mobilenetv2_035",
+    "convnext_atto",
+    "vit_tiny_patch16_224",
+    "deit_tiny_distilled_patch16_224",
+    "levit_128s",
+]
+
+
+def _network(name: str, unfrozen: int = 1) -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=2)
+    set_trainable(model, unfrozen)
+    return model, torch.randn(2, *model.pretrained_cfg["input_size"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_parts_give_what_the_whole_gives_and_the_same_gradients(name: str) -> None:
+    model, images = _network(name)
+    model.train()
+    cut = cut_below_learning(model, images)
+    assert cut is not None
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert not any(parameter.requires_grad for parameter in cut.lower.parameters())
+    assert {id(parameter) for parameter in cut.upper.parameters()} >= {id(parameter) for parameter in learning}
+
+    torch.manual_seed(1)
+    whole = torch.autograd.grad(model(images).square().sum(), learning)
+    with torch.no_grad():
+        kept = cut.lower(images)
+    torch.manual_seed(1)
+    parts = torch.autograd.grad(cut.upper(kept).square().sum(), learning)
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_the_upper_part_learns_in_the_network_itself_folded_or_not() -> None:
+    model, images = _network("test_resnet", unfrozen=2)
+    cut = cut_below_learning(model.train(), images)
+    assert cut is not None
+    assert fold_batch_norm(model, images)
+    before = model.state_dict()["fc.weight"].clone()
+    optimiser = torch.optim.SGD([parameter for parameter in model.parameters() if parameter.requires_grad], lr=0.1)
+    kept = cut.lower(images).detach()
+    cut.upper(kept).sum().backward()
+    optimiser.step()
+    assert not torch.equal(model.state_dict()["fc.weight"], before)
+    torch.testing.assert_close(cut.upper(kept), model(images), rtol=1e-3, atol=1e-3)
+
+
+def test_a_network_that_learns_as_a_whole_is_not_cut() -> None:
+    model, images = _network("test_resnet")
+    set_trainable(model, "all")
+    assert cut_below_learning(model, images) is None
+
+
+class _Branching(nn.Module):
+    """Branches on a value, so its graph is not one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fc = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        return self.fc(x if x.sum() > 0 else -x)
+
+
+class _TwoWays(nn.Module):
+    """Two frozen tensors reach what learns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fc = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.stem(x)) * self.stem(x).sum()
+
+
+@pytest.mark.parametrize("network", [_Branching, _TwoWays])
+def test_a_network_that_has_no_single_cut_is_left_whole(network: type[nn.Module]) -> None:
+    model = network()
+    set_trainable(model, "head", head="fc")
+    assert cut_below_learning(model, torch.randn(2, 4)) is None
