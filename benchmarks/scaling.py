@@ -5,9 +5,9 @@
     uv run python benchmarks/scaling.py --backbone mobilenetv2_100 --weights ../mobilenetv2_100.safetensors
 
 A line is one setting: photos a second from the stored file to the feature, beside what the bare engine does on batches that are
-in memory already, measured before and after. Their ratio is the share of the time that is spent in the backbone; the rest goes to
-starting workers, decoding, resizing and waiting. The project's aim is a ratio of at least 0.7. Where there are fewer stored photos
-than asked for, they are taken again.
+in memory already, measured before and after. Their ratio is the share of the time that is spent in the backbone; the rest goes
+to starting workers, decoding, resizing and waiting. The project's aim is a ratio of at least 0.7. Where there are fewer stored
+photos than asked for, they are taken again.
 """
 
 import argparse
@@ -100,7 +100,9 @@ def measure(given: argparse.Namespace) -> None:
         for count, workers in itertools.product(given.photos, given.workers):
             runtime = resolve_runtime(Runtime(device="cpu", workers=workers, threads="auto", seconds_between_saves=30.0))
             rate, bare = rates(engine, take(stored, count), preprocessing, runtime, batches)
-            lines.append(f"| {count:,} | {size} | {workers} | {rate:.0f} | {bare:.0f} | {rate / bare:.2f} | {1 - rate / bare:.0%} |")
+            lines.append(
+                f"| {count:,} | {size} | {workers} | {rate:.0f} | {bare:.0f} | {rate / bare:.2f} | {1 - rate / bare:.0%} |"
+            )
     print(f"{given.backbone}, {engine.name}, {machine_name(torch.device('cpu'), runtime.threads)}")
     print("| photos | pixels | workers | images/s | bare engine, images/s | ratio | time outside the backbone |")
     print("| --- | --- | --- | --- | --- | --- | --- |")

@@ -59,7 +59,7 @@ def test_a_sample_keeps_the_classes_shares_and_the_other_splits() -> None:
 
 @pytest.mark.usefixtures("peers")
 def test_ratios_are_of_the_same_repeat() -> None:
-    from peer_report import report, summarise  # noqa: F401
+    from peer_report import summarise
     from sides import OURS
 
     def of(frozen: float, finetuned: float, correct: int) -> dict[str, object]:

@@ -9,8 +9,8 @@ says what it does, and its dependencies, which uv installs into an environment o
 around their training alone, without imports and without preparing data; ours from the start of a stage to its end. Validation
 counts, as everybody chooses by it. Test accuracy is measured after each stage, outside of the times.
 
-Ours are the stages of the commit that is checked out, run in a clone. A finished run is kept under benchmarks/.runs, under a key
-of photos, weights, settings, scripts and commit, so that an interrupted comparison goes on where it stopped. The table, the CSV
+Ours are the stages of the commit that is checked out, run in a clone. A finished run is kept in benchmarks/.runs, by
+photos, weights, settings, scripts and commit, so that an interrupted comparison goes on where it stopped. The table, the CSV
 and the figure are written to benchmarks/results.
 """
 

@@ -37,7 +37,9 @@ STEPS_TRIED = 3
 def arguments(description: str) -> argparse.Namespace:
     """What a peer is told to do."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
-    parser.add_argument("--images", type=Path, required=True, help="a folder with train, val and test, a folder a class in each")
+    parser.add_argument(
+        "--images", type=Path, required=True, help="a folder with train, val and test, a folder a class in each"
+    )
     parser.add_argument("--backbone", required=True, help="timm's name")
     parser.add_argument("--weights", type=Path, required=True, help="a weights file, a JSON that describes it beside it")
     parser.add_argument("--epochs-frozen", type=int, required=True)

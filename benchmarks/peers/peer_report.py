@@ -108,7 +108,9 @@ def _figure(summaries: Mapping[str, Summary], file: Path) -> None:
     """Bars of time and points of accuracy, a line a side, on no background."""
     style = {"text.color": TEXT, "axes.labelcolor": TEXT, "axes.edgecolor": TEXT, "xtick.color": TEXT, "ytick.color": TEXT}
     with pyplot.rc_context({**style, "svg.hashsalt": "peers", "svg.fonttype": "none", "font.family": "sans-serif"}):
-        figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 0.6 * len(summaries) + 1.2), sharey=True, layout="constrained")
+        figure, (left, right) = pyplot.subplots(
+            1, 2, figsize=(9, 0.6 * len(summaries) + 1.2), sharey=True, layout="constrained"
+        )
         _draw_times(left, summaries)
         _draw_accuracies(right, summaries)
         left.set_yticks(range(len(summaries)), list(summaries))

@@ -36,7 +36,10 @@ def chosen(manifest: pd.DataFrame, photos: int | None, seed: int) -> pd.DataFram
 
 
 def sample(processed: Path, target: Path, *, photos: int | None, seed: int) -> pd.DataFrame:
-    """Make `target` what `processed` is, with fewer training photos: links to them, a manifest, a summary. Returns the manifest.
+    """Make `target` what `processed` is, with fewer training photos, which are links.
+
+    Returns:
+        The manifest of `target`.
 
     Raises:
         PipelineError: `processed` holds no manifest, or does not lie in a project as data/processed does.
