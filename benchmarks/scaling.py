@@ -38,8 +38,8 @@ BARE_BATCHES = 8
 def take(photos: Photos, count: int) -> Photos:
     """`count` photos, the same again where there are fewer."""
     places = [number % len(photos) for number in range(count)]
-    ids, paths = (tuple(values[place] for place in places) for values in (photos.ids, photos.paths))
-    return Photos(ids, paths, photos.labels[places])  # type: ignore[arg-type]  # mypy sees one type for ids and paths
+    ids, paths = tuple(photos.ids[place] for place in places), tuple(photos.paths[place] for place in places)
+    return Photos(ids, paths, photos.labels[places])
 
 
 def bare_rate(engine: Engine, batches: Sequence[Tensor]) -> float:

@@ -49,8 +49,9 @@ def arguments(description: str) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="the JSON to write")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    for seed in (random.seed, np.random.seed, torch.manual_seed):
-        seed(given.seed)
+    random.seed(given.seed)
+    np.random.seed(given.seed)
+    torch.manual_seed(given.seed)
     return given
 
 

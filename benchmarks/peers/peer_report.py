@@ -106,8 +106,9 @@ def _settings(results: Results) -> str:
 
 def _figure(summaries: Mapping[str, Summary], file: Path) -> None:
     """Bars of time and points of accuracy, a line a side, on no background."""
-    style = {"text.color": TEXT, "axes.labelcolor": TEXT, "axes.edgecolor": TEXT, "xtick.color": TEXT, "ytick.color": TEXT}
-    with pyplot.rc_context({**style, "svg.hashsalt": "peers", "svg.fonttype": "none", "font.family": "sans-serif"}):
+    coloured = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    style: Any = dict.fromkeys(coloured, TEXT) | {"svg.hashsalt": "peers", "svg.fonttype": "none", "font.family": "sans-serif"}
+    with pyplot.rc_context(style):
         figure, (left, right) = pyplot.subplots(
             1, 2, figsize=(9, 0.6 * len(summaries) + 1.2), sharey=True, layout="constrained"
         )

@@ -4,6 +4,7 @@ result = run_side("fastai", task, folder=Path("runs/fastai-0"), seed=0)
 result["stages"]["frozen"]["seconds"], result["peak_memory_mb"]
 """
 
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -30,6 +31,13 @@ SCRIPTS = {
     "PyTorch tutorial": "tutorial_peer.py",
 }
 SIDES = (OURS, *SCRIPTS)
+STAGES = {"frozen": "train-frozen-backbone", "finetuned": "unfreeze-finetune"}
+OUR_SETTINGS = {
+    "optimiser": "logistic regression to convergence; then AdamW, cosine, layer decay 0.8",
+    "augmentation": "medium",
+    "precision": "frozen: ONNX Runtime; then bfloat16 where the processor has it, channels_last",
+    "kept": "interpolation of the best epoch with the frozen network, by validation log-loss",
+}
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]
 SECONDS_BETWEEN_SAMPLES = 0.5
@@ -89,29 +97,14 @@ def _peer(script: str, task: Task, folder: Path, seed: int) -> dict[str, Any]:
 def _ours(task: Task, folder: Path, seed: int) -> dict[str, Any]:
     """The real stages, in a clone of the commit that is checked out."""
     with tempfile.TemporaryDirectory() as temporary:
-        clone = clone_project(PROJECT, Path(temporary) / "project")
-        (clone / "data").mkdir(exist_ok=True)
-        (clone / "data/processed").symlink_to(task.photos.resolve())
-        shutil.copytree(task.photos / "metrics", clone / "outputs/metrics", dirs_exist_ok=True)
-        changes = {
-            "backbone.name": task.backbone,
-            "backbone.weights": str(task.weights.resolve()),
-            "unfreeze_finetune.epochs": task.epochs_unfrozen,
-            "unfreeze_finetune.seed": seed,
-            "runtime.threads": task.threads,
-            "runtime.workers": task.threads,
-            "runtime.device": "cpu",
-        }
-        set_params(clone / PARAMS_FILE, changes)
-        stage = [sys.executable, "-m", "pipeline"]
-        names = {"frozen": "train-frozen-backbone", "finetuned": "unfreeze-finetune"}
-        peak = max(_measured([*stage, name], folder, clone, task.threads) for name in names.values())
-        _measured([*stage, "evaluate"], folder, clone, task.threads)
-        of_stage = {key: read_json(clone / f"outputs/metrics/{name}.json") for key, name in names.items()}
+        clone = _clone(task, Path(temporary) / "project", seed)
+        command = [sys.executable, "-m", "pipeline"]
+        peak = max(_measured([*command, name], folder, clone, task.threads) for name in STAGES.values())
+        _measured([*command, "evaluate"], folder, clone, task.threads)
+        measured = {key: read_json(clone / f"outputs/metrics/{name}.json") for key, name in STAGES.items()}
         scores = read_json(clone / "outputs/evaluation/metrics.json")
-    training = len(list(task.photos.glob("images/train/*/*")))
-    n = len(list(task.photos.glob("images/test/*/*")))
-    passes = {"frozen": 1, "finetuned": of_stage["finetuned"]["epochs"]}
+    training, n = (len(list(task.photos.glob(f"images/{split}/*/*"))) for split in ("train", "test"))
+    passes = {"frozen": 1, "finetuned": measured["finetuned"]["epochs"]}
     stages = {
         key: {
             "seconds": metrics["seconds"],
@@ -119,15 +112,29 @@ def _ours(task: Task, folder: Path, seed: int) -> dict[str, Any]:
             "correct": round(scores[key]["accuracy"] * n),
             "n": n,
         }
-        for key, metrics in of_stage.items()
+        for key, metrics in measured.items()
     }
-    settings = {
-        "optimiser": "logistic regression to convergence; then AdamW, cosine, layer decay 0.8",
-        "augmentation": "medium",
-        "precision": "frozen: ONNX Runtime; then bfloat16 where the processor has it, channels_last",
-        "kept": "interpolation of the best epoch with the frozen network, by validation log-loss",
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "timm", "onnxruntime")}
+    return {"settings": OUR_SETTINGS, "versions": versions, "stages": stages, "peak_memory_mb": peak}
+
+
+def _clone(task: Task, target: Path, seed: int) -> Path:
+    """A clone that holds the photos, set to the task."""
+    clone = clone_project(PROJECT, target)
+    (clone / "data").mkdir(exist_ok=True)
+    (clone / "data/processed").symlink_to(task.photos.resolve())
+    shutil.copytree(task.photos / "metrics", clone / "outputs/metrics", dirs_exist_ok=True)
+    changes = {
+        "backbone.name": task.backbone,
+        "backbone.weights": str(task.weights.resolve()),
+        "unfreeze_finetune.epochs": task.epochs_unfrozen,
+        "unfreeze_finetune.seed": seed,
+        "runtime.device": "cpu",
+        "runtime.threads": task.threads,
+        "runtime.workers": task.threads,
     }
-    return {"settings": settings, "versions": {}, "stages": stages, "peak_memory_mb": peak}
+    set_params(clone / PARAMS_FILE, changes)
+    return clone
 
 
 def _measured(command: Sequence[str], folder: Path, where: Path, threads: int) -> float:

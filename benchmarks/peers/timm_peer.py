@@ -41,7 +41,7 @@ class Loaders:
 
 def loaders(given: argparse.Namespace, config: dict[str, Any], num_classes: int) -> Loaders:
     """create_dataset and create_loader with train.py's usual augmentation."""
-    common = {
+    common: dict[str, Any] = {
         "input_size": config["input_size"],
         "batch_size": BATCH_SIZE,
         "interpolation": config["interpolation"],
@@ -54,7 +54,12 @@ def loaders(given: argparse.Namespace, config: dict[str, Any], num_classes: int)
     }
     train = create_dataset("", root=str(given.images), split="train", is_training=True)
     val = create_dataset("", root=str(given.images), split="val")
-    augmented = {"is_training": True, "auto_augment": "rand-m9-mstd0.5-inc1", "re_prob": 0.25, "re_mode": "pixel"}
+    augmented: dict[str, Any] = {
+        "is_training": True,
+        "auto_augment": "rand-m9-mstd0.5-inc1",
+        "re_prob": 0.25,
+        "re_mode": "pixel",
+    }
     mixup = Mixup(mixup_alpha=0.2, label_smoothing=0.1, num_classes=num_classes)
     return Loaders(create_loader(train, **common, **augmented), create_loader(val, **common), mixup)
 
