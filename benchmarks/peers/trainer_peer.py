@@ -92,7 +92,8 @@ def main() -> None:
     model = pretrained(given, run.num_classes)
     config = data_config(model)
     bfloat16, of_split = bfloat16_pays(given, config), photos(given, config)
-    classifier = Classifier(model).to(memory_format=torch.channels_last)
+    # The images alone are channels_last, and what follows them: the Trainer cannot save weights that are.
+    classifier = Classifier(model)
     freeze_backbone(model)
     with tempfile.TemporaryDirectory() as folder:
         for stage in ("frozen", "finetuned"):
@@ -113,7 +114,7 @@ def main() -> None:
         {
             "optimiser": "AdamW, 10% warm-up, linear decay; 1e-3 frozen, then 5e-5",
             "augmentation": "RandomResizedCrop, flip",
-            "precision": f"{'bfloat16' if bfloat16 else 'float32'} (the faster), channels_last",
+            "precision": f"{'bfloat16' if bfloat16 else 'float32'} (the faster), channels_last images",
             "kept": "the best epoch by validation accuracy",
         }
     )
