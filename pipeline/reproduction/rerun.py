@@ -76,8 +76,8 @@ def reproduce(row: Row, project: Path, *, archives: Sequence[Path], weights: Seq
         backbone_weights = str(file.resolve())
     changes = {"download.source": source, "backbone.name": row.backbone, "backbone.weights": backbone_weights, **row.settings}
     with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
-        copy = _clone(project, Path(folder) / "project")
-        _set(copy / PARAMS_FILE, changes)
+        copy = clone_project(project, Path(folder) / "project")
+        set_params(copy / PARAMS_FILE, changes)
         say(f"{row.name}: running every stage in {copy}")
         done = dvc(copy, "repro", capture=False)
         if done.returncode:
@@ -159,7 +159,12 @@ def _hash(file: Path) -> str:
     return sha256_of(file)
 
 
-def _clone(project: Path, copy: Path) -> Path:
+def clone_project(project: Path, copy: Path) -> Path:
+    """A clone of the commit that is checked out.
+
+    Raises:
+        PipelineError: there is no git, or `project` lies in no Git repository.
+    """
     try:
         done = subprocess.run(
             ["git", "clone", "--quiet", "--no-hardlinks", str(project.resolve()), str(copy)],
@@ -174,7 +179,7 @@ def _clone(project: Path, copy: Path) -> Path:
     return copy
 
 
-def _set(file: Path, changes: dict[str, object]) -> None:
+def set_params(file: Path, changes: dict[str, object]) -> None:
     """Change settings, "section.key" -> value, and leave the rest of the file as it is."""
     yaml = YAML()
     content = yaml.load(file.read_text(encoding="utf-8"))
