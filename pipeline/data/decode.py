@@ -10,8 +10,8 @@ The rules, the same for every reader of this project:
 * A file that ends early is refused, also where a decoder would fill the rest with grey and say nothing.
 * No file may hold more than `MAX_PIXELS` pixels.
 
-Pillow reads the files. Only the coded data of an ordinary JPEG go to OpenCV, which takes half the time for the same pixels, as both
-call libjpeg-turbo; `python -m tests.data.mutate` holds the two against each other. Nothing here writes.
+Pillow reads the files. Only the coded data of an ordinary JPEG go to OpenCV, which takes half the time for the same pixels, as
+both call libjpeg-turbo; `python -m tests.data.mutate` holds the two against each other. Nothing here writes.
 """
 
 import io

@@ -20,8 +20,8 @@ import pandas as pd
 from PIL import Image
 
 from pipeline.cores import usable_cores
-from pipeline.data.audit import audit
 from pipeline.data import decode as decode_module
+from pipeline.data.audit import audit
 from pipeline.data.decode import Decoded, Refused, decode
 from pipeline.data.photo import pixel_hash
 from tests.data.test_decode import SAMPLES

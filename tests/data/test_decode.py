@@ -262,6 +262,23 @@ def mutations(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
+ORDINARY = {
+    f"{mode} {subsampling} quality {quality}{' progressive' * progressive} {size}": encoded(
+        picture(*size).convert(mode), "JPEG", quality=quality, subsampling=subsampling, progressive=progressive
+    )
+    for mode, subsampling in [("RGB", "4:4:4"), ("RGB", "4:2:2"), ("RGB", "4:2:0"), ("L", "4:4:4")]
+    for quality, progressive, size in [(30, False, (40, 30)), (75, True, (61, 47)), (95, False, (8, 129)), (100, False, (1, 1))]
+}
+
+
+@pytest.mark.parametrize("data", ORDINARY.values(), ids=ORDINARY)
+def test_opencv_gives_pillows_pixels(data: bytes) -> None:
+    image = Image.open(io.BytesIO(data))
+    pixels = decode_module._ordinary_jpeg(data, image)
+    assert pixels is not None
+    assert np.array_equal(pixels, np.asarray(image.convert("RGB")))
+
+
 @given(data=mutations())
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_damaged_file_is_decoded_or_refused_with_a_reason(data: bytes) -> None:
