@@ -17,6 +17,7 @@ from pipeline.data.journal import Journal
 from pipeline.data.photo import Task, blank_row
 from pipeline.data.workers import examine_all
 from pipeline.errors import PipelineError
+from pipeline.files import check_room
 from pipeline.progress import progress, say
 
 PHOTOS_FOLDER = "PetImages"
@@ -44,7 +45,7 @@ def audit(raw: Path, store: Path, *, stored_size: int, workers: int) -> pd.DataF
         Numbers that are not known are 0, texts are empty.
 
     Raises:
-        PipelineError: there is no photo folder, less than two classes, or a class without a usable photo.
+        PipelineError: there is no photo folder, less than two classes, a class without a usable photo, or no room.
     """
     tasks = find_tasks(raw, store, stored_size)
     for folder in {store} | {task.stored.parent for task in tasks}:
@@ -52,6 +53,7 @@ def audit(raw: Path, store: Path, *, stored_size: int, workers: int) -> pd.DataF
     with Journal(store, tasks, stored_size) as journal:
         rows = journal.rows
         remaining = [task for task in tasks if task.id not in rows]
+        check_room(store, sum(map(_room, remaining)), f"store the photos of {raw}")
         if rows:
             say(f"auditing photos: {len(rows):,} of {len(tasks):,} were finished before")
         with progress("auditing photos", total=len(remaining)) as advance:
@@ -62,6 +64,11 @@ def audit(raw: Path, store: Path, *, stored_size: int, workers: int) -> pd.DataF
     manifest = pd.DataFrame([rows[task.id] for task in tasks], columns=list(COLUMNS))
     _check_classes(manifest, raw)
     return manifest
+
+
+def _room(task: Task) -> int:
+    """Bytes that a stored photo takes at most, but for rare ones: twice the file's, and one a pixel of a square."""
+    return min(2 * task.size, task.stored_size**2)
 
 
 def _check_classes(manifest: pd.DataFrame, raw: Path) -> None:

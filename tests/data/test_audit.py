@@ -1,7 +1,9 @@
 """The audit: one row a file whatever the file is, and the same rows whoever decodes them."""
 
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -83,6 +85,19 @@ def test_a_class_without_photos_is_an_error(raw: Path, tmp_path: Path) -> None:
     (raw / "PetImages" / "Hamster").mkdir()
     with pytest.raises(PipelineError, match="no usable photo of the class hamster"):
         run(raw, tmp_path / "store")
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_decoded(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10_000))
+    with pytest.raises(PipelineError, match="There is no room to store the photos of"):
+        run(raw, tmp_path / "store")
+    assert contents(tmp_path / "store") == {}
+    monkeypatch.undo()
+    manifest = run(raw, tmp_path / "store")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
+    pd.testing.assert_frame_equal(run(raw, tmp_path / "store"), manifest)  # nothing is left to store
 
 
 def test_ids_are_plain_unique_and_safe(tmp_path: Path) -> None:
