@@ -117,7 +117,7 @@ def stored_photo(data: bytes, decoded: Decoded, stored_size: int) -> tuple[np.nd
 def pixel_hash(pixels: np.ndarray) -> str:
     """sha256 (64 hex digits) of the size and the RGB pixels (height, width, 3): equal for equal pixels, whatever the file."""
     digest = hashlib.sha256(f"{pixels.shape[1]}x{pixels.shape[0]}:".encode())
-    digest.update(pixels)
+    digest.update(pixels.data)
     return digest.hexdigest()
 
 
