@@ -1,10 +1,15 @@
-"""What the audit of photos costs beside what it cannot do without, and whether its memory grows with their number.
+"""What preprocessing photos costs beside what it cannot do without, and whether its memory grows with their number.
 
-Speed: the same files, on all cores, once through the audit (decode, check, hash, shrink, encode, store, journal) and once
-through bare decoding and resizing with the same filter, alternately and several times; the median of the rounds' ratios is
-printed, of rates by the clock and of processor time, which other programs on the machine disturb less. 1 would be an audit that
-costs nothing beyond decoding and resizing. A last line leaves out what any audit that stores photos has to do besides: bare
-decoding, resizing, encoding and writing.
+Speed: the same files, on all cores, alternately and several times, through
+
+    bare      Pillow's decoding, and resizing with the same filter
+    needed    besides, what any audit has to do: read and hash the file, hash the pixels, encode what was resized, write
+    audit     the audit: all that, checks, the perceptual hash, the journal, the manifest
+    stage     the whole preprocess stage: besides, duplicates, split, placing, pictures
+
+Of each, the median of the rounds' ratios to bare is printed, of rates by the clock and of processor time, which other programs
+on the machine disturb less. 1 would be an audit that costs nothing beyond decoding and resizing. Nothing is removed before the
+end: some file systems pass over the inodes of lately removed files one by one, and creating files would be what is timed.
 
 Memory: the peak of the audit, the grouping and the split, over this process and all its workers together, of few photos and of
 many; the many are links to the few.
@@ -16,6 +21,7 @@ Imports are made inside the functions, because every worker imports this file, a
 """
 
 import argparse
+import hashlib
 import io
 import os
 import resource
@@ -44,23 +50,29 @@ FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 
 
 def bare(path: Path, *, store: Path | None) -> None:
-    """Decode one file and resize it to the stored size; where there is a store, write it there as the audit would."""
+    """Decode one file and resize it to the stored size; where there is a store, hash it and write it there as well."""
+    data = b""
+    if store is not None:
+        data = path.read_bytes()
+        hashlib.sha256(data)
     try:
-        with Image.open(path) as file:
+        with Image.open(io.BytesIO(data) if data else path) as file:
             image = file.convert("RGB")
     except OSError:
         return
+    if store is not None:
+        hashlib.sha256(image.tobytes())
     scale = STORED_SIZE / min(image.size)
     if scale < 1:
         size = (max(STORED_SIZE, round(image.width * scale)), max(STORED_SIZE, round(image.height * scale)))
         image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=REDUCING_GAP)
     if store is None:
         return
-    content = io.BytesIO(path.read_bytes())
     if scale < 1:
         content = io.BytesIO()
         image.save(content, "JPEG", quality=95, subsampling="4:4:4")
-    (store / f"{path.parent.name}.{path.name}").write_bytes(content.getbuffer())
+        data = content.getvalue()
+    (store / f"{path.parent.name}.{path.name}").write_bytes(data)
 
 
 def run_bare(files: list[Path], store: Path | None) -> None:
@@ -77,36 +89,49 @@ def run_audit(raw: Path, store: Path) -> None:
     audit(raw, store, stored_size=STORED_SIZE, workers=usable_cores())
 
 
-def cost(work: Callable[[Path], None]) -> tuple[float, float]:
+def run_stage(raw: Path, project: Path) -> None:
+    """The preprocess stage, in a folder of its own."""
+    from pipeline.params import load_params
+    from pipeline.stages.preprocess import run
+
+    (project / "data").mkdir()
+    (project / "data/raw").symlink_to(raw)
+    params = load_params()
+    os.chdir(project)
+    run(params)
+
+
+def cost(work: Callable[[Path], None], folder: Path) -> tuple[float, float]:
     """Seconds by the clock, and of processor time in this process, the fork server and its workers."""
-    with tempfile.TemporaryDirectory() as temporary:
-        started, imports = time.monotonic(), time.process_time()
-        work(Path(temporary))
-        clock = time.monotonic() - started
+    started, imports = time.monotonic(), time.process_time()
+    work(folder)
+    clock = time.monotonic() - started
     forkserver._forkserver._stop()  # type: ignore[attr-defined] # what it and its workers used counts once it has ended
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return clock, sum(usage.ru_utime + usage.ru_stime for usage in used) - imports
 
 
-def in_a_process(side: str, raw: Path) -> tuple[float, float]:
-    """The cost of one side, in a fresh process so that all workers end, and are counted, with it."""
-    command = [sys.executable, __file__, "--side", side, "--raw", str(raw)]
+def in_a_process(side: str, raw: Path, folder: Path) -> tuple[float, float]:
+    """The cost of one side that writes into `folder`, in a fresh process so that all workers end, and are counted, with it."""
+    folder.mkdir()
+    command = [sys.executable, __file__, "--side", side, "--raw", str(raw), "--folder", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     clock, processor = done.stdout.split()[-2:]
     return float(clock), float(processor)
 
 
-def measure_side(side: str, raw: Path) -> None:
+def measure_side(side: str, raw: Path, folder: Path) -> None:
     """Print the two costs of one side."""
-    import pipeline.data.audit  # noqa: F401 - what it imports is no part of the cost
+    import pipeline.stages.preprocess  # noqa: F401 - what it imports is no part of the cost
 
     files = sorted(path for path in raw.rglob("*") if path.is_file())
     sides: dict[str, Callable[[Path], None]] = {
         "audit": lambda folder: run_audit(raw, folder),
         "bare": lambda _: run_bare(files, None),
-        "storing": lambda folder: run_bare(files, folder),
+        "needed": lambda folder: run_bare(files, folder),
+        "stage": lambda folder: run_stage(raw, folder),
     }
-    print(*cost(sides[side]))
+    print(*cost(sides[side], folder))
 
 
 def peak_memory(raw: Path, store: Path) -> float:
@@ -158,14 +183,14 @@ def main() -> None:
     parser.add_argument(
         "--memory", type=int, nargs="*", default=[1000, 22_998], help="numbers of photos to compare; none to skip"
     )
-    parser.add_argument("--side", choices=["audit", "bare", "storing", "memory"], help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=["audit", "bare", "needed", "stage", "memory"], help=argparse.SUPPRESS)
     parser.add_argument("--raw", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side == "memory":
-        with tempfile.TemporaryDirectory() as temporary:
-            print(peak_memory(arguments.raw, Path(temporary)))
+        print(peak_memory(arguments.raw, arguments.folder))
     elif arguments.side:
-        measure_side(arguments.side, arguments.raw)
+        measure_side(arguments.side, arguments.raw, arguments.folder)
     else:
         compare(arguments.source, arguments.photos, arguments.rounds, arguments.memory)
 
@@ -182,27 +207,29 @@ def compare(source: Path | None, photos: int, rounds: int, memory: list[int]) ->
         else:
             unpack_photos(source, everything)
         raw = linked(everything, photos, Path(temporary, "timed"))
-        costs: dict[str, list[tuple[float, float]]] = {"bare": [], "storing": [], "audit": []}
+        costs: dict[str, list[tuple[float, float]]] = {"bare": [], "needed": [], "audit": [], "stage": []}
         for number in range(rounds):
             for side in sorted(costs, reverse=bool(number % 2)):
-                costs[side].append(in_a_process(side, raw))
+                costs[side].append(in_a_process(side, raw, Path(temporary, f"{side}{number}")))
         print(f"{photos:,} photos, {usable_cores()} cores, {rounds} rounds")
         for side in costs:
             clock, processor = (statistics.median(values) for values in zip(*costs[side], strict=True))
+            ratios = [
+                statistics.median(one[index] / other[index] for one, other in zip(costs["bare"], costs[side], strict=True))
+                for index in (0, 1)
+            ]
             print(
-                f"{side:8} {photos / clock:7.0f} photos/s by the clock, {processor / photos * 1000:.2f} ms of processor a photo"
+                f"{side:8} {photos / clock:6.0f} photos/s by the clock ({ratios[0]:.2f} of bare's rate), "
+                f"{processor / photos * 1000:.2f} ms of processor a photo ({ratios[1]:.2f})"
             )
-        for side, meant in (("bare", "decoding and resizing"), ("storing", "decoding, resizing, encoding and writing")):
-            for index, what in enumerate(("by the clock", "of processor time")):
-                ratios = [one[index] / other[index] for one, other in zip(costs[side], costs["audit"], strict=True)]
-                print(f"audit's rate {what} / rate of bare {meant}: {statistics.median(ratios):.2f}")
         peaks = [_peak(everything, count, Path(temporary, str(count))) for count in memory]
         for count, peak in zip(memory, peaks, strict=True):
             print(f"peak memory of {count:,} photos: {peak:.0f} MB ({peak / peaks[0]:.2f})")
 
 
 def _peak(raw: Path, count: int, folder: Path) -> float:
-    command = [sys.executable, __file__, "--side", "memory", "--raw", str(linked(raw, count, folder))]
+    store = folder.with_name(f"{folder.name}.store")
+    command = [sys.executable, __file__, "--side", "memory", "--raw", str(linked(raw, count, folder)), "--folder", str(store)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     return float(done.stdout.split()[-1])
 

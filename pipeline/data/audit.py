@@ -17,6 +17,7 @@ from pipeline.data.journal import Journal
 from pipeline.data.photo import Task, blank_row
 from pipeline.data.workers import examine_all
 from pipeline.errors import PipelineError
+from pipeline.files import check_room
 from pipeline.progress import progress, say
 
 PHOTOS_FOLDER = "PetImages"
@@ -44,7 +45,7 @@ def audit(raw: Path, store: Path, *, stored_size: int, workers: int) -> pd.DataF
         Numbers that are not known are 0, texts are empty.
 
     Raises:
-        PipelineError: there is no photo folder, less than two classes, or a class without a usable photo.
+        PipelineError: there is no photo folder, less than two classes, a class without a usable photo, or no room.
     """
     tasks = find_tasks(raw, store, stored_size)
     for folder in {store} | {task.stored.parent for task in tasks}:
@@ -52,6 +53,7 @@ def audit(raw: Path, store: Path, *, stored_size: int, workers: int) -> pd.DataF
     with Journal(store, tasks, stored_size) as journal:
         rows = journal.rows
         remaining = [task for task in tasks if task.id not in rows]
+        check_room(store, sum(map(_room, remaining)), f"store the photos of {raw}")
         if rows:
             say(f"auditing photos: {len(rows):,} of {len(tasks):,} were finished before")
         with progress("auditing photos", total=len(remaining)) as advance:
@@ -64,13 +66,18 @@ def audit(raw: Path, store: Path, *, stored_size: int, workers: int) -> pd.DataF
     return manifest
 
 
+def _room(task: Task) -> int:
+    """Bytes that a stored photo takes at most, but for rare ones: twice the file's, and one a pixel of a square."""
+    return min(2 * task.size, task.stored_size**2)
+
+
 def _check_classes(manifest: pd.DataFrame, raw: Path) -> None:
     """Refuse to go on where a folder of `raw`/PetImages brought no usable photo."""
     top, refused = raw / PHOTOS_FOLDER, manifest["status"] == "refused"
     if refused.all():
         reasons = ", ".join(manifest["reason"].str.split(": ").str[0].unique()[:5])
         raise PipelineError(f"None of the {len(manifest):,} files under {top} is a usable photo. {reasons}".rstrip())
-    classes = {_class_of(folder) for folder in _class_folders(raw)}
+    classes = {_class_of(folder.name) for folder in _class_folders(raw)}
     empty = ", ".join(sorted(classes - set(manifest["class"][~refused])))
     if empty:
         raise PipelineError(f"{top} holds no usable photo of the class {empty}. Add photos, or remove the folder.")
@@ -83,19 +90,20 @@ def find_tasks(raw: Path, store: Path, stored_size: int) -> list[Task]:
     would get the same id, also on a file system that ignores case, all of them get a digest of their path appended.
     """
     top, folders = raw / PHOTOS_FOLDER, _class_folders(raw)
-    sources = sorted((source for folder in folders for source in _files(folder)), key=os.fsencode)
-    plain_ids = [_plain_id(source.relative_to(top)) for source in sources]
+    files = sorted((file for folder in folders for file in _files(folder)), key=os.fsencode)
+    below_top = [file[len(os.fspath(top)) + 1 :] for file in files]  # pathlib's ways would take longer than decoding
+    plain_ids = [_plain_id(name) for name in below_top]
     counts = Counter(plain_id.lower() for plain_id in plain_ids)
     tasks = []
-    for source, plain_id in zip(sources, plain_ids, strict=True):
-        path = os.fsencode(source.relative_to(raw).as_posix())
+    for file, name, plain_id in zip(files, below_top, plain_ids, strict=True):
+        path = os.fsencode(f"{PHOTOS_FOLDER}/{name}")
         unique = plain_id
         if counts[plain_id.lower()] > 1:
             unique = f"{plain_id}-{hashlib.sha256(path).hexdigest()[:12]}"
-        label = _class_of(top / source.relative_to(top).parts[0])
+        label = _class_of(name.partition("/")[0])
         shown = CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", path.decode("utf-8", "backslashreplace"))
-        stored, status = store / label / f"{unique}.jpg", source.stat()
-        tasks.append(Task(source, stored, unique, shown, label, status.st_size, status.st_mtime_ns, stored_size))
+        stored, status = store / label / f"{unique}.jpg", os.stat(file)
+        tasks.append(Task(Path(file), stored, unique, shown, label, status.st_size, status.st_mtime_ns, stored_size))
     return tasks
 
 
@@ -104,25 +112,22 @@ def _class_folders(raw: Path) -> list[Path]:
     if not top.is_dir():
         raise PipelineError(f"There is no folder {top}. Run the download stage, or put one folder a class there.")
     folders = [path for path in top.iterdir() if path.is_dir()]
-    if len({_class_of(folder) for folder in folders}) < 2:
+    if len({_class_of(folder.name) for folder in folders}) < 2:
         raise PipelineError(f"{top} holds {len(folders)} class folder(s); there must be two or more classes to tell apart.")
     return folders
 
 
-def _class_of(folder: Path) -> str:
-    return re.sub(r"[^\w.-]", "_", folder.name.lower())
+def _class_of(folder: str) -> str:
+    return re.sub(r"[^\w.-]", "_", folder.lower())
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _files(folder: Path) -> Iterator[str]:
     for parent, _, names in os.walk(folder):
-        for name in names:
-            path = Path(parent, name)
-            if path.is_file():
-                yield path
+        yield from filter(os.path.isfile, (os.path.join(parent, name) for name in names))
 
 
-def _plain_id(path: Path) -> str:
+def _plain_id(path: str) -> str:
     """Cat/0.jpg -> cat.0; folders inside a class become part of the name."""
-    folder, *parents, name = path.parts
-    stem = "_".join([*parents, Path(name).stem])[:MAX_STEM]
-    return f"{_class_of(Path(folder))}.{re.sub(r'[^A-Za-z0-9_.-]', '_', stem)}"
+    folder, *parents, name = path.split("/")
+    stem = "_".join([*parents, os.path.splitext(name)[0]])[:MAX_STEM]
+    return f"{_class_of(folder)}.{re.sub(r'[^A-Za-z0-9_.-]', '_', stem)}"

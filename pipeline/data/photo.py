@@ -8,6 +8,7 @@ import io
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -65,17 +66,16 @@ def examine(task: Task) -> Row:
     try:
         data = _read(task, row)
         decoded = decode(data)
-        stored_image, stored = stored_photo(data, decoded, task.stored_size)
+        stored_pixels, stored = stored_photo(data, decoded, task.stored_size)
     except Refused as error:
         return row | {"reason": str(error)}
     task.stored.write_bytes(stored)
-    image = decoded.image
     row |= {"status": "repaired" if decoded.notes else "kept", "reason": "; ".join(decoded.notes)}
     row |= {"format": decoded.format, "mode": decoded.mode, "orientation": decoded.orientation}
-    row |= {"width": image.width, "height": image.height}
-    row |= {"pixel_hash": pixel_hash(image), "perceptual_hash": perceptual_hash(stored_image)}
-    row |= {"stored_width": stored_image.width, "stored_height": stored_image.height, "stored_bytes": len(stored)}
-    return row
+    row |= {"width": decoded.pixels.shape[1], "height": decoded.pixels.shape[0]}
+    row |= {"pixel_hash": pixel_hash(decoded.pixels), "perceptual_hash": perceptual_hash(stored_pixels)}
+    stored_height, stored_width, _ = stored_pixels.shape
+    return row | {"stored_width": stored_width, "stored_height": stored_height, "stored_bytes": len(stored)}
 
 
 def _read(task: Task, row: Row) -> bytes:
@@ -91,54 +91,47 @@ def _read(task: Task, row: Row) -> bytes:
     return data
 
 
-def stored_photo(data: bytes, decoded: Decoded, stored_size: int) -> tuple[Image.Image, bytes]:
-    """The photo as it is stored: its pixels (RGB) and its JPEG bytes.
+def stored_photo(data: bytes, decoded: Decoded, stored_size: int) -> tuple[np.ndarray, bytes]:
+    """The photo as it is stored: its pixels, as in `decoded`, and its JPEG bytes.
 
     The shorter side is at most `stored_size` pixels and the aspect is kept. An upright RGB or grey JPEG that is small
     enough is stored byte for byte, because encoding again would lose detail; `convert("RGB")` of it gives the decoded
     pixels exactly. Everything else is encoded at quality 95 with full colour resolution. Shrinking uses Lanczos, which
     keeps more fine detail (fur, whiskers) than averaging over areas and, unlike interpolation, does not alias.
     """
-    image = decoded.image
-    scale = stored_size / min(image.size)
+    height, width, _ = decoded.pixels.shape
+    scale = stored_size / min(width, height)
     if scale >= 1 and decoded.format == "JPEG" and decoded.mode in ("RGB", "L") and decoded.orientation == 1:
-        return image, data
+        return decoded.pixels, data
+    image = Image.fromarray(decoded.pixels)
     if scale < 1:
-        size = (max(stored_size, round(image.width * scale)), max(stored_size, round(image.height * scale)))
+        size = (max(stored_size, round(width * scale)), max(stored_size, round(height * scale)))
         image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=REDUCING_GAP)
     if max(image.size) > MAX_JPEG_SIDE:
         raise Refused("too long and thin to store")
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=95, subsampling="4:4:4")
-    return image, buffer.getvalue()
+    return np.asarray(image), buffer.getvalue()
 
 
-def pixel_hash(image: Image.Image) -> str:
-    """sha256 (64 hex digits) of an RGB image's size and pixels: equal for equal pixels, whatever the file."""
-    digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
-    digest.update(image.tobytes())
+def pixel_hash(pixels: np.ndarray) -> str:
+    """sha256 (64 hex digits) of the size and the RGB pixels (height, width, 3): equal for equal pixels, whatever the file."""
+    digest = hashlib.sha256(f"{pixels.shape[1]}x{pixels.shape[0]}:".encode())
+    digest.update(pixels.data)
     return digest.hexdigest()
 
 
-def _cosine_basis() -> np.ndarray:
-    """The lowest `HASH_SIDE` rows of the orthonormal DCT-II of length `THUMBNAIL_SIDE`."""
-    frequency, position = np.arange(HASH_SIDE)[:, None], np.arange(THUMBNAIL_SIDE)[None, :]
-    basis = np.cos(np.pi / THUMBNAIL_SIDE * (position + 0.5) * frequency) * np.sqrt(2 / THUMBNAIL_SIDE)
-    basis[0] /= np.sqrt(2)
-    return basis
+def perceptual_hash(pixels: np.ndarray) -> str:
+    """64-bit DCT hash (16 hex digits) of RGB pixels: close in Hamming distance for photos that look alike.
 
-
-COSINE_BASIS = _cosine_basis()
-
-
-def perceptual_hash(image: Image.Image) -> str:
-    """64-bit DCT hash (16 hex digits): close in Hamming distance for photos that look alike.
-
-    The picture is averaged down to 32 x 32 grey pixels; each bit tells whether one of the 64 lowest frequencies is
-    above their median. Rounding keeps the hash of a flat picture from depending on the last bits of a product.
+    The picture is averaged down to 32 x 32 grey pixels, in whole numbers, which are the same on every processor; each bit
+    tells whether one of the 64 lowest frequencies is above their median. Rounding keeps the hash of a flat picture from
+    depending on the last bits of a product.
     """
-    grey = image.convert("L").resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX)
-    coefficients = np.round(COSINE_BASIS @ np.asarray(grey, dtype=np.float64) @ COSINE_BASIS.T, 3)
+    grey = Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
+    small = grey.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX)
+    frequencies = cv2.dct(np.asarray(small, dtype=np.float64))[:HASH_SIDE, :HASH_SIDE]
+    coefficients = np.round(frequencies, 3)
     ordered = np.sort(coefficients, axis=None)
     median = (ordered[len(ordered) // 2 - 1] + ordered[len(ordered) // 2]) / 2  # np.median takes longer than all the rest
     return np.packbits(coefficients > median).tobytes().hex()

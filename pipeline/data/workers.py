@@ -4,6 +4,7 @@ Files go to a process pool in chunks. Where a worker dies, all files that were o
 a time in a process apart; the file that this process dies of is the culprit.
 """
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -20,6 +21,8 @@ from pipeline.data.photo import Row, Task, blank_row, examine
 
 PHOTOS_PER_CHUNK = 32
 CHUNKS_IN_FLIGHT = 2  # a worker: one that it works on and one that waits, so that memory stays flat and nobody idles
+# Of glibc's mallopt: blocks up to 32 MB come from the heap, of which up to 64 MB that are free are kept.
+MALLOC_SETTINGS = {"M_MMAP_THRESHOLD": (-3, 32 * 2**20), "M_TRIM_THRESHOLD": (-1, 64 * 2**20)}
 SECONDS_PER_PHOTO = 60.0  # far more than 100 megapixels need; a decoder that is not done by then is in a loop
 
 
@@ -67,7 +70,16 @@ def _examine_in_pool(
 def _start_worker() -> None:
     """Do not outlive the main process, and keep quiet: libtiff prints what is wrong with a file."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    _keep_freed_memory()
     threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _keep_freed_memory() -> None:
+    """Use the memory of one photo for the next: giving it back and taking it anew costs up to a fifth of the time."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # glibc alone has it
+        for parameter, value in MALLOC_SETTINGS.values():
+            libc.mallopt(parameter, value)
 
 
 def _exit_with_parent() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.audits import make_raw
 from tests.data.http_server import CONTENT, MisbehavingServer, serve
 
 
@@ -19,3 +20,9 @@ def server(direct: None) -> Iterator[MisbehavingServer]:
 def destination(tmp_path: Path) -> Path:
     """Where a download goes; the folder is still to be made."""
     return tmp_path / "raw" / "photos.zip"
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """A raw folder with 40 photos of either class, and what else lies about in such folders."""
+    return make_raw(tmp_path)

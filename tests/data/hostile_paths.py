@@ -1,5 +1,6 @@
 """Paths that do something bad when a worker opens them: a module of its own, because workers have to import it."""
 
+import ctypes
 import os
 import signal
 import time
@@ -11,6 +12,13 @@ class DeadlyPath(type(Path())):  # type: ignore[misc]
 
     def open(self, *_: object, **__: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class FaultyPath(type(Path())):  # type: ignore[misc]
+    """Has the process that opens it read where it has no memory, as a decoder with a fault does."""
+
+    def open(self, *_: object, **__: object) -> None:
+        ctypes.string_at(0)
 
 
 class EndlessPath(type(Path())):  # type: ignore[misc]

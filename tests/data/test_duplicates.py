@@ -35,7 +35,7 @@ def manifest_of(store: Path, photos: dict[str, Image.Image]) -> pd.DataFrame:
         label = photo.split(".")[0]
         (store / label).mkdir(parents=True, exist_ok=True)
         image.save(store / label / f"{photo}.jpg", quality=95, subsampling="4:4:4")
-        rows.append([photo, label, "kept", "", pixel_hash(image), perceptual_hash(image)])
+        rows.append([photo, label, "kept", "", pixel_hash(np.asarray(image)), perceptual_hash(np.asarray(image))])
     return pd.DataFrame(rows, columns=["id", "class", "status", "reason", "pixel_hash", "perceptual_hash"])
 
 

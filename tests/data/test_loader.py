@@ -52,6 +52,20 @@ def test_workers_change_nothing(photos: Photos, workers: int) -> None:
     assert same(by_photo(photos, seed=1, epoch=2, workers=0), by_photo(photos, seed=1, epoch=2, workers=workers))
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
+@pytest.mark.parametrize(("start", "workers"), [(1, 0), (4, 1), (9, 4), (21, 0), (22, 0)])
+def test_going_on_in_the_middle_changes_nothing(photos: Photos, start: int, workers: int) -> None:
+    whole, order = by_photo(photos, seed=1, epoch=2, workers=0), epoch_order(len(photos), seed=1, epoch=2)
+    transform = TrainingTransform(PREPROCESSING, "strong", 1)
+    rest = list(training_batches(photos, transform, seed=1, epoch=2, batch_size=4, workers=workers, start=start))
+    assert sum(len(labels) for _, labels in rest) == len(photos) - start
+    tensors = [tensor for images, _ in rest for tensor in images]
+    labels = [label for _, batch in rest for label in batch]
+    for index, tensor, label in zip(order[start:], tensors, labels, strict=True):
+        assert torch.equal(tensor, whole[photos.ids[index]])
+        assert label == photos.labels[index]
+
+
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_a_photo_alone_is_changed_as_in_an_epoch(photos: Photos, strength: str) -> None:
     tensors = by_photo(photos, seed=3, epoch=5, workers=0, strength=strength)

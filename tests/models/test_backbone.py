@@ -136,12 +136,31 @@ def test_random_weights_repeat() -> None:
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_the_evaluation_transform_is_timms(weights: Path) -> None:
-    model = create_backbone("test_resnet", str(weights)).model
-    expected = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
-    photo = Image.effect_noise((300, 200), 90).convert("RGB")
-    own = evaluation_transform(create_backbone("test_resnet", str(weights)).preprocessing)
-    assert torch.equal(own(photo), expected(photo))
+# Bilinear and bicubic, cropped and squashed, with a crop from 0.875 to all of the picture, and two that normalise otherwise.
+TRANSFORMED = {
+    "test_resnet": {},
+    "test_vit": {},
+    "test_efficientnet": {},
+    "resnet18": {"input_size": (3, 64, 64)},
+    "resnet18 squashed": {"input_size": (3, 64, 96), "crop_mode": "squash", "crop_pct": 1.0, "interpolation": "bilinear"},
+    "resnet18 bordered": {"input_size": (3, 64, 64), "crop_mode": "border", "crop_pct": 0.9},
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMED)
+def test_the_evaluation_transform_and_its_logits_are_timms(name: str) -> None:
+    backbone = create_backbone(name.split()[0], "none")
+    changes = TRANSFORMED[name]
+    model = timm.create_model(name.split()[0]).eval()
+    model.load_state_dict(backbone.model.state_dict())
+    config = timm.data.resolve_data_config(changes, model=model)
+    expected = timm.data.create_transform(**config, is_training=False)
+    own = evaluation_transform(backbone.preprocessing.model_copy(update=changes))
+    for size in ((300, 200), (90, 131), (40, 40)):
+        photo = Image.effect_noise(size, 90).convert("RGB")
+        assert torch.equal(own(photo), expected(photo))
+        with torch.inference_mode():
+            assert torch.equal(backbone.model.eval()(own(photo)[None]), model(expected(photo)[None]))
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])

@@ -8,6 +8,7 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -250,8 +251,11 @@ def test_kaggle_without_its_client(project: Path) -> None:
     assert "Traceback" not in printed
 
 
+needs_kaggle = pytest.mark.skipif(find_spec("kaggle") is None, reason="Kaggle's client is not installed")
+
+
+@needs_kaggle
 def test_kaggle_without_credentials(project: Path) -> None:
-    pytest.importorskip("kaggle", reason="Kaggle's client is not installed")
     home = {"HOME": str(project), "XDG_CONFIG_HOME": str(project), "KAGGLE_CONFIG_DIR": str(project)}
     printed = download(project, "kaggle", check=False, **home)
     assert "its client found no credentials" in printed
@@ -259,9 +263,9 @@ def test_kaggle_without_credentials(project: Path) -> None:
     assert "Traceback" not in printed
 
 
+@needs_kaggle
 def test_kaggles_client_brings_the_photos(project: Path, tmp_path: Path, direct: None) -> None:
     """Kaggle's own client against a server that calls itself Kaggle, behind a proxy that leads nowhere else."""
-    pytest.importorskip("kaggle", reason="Kaggle's client is not installed")
     with zipfile.ZipFile(tmp_path / "train.zip", "w") as file:
         for name in ("train/cat.0.jpg", "train/dog.0.jpg"):
             file.writestr(name, name)
