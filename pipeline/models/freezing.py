@@ -72,6 +72,9 @@ def set_trainable(model: nn.Module, unfrozen: Literal["all", "head"] | int | Seq
 def blocks_of(model: Any, *, head: str | None = None) -> list[list[str]]:
     """The names of a network's parameters, block by block from the stem up; the last list is the head's.
 
+    In plain torch: `[[name for name, _ in child.named_parameters()] for child in model.children()]`, which makes a transformer
+    one single block.
+
     A block is what timm's coarse `group_matcher` says; what that puts beside the head (a last norm or convolution) stands in
     the last list. In other networks a block is a child, or where that is a Sequential or holds most of the parameters, a
     child of that.
