@@ -51,7 +51,8 @@ def look_up(name: str) -> Entry:
     """What timm says of one architecture.
 
     In plain timm: `sum(p.numel() for p in timm.create_model(name).parameters())` and `timm.get_pretrained_cfg(name)`. What this
-    adds: the network is made on torch's meta device to count its parameters: without memory, without a download, a fraction of a second.
+    adds: the network is made on torch's meta device to count its parameters: without memory, without a download, a fraction of
+    a second.
 
     >>> look_up("test_resnet").parameters
     469688

@@ -40,10 +40,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.send_response(404 if content is None else 200)
         headers = {"X-Repo-Commit": COMMIT, "Content-Length": str(len(content or b"")), "Connection": "close"}
-        # The hub's own words: a large file's ETag is its SHA-256; a file that is not there is told from a repository that is not.
-        headers |= (
-            {"X-Error-Code": "EntryNotFound"} if content is None else {"ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
-        )
+        # As the hub does: a missing file is told from a missing repository, and a file's ETag is its SHA-256.
+        if content is None:
+            headers["X-Error-Code"] = "EntryNotFound"
+        else:
+            headers["ETag"] = f'"{hashlib.sha256(content).hexdigest()}"'
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
