@@ -1,11 +1,13 @@
-"""The experiments of `dvc exp` side by side: what each is worth, and what it cost.
+"""The experiments of `dvc exp` side by side: what each is worth, what it cost, and how much of it is the luck of a seed.
 
 entries = entries_of(shown)          # what `dvc exp show --json` printed
 print(leaderboard(entries))
+print(spread_table(spreads_of(entries)))
 picture(entries, Path("outputs/leaderboard.svg"))
 """
 
 import json
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,11 +38,23 @@ class Entry:
     num_test: int
     probe_seconds: float
     finetune_seconds: float
+    settings: str = ""  # all that decide the result but seeds, as JSON
 
     @property
     def seconds(self) -> float:
         """Of both training stages."""
         return self.probe_seconds + self.finetune_seconds
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Experiments that differ in a seed alone: of each figure the mean and the standard deviation (of n - 1)."""
+
+    names: tuple[str, ...]
+    backbone: str
+    frozen_accuracy: tuple[float, float]
+    accuracy: tuple[float, float]
+    log_loss: tuple[float, float]
 
 
 def shown_experiments(project: Path) -> list[dict[str, Any]]:
@@ -91,6 +105,32 @@ def leaderboard(entries: Sequence[Entry]) -> str:
     return aligned(rows)
 
 
+def spreads_of(entries: Sequence[Entry]) -> list[Spread]:
+    """Groups of at least two experiments with equal settings but for seeds, the most accurate on average first."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.settings, []).append(entry)
+    spreads = [_spread(group) for settings, group in groups.items() if settings and len(group) > 1]
+    return sorted(spreads, key=lambda spread: (-spread.accuracy[0], spread.log_loss[0]))
+
+
+def spread_table(spreads: Sequence[Spread]) -> str:
+    """The table of what seeds do."""
+    rows = [("over seeds", "backbone", "frozen", "fine-tuned", "log-loss", "experiments")]
+    rows += [
+        (
+            f"{len(spread.names)}",
+            spread.backbone,
+            "{:.2%} ± {:.2%}".format(*spread.frozen_accuracy),
+            "{:.2%} ± {:.2%}".format(*spread.accuracy),
+            "{:.4f} ± {:.4f}".format(*spread.log_loss),
+            ", ".join(spread.names),
+        )
+        for spread in spreads
+    ]
+    return aligned(rows)
+
+
 def picture(entries: Sequence[Entry], file: Path) -> None:
     """Accuracy against the seconds that training took, both stages of each experiment, as SVG or PNG by the file's name."""
     import matplotlib
@@ -123,6 +163,27 @@ def picture(entries: Sequence[Entry], file: Path) -> None:
     pyplot.close(figure)
 
 
+def _spread(group: Sequence[Entry]) -> Spread:
+    def of(figure: str) -> tuple[float, float]:
+        values = [getattr(entry, figure) for entry in group]
+        return statistics.mean(values), statistics.stdev(values)
+
+    return Spread(
+        names=tuple(entry.name for entry in group),
+        backbone=group[0].backbone,
+        frozen_accuracy=of("frozen_accuracy"),
+        accuracy=of("accuracy"),
+        log_loss=of("log_loss"),
+    )
+
+
+def _settings(params: dict[str, Any]) -> str:
+    """All settings that decide a result, but the seeds."""
+    sections = {name: section for name, section in params.items() if name != "runtime"}
+    kept = {name: {key: value for key, value in section.items() if key != "seed"} for name, section in sections.items()}
+    return json.dumps(kept, sort_keys=True)
+
+
 def _states(shown: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Experiments first, because they have names, then commits, then the workspace."""
     experiments = [state for base in shown for group in base.get("experiments") or [] for state in group["revs"]]
@@ -151,6 +212,7 @@ def _entry(state: dict[str, Any]) -> Entry | None:
             num_test=scores["num_test"],
             probe_seconds=probe,
             finetune_seconds=finetune,
+            settings=_settings(params),
         )
     except KeyError:
         return None

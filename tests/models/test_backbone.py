@@ -182,6 +182,13 @@ def test_an_engine_that_disagrees_is_not_trusted() -> None:
         build_engine(Forgetful(), torch.randn(2, 3, 8, 8), choice="torch", device=CPU, threads=1)
 
 
+def test_a_network_that_overflows_is_told_before_anything_is_computed_with_it() -> None:
+    layer = nn.Conv2d(3, 4, 8)
+    nn.init.constant_(layer.weight, 1e38)
+    with pytest.raises(PipelineError, match="not finite numbers on the first photos"):
+        build_engine(nn.Sequential(layer, nn.Flatten()), torch.ones(2, 3, 8, 8), choice="auto", device=CPU, threads=1)
+
+
 def test_torchvisions_weights_by_name_come_with_their_preprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From torch's own cache, where a download would lie; the layers of torchvision's ResNet are named as timm's are."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
