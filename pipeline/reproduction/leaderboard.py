@@ -38,7 +38,7 @@ class Entry:
     num_test: int
     probe_seconds: float
     finetune_seconds: float
-    settings: str = ""  # all that decide the result but seeds, as JSON
+    settings: str  # all that decide the result but seeds, as JSON
 
     @property
     def seconds(self) -> float:
@@ -107,10 +107,7 @@ def leaderboard(entries: Sequence[Entry]) -> str:
 
 def spreads_of(entries: Sequence[Entry]) -> list[Spread]:
     """Groups of at least two experiments with equal settings but for seeds, the most accurate on average first."""
-    groups: dict[str, list[Entry]] = {}
-    for entry in entries:
-        groups.setdefault(entry.settings, []).append(entry)
-    spreads = [_spread(group) for settings, group in groups.items() if settings and len(group) > 1]
+    spreads = [_spread(group) for group in _but_for_seeds(entries) if len(group) > 1]
     return sorted(spreads, key=lambda spread: (-spread.accuracy[0], spread.log_loss[0]))
 
 
@@ -137,7 +134,7 @@ def picture(entries: Sequence[Entry], file: Path) -> None:
 
     matplotlib.use("agg")
     from matplotlib import pyplot
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
     for entry in entries:
@@ -146,12 +143,17 @@ def picture(entries: Sequence[Entry], file: Path) -> None:
         axes.scatter(*path[0], color=INKS["frozen"], zorder=3)
         bounds = [[entry.accuracy - entry.accuracy_low], [entry.accuracy_high - entry.accuracy]]
         axes.errorbar(*path[1], yerr=bounds, color=INKS["finetuned"], marker="o", capsize=3, linestyle="", zorder=2)
-        axes.annotate(
-            f"{entry.backbone} ({entry.name})", path[1], xytext=(-7, 6), textcoords="offset points", ha="right", fontsize=9
-        )
+    for group in _but_for_seeds(entries):
+        best = group[0]
+        text = f"{best.backbone} ({best.name if len(group) == 1 else f'{len(group)} seeds'})"
+        place = (best.seconds, best.accuracy)
+        axes.annotate(text, place, xytext=(-7, 6), textcoords="offset points", ha="right", fontsize=9)
     axes.scatter([], [], color=INKS["frozen"], label="frozen: a solved head")
     axes.scatter([], [], color=INKS["finetuned"], label="fine-tuned, with its interval")
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.25)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set(xlabel="seconds of training", ylabel="accuracy on the test photos")
@@ -161,6 +163,14 @@ def picture(entries: Sequence[Entry], file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=150)
     pyplot.close(figure)
+
+
+def _but_for_seeds(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """The experiments in groups of equal settings but for seeds, in the order that they have."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.settings, []).append(entry)
+    return list(groups.values())
 
 
 def _spread(group: Sequence[Entry]) -> Spread:

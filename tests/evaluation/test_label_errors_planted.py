@@ -1,4 +1,4 @@
-"""Wrong labels that were planted among drawn photos are found, by the way that the pipeline goes: features, folds, candidates."""
+"""Wrong labels that were planted among drawn photos are found, as the pipeline goes: features, folds, candidates."""
 
 from pathlib import Path
 
