@@ -136,33 +136,41 @@ def picture(entries: Sequence[Entry], file: Path) -> None:
     from matplotlib import pyplot
     from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
     for entry in entries:
         path = [(entry.probe_seconds, entry.frozen_accuracy), (entry.seconds, entry.accuracy)]
         axes.plot(*zip(*path, strict=True), color="#a9a59b", linewidth=1, zorder=1)
         axes.scatter(*path[0], color=INKS["frozen"], zorder=3)
         bounds = [[entry.accuracy - entry.accuracy_low], [entry.accuracy_high - entry.accuracy]]
         axes.errorbar(*path[1], yerr=bounds, color=INKS["finetuned"], marker="o", capsize=3, linestyle="", zorder=2)
-    for group in _but_for_seeds(entries):
-        best = group[0]
-        text = f"{best.backbone} ({best.name if len(group) == 1 else f'{len(group)} seeds'})"
-        place = (best.seconds, best.accuracy)
-        axes.annotate(text, place, xytext=(-7, 6), textcoords="offset points", ha="right", fontsize=9)
     axes.scatter([], [], color=INKS["frozen"], label="frozen: a solved head")
     axes.scatter([], [], color=INKS["finetuned"], label="fine-tuned, with its interval")
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.margins(x=0.25)
+    axes.margins(x=0.1)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set(xlabel="seconds of training", ylabel="accuracy on the test photos")
     axes.grid(color="#e2ddd2")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper left", ncols=2, frameon=False)
+    _name(entries, figure, axes)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=150)
     pyplot.close(figure)
+
+
+def _name(entries: Sequence[Entry], figure: Any, axes: Any) -> None:
+    """Number the experiments as the table does, and name them beside the picture: names within it would overlap."""
+    names: list[str] = []
+    for group in _but_for_seeds(entries):
+        best, place = group[0], entries.index(group[0]) + 1
+        names.append(f"{place}  {best.backbone} ({best.name if len(group) == 1 else f'{len(group)} seeds'})")
+        point = (best.seconds, best.accuracy)
+        axes.annotate(f"{place}", point, xytext=(6, 5), textcoords="offset points", fontsize=9, weight="bold")
+    no_marks = [axes.plot([], [], linestyle="")[0] for _ in names]
+    figure.legend(no_marks, names, loc="outside right upper", handlelength=0, frameon=False, fontsize=9)
 
 
 def _but_for_seeds(entries: Sequence[Entry]) -> list[list[Entry]]:
