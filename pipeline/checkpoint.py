@@ -114,7 +114,11 @@ class CheckpointInfo(_Record):
 
 
 def library_versions() -> dict[str, str]:
-    """The versions of what decides a result."""
+    """The versions of what decides a result.
+
+    In plain Python: `torch.__version__, timm.__version__ ...`, each after its import; here from the installed packages' own
+    records, without importing any.
+    """
     libraries = ("torch", "torchvision", "timm", "albumentations", "onnxruntime", "numpy", "pillow", "scikit-learn")
     return {"python": platform.python_version()} | {name: version(name) for name in libraries}
 
@@ -211,6 +215,9 @@ def read_general(file: Path, device: str | torch.device = "cpu") -> dict[str, An
 def read_info(folder: Path) -> CheckpointInfo:
     """Read checkpoint.json.
 
+    In plain torch there is nothing like it: `torch.load("model.pt")` gives tensors, and what network, classes and photos they
+    belong to stands in somebody's script. What this adds is that record, checked as it is read.
+
     Raises:
         PipelineError: there is no checkpoint, or its description is broken or of another version of this format.
     """
@@ -251,6 +258,10 @@ def read_model_state(folder: Path, device: str | torch.device = "cpu") -> dict[s
 def read_training_state(folder: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     """Read the general checkpoint onto a device, checked against its hash, without unpickling code.
 
+    In plain torch: `torch.load("training_state.pt", map_location=device, weights_only=True)`, then
+    `optimizer.load_state_dict(state["optimizer_state_dict"])` and the like. What this adds is the check: a file that is not the
+    one that was saved is refused, not loaded.
+
     Raises:
         PipelineError: the file is missing or broken, is not the one that was saved, or holds more than data.
     """
@@ -262,7 +273,14 @@ def read_training_state(folder: Path, device: str | torch.device = "cpu") -> dic
 
 
 def refuse_other_data(info: CheckpointInfo, folder: Path, classes: tuple[str, ...], data: DataFingerprints) -> None:
-    """Stop where a checkpoint was made for other classes, another order of them, or other photos than those at hand."""
+    """Stop where a checkpoint was made for other classes, another order of them, or other photos than those at hand.
+
+    In plain torch: nothing. `model.load_state_dict(...)` takes any weights of the right shape, and two classes in another
+    order give every answer wrong without a word.
+
+    Raises:
+        PipelineError: classes, their order or the photos differ; it says which.
+    """
     if info.classes != classes:
         raise PipelineError(
             f"{folder} was trained for the classes {', '.join(info.classes)} in this order, but the data has "

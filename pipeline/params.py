@@ -183,6 +183,22 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         raise PipelineError("\n  ".join([f"{path} cannot be used:", *_explain_all(error, content)])) from None
 
 
+def change_params(path: Path, changes: dict[str, Any]) -> None:
+    """Change settings in a params.yaml, and leave the rest of the file, its comments too, as it is.
+
+    Args:
+        path: the file.
+        changes: "section.key" -> value, as `dvc exp run -S section.key=value` has them.
+    """
+    yaml = YAML()
+    content = yaml.load(path.read_text(encoding="utf-8"))
+    for key, value in changes.items():
+        section, name = key.split(".")
+        content[section][name] = value
+    with path.open("w", encoding="utf-8") as stream:
+        yaml.dump(content, stream)
+
+
 def _explain_all(error: ValidationError, content: dict[str, Any]) -> list[str]:
     """One line a key: a union such as `auto | int` complains once for each type that it tried."""
     complaints: dict[tuple[int | str, ...], list[Any]] = {}

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
+from pipeline.params import PARAMS_FILE, change_params
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,12 +32,7 @@ def clone(folder: Path) -> Path:
 
 def set_params(folder: Path, changes: dict[str, Any]) -> None:
     """Change settings in the clone's params.yaml; keys are written section.key."""
-    yaml, path = YAML(), folder / "params.yaml"
-    content = yaml.load(path.read_text())
-    for key, value in changes.items():
-        section, name = key.split(".")
-        content[section][name] = value
-    yaml.dump(content, path)
+    change_params(folder / PARAMS_FILE, changes)
 
 
 def run(folder: Path, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -102,16 +102,23 @@ def test_a_checkpoint_that_does_not_belong_is_refused_before_anything_is_written
     evaluation_refuses(small, monkeypatch, r"other photos or another split.*differing: train")
     change_info(checkpoint, data=info["data"], metrics={})
     evaluation_refuses(small, monkeypatch, "without a temperature")
-    change_info(checkpoint, metrics=info["metrics"])
+    change_info(checkpoint, metrics={key: value for key, value in info["metrics"].items() if key != "share"})
+    evaluation_refuses(small, monkeypatch, "without a share")
+    change_info(checkpoint, metrics=info["metrics"], backbone=info["backbone"] | {"name": "test_vit"})
+    evaluation_refuses(small, monkeypatch, "do not fit test_vit")
+    (checkpoint / "checkpoint.json").write_text("{")
+    evaluation_refuses(small, monkeypatch, r"checkpoint\.json is broken")
+    (checkpoint / "checkpoint.json").write_bytes(kept[checkpoint / "checkpoint.json"])
     (checkpoint / "model.safetensors").write_bytes(b"torn")
     evaluation_refuses(small, monkeypatch, "not what was saved")
 
-    broken = load_file(small / "outputs/frozen/model.safetensors")
-    broken["fc.bias"][:] = float("nan")
-    save_file(broken, checkpoint / "model.safetensors")
-    sha256 = sha256_of(checkpoint / "model.safetensors")
-    change_info(checkpoint, files=info["files"] | {"model.safetensors": sha256})
-    evaluation_refuses(small, monkeypatch, "finite")
+    for name, value in (("fc.bias", math.nan), ("fc.weight", 1e38)):  # of the second kind the logits alone are not finite
+        broken = load_file(small / "outputs/frozen/model.safetensors")
+        broken[name][:] = value
+        save_file(broken, checkpoint / "model.safetensors")
+        sha256 = sha256_of(checkpoint / "model.safetensors")
+        change_info(checkpoint, files=info["files"] | {"model.safetensors": sha256})
+        evaluation_refuses(small, monkeypatch, "not finite numbers")
     for path, content in kept.items():
         path.write_bytes(content)
 
@@ -131,6 +138,9 @@ def test_a_test_split_that_cannot_be_scored_is_refused(small: Path, monkeypatch:
     (small / "outputs/out_of_fold.csv").rename(small / "aside.csv")
     evaluation_refuses(small, monkeypatch, "out_of_fold.csv cannot be used")
     (small / "aside.csv").rename(small / "outputs/out_of_fold.csv")
+    (small / "outputs/plots/epochs.csv").rename(small / "aside.csv")
+    evaluation_refuses(small, monkeypatch, "epochs.csv cannot be used")
+    (small / "aside.csv").rename(small / "outputs/plots/epochs.csv")
 
 
 def test_dvc_shows_what_was_made(small: Path) -> None:

@@ -19,8 +19,8 @@ from typing import Any
 import psutil
 
 from pipeline.errors import PipelineError
-from pipeline.params import PARAMS_FILE
-from pipeline.reproduction.rerun import clone_project, set_params
+from pipeline.params import PARAMS_FILE, change_params
+from pipeline.reproduction.rerun import clone_project
 from pipeline.results import read_json, write_json
 
 OURS = "this project"
@@ -133,7 +133,7 @@ def _clone(task: Task, target: Path, seed: int) -> Path:
         "runtime.threads": task.threads,
         "runtime.workers": task.threads,
     }
-    set_params(clone / PARAMS_FILE, changes)
+    change_params(clone / PARAMS_FILE, changes)
     return clone
 
 

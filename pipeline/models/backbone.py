@@ -93,6 +93,18 @@ def create_backbone(name: str, weights: str, *, locate: Callable[[str], Path] = 
 def rebuild(info: CheckpointInfo, state: dict[str, Tensor]) -> nn.Module:
     """The network that a checkpoint describes, with its head and weights.
 
+    In plain torch::
+
+        model = timm.create_model("resnet18", num_classes=2)
+        model.load_state_dict(torch.load("model.pt", weights_only=True))
+
+    which one has to remember beside the file. What this adds: name, arguments and head are read from the checkpoint, hidden
+    layers included, and a misfit is told in words.
+
+    Args:
+        info: what `pipeline.checkpoint.read_info` gave.
+        state: what `pipeline.checkpoint.read_model_state` gave.
+
     Raises:
         PipelineError: the weights do not fit the network.
     """
@@ -115,7 +127,11 @@ def rebuild(info: CheckpointInfo, state: dict[str, Tensor]) -> nn.Module:
 
 
 def evaluation_transform(preprocessing: Preprocessing) -> Any:
-    """timm's own evaluation transform: PIL image -> float tensor (channels, height, width), normalised."""
+    """timm's own evaluation transform: PIL image -> float32 tensor (channels, height, width), normalised.
+
+    In plain torch: `transforms.Compose([Resize(256), CenterCrop(224), ToTensor(), Normalize(mean, std)])`, with numbers that
+    are right for one network. Here size, crop, interpolation, mean and deviation are those that the weights were trained with.
+    """
     return create_transform(**preprocessing.model_dump(), is_training=False)
 
 

@@ -34,6 +34,8 @@ class Entry:
 def matching(pattern: str) -> list[str]:
     """timm's architectures whose name matches a shell pattern, such as "convnext*", in natural order.
 
+    In plain timm: `timm.list_models(pattern)`, which gives an empty list for a name that is misspelt.
+
     Raises:
         PipelineError: nothing matches; the nearest names are told.
     """
@@ -48,7 +50,9 @@ def matching(pattern: str) -> list[str]:
 def look_up(name: str) -> Entry:
     """What timm says of one architecture.
 
-    It is made on torch's meta device to count its parameters: without memory, without a download, a fraction of a second.
+    In plain timm: `sum(p.numel() for p in timm.create_model(name).parameters())` and `timm.get_pretrained_cfg(name)`. What this
+    adds: the network is made on torch's meta device to count its parameters: without memory, without a download, a fraction of
+    a second.
 
     >>> look_up("test_resnet").parameters
     469688

@@ -37,6 +37,13 @@ class Engine:
 def build_engine(module: nn.Module, example: Tensor, *, choice: str, device: torch.device, threads: int) -> Engine:
     """Make a module ready to run forward.
 
+    In plain torch::
+
+        with torch.inference_mode():
+            outputs = module.eval()(images)
+
+    What this adds: the faster of two ways to compute the same, and a check on real images that it is the same.
+
     Args:
         module: in eval mode, on the CPU; maps a batch of images to (n, outputs).
         example: (n, channels, height, width) float32, real images where possible; the engine is checked on it.
@@ -46,10 +53,15 @@ def build_engine(module: nn.Module, example: Tensor, *, choice: str, device: tor
 
     Raises:
         PipelineError: the network cannot be exported although ONNX Runtime was asked for by name, or the engine's outputs
-            differ from eager torch's by more than the tolerance.
+            differ from eager torch's by more than the tolerance, or those of eager torch are not finite.
     """
     with torch.inference_mode():
         expected = module(example)
+    if not torch.isfinite(expected).all():
+        raise PipelineError(
+            "The network gives values that are not finite numbers on the first photos: its weights are broken or too large. "
+            "Make the checkpoint again with: dvc repro --force, or choose other weights."
+        )
     if choice == "onnxruntime" or (choice == "auto" and device.type == "cpu"):
         try:
             return _checked("onnxruntime", _onnxruntime(module, example, threads), example, expected)

@@ -22,6 +22,7 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
+from pipeline.models.dotted import is_within
 from pipeline.models.head import find_heads
 
 MOST = 0.8  # the share of a network's parameters from which on a child is the network's body, to be opened
@@ -71,6 +72,9 @@ def set_trainable(model: nn.Module, unfrozen: Literal["all", "head"] | int | Seq
 def blocks_of(model: Any, *, head: str | None = None) -> list[list[str]]:
     """The names of a network's parameters, block by block from the stem up; the last list is the head's.
 
+    In plain torch: `[[name for name, _ in child.named_parameters()] for child in model.children()]`, which makes a transformer
+    one single block.
+
     A block is what timm's coarse `group_matcher` says; what that puts beside the head (a last norm or convolution) stands in
     the last list. In other networks a block is a child, or where that is a Sequential or holds most of the parameters, a
     child of that.
@@ -118,15 +122,15 @@ def _learning(model: nn.Module, unfrozen: Literal["all", "head"] | int | Sequenc
     if unfrozen == "all":
         return set(names)
     if unfrozen == "head":
-        return {name for name in names if _is_within(name, heads)}
+        return {name for name in names if is_within(name, heads)}
     if isinstance(unfrozen, int):
         return _top_blocks(model, unfrozen, heads)
     if isinstance(unfrozen, str):
         raise PipelineError(f"unfrozen = {unfrozen!r}, but should be 'all', 'head', a number of blocks or a list of names.")
-    unknown = [path for path in unfrozen if not any(_is_within(name, (path,)) for name in names)]
+    unknown = [path for path in unfrozen if not any(is_within(name, (path,)) for name in names)]
     if unknown:
         raise PipelineError(f"{type(model).__name__} has no parameters at {', '.join(map(repr, unknown))}.")
-    return {name for name in names if _is_within(name, tuple(unfrozen))}
+    return {name for name in names if is_within(name, tuple(unfrozen))}
 
 
 def _top_blocks(model: nn.Module, count: int, heads: tuple[str, ...]) -> set[str]:
@@ -146,11 +150,11 @@ def _blocks(model: Any, heads: tuple[str, ...]) -> list[list[str]]:
     else:
         numbered = _numbered_by_structure(model)
     # A matcher may give several classifiers several numbers, or numbers amid the blocks', so the head is set apart here.
-    last = max((number for name, number in numbered.items() if not _is_within(name, heads)), default=0)
-    beside_head = last if any(numbered[name] == last for name in numbered if _is_within(name, heads)) else None
+    last = max((number for name, number in numbered.items() if not is_within(name, heads)), default=0)
+    beside_head = last if any(numbered[name] == last for name in numbered if is_within(name, heads)) else None
     blocks: dict[int, list[str]] = {}
     for name, _ in model.named_parameters():
-        top = _is_within(name, heads) or numbered[name] == beside_head
+        top = is_within(name, heads) or numbered[name] == beside_head
         blocks.setdefault(last + 1 if top else numbered[name], []).append(name)
     return [blocks[number] for number in sorted(blocks)]
 
@@ -193,7 +197,7 @@ def _with_running_statistics(model: nn.Module) -> Iterator[tuple[str, nn.Module]
 
 def _learns_statistics(name: str, module: nn.Module, heads: tuple[str, ...]) -> bool:
     learns = any(parameter.requires_grad for parameter in module.parameters())
-    return learns and _is_within(name, heads)
+    return learns and is_within(name, heads)
 
 
 def _heads_or_none(model: nn.Module, head: str | None) -> tuple[str, ...]:
@@ -204,10 +208,6 @@ def _heads_or_none(model: nn.Module, head: str | None) -> tuple[str, ...]:
         return find_heads(model)
     except PipelineError:
         return ()
-
-
-def _is_within(name: str, paths: Sequence[str]) -> bool:
-    return any(f"{name}.".startswith(f"{path}.") for path in paths)
 
 
 def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:

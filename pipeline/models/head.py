@@ -16,80 +16,27 @@ lists them, the main one first.
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from timm.layers import LayerNorm2d, create_act_layer
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from pipeline.errors import PipelineError
+from pipeline.models.head_search import find_head, find_heads, is_linear
 from pipeline.models.initialisation import INITIALISATIONS, TRUNC_NORMAL_STD, initialise_new, initialise_weight
+from pipeline.models.mlp_head import MlpHead, Norm, activation_layer, linear_layer
+from pipeline.models.solved_head import from_probe
 
-# Where classifiers live: torchvision's conventions, tried for networks that do not say it themselves.
-USUAL_PATHS = ("fc", "heads.head", "head", "classifier")
-# Children that hold an auxiliary classifier: GoogLeNet's aux1 and aux2, Inception's AuxLogits.
-AUXILIARY_PREFIX = "aux"
-
-Norm = Literal["none", "batch", "layer"]
-
-
-class MlpHead(nn.Sequential):
-    """A classifier with hidden layers: (linear, norm, activation, dropout) for each, then the linear output layer.
-
-    Over pooled maps that were not flattened, linear layers are 1x1 convolutions. `output` is the last layer.
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        num_outputs: int,
-        *,
-        hidden: Sequence[int],
-        activation: str = "gelu",
-        norm: Norm = "none",
-        dropout: float = 0.0,
-        convolutional: bool = False,
-    ) -> None:
-        super().__init__()
-        self.in_features = in_features
-        widths = [in_features, *hidden]
-        for number, (width, next_width) in enumerate(zip(widths, hidden, strict=False)):
-            self.add_module(f"linear{number}", _linear(width, next_width, convolutional))
-            if norm != "none":
-                self.add_module(f"norm{number}", _norm(norm, next_width, convolutional))
-            self.add_module(f"activation{number}", _activation(activation))
-            self.add_module(f"dropout{number}", nn.Dropout(dropout))
-        self.add_module("output", _linear(widths[-1], num_outputs, convolutional))
-
-
-def find_heads(model: nn.Module) -> tuple[str, ...]:
-    """The dotted paths of all of a network's classifiers, such as ("fc",), ("head", "head_dist") or ("fc", "aux1.fc2").
-
-    In plain torch one prints the model and looks. timm's networks say it (`pretrained_cfg["classifier"]`); for others
-    the usual places are tried. In a `Sequential` it is the last linear layer (or 1x1 convolution).
-
-    Raises:
-        PipelineError: there is none.
-
-    >>> import timm
-    >>> find_heads(timm.create_model("test_resnet"))
-    ('fc',)
-    """
-    modules = dict(model.named_modules())
-    main = _stated(model, modules) or _usual(modules) or _made_here(modules)
-    if not main:
-        raise PipelineError(
-            f"No classifier found in {type(model).__name__}: looked at {', '.join(USUAL_PATHS)}. Give its dotted path as head=."
-        )
-    auxiliary = [name for name in modules if name.lower().startswith(AUXILIARY_PREFIX) and "." not in name]
-    beside = [path for name in auxiliary if (path := _classifier_within(modules, name)) is not None]
-    return (*main, *(path for path in beside if path not in main))
-
-
-def find_head(model: nn.Module) -> str:
-    """The dotted path of a network's main classifier: the first of `find_heads`."""
-    return find_heads(model)[0]
+__all__ = [
+    "MlpHead",
+    "class_probabilities",
+    "classification_loss",
+    "find_head",
+    "find_heads",
+    "from_probe",
+    "replace_head",
+]
 
 
 def replace_head(
@@ -147,7 +94,7 @@ def replace_head(
     """
     _check(num_outputs, hidden, norm, dropout, initialisation)
     bias = _prior_bias(class_priors, num_outputs)
-    _activation(activation)
+    activation_layer(activation)
     paths = (_existing(model, head),) if head else find_heads(model)
     if isinstance(model.get_submodule(paths[0]), nn.Identity):
         paths = _recreated(model, num_outputs)
@@ -162,57 +109,6 @@ def replace_head(
     for path in ("", *paths):
         _tell_num_classes(model, path, num_outputs)
     return paths[0]
-
-
-def from_probe(model: nn.Module, weight: Tensor, bias: Tensor, *, head: str | None = None) -> None:
-    """Give the linear head a solved linear probe.
-
-    In plain torch: `model.fc.weight.data.copy_(weight); model.fc.bias.data.copy_(bias)`. What this adds: the classifier is
-    found; of several side by side each gets the probe, so that their mean computes it, or where each has features of its
-    own (CrossViT), its columns of a probe on all of them; auxiliary ones, which VOLO adds to the output, are set to zero; a
-    head with one logit takes the difference of a two-class probe's rows, whose sigmoid is the softmax's probability.
-
-    Args:
-        model: a network with a linear head in place (`replace_head`).
-        weight: (classes, features), solved on the classifier's inputs.
-        bias: (classes,).
-        head: the dotted path of the classifier where it is not to be searched for.
-
-    Raises:
-        PipelineError: the head has hidden layers, or the probe is of another shape than the head.
-
-    >>> import timm
-    >>> model = timm.create_model("test_resnet", num_classes=2)
-    >>> from_probe(model, torch.ones(2, model.num_features), torch.tensor([0.0, 1.0]))
-    >>> model.fc.bias
-    Parameter containing:
-    tensor([0., 1.], requires_grad=True)
-    """
-    paths = find_heads(model) if head is None else (head,)
-    auxiliary = [path for path in paths if path.lower().startswith(AUXILIARY_PREFIX)]
-    main = [path for path in paths if path not in auxiliary]
-    layers = [_linear_at(model, path) for path in main]
-    if len(layers[0].weight) == 1 and len(weight) == 2:
-        weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
-    widths = [layer.weight.shape[1] for layer in layers]
-    if set(widths) == {weight.shape[1]}:
-        parts = [weight] * len(layers)
-    elif sum(widths) == weight.shape[1]:
-        parts = [part / share for part, share in zip(weight.split(widths, dim=1), _shares(model, len(layers)), strict=True)]
-    else:
-        parts = []
-    if not parts or len(layers[0].weight) != len(weight) or len(bias) != len(weight):
-        raise PipelineError(
-            f"The probe is of {tuple(weight.shape)} (classes, features), but the head at {main[0]!r} of "
-            f"{tuple(layers[0].weight.shape[:2])}. Solve it on the inputs of this classifier, for its classes."
-        )
-    with torch.no_grad():
-        for layer, part in zip(layers, parts, strict=True):
-            layer.weight.copy_(part.reshape(layer.weight.shape))
-            layer.bias.copy_(bias)
-        for path in auxiliary:
-            for tensor in model.get_submodule(path).parameters():
-                tensor.zero_()
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -245,48 +141,6 @@ def class_probabilities(logits: Tensor) -> Tensor:
     if logits.shape[1] == 1:
         return torch.cat([(-logits).sigmoid(), logits.sigmoid()], dim=1)
     return logits.softmax(1)
-
-
-def _stated(model: Any, modules: dict[str, nn.Module]) -> tuple[str, ...]:
-    """Where timm says the classifier is, or several side by side.
-
-    Its configuration names the layers; `get_classifier()` gives modules that may hold more than the layer, and knows a
-    distilled network's second one where the configuration forgets it.
-    """
-    stated = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
-    paths = [stated] if isinstance(stated, str) else list(stated)
-    if hasattr(model, "get_classifier"):
-        given = model.get_classifier()
-        given = given if isinstance(given, tuple | list) else (given,)
-        names = [name for name, module in modules.items() if any(module is one for one in given)]
-        paths += [name for name in names if not any(f"{path}.".startswith(f"{name}.") for path in paths)]
-    found = (_classifier_within(modules, path) for path in paths)
-    return tuple(dict.fromkeys(path for path in found if path is not None))
-
-
-def _usual(modules: dict[str, nn.Module]) -> tuple[str, ...]:
-    found = (_classifier_within(modules, path) for path in USUAL_PATHS)
-    return tuple(path for path in found if path is not None)[:1]
-
-
-def _made_here(modules: dict[str, nn.Module]) -> tuple[str, ...]:
-    return tuple(name for name, module in modules.items() if isinstance(module, MlpHead))
-
-
-def _classifier_within(modules: dict[str, nn.Module], path: str) -> str | None:
-    """The last layer at or below a path that can be a classifier; the place of one that was removed counts too."""
-    if path not in modules:
-        return None
-    below = [name for name in modules if f"{name}.".startswith(f"{path}.")]
-    whole = [name for name in below if isinstance(modules[name], MlpHead)]
-    layers = [name for name in below if _is_linear(modules[name])]
-    if whole or layers:
-        return (whole or layers)[-1]
-    return path if isinstance(modules[path], nn.Identity) else None
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and set(module.kernel_size) == {1})
 
 
 def _check(num_outputs: int, hidden: Sequence[int], norm: str, dropout: float, initialisation: str) -> None:
@@ -335,7 +189,7 @@ def _recreated(model: Any, num_outputs: int) -> tuple[str, ...]:
 
 
 def _classifier(module: nn.Module, path: str) -> nn.Module:
-    if not (isinstance(module, MlpHead) or _is_linear(module)):
+    if not (isinstance(module, MlpHead) or is_linear(module)):
         raise PipelineError(
             f"The module at {path!r} is a {type(module).__name__}; only linear layers and 1x1 convolutions can be replaced as "
             "a head. Give the dotted path of such a layer."
@@ -352,7 +206,7 @@ def _fresh(
     assert isinstance(in_features, int)
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):  # constructors draw from the global generator
         if not hidden:
-            return _linear(in_features, num_outputs, convolutional)
+            return linear_layer(in_features, num_outputs, convolutional)
         return MlpHead(
             in_features,
             num_outputs,
@@ -378,26 +232,6 @@ def _output(head: nn.Module) -> Any:
     return head.get_submodule("output") if isinstance(head, MlpHead) else head
 
 
-def _linear(in_features: int, out_features: int, convolutional: bool) -> nn.Module:
-    return nn.Conv2d(in_features, out_features, 1) if convolutional else nn.Linear(in_features, out_features)
-
-
-def _norm(norm: Norm, features: int, convolutional: bool) -> nn.Module:
-    if norm == "batch":
-        return nn.BatchNorm2d(features) if convolutional else nn.BatchNorm1d(features)
-    return LayerNorm2d(features) if convolutional else nn.LayerNorm(features)
-
-
-def _activation(name: str) -> nn.Module:
-    try:
-        layer = create_act_layer(name)
-    except (KeyError, AssertionError):
-        layer = None
-    if layer is None:
-        raise PipelineError(f"activation = {name!r}: timm knows no such activation. Try gelu, relu, silu, tanh or leaky_relu.")
-    return layer
-
-
 def _tell_num_classes(model: nn.Module, path: str, num_outputs: int) -> None:
     """Set `num_classes` on the network and on every module on the way to its head that keeps one."""
     names = path.split(".") if path else []
@@ -405,20 +239,3 @@ def _tell_num_classes(model: nn.Module, path: str, num_outputs: int) -> None:
         module: Any = model.get_submodule(".".join(names[:depth]))
         if depth == 0 or hasattr(module, "num_classes"):
             module.num_classes = num_outputs
-
-
-def _linear_at(model: nn.Module, path: str) -> Any:
-    layer = model.get_submodule(path)
-    if isinstance(layer, MlpHead):
-        raise PipelineError(f"The head at {path!r} has hidden layers; a linear probe cannot be its solution.")
-    if not _is_linear(layer) or layer.bias is None:
-        raise PipelineError(f"The classifier at {path!r} ({type(layer).__name__}) has no weight and bias of its own.")
-    return layer
-
-
-def _shares(model: Any, count: int) -> list[float]:
-    """What part each of several classifiers has in the output: EfficientViM learns it, elsewhere it is the mean."""
-    learnt = getattr(model, "weights", None)
-    if isinstance(learnt, nn.Parameter) and learnt.shape == (count,):
-        return learnt.detach().softmax(0).tolist()
-    return [1 / count] * count

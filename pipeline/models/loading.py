@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
+from pipeline.models.dotted import is_within
 
 # What wrappers put before a name: DataParallel, torch.compile, Lightning and timm's or one's own modules around a backbone.
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "ema_model.")
@@ -123,7 +124,7 @@ def load_weights(
     what = str(source) if isinstance(source, Path) else "The state dict"
     own = model.state_dict()
     fitting, report = _compare(own, state, leave_out)
-    wanted = len(own) - sum(_is_within(name, leave_out) for name in own)
+    wanted = len(own) - sum(is_within(name, leave_out) for name in own)
     if strict and not report.complete:
         raise PipelineError(f"{what} does not fit {type(model).__name__}; nothing was loaded:\n{_told(report)}")
     if len(report.loaded) < max(1, at_least * wanted):
@@ -226,20 +227,20 @@ def _compare(
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """The tensors that fit, by the model's names, and what became of all."""
     matched = _by_own_names(own, given)
-    wanted = [name for name in own if not _is_within(name, leave_out)]
+    wanted = [name for name in own if not is_within(name, leave_out)]
     fitting = {name: given[matched[name]] for name in wanted if name in matched and _same_shape(own, given, matched, name)}
     other = [name for name in wanted if name in matched and name not in fitting]
     # Files from before torch 0.4.1 have no such count, and torch itself does without it.
     missing = [name for name in wanted if name not in matched and not name.endswith("num_batches_tracked")]
     used = set(matched.values())
     unused = [name for name in given if name not in used and name != "n_averaged"]  # AveragedModel's own count
-    foreign = [name for name in unused if not _is_within(_bare(name), [_bare(path) for path in leave_out])]
+    foreign = [name for name in unused if not is_within(_bare(name), [_bare(path) for path in leave_out])]
     report = LoadReport(
         loaded=tuple(fitting),
         missing=tuple(missing),
         unexpected=tuple(foreign),
         other_shape=tuple((name, tuple(given[matched[name]].shape), tuple(own[name].shape)) for name in other),
-        left_out=tuple(name for name in own if _is_within(name, leave_out)),
+        left_out=tuple(name for name in own if is_within(name, leave_out)),
     )
     return fitting, report
 
@@ -272,10 +273,6 @@ def _bare(name: str) -> str:
     while name.startswith(PREFIXES):
         name = name.partition(".")[2]
     return name
-
-
-def _is_within(name: str, paths: Sequence[str]) -> bool:
-    return any(f"{name}.".startswith(f"{path}.") for path in paths)
 
 
 def _told(report: LoadReport) -> str:

@@ -27,6 +27,9 @@ COLUMNS = ("output_size", "num_params", "mult_adds", "trainable")
 def summarise(model: nn.Module, preprocessing: Preprocessing, *, depth: int = 2) -> str:
     """Describe a network as text.
 
+    In plain torch: `print(model)` and `sum(p.numel() for p in model.parameters() if p.requires_grad)`. What this adds: output
+    shapes and work of a real forward pass, where the head is, and what the network wants to see.
+
     Args:
         model: with its head in place, frozen or not as `set_trainable` left it.
         preprocessing: of its input.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.progress import say
-from pipeline.reproduction.leaderboard import entries_of, leaderboard, picture, shown_experiments
+from pipeline.reproduction.leaderboard import entries_of, leaderboard, picture, shown_experiments, spread_table, spreads_of
 from pipeline.reproduction.record import present_row, refuse_stale
 from pipeline.reproduction.reported import BEGIN, END, FILE, Row, read_rows, results_table, update_readme, write_rows
 from pipeline.reproduction.rerun import Outcome, exit_status, reproduce, told
@@ -70,6 +70,8 @@ def show_leaderboard(figure: Path) -> None:
     if not entries:
         raise PipelineError("There is no experiment with a result yet. Make one with: dvc exp run")
     say(leaderboard(entries))
+    if spreads := spreads_of(entries):
+        say(f"\n{spread_table(spreads)}\n")
     picture(entries, figure)
     say(f"accuracy against cost: {figure}")
 

@@ -1,11 +1,13 @@
-"""The experiments of `dvc exp` side by side: what each is worth, and what it cost.
+"""The experiments of `dvc exp` side by side: what each is worth, what it cost, and how much of it is the luck of a seed.
 
 entries = entries_of(shown)          # what `dvc exp show --json` printed
 print(leaderboard(entries))
+print(spread_table(spreads_of(entries)))
 picture(entries, Path("outputs/leaderboard.svg"))
 """
 
 import json
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,11 +38,23 @@ class Entry:
     num_test: int
     probe_seconds: float
     finetune_seconds: float
+    settings: str  # all that decide the result but seeds, as JSON
 
     @property
     def seconds(self) -> float:
         """Of both training stages."""
         return self.probe_seconds + self.finetune_seconds
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Experiments that differ in a seed alone: of each figure the mean and the standard deviation (of n - 1)."""
+
+    names: tuple[str, ...]
+    backbone: str
+    frozen_accuracy: tuple[float, float]
+    accuracy: tuple[float, float]
+    log_loss: tuple[float, float]
 
 
 def shown_experiments(project: Path) -> list[dict[str, Any]]:
@@ -91,36 +105,101 @@ def leaderboard(entries: Sequence[Entry]) -> str:
     return aligned(rows)
 
 
+def spreads_of(entries: Sequence[Entry]) -> list[Spread]:
+    """Groups of at least two experiments with equal settings but for seeds, the most accurate on average first."""
+    spreads = [_spread(group) for group in _but_for_seeds(entries) if len(group) > 1]
+    return sorted(spreads, key=lambda spread: (-spread.accuracy[0], spread.log_loss[0]))
+
+
+def spread_table(spreads: Sequence[Spread]) -> str:
+    """The table of what seeds do."""
+    rows = [("over seeds", "backbone", "frozen", "fine-tuned", "log-loss", "experiments")]
+    rows += [
+        (
+            f"{len(spread.names)}",
+            spread.backbone,
+            "{:.2%} ± {:.2%}".format(*spread.frozen_accuracy),
+            "{:.2%} ± {:.2%}".format(*spread.accuracy),
+            "{:.4f} ± {:.4f}".format(*spread.log_loss),
+            ", ".join(spread.names),
+        )
+        for spread in spreads
+    ]
+    return aligned(rows)
+
+
 def picture(entries: Sequence[Entry], file: Path) -> None:
     """Accuracy against the seconds that training took, both stages of each experiment, as SVG or PNG by the file's name."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
     for entry in entries:
         path = [(entry.probe_seconds, entry.frozen_accuracy), (entry.seconds, entry.accuracy)]
         axes.plot(*zip(*path, strict=True), color="#a9a59b", linewidth=1, zorder=1)
         axes.scatter(*path[0], color=INKS["frozen"], zorder=3)
         bounds = [[entry.accuracy - entry.accuracy_low], [entry.accuracy_high - entry.accuracy]]
         axes.errorbar(*path[1], yerr=bounds, color=INKS["finetuned"], marker="o", capsize=3, linestyle="", zorder=2)
-        axes.annotate(
-            f"{entry.backbone} ({entry.name})", path[1], xytext=(-7, 6), textcoords="offset points", ha="right", fontsize=9
-        )
     axes.scatter([], [], color=INKS["frozen"], label="frozen: a solved head")
     axes.scatter([], [], color=INKS["finetuned"], label="fine-tuned, with its interval")
     axes.set_xscale("log")
-    axes.margins(x=0.25)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.1)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set(xlabel="seconds of training", ylabel="accuracy on the test photos")
     axes.grid(color="#e2ddd2")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper left", ncols=2, frameon=False)
+    _name(entries, figure, axes)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=150)
     pyplot.close(figure)
+
+
+def _name(entries: Sequence[Entry], figure: Any, axes: Any) -> None:
+    """Number the experiments as the table does, and name them beside the picture: names within it would overlap."""
+    names: list[str] = []
+    for group in _but_for_seeds(entries):
+        best, place = group[0], entries.index(group[0]) + 1
+        names.append(f"{place}  {best.backbone} ({best.name if len(group) == 1 else f'{len(group)} seeds'})")
+        point = (best.seconds, best.accuracy)
+        axes.annotate(f"{place}", point, xytext=(6, 5), textcoords="offset points", fontsize=9, weight="bold")
+    no_marks = [axes.plot([], [], linestyle="")[0] for _ in names]
+    figure.legend(no_marks, names, loc="outside right upper", handlelength=0, frameon=False, fontsize=9)
+
+
+def _but_for_seeds(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """The experiments in groups of equal settings but for seeds, in the order that they have."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.settings, []).append(entry)
+    return list(groups.values())
+
+
+def _spread(group: Sequence[Entry]) -> Spread:
+    def of(figure: str) -> tuple[float, float]:
+        values = [getattr(entry, figure) for entry in group]
+        return statistics.mean(values), statistics.stdev(values)
+
+    return Spread(
+        names=tuple(entry.name for entry in group),
+        backbone=group[0].backbone,
+        frozen_accuracy=of("frozen_accuracy"),
+        accuracy=of("accuracy"),
+        log_loss=of("log_loss"),
+    )
+
+
+def _settings(params: dict[str, Any]) -> str:
+    """All settings that decide a result, but the seeds."""
+    sections = {name: section for name, section in params.items() if name != "runtime"}
+    kept = {name: {key: value for key, value in section.items() if key != "seed"} for name, section in sections.items()}
+    return json.dumps(kept, sort_keys=True)
 
 
 def _states(shown: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -151,6 +230,7 @@ def _entry(state: dict[str, Any]) -> Entry | None:
             num_test=scores["num_test"],
             probe_seconds=probe,
             finetune_seconds=finetune,
+            settings=_settings(params),
         )
     except KeyError:
         return None

@@ -15,11 +15,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ruamel.yaml import YAML
-
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of
-from pipeline.params import PARAMS_FILE, load_params
+from pipeline.params import PARAMS_FILE, change_params, load_params
 from pipeline.paths import of_person
 from pipeline.progress import say
 from pipeline.reproduction.record import dvc, present_row
@@ -77,7 +75,7 @@ def reproduce(row: Row, project: Path, *, archives: Sequence[Path], weights: Seq
     changes = {"download.source": source, "backbone.name": row.backbone, "backbone.weights": backbone_weights, **row.settings}
     with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
         copy = clone_project(project, Path(folder) / "project")
-        set_params(copy / PARAMS_FILE, changes)
+        change_params(copy / PARAMS_FILE, changes)
         say(f"{row.name}: running every stage in {copy}")
         done = dvc(copy, "repro", capture=False)
         if done.returncode:
@@ -177,14 +175,3 @@ def clone_project(project: Path, copy: Path) -> Path:
     if done.returncode:
         raise PipelineError(f"A clean copy of {project.resolve()} cannot be made: {done.stderr.strip()}")
     return copy
-
-
-def set_params(file: Path, changes: dict[str, object]) -> None:
-    """Change settings, "section.key" -> value, and leave the rest of the file as it is."""
-    yaml = YAML()
-    content = yaml.load(file.read_text(encoding="utf-8"))
-    for key, value in changes.items():
-        section, name = key.split(".")
-        content[section][name] = value
-    with file.open("w", encoding="utf-8") as stream:
-        yaml.dump(content, stream)

@@ -57,7 +57,8 @@ def run(params: Params) -> None:
     labels = test.labels.numpy()
     photos = manifest.set_index("id", drop=False).loc[list(test.ids)].reset_index(drop=True)
     photos = photos.assign(path=pd.Series(list(test.paths)), **predictions.measured)
-    temperatures = {name: _temperature(name, info) for name, info in infos.items()}
+    temperatures = {name: _recorded(name, info, "temperature") for name, info in infos.items()}
+    kept_share, epochs = _recorded("finetuned", infos["finetuned"], "share"), _epochs()
     assessment = assess(photos, labels, predictions.probabilities, temperatures, confidence=confidence)
     mirrored = {name: score(labels, values, confidence=confidence) for name, values in predictions.mirrored.items()}
     kept, unseen, candidates, found = _suspect(manifest, photos, classes, assessment)
@@ -81,9 +82,9 @@ def run(params: Params) -> None:
         mirrored=mirrored,
         classes=classes,
         note=infos["finetuned"].note,
-        epochs=_epochs(),
+        epochs=epochs,
         best_epoch=infos["finetuned"].epoch,
-        kept_share=infos["finetuned"].metrics["share"],
+        kept_share=kept_share,
         galleries=[
             showcase.mistakes(assessment, photos, classes, count=params.evaluate.mistakes_shown),
             showcase.least_certain(assessment, photos, classes),
@@ -117,11 +118,11 @@ def _refuse_poor(test: Photos, classes: tuple[str, ...]) -> None:
         )
 
 
-def _temperature(name: str, info: CheckpointInfo) -> float:
-    temperature = info.metrics.get("temperature")
-    if temperature is None:
-        raise PipelineError(f"{CHECKPOINTS[name]} was saved without a temperature. Make it again with: dvc repro")
-    return temperature
+def _recorded(name: str, info: CheckpointInfo, metric: str) -> float:
+    value = info.metrics.get(metric)
+    if value is None:
+        raise PipelineError(f"{CHECKPOINTS[name]} was saved without a {metric}. Make it again with: dvc repro")
+    return value
 
 
 def _suspect(
@@ -159,8 +160,12 @@ def _picture_mistakes(photos: pd.DataFrame, classes: tuple[str, ...], assessment
 
 def _epochs() -> list[dict[str, float | None]]:
     """The course of fine-tuning; what an epoch does not have is None."""
-    with (PLOTS / "epochs.csv").open(newline="", encoding="utf-8") as lines:
-        return [{key: float(value) if value else None for key, value in row.items()} for row in csv.DictReader(lines)]
+    file = PLOTS / "epochs.csv"
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            return [{key: float(value) if value else None for key, value in row.items()} for row in csv.DictReader(lines)]
+    except (FileNotFoundError, ValueError) as error:
+        raise PipelineError(f"{file} cannot be used ({error}). Make it again with: dvc repro") from None
 
 
 def _put_in_place(fresh: Path) -> None:

@@ -1,13 +1,18 @@
 """Grad-CAM lands where the evidence is, for networks of both kinds, and leaves the network as it was."""
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
 from PIL import Image
 from torch import nn
 
+from pipeline.checkpoint import Preprocessing
 from pipeline.errors import PipelineError
 from pipeline.evaluation.attribution import grad_cam, overlay
+from pipeline.evaluation.showcase import where_models_look
+from tests.evaluation.reports import made_up
 
 
 class Corner(nn.Module):
@@ -62,6 +67,20 @@ def test_a_network_without_maps_is_told() -> None:
     model.num_features = 12
     with pytest.raises(PipelineError, match="no grid of features"):
         grad_cam(model, torch.zeros(1, 3, 2, 2), [0])
+
+
+def test_a_report_says_where_there_is_nothing_to_see(tmp_path: Path) -> None:
+    """As with CrossViT and EfficientViM: the section stands, with the reason in place of the pictures."""
+    photos, assessment = made_up(tmp_path, ("cat", "dog"), count=12)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2)).eval()
+    model.num_features = 12
+    size = Preprocessing(
+        input_size=(3, 8, 8), mean=(0.5,) * 3, std=(0.2,) * 3, interpolation="bilinear", crop_pct=1.0, crop_mode="center"
+    )
+    models = {"frozen": model, "finetuned": model}
+    gallery = where_models_look(assessment, photos, ("cat", "dog"), models, size)
+    assert gallery.cards == []
+    assert gallery.text.startswith("Grad-CAM cannot tell for this network: Sequential keeps no grid of features")
 
 
 def test_an_overlay_is_grey_where_it_is_cold() -> None:

@@ -1,5 +1,6 @@
 """Weights fit or are refused, what the network knows of its input is taken from it, and engines agree with eager torch."""
 
+import hashlib
 import json
 import socket
 import time
@@ -12,15 +13,17 @@ import timm
 import torch
 import torchvision
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
+from timm.models import save_for_hf
 from torch import nn
 
-from pipeline.checkpoint import HeadInfo
+from pipeline.checkpoint import HeadInfo, read_info, save_checkpoint
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of
 from pipeline.models.backbone import create_backbone, evaluation_transform, rebuild
 from pipeline.models.engine import build_engine
 from pipeline.models.head import replace_head
+from tests.models.hub_server import serve_hub
 from tests.test_checkpoint import INFO
 
 CPU = torch.device("cpu")
@@ -198,6 +201,13 @@ def test_an_engine_that_disagrees_is_not_trusted() -> None:
         build_engine(Forgetful(), torch.randn(2, 3, 8, 8), choice="torch", device=CPU, threads=1)
 
 
+def test_a_network_that_overflows_is_told_before_anything_is_computed_with_it() -> None:
+    layer = nn.Conv2d(3, 4, 8)
+    nn.init.constant_(layer.weight, 1e38)
+    with pytest.raises(PipelineError, match="not finite numbers on the first photos"):
+        build_engine(nn.Sequential(layer, nn.Flatten()), torch.ones(2, 3, 8, 8), choice="auto", device=CPU, threads=1)
+
+
 def test_torchvisions_weights_by_name_come_with_their_preprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From torch's own cache, where a download would lie; the layers of torchvision's ResNet are named as timm's are."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -251,6 +261,37 @@ def test_without_a_network_each_source_gives_its_one_message(weights: str, sourc
     with pytest.raises(PipelineError, match=rf"{source}\S* could not be reached; tried for \d+ s") as told:
         create_backbone("resnet18", weights)
     assert "Without a network: set backbone.weights to a local weights file" in str(told.value)
+
+
+@pytest.mark.usefixtures("direct")
+def test_weights_of_anybodys_on_the_hub_are_downloaded_once_and_known_by_their_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a server on this machine, through timm and huggingface_hub as they are; then from their cache, without it."""
+    torch.manual_seed(7)
+    published = timm.create_model("test_resnet", pretrained_cfg_overlay={"mean": (0.1, 0.2, 0.3), "crop_pct": 0.8})
+    save_for_hf(published, str(tmp_path / "published"), safe_serialization=True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    template = "/{repo_id}/resolve/{revision}/{filename}"
+    with serve_hub("somebody/pets", tmp_path / "published") as server:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + template)
+        huggingface_hub.close_session()
+        backbone = create_backbone("test_resnet", "hf-hub:somebody/pets")
+        assert sorted(server.fetched) == ["config.json", "model.safetensors"]
+        with pytest.raises(PipelineError, match=r"holds weights of test_resnet, but backbone\.name is test_vit"):
+            create_backbone("test_vit", "hf-hub:somebody/pets")
+    huggingface_hub.close_session()
+    again = create_backbone("test_resnet", "hf-hub:somebody/pets")
+    for model in (backbone.model, again.model):
+        assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in published.state_dict().items())
+    assert backbone.preprocessing.mean == (0.1, 0.2, 0.3)
+    assert backbone.preprocessing.crop_pct == 0.8
+    save_checkpoint(tmp_path / "checkpoint", INFO.model_copy(update={"backbone": backbone.info}), published.state_dict(), {})
+    recorded = read_info(tmp_path / "checkpoint").backbone
+    assert recorded.weights == "hf-hub:somebody/pets"
+    assert recorded.weights_sha256 == again.info.weights_sha256
+    assert recorded.weights_sha256 == hashlib.sha256(save(published.state_dict())).hexdigest()
 
 
 def test_a_checkpoint_with_hidden_layers_in_its_head_is_rebuilt(weights: Path) -> None:

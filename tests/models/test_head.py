@@ -105,6 +105,36 @@ def test_a_distilled_network_gives_the_mean_and_starts_from_equal_heads() -> Non
     torch.testing.assert_close(model(images), features @ weight.T + bias)
 
 
+@pytest.mark.parametrize("name", ["levit_128s", "efficientvit_m0", "shvit_s1", "repvit_m0_9", "iformer_t"])
+def test_a_probe_goes_behind_the_norm_that_a_head_begins_with(name: str) -> None:
+    """Of the whole network just the head is run: on features of made-up photos."""
+    model = timm.create_model(name).eval()
+    replace_head(model, 2)
+    norms = [module for path in find_heads(model) for module in model.get_submodule(path.rpartition(".")[0]).children()]
+    norms = [module for module in norms if isinstance(module, nn.BatchNorm1d)]
+    assert len(norms) == len(find_heads(model)) >= 1
+    for norm in norms:  # each its own, as distillation leaves them
+        for tensor in (norm.weight, norm.running_var):
+            nn.init.uniform_(tensor, 0.2, 2.0)
+        for tensor in (norm.bias, norm.running_mean):
+            nn.init.normal_(tensor)
+    before = frozen_fingerprint_of(norms)
+    maps = torch.randn(3, norms[0].num_features, 2, 2)
+    maps = maps.flatten(2).transpose(1, 2) if name.startswith("levit") else maps
+    features = model.forward_head(maps, pre_logits=True).flatten(1)
+    weight, bias = torch.randn(2, features.shape[1]), torch.randn(2)
+    from_probe(model, weight, bias)
+    torch.testing.assert_close(model.forward_head(maps), features @ weight.T + bias, rtol=1e-4, atol=1e-4)
+    assert frozen_fingerprint_of(norms) == before
+    nn.init.zeros_(norms[-1].weight[:3])
+    with pytest.raises(PipelineError, match="silences 3 features"):
+        from_probe(model, weight, bias)
+
+
+def frozen_fingerprint_of(norms: list[nn.Module]) -> str:
+    return frozen_fingerprint(nn.ModuleList(norms).requires_grad_(False))
+
+
 def test_an_auxiliary_classifier_that_adds_to_the_output_is_silent_under_a_probe() -> None:
     model = VOLO((1, 1, 1, 1), img_size=64, embed_dims=(32, 64, 64, 64), num_heads=(2, 4, 4, 4)).eval()
     replace_head(model, 2)
