@@ -16,6 +16,8 @@ Nothing here writes, and only Pillow and numpy are imported: worker processes st
 import io
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,23 +69,52 @@ def decode(data: bytes) -> Decoded:
         Refused: whatever is wrong with the bytes.
         MemoryError: the pixels do not fit; the caller decides whether to try again alone.
     """
-    if not data:
-        raise Refused("empty file")
     notes: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        try:
+        with _refusing():
             decoded = _decode(data, notes)
-        except (Refused, MemoryError):
-            raise
-        except UnidentifiedImageError as error:
-            raise Refused("not a photo in a known format") from error
-        except Image.DecompressionBombError as error:
-            raise Refused("too many pixels") from error
-        except Exception as error:  # a decoder fed with broken bytes raises almost anything
-            raise Refused(_reason(error)) from error
     notes.extend(f"decoder warning: {plain(str(warning.message))}" for warning in caught)
     return Decoded(*decoded, notes=tuple(dict.fromkeys(notes)))
+
+
+def pixels(data: bytes) -> Image.Image:
+    """The image of `decode` alone, for threads: `decode` listens to warnings, which all threads of a process share.
+
+    Raises:
+        Refused: whatever is wrong with the bytes.
+        MemoryError: the pixels do not fit.
+    """
+    with _refusing():
+        return _decode(data, [])[0]
+
+
+def pixels_of(image: Image.Image) -> Image.Image:
+    """What `decode` makes of a file, of an image that Pillow has opened already: RGB, upright, transparency over white.
+
+    Raises:
+        Refused: it cannot be loaded, or is too large, or of a pixel format without an agreed range.
+        MemoryError: the pixels do not fit.
+    """
+    with _refusing():
+        _check_size(image)
+        image.load()
+        return _upright(_to_rgb(image, []), _orientation(image))
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn whatever a decoder raises into `Refused`."""
+    try:
+        yield
+    except (Refused, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise Refused("not a photo in a known format") from error
+    except Image.DecompressionBombError as error:
+        raise Refused("too many pixels") from error
+    except Exception as error:  # a decoder fed with broken bytes raises almost anything
+        raise Refused(_reason(error)) from error
 
 
 def plain(message: str) -> str:
@@ -100,12 +131,10 @@ def _reason(error: Exception) -> str:
 
 
 def _decode(data: bytes, notes: list[str]) -> tuple[Image.Image, str, str, int]:
+    if not data:
+        raise Refused("empty file")
     image = Image.open(io.BytesIO(data), formats=FORMATS)
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise Refused(f"too many pixels: {width} x {height}")
-    if min(width, height) < 1:
-        raise Refused("no pixels")
+    _check_size(image)
     format_name, mode = str(image.format), image.mode
     if format_name != "MPO" and getattr(image, "is_animated", False):
         notes.append("first frame of several")
@@ -115,13 +144,23 @@ def _decode(data: bytes, notes: list[str]) -> tuple[Image.Image, str, str, int]:
     if format_name in ("JPEG", "MPO"):
         _check_jpeg(data, image, notes, single=format_name == "JPEG")
     remaining = _orientation(image)
-    rgb = _to_rgb(image, notes)
-    if remaining != 1:
-        rgb = rgb.transpose(TRANSPOSITIONS[remaining])
+    rgb = _upright(_to_rgb(image, notes), remaining)
     orientation = max(turned, remaining)
     if orientation != 1:
         notes.append("EXIF orientation applied")
     return rgb, format_name, mode, orientation
+
+
+def _check_size(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise Refused(f"too many pixels: {width} x {height}")
+    if min(width, height) < 1:
+        raise Refused("no pixels")
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image if orientation == 1 else image.transpose(TRANSPOSITIONS[orientation])
 
 
 def _orientation(image: Image.Image) -> int:

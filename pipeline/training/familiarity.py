@@ -1,0 +1,59 @@
+"""Whether a photo is like those that a network was trained on, by where its feature lies among theirs.
+
+    familiarity = fit_familiarity(train_features, train_labels, val_features)
+    familiarity.distances(features)         # (n,): above 1 is unlike anything seen
+
+The score is the Mahalanobis distance to the nearest class's mean under one covariance that all classes share (Lee et al., A
+simple unified framework for detecting out-of-distribution samples and adversarial attacks, NeurIPS 2018), shrunk as Ledoit and
+Wolf say (A well-conditioned estimator for large-dimensional covariance matrices, 2004), because features may outnumber photos.
+"""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from sklearn.covariance import ledoit_wolf
+from torch import Tensor
+
+PASSING = 0.99  # share of the validation photos that count as familiar
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """Where familiar features lie; its fields are what a checkpoint keeps.
+
+    Attributes:
+        means: (classes, width) float32: the mean feature of each class.
+        factor: (width, width) float32: its product with its own transpose is the inverse of the shared covariance.
+        threshold: () float32: the Mahalanobis distance that `PASSING` of the validation photos stay below.
+    """
+
+    means: Tensor
+    factor: Tensor
+    threshold: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For `save_checkpoint`; `Familiarity(**tensors)` is the same again."""
+        return asdict(self)
+
+    def distances(self, features: Tensor) -> Tensor:
+        """How far features (n, width) lie from the nearest class, in multiples of the threshold: (n,) float32."""
+        return torch.cdist(features @ self.factor, self.means @ self.factor).amin(1) / self.threshold
+
+
+def fit_familiarity(train_features: Tensor, train_labels: Tensor, val_features: Tensor) -> Familiarity:
+    """Learn what is familiar: means and covariance from training photos, the threshold from validation photos.
+
+    Args:
+        train_features: (n, width), finite, as the classifier takes them.
+        train_labels: (n,) int64, every class present.
+        val_features: (m, width), of photos that the network did not learn from.
+    """
+    features = train_features.double()
+    means = torch.stack([features[train_labels == label].mean(0) for label in range(int(train_labels.max()) + 1)])
+    covariance, _ = ledoit_wolf((features - means[train_labels]).numpy(), assume_centered=True)
+    # cov = L L', so inv(cov) = inv(L)' inv(L)
+    factor = torch.linalg.inv(torch.linalg.cholesky(torch.from_numpy(covariance))).T
+    unscaled = Familiarity(means.float(), factor.float().contiguous(), torch.tensor(1.0))
+    threshold = np.quantile(unscaled.distances(val_features).numpy(), PASSING)
+    return Familiarity(unscaled.means, unscaled.factor, torch.tensor(threshold, dtype=torch.float32))
