@@ -92,7 +92,7 @@ class Classifier:
         familiarity = Familiarity(**read_familiarity(folder))
         model = rebuild(info, read_model_state(folder)).eval().requires_grad_(False)
         engine = build_engine(
-            _LogitsAndFeatures(model),
+            _LogitsAndFeatures(model).eval(),
             torch.randn(2, *info.preprocessing.input_size, generator=torch.Generator().manual_seed(0)),
             choice=info.engine,
             device=resolve_device(device),

@@ -122,7 +122,8 @@ def test_kaggle_gets_a_row_for_every_photo_in_order(folder: Path, checkpoint: Pa
     for kind, labels in wanted.items():
         done = call("submission", "--photos", kaggle, "--kind", kind, "--checkpoint", checkpoint)
         assert done.exit_code == 0, done.output
-        assert f"2.jpg: truncated: no end marker; it is given {labels[0]:g}" in done.stderr
+        assert "2.jpg: truncated" in done.stderr
+        assert f"it is given {labels[0]:g}" in done.stderr
         rows = list(csv.DictReader((folder / "submission.csv").read_text().splitlines()))
         assert [row["id"] for row in rows] == ["2", "9", "10"]
         assert [float(row["label"]) for row in rows] == pytest.approx(labels, abs=1e-4)
