@@ -3,6 +3,7 @@
     outputs/frozen/
       model.safetensors    parameters and buffers
       checkpoint.json      how to rebuild, feed and trust the model: a `CheckpointInfo`
+      familiarity.safetensors   where the features of photos that it knows lie
       training_state.pt    the general checkpoint: epoch, model_state_dict, ema_state_dict, optimizer_state_dict, loss ...
 
     info = read_info(Path("outputs/frozen"))
@@ -37,6 +38,7 @@ from pipeline.files import disk_of, fsync, megabytes, recover_folder, replace_fo
 
 MODEL_FILE = "model.safetensors"
 INFO_FILE = "checkpoint.json"
+FAMILIARITY_FILE = "familiarity.safetensors"
 TRAINING_STATE_FILE = "training_state.pt"
 FORMAT_VERSION = 1
 
@@ -124,7 +126,11 @@ def library_versions() -> dict[str, str]:
 
 
 def save_checkpoint(
-    folder: Path, info: CheckpointInfo, model_state: Mapping[str, Tensor], training_state: Mapping[str, Any]
+    folder: Path,
+    info: CheckpointInfo,
+    model_state: Mapping[str, Tensor],
+    training_state: Mapping[str, Any],
+    familiarity: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a checkpoint folder atomically; a checkpoint that was there before is replaced only by a whole new one.
 
@@ -136,6 +142,7 @@ def save_checkpoint(
         info: all but `files`, which is filled in here.
         model_state: `model.state_dict()`, on any device.
         training_state: the general checkpoint; tensors, numbers, strings, None, and dicts, lists and tuples of them.
+        familiarity: by which to tell what is unlike anything seen, as `pipeline.training.familiarity` fits it.
 
     Raises:
         PipelineError: it cannot be written, on a full disk say; the old checkpoint stands as it was.
@@ -150,7 +157,9 @@ def save_checkpoint(
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model_state.items()}
         save_file(tensors, temporary / MODEL_FILE)
         torch.save(dict(training_state), temporary / TRAINING_STATE_FILE)
-        files = {name: sha256_of(temporary / name) for name in (MODEL_FILE, TRAINING_STATE_FILE)}
+        if familiarity is not None:
+            save_file(dict(familiarity), temporary / FAMILIARITY_FILE)
+        files = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
         text = info.model_copy(update={"files": files}).model_dump_json(indent=2)
         (temporary / INFO_FILE).write_text(text + "\n", encoding="utf-8")
         for file in temporary.iterdir():
@@ -245,7 +254,20 @@ def read_model_state(folder: Path, device: str | torch.device = "cpu") -> dict[s
     Raises:
         PipelineError: the file is missing or broken, or is not the one that was saved.
     """
-    path = _checked(folder, MODEL_FILE)
+    return _read_tensors(folder, MODEL_FILE, device)
+
+
+def read_familiarity(folder: Path) -> dict[str, Tensor]:
+    """Read what tells photos that are unlike anything seen, checked against its hash.
+
+    Raises:
+        PipelineError: the file is missing or broken, or is not the one that was saved.
+    """
+    return _read_tensors(folder, FAMILIARITY_FILE, "cpu")
+
+
+def _read_tensors(folder: Path, name: str, device: str | torch.device) -> dict[str, Tensor]:
+    path = _checked(folder, name)
     # safetensors knows no meta device; the file is mapped, not read, until a tensor is touched.
     on_meta = torch.device(device).type == "meta"
     try:

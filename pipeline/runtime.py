@@ -33,7 +33,7 @@ def resolve_runtime(runtime: Runtime) -> ResolvedRuntime:
     Raises:
         PipelineError: the device that was asked for is not here.
     """
-    device = _device(runtime.device)
+    device = resolve_device(runtime.device)
     _keep_freed_memory()
     threads = usable_cores() if runtime.threads == "auto" else runtime.threads
     torch.set_num_threads(threads)
@@ -64,7 +64,12 @@ def _keep_freed_memory() -> None:
     mallopt(top_pad, 2**28)
 
 
-def _device(wanted: str) -> torch.device:
+def resolve_device(wanted: str) -> torch.device:
+    """The device of a setting: auto, cpu, cuda, cuda:1, mps ...
+
+    Raises:
+        PipelineError: it is not here.
+    """
     if wanted == "auto":
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:

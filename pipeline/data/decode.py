@@ -17,6 +17,8 @@ both call libjpeg-turbo; `python -m tests.data.mutate` holds the two against eac
 import io
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import cv2
@@ -73,23 +75,52 @@ def decode(data: bytes) -> Decoded:
         Refused: whatever is wrong with the bytes.
         MemoryError: the pixels do not fit; the caller decides whether to try again alone.
     """
-    if not data:
-        raise Refused("empty file")
     notes: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        try:
+        with _refusing():
             decoded = _decode(data, notes)
-        except (Refused, MemoryError):
-            raise
-        except UnidentifiedImageError as error:
-            raise Refused("not a photo in a known format") from error
-        except Image.DecompressionBombError as error:
-            raise Refused("too many pixels") from error
-        except Exception as error:  # a decoder fed with broken bytes raises almost anything
-            raise Refused(_reason(error)) from error
     notes.extend(f"decoder warning: {plain(str(warning.message))}" for warning in caught)
     return Decoded(*decoded, notes=tuple(dict.fromkeys(notes)))
+
+
+def pixels(data: bytes) -> Image.Image:
+    """The image of `decode` alone, for threads: `decode` listens to warnings, which all threads of a process share.
+
+    Raises:
+        Refused: whatever is wrong with the bytes.
+        MemoryError: the pixels do not fit.
+    """
+    with _refusing():
+        return Image.fromarray(_decode(data, [])[0])
+
+
+def pixels_of(image: Image.Image) -> Image.Image:
+    """What `decode` makes of a file, of an image that Pillow has opened already: RGB, upright, transparency over white.
+
+    Raises:
+        Refused: it cannot be loaded, or is too large, or of a pixel format without an agreed range.
+        MemoryError: the pixels do not fit.
+    """
+    with _refusing():
+        _check_size(image)
+        image.load()
+        return _upright(_to_rgb(image, []), _orientation(image))
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn whatever a decoder raises into `Refused`."""
+    try:
+        yield
+    except (Refused, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise Refused("not a photo in a known format") from error
+    except Image.DecompressionBombError as error:
+        raise Refused("too many pixels") from error
+    except Exception as error:  # a decoder fed with broken bytes raises almost anything
+        raise Refused(_reason(error)) from error
 
 
 def plain(message: str) -> str:
@@ -106,12 +137,10 @@ def _reason(error: Exception) -> str:
 
 
 def _decode(data: bytes, notes: list[str]) -> tuple[np.ndarray, str, str, int]:
+    if not data:
+        raise Refused("empty file")
     image = Image.open(io.BytesIO(data), formats=FORMATS)
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise Refused(f"too many pixels: {width} x {height}")
-    if min(width, height) < 1:
-        raise Refused("no pixels")
+    _check_size(image)
     format_name, mode = str(image.format), image.mode
     if format_name == "JPEG" and (pixels := _ordinary_jpeg(data, image)) is not None:
         return pixels, format_name, mode, 1
@@ -123,9 +152,7 @@ def _decode(data: bytes, notes: list[str]) -> tuple[np.ndarray, str, str, int]:
     if format_name in ("JPEG", "MPO"):
         _check_jpeg(data, image, notes, single=format_name == "JPEG")
     remaining = _orientation(image)
-    rgb = _to_rgb(image, notes)
-    if remaining != 1:
-        rgb = rgb.transpose(TRANSPOSITIONS[remaining])
+    rgb = _upright(_to_rgb(image, notes), remaining)
     orientation = max(turned, remaining)
     if orientation != 1:
         notes.append("EXIF orientation applied")
@@ -146,6 +173,18 @@ def _ordinary_jpeg(data: bytes, image: Image.Image) -> np.ndarray | None:
     if pixels is None or pixels.shape[1::-1] != image.size or _is_filling(pixels[-CORNER:, -CORNER:].tobytes()):
         return None
     return pixels
+
+
+def _check_size(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise Refused(f"too many pixels: {width} x {height}")
+    if min(width, height) < 1:
+        raise Refused("no pixels")
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image if orientation == 1 else image.transpose(TRANSPOSITIONS[orientation])
 
 
 def _orientation(image: Image.Image) -> int:

@@ -88,7 +88,7 @@ def heat_pictures(
         with Image.open(path) as image:
             tensor = transform(image.convert("RGB"))
         tensors.append(tensor)
-        crops.append(_shown(tensor, preprocessing))
+        crops.append(as_seen(tensor, preprocessing))
     batch = torch.stack(tensors)
     heats = {name: grad_cam(model, batch, predicted[name]) for name, model in models.items()}
     return [
@@ -105,7 +105,7 @@ def _embed(image: Image.Image, alternative: str, label: str) -> Picture:
     return Picture(source, small.width, small.height, alternative, label)
 
 
-def _shown(tensor: torch.Tensor, preprocessing: Preprocessing) -> Image.Image:
+def as_seen(tensor: torch.Tensor, preprocessing: Preprocessing) -> Image.Image:
     """A network's input (3, height, width) as a picture again."""
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
     pixels = ((tensor * std + mean).clamp(0, 1) * 255).round().byte()

@@ -1,0 +1,67 @@
+"""Learn what photos are familiar to a network, so that what is unlike anything seen can be told.
+
+    familiarity = fit_familiarity(train_features, train_labels, val_features)
+    familiarity.distances(features)         # (n,): above 1 is unlike anything seen
+
+The score is the Mahalanobis distance to the nearest class's mean under one covariance that all classes share (Lee et al., A
+simple unified framework for detecting out-of-distribution samples and adversarial attacks, NeurIPS 2018), shrunk as Ledoit and
+Wolf say (A well-conditioned estimator for large-dimensional covariance matrices, 2004), because features may outnumber photos.
+With the default backbone, frozen, it flags 1.1% of 370 test photos and all of 60 each of noise, flat colours and drawn shapes.
+Of 40 drawings each of other things it flags all frogs, butterflies, houses and flowers, 97% of cars, and 60 to 78% of cows,
+horses, elephants, owls, birds and fish, but no rabbit and no bear: those are too much like a cat or a dog.
+"""
+
+import math
+
+import numpy as np
+import torch
+from sklearn.covariance import ledoit_wolf
+from torch import Tensor, nn
+
+from pipeline.checkpoint import Preprocessing
+from pipeline.data.loader import Photos
+from pipeline.models.familiarity import Familiarity
+from pipeline.runtime import ResolvedRuntime
+from pipeline.training.features import FeatureExtractor, engine_for, run_over
+
+PASSING = 0.99  # share of the validation photos that count as familiar
+MOST_PHOTOS = 1000  # of a split, where features have yet to be computed: more change the covariance little
+
+
+def fit_familiarity(train_features: Tensor, train_labels: Tensor, val_features: Tensor) -> Familiarity:
+    """Learn what is familiar: means and covariance from training photos, the threshold from validation photos.
+
+    Args:
+        train_features: (n, width), finite, as the classifier takes them.
+        train_labels: (n,) int64, every class present.
+        val_features: (m, width), of photos that the network did not learn from.
+    """
+    features = train_features.double()
+    means = torch.stack([features[train_labels == label].mean(0) for label in range(int(train_labels.max()) + 1)])
+    covariance, _ = ledoit_wolf((features - means[train_labels]).numpy(), assume_centered=True)
+    # Of a covariance L L' the inverse is (inv L)' (inv L).
+    factor = torch.linalg.inv(torch.linalg.cholesky(torch.from_numpy(covariance))).T
+    unscaled = Familiarity(means.float(), factor.float().contiguous(), torch.tensor(1.0))
+    threshold = np.quantile(unscaled.distances(val_features).numpy(), PASSING)
+    return Familiarity(unscaled.means, unscaled.factor, torch.tensor(threshold, dtype=torch.float32))
+
+
+def familiarity_of(
+    model: nn.Module, train: Photos, val: Photos, preprocessing: Preprocessing, *, engine: str, runtime: ResolvedRuntime
+) -> Familiarity:
+    """What is familiar to a trained network, from its features of at most `MOST_PHOTOS` evenly chosen photos of either split.
+
+    Args:
+        model: a timm network in eval mode, on the CPU.
+        train, val: photos that it learnt from, and others.
+        preprocessing: the network's.
+        engine: as for `build_engine`.
+        runtime: where to compute.
+    """
+    train, val = (photos[:: math.ceil(len(photos) / MOST_PHOTOS)] for photos in (train, val))
+    run = engine_for(FeatureExtractor(model).eval(), train, preprocessing, choice=engine, runtime=runtime).run
+    features, others = (
+        run_over(run, photos, preprocessing, runtime=runtime, description="features of what is familiar")
+        for photos in (train, val)
+    )
+    return fit_familiarity(features.values, features.labels, others.values)
