@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -24,6 +24,8 @@ STAGES = {
     "unfreeze-finetune": "Unfreeze the backbone and fine-tune it.",
     "evaluate": "Score both checkpoints on the test photos.",
 }
+
+CHECKPOINT = Path("outputs/finetuned")
 
 app = typer.Typer(
     help="Transfer learning on Cats and Dogs. Settings stand in params.yaml; `dvc repro` runs all stages in order.",
@@ -120,6 +122,35 @@ def backbones(pattern: Annotated[str, typer.Argument(help="Names to list, such a
         from pipeline.models.catalogue import show_backbones
 
         show_backbones(pattern)
+
+
+@app.command()
+def predict(
+    photos: Annotated[list[str], typer.Argument(help="Files, folders, patterns, http(s) addresses; - for standard input.")],
+    checkpoint: Annotated[Path, typer.Option(help="The folder of a checkpoint.")] = CHECKPOINT,
+    output_format: Annotated[Literal["table", "csv", "json"], typer.Option("--format", help="Of what is printed.")] = "table",
+    explain: Annotated[bool, typer.Option("--explain", help="Draw where the network looked, in outputs/explained.")] = False,
+) -> None:
+    """Tell cats from dogs in any photos."""
+    with _errors_told():
+        from pipeline.inference.commands import predict_photos
+
+        if status := predict_photos(photos, checkpoint, output_format, explain=explain):
+            raise typer.Exit(status)
+
+
+@app.command()
+def submission(
+    photos: Annotated[Path, typer.Option(help="The folder of Kaggle's test photos, named N.jpg.")],
+    kind: Annotated[Literal["class", "probability"], typer.Option(help="Dogs vs. Cats, or Redux.")] = "class",
+    output: Annotated[Path, typer.Option(help="The file to write.")] = Path("submission.csv"),
+    checkpoint: Annotated[Path, typer.Option(help="The folder of a checkpoint.")] = CHECKPOINT,
+) -> None:
+    """Predict Kaggle's test photos, for submission."""
+    with _errors_told():
+        from pipeline.inference.submission import write_submission
+
+        write_submission(photos, checkpoint, output, kind=kind)
 
 
 @app.command("export")

@@ -36,7 +36,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_stage_gives_what_it_says(small: Path) -> None:
     for checkpoint in ("frozen", "finetuned"):
         names = {path.name for path in (small / "outputs" / checkpoint).iterdir()}
-        assert names == {"model.safetensors", "checkpoint.json", "training_state.pt"}
+        assert names == {"model.safetensors", "checkpoint.json", "familiarity.safetensors", "training_state.pt"}
         assert read_info(small / "outputs" / checkpoint).classes == ("cat", "dog")
     made = {path.relative_to(small / "outputs").as_posix() for path in (small / "outputs").rglob("*") if path.is_file()}
     assert {"evaluation/metrics.json", "evaluation/predictions.csv", "evaluation/mistakes.png", "plots/photos.png"} <= made

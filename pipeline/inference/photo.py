@@ -1,26 +1,34 @@
-"""One photo to predict, from whatever a person has: a path, the bytes of a file, a PIL image or an array.
+"""One photo to predict, from whatever a person has: a path, an address, the bytes of a file, a PIL image or an array.
 
 image = open_photo("cat.jpg")     # mode RGB, upright
 """
 
+import time
 from pathlib import Path
+from typing import TypeGuard
+from urllib.parse import urlsplit
 
 import numpy as np
+import requests
 from PIL import Image
 
-from pipeline.data.decode import Refused, pixels, pixels_of
+from pipeline.data.decode import Refused, pixels, pixels_of, plain
 from pipeline.data.photo import MAX_FILE_BYTES
 from pipeline.files import megabytes
 
 Photo = str | Path | bytes | Image.Image | np.ndarray
+
+TIMEOUTS = (10.0, 30.0)  # seconds, to connect and for any next bytes
+SECONDS_TO_FETCH = 120.0
+MAX_FETCHED_BYTES = 64 * 2**20
 
 
 def open_photo(photo: Photo) -> Image.Image:
     """The pixels of a photo, decoded by the rules of `pipeline.data.decode`, as the training photos were.
 
     Args:
-        photo: a path, the bytes of an image file, a PIL image, or a uint8 array of (height, width), (height, width, 3) in RGB
-            or (height, width, 4) in RGBA.
+        photo: a path, an http(s) address, the bytes of an image file, a PIL image, or a uint8 array of (height, width),
+            (height, width, 3) in RGB or (height, width, 4) in RGBA.
 
     Raises:
         Refused: it cannot be read, decoded or converted; `str(error)` is the reason.
@@ -43,7 +51,42 @@ def _open(photo: Photo) -> Image.Image:
         return pixels_of(photo)
     if isinstance(photo, np.ndarray):
         return pixels_of(_from_array(photo))
-    return pixels(_read(Path(photo)))
+    return pixels(fetched(photo) if is_address(photo) else _read(Path(photo)))
+
+
+def is_address(photo: Photo) -> TypeGuard[str]:
+    """Whether it is an http(s) address."""
+    return isinstance(photo, str) and photo.startswith(("http://", "https://"))
+
+
+def fetched(address: str) -> bytes:
+    """The bytes at an http(s) address.
+
+    Raises:
+        Refused: it cannot be reached in time, is no success, leads from HTTPS to HTTP, or gives more than `MAX_FETCHED_BYTES`.
+    """
+    try:
+        with requests.get(address, stream=True, timeout=TIMEOUTS) as response:
+            hops = [*response.history[1:], response]
+            if address.startswith("https://") and any(urlsplit(hop.url).scheme != "https" for hop in hops):
+                raise Refused("it redirects from HTTPS to HTTP")
+            response.raise_for_status()
+            return _body(response)
+    except requests.RequestException as error:
+        raise Refused(f"cannot be fetched: {plain(str(error))}") from None
+
+
+def _body(response: requests.Response) -> bytes:
+    """All that is sent, in time: the timeouts of requests are for any next bytes, which may come one by one."""
+    deadline = time.monotonic() + SECONDS_TO_FETCH
+    content = bytearray()
+    for chunk in response.iter_content(2**16):
+        content += chunk
+        if len(content) > MAX_FETCHED_BYTES:
+            raise Refused(f"more than {megabytes(MAX_FETCHED_BYTES)} come from there")
+        if time.monotonic() > deadline:
+            raise Refused(f"it took more than {SECONDS_TO_FETCH:.0f} s to fetch")
+    return bytes(content)
 
 
 def _from_array(photo: np.ndarray) -> Image.Image:
@@ -59,7 +102,7 @@ def _from_array(photo: np.ndarray) -> Image.Image:
 def _read(path: Path) -> bytes:
     try:
         if not path.is_file():
-            raise Refused("it is a folder" if path.is_dir() else "there is no such file")
+            raise Refused("a folder without photos" if path.is_dir() else "there is no such file")
         if (size := path.stat().st_size) > MAX_FILE_BYTES:
             raise Refused(f"file too large: {megabytes(size)}")
         return path.read_bytes()

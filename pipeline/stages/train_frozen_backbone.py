@@ -23,6 +23,7 @@ from pipeline.paths import FEATURES, FROZEN, METRICS, OUT_OF_FOLD, PLOTS, PROCES
 from pipeline.progress import say
 from pipeline.results import write_csv, write_json
 from pipeline.runtime import ResolvedRuntime, resolve_runtime
+from pipeline.training.familiarity import fit_familiarity
 from pipeline.training.features import FeatureExtractor, Kept, Outputs, engine_for, run_over
 from pipeline.training.out_of_fold import out_of_fold
 from pipeline.training.probe import fit_probe
@@ -80,7 +81,7 @@ def run(params: Params) -> None:
         "optimizer_state_dict": None,
         "loss": probe.best.log_loss,
     }
-    save_checkpoint(FROZEN, info, state, general)
+    save_checkpoint(FROZEN, info, state, general, fit_familiarity(train.values, train.labels, val.values).tensors())
     write_csv(PLOTS / "l2_strengths.csv", [{"log10_l2": math.log10(one.l2)} | vars(one) for one in probe.candidates])
     _write_out_of_fold(manifest, splits, classes, train, val_logits, probe.best.l2)
     write_json(METRICS / f"{STAGE}.json", metrics | {"seconds": time.monotonic() - started})

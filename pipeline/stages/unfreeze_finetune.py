@@ -15,6 +15,7 @@ from pipeline.paths import FINETUNED, FROZEN, METRICS, PLOTS, PROCESSED, RESUME
 from pipeline.progress import say
 from pipeline.results import write_csv, write_json
 from pipeline.runtime import resolve_runtime
+from pipeline.training.familiarity import familiarity_of
 from pipeline.training.finetune import finetune
 from pipeline.training.resume import ResumeFolder, parts_of_result
 
@@ -61,7 +62,9 @@ def run(params: Params) -> None:
             "versions": library_versions(),
         }
     )
-    save_checkpoint(FINETUNED, tuned, result.model_state, result.training_state)
+    final = rebuild(info, result.model_state)
+    familiarity = familiarity_of(final, train, val, info.preprocessing, engine=info.engine, runtime=runtime)
+    save_checkpoint(FINETUNED, tuned, result.model_state, result.training_state, familiarity.tensors())
     write_csv(PLOTS / "epochs.csv", [vars(epoch) for epoch in result.history])
     epochs = {"best_epoch": epoch, "epochs": len(result.history) - 1}
     write_json(METRICS / f"{STAGE}.json", metrics | epochs | {"seconds": time.monotonic() - started})

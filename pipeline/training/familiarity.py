@@ -8,14 +8,21 @@ simple unified framework for detecting out-of-distribution samples and adversari
 Wolf say (A well-conditioned estimator for large-dimensional covariance matrices, 2004), because features may outnumber photos.
 """
 
+import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 from sklearn.covariance import ledoit_wolf
-from torch import Tensor
+from torch import Tensor, nn
+
+from pipeline.checkpoint import Preprocessing
+from pipeline.data.loader import Photos
+from pipeline.runtime import ResolvedRuntime
+from pipeline.training.features import FeatureExtractor, engine_for, run_over
 
 PASSING = 0.99  # share of the validation photos that count as familiar
+MOST_PHOTOS = 1000  # of a split, where features have yet to be computed: more change the covariance little
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,29 @@ def fit_familiarity(train_features: Tensor, train_labels: Tensor, val_features: 
     features = train_features.double()
     means = torch.stack([features[train_labels == label].mean(0) for label in range(int(train_labels.max()) + 1)])
     covariance, _ = ledoit_wolf((features - means[train_labels]).numpy(), assume_centered=True)
-    # cov = L L', so inv(cov) = inv(L)' inv(L)
+    # Of a covariance L L' the inverse is (inv L)' (inv L).
     factor = torch.linalg.inv(torch.linalg.cholesky(torch.from_numpy(covariance))).T
     unscaled = Familiarity(means.float(), factor.float().contiguous(), torch.tensor(1.0))
     threshold = np.quantile(unscaled.distances(val_features).numpy(), PASSING)
     return Familiarity(unscaled.means, unscaled.factor, torch.tensor(threshold, dtype=torch.float32))
+
+
+def familiarity_of(
+    model: nn.Module, train: Photos, val: Photos, preprocessing: Preprocessing, *, engine: str, runtime: ResolvedRuntime
+) -> Familiarity:
+    """What is familiar to a trained network, from its features of at most `MOST_PHOTOS` evenly chosen photos of either split.
+
+    Args:
+        model: a timm network in eval mode, on the CPU.
+        train, val: photos that it learnt from, and others.
+        preprocessing: the network's.
+        engine: as for `build_engine`.
+        runtime: where to compute.
+    """
+    train, val = (photos[:: math.ceil(len(photos) / MOST_PHOTOS)] for photos in (train, val))
+    run = engine_for(FeatureExtractor(model).eval(), train, preprocessing, choice=engine, runtime=runtime).run
+    features, others = (
+        run_over(run, photos, preprocessing, runtime=runtime, description="features of what is familiar")
+        for photos in (train, val)
+    )
+    return fit_familiarity(features.values, features.labels, others.values)
