@@ -155,7 +155,7 @@ def submission(
 
 @app.command("export")
 def _export(
-    checkpoint: Annotated[Path, typer.Option(help="The checkpoint's folder.")] = Path("outputs/finetuned"),
+    checkpoint: Annotated[Path, typer.Option(help="The folder of a checkpoint.")] = CHECKPOINT,
     output: Annotated[Path, typer.Option(help="Where to write; an earlier export is replaced.")] = Path("outputs/export"),
     quantised: Annotated[bool, typer.Option("--quantised", help="Also ONNX in 8 bits, with what that costs.")] = False,
     push: Annotated[str | None, typer.Option(help="Upload it too: hf-hub:OWNER/NAME.")] = None,

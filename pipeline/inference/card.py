@@ -79,7 +79,6 @@ def write_card(card: Card, manifest: pd.DataFrame, folder: Path) -> None:
         splits={split: int(counts.get(split, 0)) for split in ("train", "val", "test")},
         files=[name for form in card.checked for name in form.files],
         temperature=card.info.metrics.get("temperature", 1.0),
-        source=card.info.params.get("download", {}).get("source"),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
 

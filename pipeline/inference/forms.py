@@ -1,8 +1,8 @@
 """The forms in which a trained network is handed over: each writes itself, and runs again from nothing but its files.
 
-    for form in FORMS:
-        form.write(trained, folder)
-        form.logits(folder, sample)        # (n, outputs), to be compared with those of `trained.model`
+for form in FORMS:
+    form.write(trained, folder)
+    form.logits(folder, sample)        # (n, outputs), to be compared with those of `trained.model`
 """
 
 import io

@@ -20,8 +20,8 @@ MODES = {"bicubic": 'mode = "cubic", cubic_coeff_a = -0.5', "bilinear": 'mode = 
 GRAPH = """
 <ir_version: {ir_version}, opset_import: ["": {opset}]>
 preprocessing (uint8[n, height, width, 3] photos) => (float[n, 3, {side}, {side}] prepared)
-<int64[1] resized_side = {{{resized_side}}}, int64[2] crop = {{{side}, {side}}}, int64[2] spatial = {{2, 3}}, float half = {{0.5}},
- float top = {{255.0}}, float[1, 3, 1, 1] mean = {{{mean}}}, float[1, 3, 1, 1] std = {{{std}}}>
+<int64[1] resized_side = {{{resized_side}}}, int64[2] crop = {{{side}, {side}}}, int64[2] spatial = {{2, 3}},
+ float half = {{0.5}}, float top = {{255.0}}, float[1, 3, 1, 1] mean = {{{mean}}}, float[1, 3, 1, 1] std = {{{std}}}>
 {{
   maps = Transpose <perm = [0, 3, 1, 2]> (photos)
   count_and_channels = Shape <end = 2> (maps)
