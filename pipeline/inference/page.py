@@ -171,19 +171,16 @@ def _refused(status: int, message: str) -> JSONResponse:
 
 def _is_own(named: str, host: str) -> bool:
     """Whether a request's Host names this server in a way that no foreign site can make a browser use."""
-    name = urlsplit(f"//{named}").hostname or ""
-    if name in ("localhost", host.lower()):
-        return True
     try:
-        ipaddress.ip_address(name)
+        name = urlsplit(f"//{named}").hostname or ""
+        return name in ("localhost", host.lower()) or bool(ipaddress.ip_address(name))
     except ValueError:
         return False
-    return True
 
 
 def _is_same_origin(request: Request) -> bool:
     origin = request.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    return origin is None or origin.partition("://")[2] == request.headers.get("host")
 
 
 def _policy(page: str) -> str:

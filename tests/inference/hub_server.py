@@ -39,6 +39,8 @@ class _Handler(BaseHTTPRequestHandler):
             repository = f"{name.get('organization')}/{name['name']}"
             self.server.repositories.add(repository)
             self._json({"url": f"{self.server.url}/{repository}", "name": repository})
+        elif self.path == "/api/validate-yaml":
+            self._json({"errors": [], "warnings": []})
         elif "/preupload/" in self.path:
             files = [file["path"] for file in json.loads(body)["files"]]
             self._json({"files": [{"path": path, "uploadMode": _mode(path), "shouldIgnore": False} for path in files]})
