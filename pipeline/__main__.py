@@ -126,7 +126,9 @@ def backbones(pattern: Annotated[str, typer.Argument(help="Names to list, such a
 
 @app.command()
 def predict(
-    photos: Annotated[list[str], typer.Argument(help="Files, folders, patterns, http(s) addresses; - for standard input.")],
+    photos: Annotated[
+        list[str], typer.Argument(metavar="PHOTO...", help="Files, folders, patterns, addresses; - is standard input.")
+    ],
     checkpoint: Annotated[Path, typer.Option(help="The folder of a checkpoint.")] = CHECKPOINT,
     output_format: Annotated[Literal["table", "csv", "json"], typer.Option("--format", help="Of what is printed.")] = "table",
     explain: Annotated[bool, typer.Option("--explain", help="Draw where the network looked, in outputs/explained.")] = False,

@@ -8,6 +8,10 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest, ttest_rel
 
+from pipeline.data.drawn.other_classes import OTHER_CLASSES
+from pipeline.data.drawn.petimages import draw_photo
+from pipeline.evaluation.calibration import temper
+from pipeline.inference import Classifier
 from tests.clones import clone, run, set_params
 
 
@@ -28,6 +32,34 @@ def test_fine_tuning_beats_the_frozen_probe(default: Path) -> None:
         name: -np.log([row[f"{name}_{row['actual']}"] for _, row in table.iterrows()]) for name in ("frozen", "finetuned")
     }
     assert ttest_rel(losses["frozen"], losses["finetuned"], alternative="greater").pvalue < 0.01
+
+
+def test_the_classifier_says_of_test_photos_what_the_evaluation_said(default: Path) -> None:
+    table = pd.read_csv(default / "outputs/evaluation/predictions.csv").iloc[::8]
+    classifier = Classifier.load(default / "outputs/finetuned")
+    metrics = json.loads((default / "outputs/metrics/unfreeze-finetune.json").read_text())
+    calibrated = temper(table[["finetuned_cat", "finetuned_dog"]].to_numpy(), metrics["temperature"])
+    predictions = classifier.predict([default / path for path in table["path"]])
+    said = np.array([[one.probabilities["cat"], one.probabilities["dog"]] for one in predictions])
+    assert np.abs(said - calibrated).max() < 1e-4
+
+
+@pytest.mark.parametrize("checkpoint", ["frozen", "finetuned"])
+def test_what_is_no_photo_of_a_cat_or_dog_is_mostly_told(default: Path, checkpoint: Path) -> None:
+    """Noise and flat colours always, drawings of other animals and things more often than not, cats and dogs hardly ever."""
+    classifier = Classifier.load(default / "outputs" / checkpoint)
+    random = np.random.default_rng(0)
+    noise = [random.integers(0, 256, (180, 240, 3), dtype=np.uint8) for _ in range(10)]
+    flat = [np.full((180, 240, 3), shade, np.uint8) for shade in range(5, 255, 25)]
+    others = [draw_photo(kind, np.random.default_rng([1, number])) for kind in sorted(OTHER_CLASSES) for number in range(4)]
+    test = sorted((default / "data/processed/images/test").rglob("*.jpg"))
+    flagged = {
+        name: np.mean([one.unlike_anything_seen for one in classifier.predict(photos)])
+        for name, photos in {"noise": noise, "flat": flat, "others": others, "test": test}.items()
+    }
+    assert flagged["noise"] == flagged["flat"] == 1
+    assert flagged["others"] > 0.5
+    assert flagged["test"] < 0.04
 
 
 def test_pretrained_features_beat_random_ones(default: Path) -> None:

@@ -28,14 +28,12 @@ from pipeline.checkpoint import CheckpointInfo, read_familiarity, read_info, rea
 from pipeline.cores import usable_cores
 from pipeline.data.decode import Refused
 from pipeline.errors import PipelineError
-from pipeline.evaluation.attribution import grad_cam, overlay
-from pipeline.evaluation.gallery import as_seen
 from pipeline.inference.photo import Photo, name_of, open_photo
 from pipeline.models.backbone import evaluation_transform, rebuild
 from pipeline.models.engine import Engine, build_engine
+from pipeline.models.familiarity import Familiarity
 from pipeline.models.head import class_probabilities
 from pipeline.runtime import resolve_device
-from pipeline.training.familiarity import Familiarity
 
 BATCH_SIZE = 32
 BATCHES_AHEAD = 2  # decoded while the network runs, so that memory stays flat and nobody waits
@@ -94,7 +92,7 @@ class Classifier:
         familiarity = Familiarity(**read_familiarity(folder))
         model = rebuild(info, read_model_state(folder)).eval().requires_grad_(False)
         engine = build_engine(
-            _LogitsAndFeatures(model),
+            _LogitsAndFeatures(model).eval(),
             torch.randn(2, *info.preprocessing.input_size, generator=torch.Generator().manual_seed(0)),
             choice=info.engine,
             device=resolve_device(device),
@@ -165,6 +163,10 @@ class Classifier:
         Raises:
             PipelineError: the photo cannot be decoded, or the network has no layer to look at.
         """
+        # What they import takes a second, and prediction does not need it.
+        from pipeline.evaluation.attribution import grad_cam, overlay
+        from pipeline.evaluation.gallery import as_seen
+
         tensor = self._prepare(photo)
         if isinstance(tensor, Refused):
             raise PipelineError(f"{name_of(photo)} cannot be explained: {tensor}")
