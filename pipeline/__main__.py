@@ -155,6 +155,33 @@ def submission(
         write_submission(photos, checkpoint, output, kind=kind)
 
 
+@app.command("export")
+def _export(
+    checkpoint: Annotated[Path, typer.Option(help="The folder of a checkpoint.")] = CHECKPOINT,
+    output: Annotated[Path, typer.Option(help="Where to write; an earlier export is replaced.")] = Path("outputs/export"),
+    quantised: Annotated[bool, typer.Option("--quantised", help="Also ONNX in 8 bits, with what that costs.")] = False,
+    push: Annotated[str | None, typer.Option(help="Upload it too: hf-hub:OWNER/NAME.")] = None,
+) -> None:
+    """Write a checkpoint as ONNX, timm, torch.export."""
+    with _errors_told():
+        from pipeline.inference.export import export
+
+        processed, evaluation = Path("data/processed"), Path("outputs/evaluation")
+        export(checkpoint, output, processed=processed, evaluation=evaluation, quantised=quantised, push_to=push)
+
+
+@app.command("page")
+def _page(
+    host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 for any free one.")] = 7860,
+) -> None:
+    """Show a local page that takes a photo and answers."""
+    with _errors_told():
+        from pipeline.inference.page import serve
+
+        serve({"frozen": Path("outputs/frozen"), "fine-tuned": Path("outputs/finetuned")}, host=host, port=port)
+
+
 # What the operating system refuses because of the state of a disk or a folder, not of a mistake in this project.
 OF_THE_WORLD = {
     errno.ENOSPC,

@@ -108,7 +108,7 @@ def _onnxruntime(module: nn.Module, example: Tensor, threads: int) -> Callable[[
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(_export(module, example), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(export_onnx(module, example), options, providers=["CPUExecutionProvider"])
         run_session = session.run
         run_session(None, {"images": example.numpy()})
     except Exception as error:  # exporter and runtime raise many kinds for an operator that they do not know
@@ -121,7 +121,17 @@ def _onnxruntime(module: nn.Module, example: Tensor, threads: int) -> Callable[[
     return run
 
 
-def _export(module: nn.Module, example: Tensor) -> bytes:
+def export_onnx(module: nn.Module, example: Tensor, *, output: str = "outputs") -> bytes:
+    """A network as an ONNX model whose one input is named "images".
+
+    Args:
+        module: in eval mode, on the CPU; maps a batch of images to (n, outputs).
+        example: (n, channels, height, width) float32; n stays open, the other sizes become the model's.
+        output: what to name the output.
+
+    Raises:
+        Exception: of many kinds, where the exporter does not know an operator of the network.
+    """
     buffer = io.BytesIO()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -133,7 +143,7 @@ def _export(module: nn.Module, example: Tensor) -> bytes:
             buffer,  # type: ignore[arg-type]  # a file object does, although the annotation knows paths only
             dynamo=False,
             input_names=["images"],
-            output_names=["outputs"],
-            dynamic_axes={"images": {0: "n"}, "outputs": {0: "n"}},
+            output_names=[output],
+            dynamic_axes={"images": {0: "n"}, output: {0: "n"}},
         )
     return buffer.getvalue()
