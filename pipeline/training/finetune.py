@@ -32,10 +32,12 @@ from pipeline.models.freezing import frozen_fingerprint, set_trainable
 from pipeline.params import UnfreezeFinetune
 from pipeline.progress import progress, say
 from pipeline.runtime import ResolvedRuntime
+from pipeline.training.faults import check_loss, faults_told
 from pipeline.training.features import engine_for, run_over
 from pipeline.training.resume import ResumeFolder
 from pipeline.training.schedule import default_epochs, learning_rate
 from pipeline.training.temperature import fit_temperature
+from pipeline.training.tracking import Trackers
 
 # Shares of the fine-tuned weights that are tried besides none and all of them.
 SHARES = (0.25, 0.5, 0.75)
@@ -86,27 +88,29 @@ def finetune(
     settings: UnfreezeFinetune,
     runtime: ResolvedRuntime,
     resume: ResumeFolder,
+    trackers: Trackers,
     *,
     engine: str = "auto",
 ) -> Finetuned:
     """Train until the validation log-loss has not improved for `settings.patience` epochs, or all epochs are done.
 
     Raises:
-        PipelineError: the loss is no longer finite, or a frozen tensor has moved.
+        PipelineError: the loss is no longer finite or has exploded, memory or the disk is full, or a frozen tensor has moved.
     """
-    trainer = _Trainer(model, train, val, preprocessing, settings, runtime, engine)
-    state = resume.read()
-    if state is None:
-        trainer.start()
-    else:
-        trainer.load_state(state)
-        say(f"going on after {trainer.photos_done:,} photos of epoch {len(trainer.history)}, as an earlier run left it")
-    while not trainer.finished():
-        trainer.train_epoch(resume)
-    return trainer.result()
+    trainer = Trainer(model, train, val, preprocessing, settings, runtime, engine, trackers)
+    with faults_told(settings, runtime.workers, where=trainer.where):
+        state = resume.read()
+        if state is None:
+            trainer.start()
+        else:
+            trainer.load_state(state)
+            say(f"going on after {trainer.photos_done:,} photos of epoch {len(trainer.history)}, as an earlier run left it")
+        while not trainer.finished():
+            trainer.train_epoch(resume)
+        return trainer.result()
 
 
-class _Trainer:
+class Trainer:
     """The state of a training and the steps that move it on."""
 
     def __init__(
@@ -118,8 +122,9 @@ class _Trainer:
         settings: UnfreezeFinetune,
         runtime: ResolvedRuntime,
         engine: str,
+        trackers: Trackers,
     ) -> None:
-        self.train, self.val = train, val
+        self.train, self.val, self.trackers = train, val, trackers
         self.preprocessing, self.settings, self.runtime, self.engine = preprocessing, settings, runtime, engine
         set_trainable(model, settings.unfrozen_blocks)
         self.frozen_before = frozen_fingerprint(model)
@@ -133,6 +138,7 @@ class _Trainer:
         self.epochs = default_epochs(len(train)) if settings.epochs == "auto" else settings.epochs
         self.steps_an_epoch = math.ceil(len(train) / settings.batch_size)
         self.history: list[Epoch] = []
+        self.losses: list[float] = []  # of every step
         self.photos_done, self.loss_sum = 0, 0.0  # of the epoch that is running
         self.initial_state = _on_cpu(model.state_dict())
         self.best_state: dict[str, Tensor] = {}
@@ -141,6 +147,7 @@ class _Trainer:
 
     def start(self) -> None:
         """Score the network as it came: epoch 0."""
+        self._start_trackers()
         self._finish_epoch(train_loss=None)
 
     def finished(self) -> bool:
@@ -166,7 +173,8 @@ class _Trainer:
                 step = (epoch - 1) * self.steps_an_epoch + self.photos_done // batch_size
                 self.loss_sum += self._step(step, images, labels) * len(images)
                 self.photos_done += len(images)
-                advance(len(images), note=f"loss {self.loss_sum / self.photos_done:.4f}")
+                self.trackers.step(self.losses)
+                advance(len(images), note=self._note())
                 resume.write_when_due(self.state)
         resume.write(self.state())
         self._finish_epoch(train_loss=self.loss_sum / self.photos_done)
@@ -186,11 +194,8 @@ class _Trainer:
             logits = self.model(inputs)
         loss = cross_entropy(logits.float(), labels.to(device, non_blocking=True))
         value = loss.item()
-        if not math.isfinite(value):
-            raise PipelineError(
-                f"The training loss is {value} at step {step} (learning rate {rate:.2g}). Lower "
-                "unfreeze_finetune.learning_rate, or raise warmup_share. The frozen checkpoint is untouched."
-            )
+        self.losses.append(value)
+        check_loss(self.losses, num_classes=logits.shape[1], learning_rate=rate)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
@@ -212,6 +217,7 @@ class _Trainer:
         self.history.append(Epoch(epoch, rate, train_loss, *self._validate(self.model, what)))
         if epoch > 0 and self._best().epoch == epoch:
             self.best_state = _on_cpu(self.model.state_dict())
+        self.trackers.epoch([vars(one) for one in self.history], self.model, self.validated)
 
     def _validate(self, model: nn.Module, what: str) -> tuple[float, float, float]:
         """Log-loss and accuracy of a model on the validation split, and the temperature that fits it best."""
@@ -219,6 +225,7 @@ class _Trainer:
         unfold_batch_norm(module)
         engine = engine_for(module, self.val, self.preprocessing, choice=self.engine, runtime=self.runtime)
         outputs = run_over(engine.run, self.val, self.preprocessing, runtime=self.runtime, description="validating")
+        self.validated = outputs
         probabilities = outputs.values.double().softmax(1)
         if not torch.isfinite(probabilities).all():
             raise PipelineError(
@@ -267,6 +274,7 @@ class _Trainer:
             "loss": self.history[-1].train_loss,
             "best_state_dict": self.best_state,
             "history": [vars(epoch) for epoch in self.history],
+            "losses": self.losses,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -276,6 +284,21 @@ class _Trainer:
         self.photos_done, self.loss_sum = state["photos_done"], state["loss_sum"]
         self.best_state = state["best_state_dict"]
         self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self.losses = state["losses"]
+        self._start_trackers()
+
+    def where(self) -> str:
+        """The step that is running, for messages."""
+        return f"step {len(self.losses) + 1:,} (epoch {len(self.history)})"
+
+    def _note(self) -> str:
+        loss, last = self.loss_sum / self.photos_done, self.history[-1]
+        return f"loss {loss:.4f}, last validation accuracy {last.val_accuracy:.2%}"
+
+    def _start_trackers(self) -> None:
+        history = [vars(epoch) for epoch in self.history]
+        total_steps = self.epochs * self.steps_an_epoch
+        self.trackers.start(self.losses, history, total_steps=total_steps, rate_of=self._learning_rate)
 
     def result(self) -> Finetuned:
         """What came out, once nothing frozen is shown to have moved."""
@@ -286,7 +309,7 @@ class _Trainer:
             )
         kept, model_state = self._interpolate()
         training_state = self.state()
-        for only_to_resume in ("photos_done", "loss_sum", "best_state_dict", "history"):
+        for only_to_resume in ("photos_done", "loss_sum", "best_state_dict", "history", "losses"):
             del training_state[only_to_resume]
         return Finetuned(model_state, kept, self._best(), tuple(self.history), training_state)
 
