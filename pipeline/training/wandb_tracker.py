@@ -42,6 +42,7 @@ class WandbTracker:
             project=PROJECT,
             id=self._told["id"],
             resume="allow",
+            reinit="create_new",
             dir=folder,
             config=dict(run.settings) | {"classes": list(run.classes)},
             mode=_mode(folder),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline.errors import PipelineError
@@ -118,7 +119,7 @@ def test_tensorboard_has_all_that_can_be_looked_at(watched: tuple[Path, Finetune
     assert photos[0].width > 900
     assert len({photo.encoded_image_string for photo in photos}) == len(EPOCHS)
     assert {"precision by recall/cat", "precision by recall/dog"} <= set(tags["tensors"])
-    assert b"BatchNorm" in by_epoch.Graph().SerializeToString() or by_epoch.Graph().node
+    assert any("fc" in node.name for node in by_epoch.Graph().node)
     assert by_epoch.summary_metadata["_hparams_/session_start_info"].plugin_data.plugin_name == "hparams"
     assert [event.value for event in by_epoch.Scalars("kept/val_accuracy")] == [0.75]
 
@@ -143,6 +144,7 @@ def test_a_run_that_goes_on_tells_nothing_twice_and_leaves_nothing_out(
     vars(killed).update(killed_at)
     with pytest.raises(KeyboardInterrupt):
         tiny.train(tmp_path, BOTH, resume=killed)
+    wandb.teardown()  # what the end of a process does
     assert curves_of(tmp_path)
     result = finished(tmp_path)
     assert result.history == watched[1].history
