@@ -72,7 +72,8 @@ def curves_of(folder: Path) -> dict[str, bytes]:
 
 
 def events(folder: Path, axis: str) -> EventAccumulator:
-    return EventAccumulator(str(folder / "tracking/tensorboard/tiny" / axis), size_guidance={"images": 0, "histograms": 0}).Reload()
+    everything = {"images": 0, "histograms": 0}
+    return EventAccumulator(str(folder / "tracking/tensorboard/tiny" / axis), size_guidance=everything).Reload()
 
 
 def steps(accumulator: EventAccumulator, tag: str) -> list[int]:
