@@ -45,8 +45,14 @@ class Curves:
         write_csv(self._epochs_file, [{**row, **frozen} for row in rows])
         for name in ("val_log_loss", "val_accuracy"):
             self._live.log_metric(name, float(f"{rows[-1][name]:.6g}"), plot=False)
+        self._in_order()
         self._live.sync()
 
     def finish(self) -> None:
         """Write the last values."""
+        self._in_order()
         self._live.end()
+
+    def _in_order(self) -> None:
+        """Last values by name: a run that goes on tells its steps before its epochs, and must write the same bytes."""
+        self._live.summary = dict(sorted(self._live.summary.items()))
