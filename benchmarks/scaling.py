@@ -27,7 +27,7 @@ from pipeline.errors import PipelineError
 from pipeline.machine import machine_name
 from pipeline.models.backbone import create_backbone, evaluation_transform
 from pipeline.models.engine import Engine
-from pipeline.params import PARAMS_FILE, Runtime, load_params
+from pipeline.params import PARAMS_FILE, load_params
 from pipeline.paths import PROCESSED, of_person
 from pipeline.runtime import ResolvedRuntime, resolve_runtime
 from pipeline.training.features import BATCH_SIZE, FeatureExtractor, engine_for, run_over
@@ -89,16 +89,17 @@ def measure(given: argparse.Namespace) -> None:
     stored = Photos.of_split(manifest, PROCESSED, "train", classes_of(manifest))
     backbone = create_backbone(given.backbone, given.weights, locate=of_person)
     extractor, own = FeatureExtractor(backbone.model).eval(), backbone.preprocessing
+    present = load_params().runtime.model_copy(update={"device": "cpu"})
     lines = []
     for size in given.sizes or [own.input_size[-1]]:
         preprocessing = own.model_copy(update={"input_size": (own.input_size[0], size, size)})
-        runtime = resolve_runtime(Runtime(device="cpu", workers=0, threads="auto", seconds_between_saves=30.0))
+        runtime = resolve_runtime(present.model_copy(update={"workers": 0}))
         engine = engine_for(extractor, stored, preprocessing, choice="auto", runtime=runtime)
         some = take(stored, BARE_BATCHES * BATCH_SIZE)
         loaded = evaluation_batches(some, evaluation_transform(preprocessing), batch_size=BATCH_SIZE, workers=0)
         batches = [images for images, _ in loaded]
         for count, workers in itertools.product(given.photos, given.workers):
-            runtime = resolve_runtime(Runtime(device="cpu", workers=workers, threads="auto", seconds_between_saves=30.0))
+            runtime = resolve_runtime(present.model_copy(update={"workers": workers}))
             rate, bare = rates(engine, take(stored, count), preprocessing, runtime, batches)
             lines.append(
                 f"| {count:,} | {size} | {workers} | {rate:.0f} | {bare:.0f} | {rate / bare:.2f} | {1 - rate / bare:.0%} |"

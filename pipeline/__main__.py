@@ -95,6 +95,22 @@ def _leaderboard(
         show_leaderboard(figure)
 
 
+@app.command("lr-find")
+def _lr_find(
+    checkpoint: Annotated[Path, typer.Option(help="Where fine-tuning starts from.")] = Path("outputs/frozen"),
+    data: Annotated[Path, typer.Option(help="The stored photos.")] = Path("data/processed"),
+    figure: Annotated[Path, typer.Option(help="Where to draw loss by rate, as .svg or .png; a .csv is put beside it.")] = Path(
+        "outputs/learning_rates.svg"
+    ),
+) -> None:
+    """Suggest a learning rate for fine-tuning."""
+    with _errors_told():
+        from pipeline.params import load_params
+        from pipeline.training.lr_finder import show_learning_rates
+
+        show_learning_rates(load_params(), checkpoint, data, figure)
+
+
 @app.command()
 def summary(
     backbone: Annotated[str | None, typer.Option(help="A name of timm's; without it, the one of params.yaml.")] = None,

@@ -95,10 +95,14 @@ def write_hashed(folder: Path, stem: str, content: bytes) -> Path:
     """Write `folder`/`stem`-SHA256 atomically, so that the name says what the content must be; makes the folder if need be."""
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{stem}.new"
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        temporary.unlink()  # on a full disk its part would only take the room that is missing
+        raise OSError(error.errno, error.strerror, str(temporary)) from None  # a failed write names no file
     return temporary.rename(folder / f"{stem}-{hashlib.sha256(content).hexdigest()}")
 
 

@@ -140,6 +140,7 @@ class Runtime(Section):
     workers: Literal["auto"] | Annotated[int, Field(ge=0, le=512)]
     threads: Literal["auto"] | Annotated[int, Field(gt=0, le=512)]
     seconds_between_saves: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    trackers: list[Literal["tensorboard", "wandb"]]
 
     @field_validator("device")
     @classmethod

@@ -10,6 +10,8 @@ OUT_OF_FOLD = Path("outputs/out_of_fold.csv")
 EVALUATION = Path("outputs/evaluation")
 METRICS = Path("outputs/metrics")
 PLOTS = Path("outputs/plots")
+TRAINING_CURVES = PLOTS / "training"
+EPOCHS = PLOTS / "epochs.csv"
 # The SHA-256 of what was downloaded, recorded on first use: no stage's output, and meant to be committed.
 ARCHIVES = Path("data/archives.sha256")
 # What an interrupted run goes on from: no stage's output, ignored by Git and DVC.
@@ -18,6 +20,8 @@ AUDITED = Path("data/.audited")
 RESUME = Path("outputs/.resume")
 # Features of photos, which a run with another head can use again.
 FEATURES = Path("outputs/.features")
+# What TensorBoard and Weights & Biases write: no stage's output, ignored by Git and DVC.
+TRACKING = Path("outputs/tracking")
 
 
 def project_root(folder: Path | None = None) -> Path:

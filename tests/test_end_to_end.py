@@ -195,8 +195,10 @@ def test_another_backbone_reruns_training_and_back_restores_without_training(sma
 def test_a_stage_killed_again_and_again_ends_with_the_same_bits(small: Path, stage: str, workers: int) -> None:
     set_params(small, {"runtime.workers": workers, "runtime.seconds_between_saves": 0})
     before = sha256_of(small / CHECKPOINTS[stage])
+    drawn = {path: path.read_bytes() for path in (small / "outputs/plots").rglob("*.?sv")}
     assert killed_again_and_again(small, stage, kills=7, seed=workers) == before
     assert not (small / "outputs/.resume/unfreeze-finetune").exists()
+    assert {path: path.read_bytes() for path in (small / "outputs/plots").rglob("*.?sv")} == drawn
 
 
 def test_an_experiment_in_a_copy_finds_a_relative_path(small: Path) -> None:

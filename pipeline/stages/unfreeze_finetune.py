@@ -6,20 +6,25 @@ params.yaml. Killed, it goes on from where it was and ends with the same bits.
 
 import time
 from functools import partial
+from typing import Any
 
 from pipeline.checkpoint import library_versions, read_info, read_model_state, refuse_other_data, save_checkpoint
 from pipeline.data.loader import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, read_manifest, stored_fingerprint
 from pipeline.models.backbone import rebuild
 from pipeline.params import Params
-from pipeline.paths import FEATURES, FINETUNED, FROZEN, METRICS, PLOTS, PROCESSED, RESUME
+from pipeline.paths import EPOCHS, FEATURES, FINETUNED, FROZEN, METRICS, PROCESSED, RESUME, TRACKING, TRAINING_CURVES
 from pipeline.progress import say
-from pipeline.results import write_csv, write_json
+from pipeline.results import write_json
 from pipeline.runtime import resolve_runtime
+from pipeline.training.curves import Curves
 from pipeline.training.familiarity import familiarity_of
 from pipeline.training.features import Kept
 from pipeline.training.finetune import finetune
 from pipeline.training.resume import ResumeFolder, parts_of_result
+from pipeline.training.task import Task
+from pipeline.training.tracked import Run
+from pipeline.training.tracking import Trackers
 
 STAGE = "unfreeze-finetune"
 NOT_BETTER = "fine-tuning did not improve the validation log-loss: these are the frozen checkpoint's weights"
@@ -48,9 +53,11 @@ def run(params: Params) -> None:
     of_trunk = settings.model_dump(include={"unfrozen_blocks", "augmentation", "seed"})
     keep = partial(Kept, FEATURES, **parts_of_result(settings=of_trunk, **deciding))
     resume = ResumeFolder(RESUME / STAGE, parts, runtime.seconds_between_saves)
-    result = finetune(
-        model, train, val, info.preprocessing, settings, runtime, resume, lambda name: keep(values=name), engine=info.engine
-    )
+    task = Task(train, val, info.preprocessing, settings, runtime, info.engine, lambda name: keep(values=name))
+    everything_set = _flat(info.params | params.model_dump(include={"unfreeze_finetune"}))
+    tracked = Run(resume.fingerprint, everything_set, classes, val, info.preprocessing)
+    trackers = Trackers(params.runtime.trackers, TRACKING, lambda: Curves(TRAINING_CURVES, EPOCHS), tracked)
+    result = finetune(model, task, resume, trackers)
 
     kept = result.kept
     metrics = {"val_accuracy": kept.val_accuracy, "val_log_loss": kept.val_log_loss, "share": kept.share}
@@ -71,7 +78,12 @@ def run(params: Params) -> None:
     final = rebuild(info, result.model_state)
     familiarity = familiarity_of(final, train, val, info.preprocessing, engine=info.engine, runtime=runtime)
     save_checkpoint(FINETUNED, tuned, result.model_state, result.training_state, familiarity.tensors())
-    write_csv(PLOTS / "epochs.csv", [vars(epoch) for epoch in result.history])
     epochs = {"best_epoch": epoch, "epochs": len(result.history) - 1}
     write_json(METRICS / f"{STAGE}.json", metrics | epochs | {"seconds": time.monotonic() - started})
+    trackers.finish(metrics, FINETUNED)
     resume.remove()
+
+
+def _flat(sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """section.key -> value."""
+    return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}

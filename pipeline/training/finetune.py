@@ -1,6 +1,6 @@
 """Fine-tune a network from its converged probe: the training loop.
 
-    result = finetune(model, train, val, preprocessing, settings, runtime, resume)
+    result = finetune(model, task, resume, trackers)
     result.model_state, result.best_epoch, result.history
 
 The recipe: AdamW with layer-wise learning-rate decay, linear warm-up and a cosine, BatchNorm in eval, channels_last, bfloat16
@@ -14,7 +14,7 @@ that starts again after any step makes the same further steps as one that was ne
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,21 +24,21 @@ from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pipeline.checkpoint import Preprocessing
 from pipeline.data.augment import TrainingTransform
-from pipeline.data.loader import Batch, Photos, epoch_order, training_batches
+from pipeline.data.loader import Batch, epoch_order, training_batches
 from pipeline.errors import PipelineError
 from pipeline.models.engine import build_engine
 from pipeline.models.folding import fold_batch_norm, unfold_batch_norm
 from pipeline.models.freezing import frozen_fingerprint, set_trainable
-from pipeline.params import UnfreezeFinetune
 from pipeline.progress import progress, say
-from pipeline.runtime import ResolvedRuntime
-from pipeline.training.features import BATCH_SIZE, Kept, engine_for, run_over
+from pipeline.training.faults import check_loss, faults_told
+from pipeline.training.features import BATCH_SIZE, Outputs, engine_for, run_over
 from pipeline.training.resume import ResumeFolder
 from pipeline.training.schedule import default_epochs, default_views, learning_rate
+from pipeline.training.task import Task
 from pipeline.training.temperature import fit_temperature
-from pipeline.training.trunk import build_trunk, upper_part
+from pipeline.training.tracking import Trackers
+from pipeline.training.trunk import build_trunk, random_images, upper_part
 
 # Shares of the fine-tuned weights that are tried besides none and all of them.
 SHARES = (0.25, 0.5, 0.75)
@@ -81,74 +81,46 @@ class Finetuned:
     training_state: dict[str, Any]
 
 
-def finetune(
-    model: nn.Module,
-    train: Photos,
-    val: Photos,
-    preprocessing: Preprocessing,
-    settings: UnfreezeFinetune,
-    runtime: ResolvedRuntime,
-    resume: ResumeFolder,
-    keep: Callable[[str], Kept],
-    *,
-    engine: str = "auto",
-) -> Finetuned:
+def finetune(model: nn.Module, task: Task, resume: ResumeFolder, trackers: Trackers) -> Finetuned:
     """Train until the validation log-loss has not improved for `settings.patience` epochs, or all epochs are done.
 
     Raises:
-        PipelineError: the loss is no longer finite, or a frozen tensor has moved.
+        PipelineError: the loss is no longer finite or has exploded, memory or the disk is full, or a frozen tensor has moved.
     """
-    trainer = _Trainer(model, train, val, preprocessing, settings, runtime, keep, engine)
-    state = resume.read()
-    if state is None:
-        trainer.start()
-    else:
-        trainer.load_state(state)
-        say(f"going on after {trainer.photos_done:,} photos of epoch {len(trainer.history)}, as an earlier run left it")
-    while not trainer.finished():
-        trainer.train_epoch(resume)
-    return trainer.result()
+    trainer = Trainer(model, task, trackers)
+    with faults_told(task.settings, task.runtime.workers, where=trainer.where):
+        state = resume.read()
+        if state is None:
+            trainer.start()
+        else:
+            trainer.load_state(state)
+            say(f"going on after {trainer.photos_done:,} photos of epoch {len(trainer.history)}, as an earlier run left it")
+        while not trainer.finished():
+            trainer.train_epoch(resume)
+        return trainer.result()
 
 
-class _Trainer:
+class Trainer:
     """The state of a training and the steps that move it on."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        train: Photos,
-        val: Photos,
-        preprocessing: Preprocessing,
-        settings: UnfreezeFinetune,
-        runtime: ResolvedRuntime,
-        keep: Callable[[str], Kept],
-        engine: str,
-    ) -> None:
-        self.train, self.val = train, val
-        self.preprocessing, self.settings, self.runtime, self.engine = preprocessing, settings, runtime, engine
+    def __init__(self, model: nn.Module, task: Task, trackers: Trackers | None = None) -> None:
+        self.task, self.trackers = task, trackers
+        self.train, self.val, self.settings, self.runtime = task.train, task.val, task.settings, task.runtime
+        settings, runtime, train = task.settings, task.runtime, task.train
         set_trainable(model, settings.unfrozen_blocks)
         self.frozen_before = frozen_fingerprint(model)
-        self.transform = TrainingTransform(preprocessing, settings.augmentation, settings.seed)
-        self.trunk = build_trunk(
-            model.train(),
-            train,
-            val,
-            preprocessing,
-            self.transform,
-            choice=engine,
-            runtime=runtime,
-            keep=keep,
-        )
+        self.transform = TrainingTransform(task.preprocessing, settings.augmentation, settings.seed)
+        self.trunk = build_trunk(model.train(), task, self.transform)
         self.views = default_views(len(train)) if settings.views == "auto" else settings.views
         self.epochs = self._default_epochs() if settings.epochs == "auto" else settings.epochs
         self.model = model.to(runtime.device).to(memory_format=torch.channels_last)
-        example = torch.randn(2, *preprocessing.input_size, generator=torch.Generator().manual_seed(0))
-        fold_batch_norm(self.model, example.to(runtime.device))
+        fold_batch_norm(self.model, random_images(task.preprocessing).to(runtime.device))
         groups = param_groups_layer_decay(model, settings.weight_decay, layer_decay=settings.layer_decay)
         fused = runtime.device.type in ("cpu", "cuda")
         self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
         self.steps_an_epoch = math.ceil(len(train) / settings.batch_size)
         self.history: list[Epoch] = []
+        self.losses: list[float] = []  # of every step
         self.photos_done, self.loss_sum = 0, 0.0  # of the epoch that is running
         self.initial_state = _on_cpu(model.state_dict())
         self.best_state: dict[str, Tensor] = {}
@@ -159,6 +131,7 @@ class _Trainer:
 
     def start(self) -> None:
         """Score the network as it came: epoch 0."""
+        self._start_trackers()
         self._finish_epoch(train_loss=None)
 
     def finished(self) -> bool:
@@ -175,7 +148,9 @@ class _Trainer:
                 step = (epoch - 1) * self.steps_an_epoch + self.photos_done // batch_size
                 self.loss_sum += self._step(step, images, labels) * len(images)
                 self.photos_done += len(images)
-                advance(len(images), note=f"loss {self.loss_sum / self.photos_done:.4f}")
+                if self.trackers:
+                    self.trackers.step(self.losses)
+                advance(len(images), note=self._note())
                 resume.write_when_due(self.state)
         resume.write(self.state())
         self._finish_epoch(train_loss=self.loss_sum / self.photos_done)
@@ -202,7 +177,7 @@ class _Trainer:
             group["lr"] = rate * group["lr_scale"]
         device = self.runtime.device
         inputs = inputs.to(device, non_blocking=True)
-        inputs = self.preprocessing.normalised(inputs) if self.trunk is None else inputs.float()
+        inputs = self.task.preprocessing.normalised(inputs) if self.trunk is None else inputs.float()
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         network = self.trunk.upper if self.trunk else self.model
@@ -210,11 +185,8 @@ class _Trainer:
             logits = network(inputs)
         loss = cross_entropy(logits.float(), labels.to(device, non_blocking=True))
         value = loss.item()
-        if not math.isfinite(value):
-            raise PipelineError(
-                f"The training loss is {value} at step {step} (learning rate {rate:.2g}). Lower "
-                "unfreeze_finetune.learning_rate, or raise warmup_share. The frozen checkpoint is untouched."
-            )
+        self.losses.append(value)
+        check_loss(self.losses, num_classes=logits.shape[1], learning_rate=rate)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
@@ -236,12 +208,15 @@ class _Trainer:
         self.history.append(Epoch(epoch, rate, train_loss, *self._validate(self.model, what)))
         if epoch > 0 and self._best().epoch == epoch:
             self.best_state = _on_cpu(self.model.state_dict())
+        if self.trackers:
+            self.trackers.epoch([vars(one) for one in self.history], self.model, self.validated)
 
     def _validate(self, model: nn.Module, what: str) -> tuple[float, float, float]:
         """Log-loss and accuracy of a model on the validation split, and the temperature that fits it best."""
         module = copy.deepcopy(model).cpu().eval().to(memory_format=torch.contiguous_format)
         unfold_batch_norm(module)
         logits, labels = self._forward_over_val(module), self.val.labels
+        self.validated = Outputs(logits, labels)
         probabilities = logits.double().softmax(1)
         if not torch.isfinite(probabilities).all():
             raise PipelineError(
@@ -255,12 +230,13 @@ class _Trainer:
 
     def _forward_over_val(self, module: nn.Module) -> Tensor:
         """Logits (n, classes) of a network in eval mode for the validation photos."""
+        task, runtime = self.task, self.runtime
         if self.trunk is None:
-            engine = engine_for(module, self.val, self.preprocessing, choice=self.engine, runtime=self.runtime)
-            return run_over(engine.run, self.val, self.preprocessing, runtime=self.runtime, description="validating").values
-        upper = upper_part(module, self.preprocessing)
+            engine = engine_for(module, self.val, task.preprocessing, choice=task.engine, runtime=runtime)
+            return run_over(engine.run, self.val, task.preprocessing, runtime=runtime, description="validating").values
+        upper = upper_part(module, task.preprocessing)
         parts = [part.float() for part in self.trunk.val.split(BATCH_SIZE)]
-        run = build_engine(upper, parts[0], choice=self.engine, device=self.runtime.device, threads=self.runtime.threads).run
+        run = build_engine(upper, parts[0], choice=task.engine, device=runtime.device, threads=runtime.threads).run
         return torch.cat([run(part) for part in parts])
 
     def _best(self) -> Epoch:
@@ -300,6 +276,7 @@ class _Trainer:
             "loss": self.history[-1].train_loss,
             "best_state_dict": self.best_state,
             "history": [vars(epoch) for epoch in self.history],
+            "losses": self.losses,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -309,6 +286,23 @@ class _Trainer:
         self.photos_done, self.loss_sum = state["photos_done"], state["loss_sum"]
         self.best_state = state["best_state_dict"]
         self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self.losses = state["losses"]
+        self._start_trackers()
+
+    def where(self) -> str:
+        """The step that is running, for messages."""
+        return f"step {len(self.losses) + 1:,} (epoch {len(self.history)})"
+
+    def _note(self) -> str:
+        loss, last = self.loss_sum / self.photos_done, self.history[-1]
+        return f"loss {loss:.4f}, last validation accuracy {last.val_accuracy:.2%}"
+
+    def _start_trackers(self) -> None:
+        if self.trackers is None:
+            return
+        history = [vars(epoch) for epoch in self.history]
+        total_steps = self.epochs * self.steps_an_epoch
+        self.trackers.start(self.losses, history, total_steps=total_steps, rate_of=self._learning_rate)
 
     def result(self) -> Finetuned:
         """What came out, once nothing frozen is shown to have moved."""
@@ -319,7 +313,7 @@ class _Trainer:
             )
         kept, model_state = self._interpolate()
         training_state = self.state()
-        for only_to_resume in ("photos_done", "loss_sum", "best_state_dict", "history"):
+        for only_to_resume in ("photos_done", "loss_sum", "best_state_dict", "history", "losses"):
             del training_state[only_to_resume]
         return Finetuned(model_state, kept, self._best(), tuple(self.history), training_state)
 

@@ -46,8 +46,8 @@ class ResumeFolder:
 
     def __init__(self, stage_folder: Path, parts: dict[str, str], seconds_between_writes: float = 30.0) -> None:
         self._stage_folder, self._parts = stage_folder, parts
-        fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-        self._folder = stage_folder / fingerprint
+        self.fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        self._folder = stage_folder / self.fingerprint
         self._seconds = seconds_between_writes
         self._last_write = time.monotonic()
 

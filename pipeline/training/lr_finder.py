@@ -1,0 +1,157 @@
+"""Find a learning rate for fine-tuning: train a little while the rate grows from step to step, and see what the loss does.
+
+    uv run python -m pipeline lr-find        # writes outputs/learning_rates.svg and .csv, and nothing that a stage makes
+
+The test is Smith's (Cyclical learning rates for training neural networks, WACV 2017). The suggestion is fastai's "valley" rule
+(Howard and Gugger, 2020): the middle of the longest run of falling losses. It is a place to start from, not an optimum: the
+loss here is of the first steps alone, and validation has the last word.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from torch import nn
+
+from pipeline.checkpoint import read_info, read_model_state, refuse_other_data
+from pipeline.data.loader import Photos, data_fingerprints
+from pipeline.data.manifest import classes_of, read_manifest
+from pipeline.errors import PipelineError
+from pipeline.models.backbone import rebuild
+from pipeline.params import Params
+from pipeline.progress import progress, say
+from pipeline.results import write_csv
+from pipeline.runtime import resolve_runtime
+from pipeline.training.faults import faults_told
+from pipeline.training.features import BATCH_SIZE
+from pipeline.training.finetune import Trainer
+from pipeline.training.task import Task
+
+LOWEST, HIGHEST, STEPS = 1e-6, 1.0, 100
+SMOOTHING = 0.95  # share of the mean so far in the mean with the next loss
+EXPLODED = 4.0  # times the least mean: the test ends there
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A rate, the loss of the step before it was taken, and the running mean of the losses up to there."""
+
+    learning_rate: float
+    loss: float
+    smoothed: float
+
+
+class _Sweep(Trainer):
+    """A training at rates that are given."""
+
+    rates: Sequence[float]
+
+    def _learning_rate(self, step: int) -> float:
+        return self.rates[step]
+
+    def run(self) -> Iterator[float]:
+        """The loss of each step, over as many epochs as it takes, until it is no longer a sensible number."""
+        for epoch in count(1):
+            for inputs, labels in self._batches(epoch):
+                if len(self.losses) == len(self.rates):
+                    return
+                try:
+                    yield self._step(len(self.losses), inputs, labels)
+                except PipelineError:  # the loss is what fails here, and that is what is looked for
+                    return
+
+
+def try_learning_rates(model: nn.Module, task: Task, rates: Sequence[float]) -> list[Tried]:
+    """Train one step at each rate in turn, until the smoothed loss is `EXPLODED` times the least one.
+
+    Args:
+        model: with a head.
+        task: its validation photos are not looked at.
+        rates: rising.
+    """
+    sweep = _Sweep(model, task)
+    sweep.rates = rates
+    sweep.model.train()
+    tried: list[Tried] = []
+    mean = 0.0
+    with (
+        faults_told(sweep.settings, sweep.runtime.workers, where=sweep.where),
+        progress("trying learning rates", total=len(rates), unit="steps") as advance,
+    ):
+        for loss in sweep.run():
+            mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
+            tried.append(Tried(rates[len(tried)], loss, mean / (1 - SMOOTHING ** (len(tried) + 1))))
+            advance(1, note=f"loss {tried[-1].smoothed:.4f} at {tried[-1].learning_rate:.1e}")
+            if tried[-1].smoothed > EXPLODED * min(one.smoothed for one in tried):
+                break
+    return tried
+
+
+def suggest(tried: Sequence[Tried]) -> float:
+    """The middle of the longest falling run of smoothed losses; the run may skip losses that do not fit.
+
+    As fastai does, the first tenth is left out, where the mean is of few losses, and so are the last five, where it explodes.
+
+    Raises:
+        PipelineError: nothing falls.
+    """
+    looked_at = tried[STEPS // 10 : -5]
+    losses = [one.smoothed for one in looked_at]
+    longest = [1] * len(losses)  # the longest falling run that ends at each
+    for i in range(len(losses)):
+        longest[i] = 1 + max((longest[j] for j in range(i) if losses[j] > losses[i]), default=0)
+    if max(longest, default=1) == 1:
+        raise PipelineError("The loss falls at no learning rate: there is nothing to suggest. Is the checkpoint a trained one?")
+    end = longest.index(max(longest))
+    start = end - (longest[end] - 1)
+    return looked_at[(start + end) // 2].learning_rate
+
+
+def show_learning_rates(params: Params, checkpoint: Path, data: Path, figure: Path) -> None:
+    """Try learning rates from a checkpoint, say which one is suggested, and write a figure and a CSV.
+
+    Raises:
+        PipelineError: there is no checkpoint or no photos, or the figure's name says no format.
+    """
+    if figure.suffix not in (".svg", ".png"):
+        raise PipelineError(f"{figure}: a figure is written as .svg or .png.")
+    manifest = read_manifest(data)
+    classes = classes_of(manifest)
+    info = read_info(checkpoint)
+    refuse_other_data(info, checkpoint, classes, data_fingerprints(manifest))
+    runtime, settings = resolve_runtime(params.runtime), params.unfreeze_finetune
+    train = Photos.of_split(manifest, data, "train", classes)
+    train = train[:: math.ceil(len(train) / (STEPS * settings.batch_size))]  # no more than all steps see
+    task = Task(train, train[:BATCH_SIZE], info.preprocessing, settings, runtime, info.engine)
+    model = rebuild(info, read_model_state(checkpoint))
+    tried = try_learning_rates(model, task, np.geomspace(LOWEST, HIGHEST, STEPS).tolist())
+    suggested = suggest(tried)
+    figure.parent.mkdir(parents=True, exist_ok=True)
+    write_csv(figure.with_suffix(".csv"), [vars(one) for one in tried])
+    draw(tried, suggested, settings.learning_rate, figure)
+    say(f"suggested: unfreeze_finetune.learning_rate = {suggested:.1e}; now it is {settings.learning_rate:.1e}")
+    say(f"loss by learning rate: {figure} and {figure.with_suffix('.csv')}")
+
+
+def draw(tried: Sequence[Tried], suggested: float, present: float, file: Path) -> None:
+    """Loss by learning rate, with the suggestion and the present setting."""
+    drawing = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = drawing.subplots()
+    rates = [one.learning_rate for one in tried]
+    axes.plot(rates, [one.loss for one in tried], ".", color="0.75", label="a step")
+    axes.plot(rates, [one.smoothed for one in tried], color="tab:blue", label="smoothed")
+    axes.axvline(suggested, color="tab:green", linestyle="--", label=f"suggested: {suggested:.1e}")
+    axes.axvline(present, color="tab:orange", linestyle=":", label=f"params.yaml: {present:.1e}")
+    smoothed = sorted(one.smoothed for one in tried)
+    axes.set(
+        xscale="log", xlabel="learning rate", ylabel="training loss", ylim=(0, 1.5 * smoothed[math.ceil(0.9 * len(tried)) - 1])
+    )
+    axes.legend()
+    axes.grid(alpha=0.3)
+    with matplotlib.rc_context({"svg.hashsalt": "learning rates"}):
+        drawing.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None, dpi=150)

@@ -1,0 +1,115 @@
+"""What goes wrong in training, made to go wrong for real: one message with the step and what to change, and nothing lost."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.data.augment import TrainingTransform
+from pipeline.errors import PipelineError
+from pipeline.training.faults import EXPLODED, WINDOW, check_loss, faults_told
+from tests.clones import ROOT
+from tests.training import tiny
+
+
+def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match=r"(nan|inf|exploded).* at step \d+ \(learning rate .*Lower.*learning_rate"):
+        tiny.train(tmp_path, learning_rate=1e30, epochs=8)
+
+
+def test_an_exploded_loss_stops_the_training() -> None:
+    high = [EXPLODED * 0.7 * 1.01] * (WINDOW - 1)
+    check_loss([0.1, *high], num_classes=2, learning_rate=0.1)
+    check_loss([*high, 1.0], num_classes=2, learning_rate=0.1)
+    check_loss([*high, high[0]], num_classes=4, learning_rate=0.1)
+    with pytest.raises(PipelineError, match=rf"exploded: 2\.83 over the last {WINDOW} steps.* at step {WINDOW} "):
+        check_loss([*high, high[0]], num_classes=2, learning_rate=0.1)
+
+
+class Deadly(TrainingTransform):
+    """Ends its process, where that is not the one that trains, at the third photo: as the kernel does for want of memory."""
+
+    parent, calls = os.getpid(), 0
+
+    def __call__(self, photo: np.ndarray, epoch: int, photo_id: str) -> Tensor:
+        self.calls += 1
+        if os.getpid() != self.parent and self.calls == 12:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(photo, epoch, photo_id)
+
+
+def test_a_decoding_process_that_was_killed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.training.finetune.TrainingTransform", Deadly)
+        with pytest.raises(PipelineError, match=r"killed at step \d+ \(epoch 1\).*Lower runtime\.workers, now 1 \(0 decodes"):
+            tiny.train(tmp_path, workers=1)
+    assert len(tiny.train(tmp_path).history) == tiny.EPOCHS + 1
+
+
+def test_a_gpu_out_of_memory_is_told_with_the_batch_size() -> None:
+    with pytest.raises(PipelineError, match=r"The GPU's memory ran out at step 7.*batch_size, now 8"):
+        with faults_told(tiny.settings(), 2, where=lambda: "step 7"):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def test_what_is_no_fault_of_the_world_stays_a_defect() -> None:
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        with faults_told(tiny.settings(), 2, where=lambda: "step 7"):
+            torch.ones(2, 3) @ torch.ones(2, 3)
+
+
+# Run in a process of its own, with a small file system mounted at the first argument.
+FULL_DISKS = """
+import resource, sys
+from pathlib import Path
+import torch
+from pipeline.errors import PipelineError
+from tests.training import tiny
+
+disk, folder = map(Path, sys.argv[1:])
+(folder / "one").mkdir(), (folder / "two").mkdir()
+(folder / "one/tracking").symlink_to(disk)
+print("watched", len(tiny.train(folder / "one", ["tensorboard"]).history))
+try:
+    tiny.train(folder / "two", resume=tiny.resume_folder(disk))
+except PipelineError as error:
+    print("disk", error)
+print("left", sorted(path.name for path in disk.rglob("*.new")))
+# Room for the network and small batches, and none for a large one.
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, resource.RLIM_INFINITY))
+tiny.PREPROCESSING = tiny.PREPROCESSING.model_copy(update={"input_size": (3, 1024, 1024)})
+try:
+    tiny.train(folder / "three", batch_size=40)
+except PipelineError as error:
+    print("memory", error)
+"""
+
+
+def test_a_full_disk_and_a_full_memory(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = 'disk="$1"; shift; mount -t tmpfs -o size=256k none "$disk" && exec "$@"'
+    mounted: list[str | Path] = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh", disk]
+    if shutil.which("unshare") is None or subprocess.run([*mounted, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    command = [*mounted, sys.executable, "-c", FULL_DISKS, disk, tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert f"watched {tiny.EPOCHS + 1}" in lines
+    assert sum("tensorboard failed and is left out from here on" in line for line in lines) == 1
+    [told] = [line for line in lines if line.startswith("disk ")]
+    assert "At step" in told
+    assert f"the disk mounted at {disk} is full" in told
+    assert "left []" in lines
+    [told] = [line for line in lines if line.startswith("memory ")]
+    assert "The memory ran out at step" in told
+    assert "Lower unfreeze_finetune.batch_size, now 40" in told
