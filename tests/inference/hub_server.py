@@ -82,7 +82,8 @@ class _Handler(BaseHTTPRequestHandler):
             elif line["key"] == "lfsFile":
                 self.server.files[line["value"]["path"]] = self.server.large[line["value"]["oid"]]
         self.server.commits += 1
-        self._json({"commitUrl": f"{self.server.url}/commit/1", "commitOid": "1" * 40})
+        repository = "/".join(self.path.split("/")[3:5])
+        self._json({"commitUrl": f"{self.server.url}/{repository}/commit/{40 * '1'}", "commitOid": 40 * "1"})
 
     def _json(self, content: dict[str, Any], status: int = 200) -> None:
         body = json.dumps(content).encode()
