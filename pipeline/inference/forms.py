@@ -177,7 +177,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an error says, in one line."""
     return [*str(error).strip().splitlines(), type(error).__name__][0]
 

@@ -10,6 +10,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from pipeline.errors import PipelineError
+from pipeline.inference.forms import first_line
 from pipeline.models.backbone import HUB_PREFIX
 from pipeline.progress import say
 
@@ -53,7 +54,8 @@ def push(folder: Path, target: str) -> None:
         reason = "the token is not accepted or may not write there" if status in (401, 403) else str(error).splitlines()[0]
         raise PipelineError(_failed(target, hub, f"it answered {status}: {reason}", folder)) from None
     except (OSError, httpx2.HTTPError, RuntimeError, ValueError) as error:  # no network, an answer of no hub, a failed file
-        raise PipelineError(_failed(target, hub, str(error).splitlines()[0], folder)) from None
+        reason = first_line(error.__cause__ or error).rstrip(".")
+        raise PipelineError(_failed(target, hub, reason, folder)) from None
     say(f"uploaded: {done.commit_url}")
 
 

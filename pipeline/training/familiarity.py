@@ -8,7 +8,8 @@ simple unified framework for detecting out-of-distribution samples and adversari
 Wolf say (A well-conditioned estimator for large-dimensional covariance matrices, 2004), because features may outnumber photos.
 With the default backbone, frozen, it flags 1.1% of 370 test photos and all of 60 each of noise, flat colours and drawn shapes.
 Of 40 drawings each of other things it flags all frogs, butterflies, houses and flowers, 97% of cars, and 60 to 78% of cows,
-horses, elephants, owls, birds and fish, but no rabbit and no bear: those are too much like a cat or a dog.
+horses, elephants, owls, birds and fish, but no rabbit and no bear: those are too much like a cat or a dog. Fine-tuning changes
+little of it: 0.8% of 124 test photos, all noise and flat colours, and 71% of 52 drawings of other things.
 """
 
 import math

@@ -31,7 +31,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self._body()
         if self.headers.get("Authorization") != f"Bearer {self.server.token}":
             self._json({"error": "Invalid credentials"}, 401)
         elif self.path == "/api/repos/create":
@@ -56,7 +56,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"error": self.path}, 404)
 
     def do_PUT(self) -> None:
-        content = self.rfile.read(int(self.headers["Content-Length"]))
+        content = self._body()
         whole = hashlib.sha256(content).hexdigest() == self.path.removeprefix("/lfs/")
         if whole:
             self.server.large[self.path.removeprefix("/lfs/")] = content
@@ -65,6 +65,16 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._json({"error": self.path}, 404)
 
+    def _body(self) -> bytes:
+        if "Content-Length" in self.headers:
+            return self.rfile.read(int(self.headers["Content-Length"]))
+        parts = []
+        while size := int(self.rfile.readline(), 16):  # sent in chunks
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
     def _commit(self, lines: list[dict[str, Any]]) -> None:
         for line in lines:
             if line["key"] == "file":
@@ -72,7 +82,8 @@ class _Handler(BaseHTTPRequestHandler):
             elif line["key"] == "lfsFile":
                 self.server.files[line["value"]["path"]] = self.server.large[line["value"]["oid"]]
         self.server.commits += 1
-        self._json({"commitUrl": f"{self.server.url}/commit/1", "commitOid": "1" * 40})
+        repository = "/".join(self.path.split("/")[3:5])
+        self._json({"commitUrl": f"{self.server.url}/{repository}/commit/{40 * '1'}", "commitOid": 40 * "1"})
 
     def _json(self, content: dict[str, Any], status: int = 200) -> None:
         body = json.dumps(content).encode()

@@ -117,7 +117,7 @@ def test_preprocessing_in_the_graph_is_that_of_pillow(interpolation: str, side: 
         photo = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
         (prepared,) = session.run(None, {"photos": np.asarray(photo)[None]})
         levels = np.abs(prepared[0] - transform(photo).numpy()) * np.reshape(preprocessing.std, (3, 1, 1)) * 255
-        assert np.quantile(levels, 0.95) < 0.01
+        assert levels.mean() < 0.2  # of 255
         assert levels.max() < 16
 
 
@@ -182,6 +182,7 @@ def test_another_folder_is_never_replaced(project: Path, checkpoint: Path, tmp_p
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of how huggingface_hub calls its HTTP client
 @pytest.mark.usefixtures("direct")
 def test_a_push_uploads_every_file(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
