@@ -4,6 +4,8 @@ import errno
 import hashlib
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import PipelineError
@@ -91,18 +93,28 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Make a write that fails name its file, which the system does for opening alone."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
 def write_hashed(folder: Path, stem: str, content: bytes) -> Path:
     """Write `folder`/`stem`-SHA256 atomically, so that the name says what the content must be; makes the folder if need be."""
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{stem}.new"
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        temporary.unlink()  # on a full disk its part would only take the room that is missing
-        raise OSError(error.errno, error.strerror, str(temporary)) from None  # a failed write names no file
+    with naming(temporary):
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            temporary.unlink()  # on a full disk its part would only take the room that is missing
+            raise
     return temporary.rename(folder / f"{stem}-{hashlib.sha256(content).hexdigest()}")
 
 

@@ -87,8 +87,13 @@ def finetune(model: nn.Module, task: Task, resume: ResumeFolder, trackers: Track
     Raises:
         PipelineError: the loss is no longer finite or has exploded, memory or the disk is full, or a frozen tensor has moved.
     """
-    trainer = Trainer(model, task, trackers)
-    with faults_told(task.settings, task.runtime.workers, where=trainer.where):
+    trainer: Trainer | None = None
+
+    def where() -> str:
+        return trainer.where() if trainer else "the first look at the photos"
+
+    with faults_told(task.settings, task.runtime.workers, where=where):
+        trainer = Trainer(model, task, trackers)
         state = resume.read()
         if state is None:
             trainer.start()

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from pipeline.files import read_hashed, sha256_of, write_hashed
+from pipeline.files import naming, read_hashed, sha256_of, write_hashed
 from pipeline.progress import say
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -75,7 +75,9 @@ class ResumeFolder:
         for stale in self._stale():
             shutil.rmtree(stale)
         self._folder.mkdir(parents=True, exist_ok=True)
-        (self._folder / KEY_FILE).write_text(json.dumps(self._parts, indent=2), encoding="utf-8")
+        key = self._folder / KEY_FILE
+        with naming(key):
+            key.write_text(json.dumps(self._parts, indent=2), encoding="utf-8")
         earlier = self._states()
         number = 1 + int(earlier[-1].name.split("-")[0]) if earlier else 0
         buffer = io.BytesIO()

@@ -111,5 +111,5 @@ def test_a_full_disk_and_a_full_memory(tmp_path: Path) -> None:
     assert f"the disk mounted at {disk} is full" in told
     assert "left []" in lines
     [told] = [line for line in lines if line.startswith("memory ")]
-    assert "The memory ran out at step" in told
+    assert "The memory ran out at the first look at the photos" in told
     assert "Lower unfreeze_finetune.batch_size, now 40" in told

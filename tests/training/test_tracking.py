@@ -13,6 +13,7 @@ import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline.errors import PipelineError
+from pipeline.models.freezing import set_trainable
 from pipeline.params import load_params
 from pipeline.training.finetune import Finetuned
 from pipeline.training.resume import ResumeFolder
@@ -112,8 +113,10 @@ def test_tensorboard_has_all_that_can_be_looked_at(watched: tuple[Path, Finetune
         [epoch.val_log_loss for epoch in result.history]
     )
     tags = by_epoch.Tags()
-    parameters = {name for name, _ in tiny.network().named_parameters()}
-    assert set(tags["histograms"]) == {f"{what}/{name}" for what in ("weights", "gradients") for name in parameters}
+    network = tiny.network()
+    set_trainable(network, tiny.settings().unfrozen_blocks)
+    learning = {f"gradients/{name}" for name, parameter in network.named_parameters() if parameter.requires_grad}
+    assert set(tags["histograms"]) == learning | {f"weights/{name}" for name, _ in network.named_parameters()}
     assert [event.step for event in by_epoch.Histograms("gradients/fc.weight")] == EPOCHS[1:]
     photos = by_epoch.Images("validation photos")
     assert [photo.step for photo in photos] == EPOCHS
