@@ -62,7 +62,7 @@ def main() -> None:
     arguments.add_argument("--batch-size", type=int, default=32)
     arguments.add_argument("--repeats", type=int, default=7)
     given = arguments.parse_args()
-    runtime = resolve_runtime(Runtime(device="cpu", workers=0, threads="auto", seconds_between_saves=30.0))
+    runtime = resolve_runtime(Runtime(device="cpu", processes=1, workers=0, threads="auto", seconds_between_saves=30.0))
     images = torch.randn(given.batch_size, 3, given.size, given.size)
     plain = {"channels_last": False, "bfloat16": False, "held": False, "folded": False}
     last, fast = plain | {"channels_last": True}, {"channels_last": True, "bfloat16": runtime.bfloat16, "held": True}

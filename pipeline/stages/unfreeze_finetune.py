@@ -16,7 +16,7 @@ from pipeline.progress import say
 from pipeline.results import write_csv, write_json
 from pipeline.runtime import resolve_runtime
 from pipeline.training.finetune import finetune
-from pipeline.training.resume import ResumeFolder, parts_of_result
+from pipeline.training.resume import SharedResumeFolder, parts_of_result
 
 STAGE = "unfreeze-finetune"
 NOT_BETTER = "fine-tuning did not improve the validation log-loss: these are the frozen checkpoint's weights"
@@ -40,10 +40,13 @@ def run(params: Params) -> None:
         stored=stored_fingerprint(manifest),
         device=runtime.device.type,
         threads=runtime.threads,
+        processes=runtime.processes,
         bfloat16=runtime.bfloat16,
     )
-    resume = ResumeFolder(RESUME / STAGE, parts, runtime.seconds_between_saves)
+    resume = SharedResumeFolder(runtime, RESUME / STAGE, parts)
     result = finetune(model, train, val, info.preprocessing, settings, runtime, resume, engine=info.engine)
+    if not runtime.is_main:
+        return
 
     kept = result.kept
     metrics = {"val_accuracy": kept.val_accuracy, "val_log_loss": kept.val_log_loss, "share": kept.share}

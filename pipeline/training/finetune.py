@@ -32,7 +32,8 @@ from pipeline.models.freezing import frozen_fingerprint, set_trainable
 from pipeline.params import UnfreezeFinetune
 from pipeline.progress import progress, say
 from pipeline.runtime import ResolvedRuntime
-from pipeline.training.features import engine_for, run_over
+from pipeline.training.distributed import from_main, mean_loss_and_gradients
+from pipeline.training.features import Outputs, engine_for, run_over
 from pipeline.training.resume import ResumeFolder
 from pipeline.training.schedule import default_epochs, learning_rate
 from pipeline.training.temperature import fit_temperature
@@ -160,22 +161,30 @@ class _Trainer:
             start=self.photos_done,
             batch_size=batch_size,
             workers=self.runtime.workers,
+            rank=self.runtime.rank,
+            processes=self.runtime.processes,
         )
         with progress(f"epoch {epoch} of {self.epochs}", total=len(self.train), done=self.photos_done) as advance:
             for images, labels in batches:
                 step = (epoch - 1) * self.steps_an_epoch + self.photos_done // batch_size
-                self.loss_sum += self._step(step, images, labels) * len(images)
-                self.photos_done += len(images)
-                advance(len(images), note=f"loss {self.loss_sum / self.photos_done:.4f}")
+                photos = min(batch_size, len(self.train) - self.photos_done)  # of all processes
+                self.loss_sum += self._step(step, images, labels, photos) * photos
+                self.photos_done += photos
+                advance(photos, note=f"loss {self.loss_sum / self.photos_done:.4f}")
                 resume.write_when_due(self.state)
         resume.write(self.state())
         self._finish_epoch(train_loss=self.loss_sum / self.photos_done)
         self.photos_done, self.loss_sum = 0, 0.0
         resume.write(self.state())
 
-    def _step(self, step: int, images: Tensor, labels: Tensor) -> float:
-        """One update from images (n, channels, height, width) uint8 and labels (n,); returns the mean loss."""
-        torch.manual_seed(_mixed(self.settings.seed, step))  # dropout and stochastic depth read the global generator
+    def _step(self, step: int, images: Tensor, labels: Tensor, photos: int) -> float:
+        """One update from images (n, channels, height, width) uint8 and labels (n,); returns the mean loss.
+
+        The images are this process's share of `photos`, of which all processes together make the update.
+        """
+        rank, processes = self.runtime.rank, self.runtime.processes
+        # Dropout and stochastic depth read the global generator; the seeds of params.yaml end below 2**32.
+        torch.manual_seed(_mixed(self.settings.seed + rank * 2**32, step))
         rate = self._learning_rate(step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["lr_scale"]
@@ -185,14 +194,15 @@ class _Trainer:
         with torch.autocast(device.type, torch.bfloat16, enabled=self.runtime.bfloat16):
             logits = self.model(inputs)
         loss = cross_entropy(logits.float(), labels.to(device, non_blocking=True))
-        value = loss.item()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        share = len(range(rank, photos, processes)) / photos
+        value = mean_loss_and_gradients(self.runtime, loss, self.model.parameters(), weight=share)
         if not math.isfinite(value):
             raise PipelineError(
                 f"The training loss is {value} at step {step} (learning rate {rate:.2g}). Lower "
                 "unfreeze_finetune.learning_rate, or raise warmup_share. The frozen checkpoint is untouched."
             )
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
         self.optimiser.step()
         return value
 
@@ -219,16 +229,7 @@ class _Trainer:
         unfold_batch_norm(module)
         engine = engine_for(module, self.val, self.preprocessing, choice=self.engine, runtime=self.runtime)
         outputs = run_over(engine.run, self.val, self.preprocessing, runtime=self.runtime, description="validating")
-        probabilities = outputs.values.double().softmax(1)
-        if not torch.isfinite(probabilities).all():
-            raise PipelineError(
-                f"The network gives no finite probabilities {what}. Lower unfreeze_finetune.learning_rate. "
-                "The frozen checkpoint is untouched."
-            )
-        loss = log_loss(outputs.labels.numpy(), probabilities.numpy(), labels=list(range(probabilities.shape[1])))
-        accuracy = (probabilities.argmax(1) == outputs.labels).double().mean().item()
-        say(f"{what}: validation log-loss {loss:.4f}, accuracy {accuracy:.2%}")
-        return float(loss), accuracy, fit_temperature(outputs.values, outputs.labels)
+        return from_main(self.runtime, lambda: _scored(outputs, what))
 
     def _best(self) -> Epoch:
         """The best epoch of training, which epoch 0 is not."""
@@ -289,6 +290,20 @@ class _Trainer:
         for only_to_resume in ("photos_done", "loss_sum", "best_state_dict", "history"):
             del training_state[only_to_resume]
         return Finetuned(model_state, kept, self._best(), tuple(self.history), training_state)
+
+
+def _scored(outputs: Outputs, what: str) -> tuple[float, float, float]:
+    """Log-loss, accuracy and the temperature that fits best, of a network's logits."""
+    probabilities = outputs.values.double().softmax(1)
+    if not torch.isfinite(probabilities).all():
+        raise PipelineError(
+            f"The network gives no finite probabilities {what}. Lower unfreeze_finetune.learning_rate. "
+            "The frozen checkpoint is untouched."
+        )
+    loss = log_loss(outputs.labels.numpy(), probabilities.numpy(), labels=list(range(probabilities.shape[1])))
+    accuracy = (probabilities.argmax(1) == outputs.labels).double().mean().item()
+    say(f"{what}: validation log-loss {loss:.4f}, accuracy {accuracy:.2%}")
+    return float(loss), accuracy, fit_temperature(outputs.values, outputs.labels)
 
 
 def _log_loss(scored: Epoch | Interpolated) -> float:

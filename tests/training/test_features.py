@@ -43,7 +43,7 @@ class Means:
 
 
 def extract(photos: Photos, means: Means, kept: Kept | None) -> Tensor:
-    runtime = resolve_runtime(Runtime(device="cpu", workers=0, threads=2, seconds_between_saves=30.0))
+    runtime = resolve_runtime(Runtime(device="cpu", processes=1, workers=0, threads=2, seconds_between_saves=30.0))
     return run_over(means, photos, PREPROCESSING, runtime=runtime, description="testing", kept=kept).values
 
 
