@@ -66,8 +66,8 @@ def launch(arguments: list[str], processes: int) -> None:
                 raise PipelineError(failure.message) from None
             ended = f"was killed by {failure.signal_name()}" if failure.exitcode < 0 else f"ended with {failure.exitcode}"
             raise PipelineError(
-                f"Process {rank} of {processes} that train together {ended}; the others have been ended. What it said, if "
-                "anything, stands above. The same command goes on from what was last saved."
+                f"Of the {processes} processes that train together the one of rank {rank} {ended}; the others have been "
+                "ended. What it said, if anything, stands above. The same command goes on from what was last saved."
             ) from None
         except SignalException as error:
             raise SystemExit(128 + error.sigval) from None

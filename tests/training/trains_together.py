@@ -59,7 +59,7 @@ def train(folder: Path) -> dict[str, object]:
             taken.append((epoch, photo_id))
             return super().__call__(photo, epoch, photo_id)
 
-    finetune.TrainingTransform = Recording  # type: ignore[misc]
+    finetune.TrainingTransform = Recording
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=2)
     changes = {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "patience": EPOCHS}
@@ -69,7 +69,7 @@ def train(folder: Path) -> dict[str, object]:
     outputs = run_over(mean_colours, of_val, PREPROCESSING, runtime=runtime, description="colours", kept=kept)
     resume = SharedResumeFolder(runtime, folder / f"resume{runtime.processes}", {})
     result = finetune.finetune(model, of_train, of_val, PREPROCESSING, settings, runtime, resume, engine="torch")
-    finetune.TrainingTransform = TrainingTransform  # type: ignore[misc]
+    finetune.TrainingTransform = TrainingTransform
     losses = [epoch.val_log_loss for epoch in result.history] + [epoch.train_loss for epoch in result.history[1:]]
     weights = result.training_state["model_state_dict"]
     return {"weights": weights, "losses": losses, "taken": taken, "outputs": outputs.values}
