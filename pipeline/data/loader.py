@@ -129,11 +129,11 @@ class _TrainingDataset(Dataset[tuple[Tensor, Tensor]]):
         return self._transform(photo, self._epoch, self._photos.ids[index]), self._photos.labels[index]
 
 
-def _in_batches(order: Sequence[int], batch_size: int) -> list[Sequence[int]]:
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+def _in_batches(order: Sequence[int], batch_size: int) -> list[list[int]]:
+    return [list(order[start : start + batch_size]) for start in range(0, len(order), batch_size)]
 
 
-def _loader(dataset: Dataset[Any], batches: list[Sequence[int]], workers: int) -> DataLoader[Batch]:
+def _loader(dataset: Dataset[Any], batches: list[list[int]], workers: int) -> DataLoader[Batch]:
     return DataLoader(
         dataset,
         batch_sampler=batches,
