@@ -24,6 +24,7 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError
 
+LAUNCHER = "PIPELINE_LAUNCHER"  # variable that holds its process id; under torchrun the parent is the launcher
 SECONDS_FOR_AN_ECHO = 5.0
 SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -44,6 +45,7 @@ def launch(arguments: list[str], processes: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    os.environ[LAUNCHER] = str(os.getpid())
     logging.disable(logging.CRITICAL)  # what went wrong is told once, by whoever catches the error
     with tempfile.TemporaryDirectory() as folder:
         config = LaunchConfig(
@@ -81,7 +83,7 @@ def one_of_several() -> Iterator[None]:
     that nobody foresaw waits for the launcher to see the cause and end this process.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the launcher alone says that it was stopped
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(int(os.environ.get(LAUNCHER, os.getppid())),), daemon=True).start()
     if os.environ["RANK"] != "0":
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     try:
