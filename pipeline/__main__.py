@@ -16,6 +16,7 @@ import typer
 
 from pipeline.errors import PipelineError
 from pipeline.files import cannot_write
+from pipeline.launch import is_one_of_several, launch, one_of_several, told_to_launcher
 
 STAGES = {
     "download": "Get the photos, into data/raw.",
@@ -26,6 +27,8 @@ STAGES = {
 }
 
 CHECKPOINT = Path("outputs/finetuned")
+# Stages that runtime.processes is about.
+OF_SEVERAL_PROCESSES = ("train-frozen-backbone", "unfreeze-finetune")
 
 app = typer.Typer(
     help="Transfer learning on Cats and Dogs. Settings stand in params.yaml; `dvc repro` runs all stages in order.",
@@ -42,7 +45,16 @@ def _command(stage: str) -> Callable[[], None]:
             from pipeline.params import load_params
 
             params = load_params()
-            import_module(f"pipeline.stages.{stage.replace('-', '_')}").run(params)
+            module = f"pipeline.stages.{stage.replace('-', '_')}"
+            if is_one_of_several():
+                if stage not in OF_SEVERAL_PROCESSES:
+                    raise PipelineError(f"{stage} runs in one process: start it without torchrun or accelerate launch.")
+                with one_of_several():
+                    import_module(module).run(params)
+            elif params.runtime.processes > 1 and stage in OF_SEVERAL_PROCESSES:
+                launch(["-m", "pipeline", stage], params.runtime.processes)
+            else:
+                import_module(module).run(params)
 
     run.__doc__ = STAGES[stage]
     return run
@@ -230,6 +242,8 @@ def _errors_told() -> Iterator[None]:
 
 
 def _stop(message: str) -> NoReturn:
+    if told_to_launcher(message):
+        raise typer.Exit(1)
     if "DVC_STAGE" in os.environ:
         message += "\nWhat this stage made before is safe in DVC's cache: `dvc checkout` brings it back."
     print(f"\nerror: {message}", file=sys.stderr)

@@ -8,8 +8,12 @@ import os
 
 
 def usable_cores() -> int:
-    """The cores that this process may use, which in a container or under `taskset` are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores that this process may use, which in a container or under `taskset` are fewer than the machine has.
+
+    Processes that train one model together on one machine, of which torchrun sets the number, have their even share.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def worker_count(setting: int | str) -> int:

@@ -137,6 +137,7 @@ class Runtime(Section):
     """Where and how the work runs; never part of a result's key."""
 
     device: str
+    processes: Annotated[int, Field(gt=0, le=512)]
     workers: Literal["auto"] | Annotated[int, Field(ge=0, le=512)]
     threads: Literal["auto"] | Annotated[int, Field(gt=0, le=512)]
     seconds_between_saves: Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -1,7 +1,8 @@
-"""Where and how the work runs: device, threads, worker processes, and what makes it repeat bit for bit.
+"""Where and how the work runs: device, processes, threads, workers, and what makes it repeat bit for bit.
 
 runtime = resolve_runtime(params.runtime)
 runtime.device, runtime.workers, runtime.bfloat16
+runtime.rank, runtime.processes     # 0 of 1, unless torchrun, `accelerate launch` or pipeline/launch.py started several
 """
 
 import ctypes
@@ -10,6 +11,7 @@ import platform
 from dataclasses import dataclass
 
 import torch
+from accelerate import PartialState
 
 from pipeline.cores import usable_cores, worker_count
 from pipeline.errors import PipelineError
@@ -25,17 +27,29 @@ class ResolvedRuntime:
     threads: int
     bfloat16: bool
     seconds_between_saves: float
+    processes: int = 1  # that train one model together, on all machines
+    rank: int = 0  # of this one among them
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one process that writes files."""
+        return self.rank == 0
 
 
 def resolve_runtime(runtime: Runtime) -> ResolvedRuntime:
     """Settle what `auto` means on this machine, and set torch up so that the same inputs give the same bits.
 
+    Started as one of several processes, this one joins the others and waits until they are all there.
+
     Raises:
-        PipelineError: the device that was asked for is not here.
+        PipelineError: the device that was asked for is not here, or not once for each process.
     """
     device = resolve_device(runtime.device)
     _keep_freed_memory()
     threads = usable_cores() if runtime.threads == "auto" else runtime.threads
+    processes, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    if processes > 1:
+        device = _join(device, threads)
     torch.set_num_threads(threads)
     if device.type == "cuda":
         # cuBLAS repeats only with a fixed workspace: https://docs.pytorch.org/docs/stable/notes/randomness.html
@@ -45,7 +59,23 @@ def resolve_runtime(runtime: Runtime) -> ResolvedRuntime:
     # A debugging aid that comes with it and costs a write of every new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     workers = worker_count(runtime.workers)
-    return ResolvedRuntime(device, workers, threads, _has_bfloat16(device), runtime.seconds_between_saves)
+    return ResolvedRuntime(
+        device, workers, threads, _has_bfloat16(device), runtime.seconds_between_saves, processes=processes, rank=rank
+    )
+
+
+def _join(device: torch.device, threads: int) -> torch.device:
+    """Make this process one of the group that torchrun's variables describe; returns the device that is its own."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if device.type != "cpu" and (device.index is not None or here > torch.accelerator.device_count()):
+        raise PipelineError(
+            f"{here} processes on this machine need a device each, and runtime.device = {device} with "
+            f"{torch.accelerator.device_count()} devices here does not give them one. Set runtime.device to "
+            f"{device.type} without a number or to cpu, or start fewer processes."
+        )
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else Accelerate sets a number of its own, with a warning
+    state = PartialState(cpu=device.type == "cpu")
+    return device if device.type == "cpu" else state.device
 
 
 def _keep_freed_memory() -> None:

@@ -17,6 +17,13 @@ def test_a_number_is_taken_as_it_is() -> None:
     assert worker_count("auto") == usable_cores() >= 1
 
 
+def test_processes_that_train_together_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = usable_cores()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert usable_cores() == worker_count("auto") == max(1, alone // 2)
+    assert worker_count(4) == 4
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
 def test_cores_that_are_kept_from_this_process_do_not_count() -> None:
     code = (

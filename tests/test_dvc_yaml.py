@@ -79,6 +79,7 @@ def test_stages_do_not_import_stages_and_imports_run_one_way() -> None:
         "cores": 0,
         "files": 0,
         "results": 0,
+        "launch": 0,
         "paths": 0,
         "params": 1,
         "checkpoint": 2,

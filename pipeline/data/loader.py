@@ -7,7 +7,7 @@
 Nothing about order is state: the permutation is a function of (seed, epoch), and a photo's augmentation of (seed, epoch, id).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -69,10 +69,20 @@ def epoch_order(num_photos: int, *, seed: int, epoch: int) -> np.ndarray:
 
 
 def evaluation_batches(
-    photos: Photos, transform: Callable[[Image.Image], Tensor], *, batch_size: int, workers: int
+    photos: Photos,
+    transform: Callable[[Image.Image], Tensor],
+    *,
+    batch_size: int,
+    workers: int,
+    rank: int = 0,
+    processes: int = 1,
 ) -> DataLoader[Batch]:
-    """Every photo once, in the order of ids; images (n, channels, height, width) float32, labels (n,) int64."""
-    return _loader(_EvaluationDataset(photos, transform), batch_size, workers, order=range(len(photos)))
+    """Every photo once, in the order of ids; images (n, channels, height, width) float32, labels (n,) int64.
+
+    Of several processes each takes whole batches in turn, so that every batch is what it is in one process.
+    """
+    batches = _in_batches(range(len(photos)), batch_size)[rank::processes]
+    return _loader(_EvaluationDataset(photos, transform), batches, workers)
 
 
 def training_batches(
@@ -84,13 +94,18 @@ def training_batches(
     batch_size: int,
     workers: int,
     start: int = 0,
+    rank: int = 0,
+    processes: int = 1,
 ) -> DataLoader[Batch]:
     """Every photo once, in the epoch's order; images (n, channels, height, width) uint8, the last batch may be smaller.
 
-    `start` leaves out as many photos at the front: those that a run took before it was stopped.
+    `start` leaves out as many photos at the front: those that a run took before it was stopped. Of several processes each
+    takes its share of every batch; one for which the last batch has none left repeats a photo, so that all make the same
+    number of steps.
     """
     order = epoch_order(len(photos), seed=seed, epoch=epoch)[start:].tolist()
-    return _loader(_TrainingDataset(photos, transform, epoch), batch_size, workers, order=order)
+    shares = shares_of_batches(order, batch_size, rank, processes)
+    return _loader(_TrainingDataset(photos, transform, epoch), shares, workers)
 
 
 def view_batches(
@@ -100,9 +115,17 @@ def view_batches(
     view: int,
     batch_size: int,
     workers: int,
+    rank: int = 0,
+    processes: int = 1,
 ) -> DataLoader[Batch]:
-    """Every photo once, in the order of ids, changed as epoch `view` changes it; otherwise as `training_batches`."""
-    return _loader(_TrainingDataset(photos, transform, view), batch_size, workers, order=range(len(photos)))
+    """Every photo once, in the order of ids, changed as epoch `view` changes it; shared out as by `evaluation_batches`."""
+    batches = _in_batches(range(len(photos)), batch_size)[rank::processes]
+    return _loader(_TrainingDataset(photos, transform, view), batches, workers)
+
+
+def shares_of_batches(order: list[int], batch_size: int, rank: int, processes: int) -> list[list[int]]:
+    """A process's share of every batch; one for which the last batch has none left repeats a photo of it."""
+    return [list(batch[rank::processes] or batch[:1]) for batch in _in_batches(order, batch_size)]
 
 
 class _EvaluationDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -126,11 +149,14 @@ class _TrainingDataset(Dataset[tuple[Tensor, Tensor]]):
         return self._transform(photo, self._epoch, self._photos.ids[index]), self._photos.labels[index]
 
 
-def _loader(dataset: Dataset[Any], batch_size: int, workers: int, order: Any) -> DataLoader[Batch]:
+def _in_batches(order: Sequence[int], batch_size: int) -> list[list[int]]:
+    return [list(order[start : start + batch_size]) for start in range(0, len(order), batch_size)]
+
+
+def _loader(dataset: Dataset[Any], batches: list[list[int]], workers: int) -> DataLoader[Batch]:
     return DataLoader(
         dataset,
-        batch_size=batch_size,
-        sampler=order,
+        batch_sampler=batches,
         num_workers=workers,
         worker_init_fn=_one_thread,
         # Of its own, so that iterating draws nothing from torch's global generator, which dropout reads.

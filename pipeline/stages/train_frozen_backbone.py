@@ -48,6 +48,8 @@ def run(params: Params) -> None:
     splits = {name: Photos.of_split(manifest, PROCESSED, name, classes) for name in ("train", "val")}
     engine = params.train_frozen_backbone.engine
     train, val = _features(backbone, manifest, splits, runtime, engine)
+    if not runtime.is_main:
+        return
     probe = fit_probe(
         train.values, train.labels, val.values, val.labels, l2_strengths=params.train_frozen_backbone.l2_strengths
     )

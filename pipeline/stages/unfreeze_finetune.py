@@ -21,7 +21,7 @@ from pipeline.training.curves import Curves
 from pipeline.training.familiarity import familiarity_of
 from pipeline.training.features import Kept
 from pipeline.training.finetune import finetune
-from pipeline.training.resume import ResumeFolder, parts_of_result
+from pipeline.training.resume import SharedResumeFolder, parts_of_result
 from pipeline.training.task import Task
 from pipeline.training.tracked import Run
 from pipeline.training.tracking import Trackers
@@ -47,17 +47,22 @@ def run(params: Params) -> None:
         "stored": stored_fingerprint(manifest),
         "device": runtime.device.type,
         "threads": runtime.threads,
+        "processes": runtime.processes,
         "bfloat16": runtime.bfloat16,
     }
     parts = parts_of_result(settings=settings.model_dump(), **deciding)
     of_trunk = settings.model_dump(include={"unfrozen_blocks", "augmentation", "seed"})
     keep = partial(Kept, FEATURES, **parts_of_result(settings=of_trunk, **deciding))
-    resume = ResumeFolder(RESUME / STAGE, parts, runtime.seconds_between_saves)
+    resume = SharedResumeFolder(runtime, RESUME / STAGE, parts)
     task = Task(train, val, info.preprocessing, settings, runtime, info.engine, lambda name: keep(values=name))
     everything_set = _flat(info.params | params.model_dump(include={"unfreeze_finetune"}))
     tracked = Run(resume.fingerprint, everything_set, classes, val, info.preprocessing)
     trackers = Trackers(params.runtime.trackers, TRACKING, lambda: Curves(TRAINING_CURVES, EPOCHS), tracked)
-    result = finetune(model, task, resume, trackers)
+    result = finetune(model, task, resume, trackers if runtime.is_main else None)
+    final = rebuild(info, result.model_state)
+    familiarity = familiarity_of(final, train, val, info.preprocessing, engine=info.engine, runtime=runtime)
+    if not runtime.is_main:
+        return
 
     kept = result.kept
     metrics = {"val_accuracy": kept.val_accuracy, "val_log_loss": kept.val_log_loss, "share": kept.share}
@@ -75,8 +80,6 @@ def run(params: Params) -> None:
             "versions": library_versions(),
         }
     )
-    final = rebuild(info, result.model_state)
-    familiarity = familiarity_of(final, train, val, info.preprocessing, engine=info.engine, runtime=runtime)
     save_checkpoint(FINETUNED, tuned, result.model_state, result.training_state, familiarity.tensors())
     epochs = {"best_epoch": epoch, "epochs": len(result.history) - 1}
     write_json(METRICS / f"{STAGE}.json", metrics | epochs | {"seconds": time.monotonic() - started})

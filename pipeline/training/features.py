@@ -13,6 +13,8 @@ import json
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from pipeline.models.backbone import evaluation_transform
 from pipeline.models.engine import Engine, build_engine
 from pipeline.progress import progress, say
 from pipeline.runtime import ResolvedRuntime
+from pipeline.training.distributed import from_main, in_turns
 
 BATCH_SIZE = 32
 BATCHES_A_CHUNK = 64
@@ -104,34 +107,39 @@ def run_over(
     kept: Kept | None = None,
 ) -> Outputs:
     """Run a network over every photo once, in evaluation preprocessing, decoding in worker processes."""
-    transform = evaluation_transform(preprocessing)
-
-    def batches(rest: Photos) -> Iterable[Batch]:
-        return evaluation_batches(rest, transform, batch_size=BATCH_SIZE, workers=runtime.workers)
-
-    return run_over_batches(run, photos, batches, description=description, kept=kept)
+    batches = partial(
+        evaluation_batches, transform=evaluation_transform(preprocessing), batch_size=BATCH_SIZE, workers=runtime.workers
+    )
+    return run_over_batches(run, photos, batches, runtime=runtime, description=description, kept=kept)
 
 
 def run_over_batches(
     run: Callable[[Tensor], Tensor],
     photos: Photos,
-    batches: Callable[[Photos], Iterable[Batch]],
+    batches: Callable[..., Iterable[Batch]],
     *,
+    runtime: ResolvedRuntime,
     description: str,
     kept: Kept | None = None,
 ) -> Outputs:
-    """Run a network over every photo once; `batches` loads those photos, in order, that are not kept already."""
-    chunks = kept.read() if kept else []
+    """Run a network over every photo once; `batches` loads photos in batches of `BATCH_SIZE`, or a process's share of those.
+
+    Several processes take the batches in turns, and each ends with all outputs. A batch is the same in any number of
+    processes, so the outputs are too, bit for bit, where each computes with as many threads.
+    """
+    chunks = from_main(runtime, kept.read) if kept else []
     done = sum(map(len, chunks))
+    loaded = iter(batches(photos[done:], rank=runtime.rank, processes=runtime.processes))
     fresh: list[Tensor] = []
     with progress(description, total=len(photos), done=done) as advance:
-        for images, _ in batches(photos[done:]):
-            fresh.append(run(images))
-            done += len(images)
-            advance(len(images))
+        while done < len(photos):
+            fresh += [run(images) for images, _ in islice(loaded, 1)]  # none where the last turn has too few batches
+            turn = min(BATCH_SIZE * runtime.processes, len(photos) - done)
+            done += turn
+            advance(turn)
             if len(fresh) == BATCHES_A_CHUNK or done == len(photos):
-                chunks.append(torch.cat(fresh))
+                chunks.append(torch.cat(in_turns(runtime, fresh)))
                 fresh.clear()
-                if kept:
+                if kept and runtime.is_main:
                     kept.add(len(chunks) - 1, chunks[-1])
     return Outputs(torch.cat(chunks), photos.labels)

@@ -25,12 +25,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from pipeline.data.augment import TrainingTransform
-from pipeline.data.loader import Batch, epoch_order, training_batches
+from pipeline.data.loader import Batch, epoch_order, shares_of_batches, training_batches
 from pipeline.errors import PipelineError
 from pipeline.models.engine import build_engine
 from pipeline.models.folding import fold_batch_norm, unfold_batch_norm
 from pipeline.models.freezing import frozen_fingerprint, set_trainable
 from pipeline.progress import progress, say
+from pipeline.training.distributed import from_main, mean_loss_and_gradients
 from pipeline.training.faults import check_loss, faults_told
 from pipeline.training.features import BATCH_SIZE, Outputs, engine_for, run_over
 from pipeline.training.resume import ResumeFolder
@@ -81,7 +82,7 @@ class Finetuned:
     training_state: dict[str, Any]
 
 
-def finetune(model: nn.Module, task: Task, resume: ResumeFolder, trackers: Trackers) -> Finetuned:
+def finetune(model: nn.Module, task: Task, resume: ResumeFolder, trackers: Trackers | None = None) -> Finetuned:
     """Train until the validation log-loss has not improved for `settings.patience` epochs, or all epochs are done.
 
     Raises:
@@ -151,11 +152,12 @@ class Trainer:
         with progress(f"epoch {epoch} of {self.epochs}", total=len(self.train), done=self.photos_done) as advance:
             for images, labels in self._batches(epoch):
                 step = (epoch - 1) * self.steps_an_epoch + self.photos_done // batch_size
-                self.loss_sum += self._step(step, images, labels) * len(images)
-                self.photos_done += len(images)
+                photos = min(batch_size, len(self.train) - self.photos_done)  # of all processes
+                self.loss_sum += self._step(step, images, labels, photos) * photos
+                self.photos_done += photos
                 if self.trackers:
                     self.trackers.step(self.losses)
-                advance(len(images), note=self._note())
+                advance(photos, note=self._note())
                 resume.write_when_due(self.state)
         resume.write(self.state())
         self._finish_epoch(train_loss=self.loss_sum / self.photos_done)
@@ -163,20 +165,33 @@ class Trainer:
         resume.write(self.state())
 
     def _batches(self, epoch: int) -> Iterable[Batch]:
-        """What is left of an epoch: photos (n, channels, height, width) uint8, or what the frozen blocks made of them."""
+        """What is left of an epoch: photos (n, channels, height, width) uint8, or what the frozen blocks made of them.
+
+        Of several processes each takes its share of every batch.
+        """
         seed, batch_size, start = self.settings.seed, self.settings.batch_size, self.photos_done
+        rank, processes = self.runtime.rank, self.runtime.processes
         if self.trunk is None:
-            workers = self.runtime.workers
             return training_batches(
-                self.train, self.transform, seed=seed, epoch=epoch, start=start, batch_size=batch_size, workers=workers
+                self.train,
+                self.transform,
+                seed=seed,
+                epoch=epoch,
+                start=start,
+                batch_size=batch_size,
+                workers=self.runtime.workers,
+                rank=rank,
+                processes=processes,
             )
         view = self.trunk.view(1 + (epoch - 1) % self.views)
-        order = torch.from_numpy(epoch_order(len(self.train), seed=seed, epoch=epoch)[start:])
-        return ((view[part], self.train.labels[part]) for part in order.split(batch_size))
+        order = epoch_order(len(self.train), seed=seed, epoch=epoch)[start:].tolist()
+        return ((view[part], self.train.labels[part]) for part in shares_of_batches(order, batch_size, rank, processes))
 
-    def _step(self, step: int, inputs: Tensor, labels: Tensor) -> float:
-        """One update from a batch that `_batches` gave; returns the mean loss."""
-        torch.manual_seed(_mixed(self.settings.seed, step))  # dropout and stochastic depth read the global generator
+    def _step(self, step: int, inputs: Tensor, labels: Tensor, photos: int) -> float:
+        """One update from a batch that `_batches` gave, of `photos` in all processes; returns the mean loss over those."""
+        rank, processes = self.runtime.rank, self.runtime.processes
+        # Dropout and stochastic depth read the global generator; the seeds of params.yaml end below 2**32.
+        torch.manual_seed(_mixed(self.settings.seed + rank * 2**32, step))
         rate = self._learning_rate(step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["lr_scale"]
@@ -189,11 +204,12 @@ class Trainer:
         with torch.autocast(device.type, torch.bfloat16, enabled=self.runtime.bfloat16):
             logits = network(inputs)
         loss = cross_entropy(logits.float(), labels.to(device, non_blocking=True))
-        value = loss.item()
-        self.losses.append(value)
-        check_loss(self.losses, num_classes=logits.shape[1], learning_rate=rate)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        share = len(range(rank, photos, processes)) / photos
+        value = mean_loss_and_gradients(self.runtime, loss, self.model.parameters(), weight=share)
+        self.losses.append(value)
+        check_loss(self.losses, num_classes=logits.shape[1], learning_rate=rate)
         self.optimiser.step()
         return value
 
@@ -220,18 +236,8 @@ class Trainer:
         """Log-loss and accuracy of a model on the validation split, and the temperature that fits it best."""
         module = copy.deepcopy(model).cpu().eval().to(memory_format=torch.contiguous_format)
         unfold_batch_norm(module)
-        logits, labels = self._forward_over_val(module), self.val.labels
-        self.validated = Outputs(logits, labels)
-        probabilities = logits.double().softmax(1)
-        if not torch.isfinite(probabilities).all():
-            raise PipelineError(
-                f"The network gives no finite probabilities {what}. Lower unfreeze_finetune.learning_rate. "
-                "The frozen checkpoint is untouched."
-            )
-        loss = log_loss(labels.numpy(), probabilities.numpy(), labels=list(range(probabilities.shape[1])))
-        accuracy = (probabilities.argmax(1) == labels).double().mean().item()
-        say(f"{what}: validation log-loss {loss:.4f}, accuracy {accuracy:.2%}")
-        return float(loss), accuracy, fit_temperature(logits, labels)
+        self.validated = Outputs(self._forward_over_val(module), self.val.labels)
+        return from_main(self.runtime, lambda: _scored(self.validated, what))
 
     def _forward_over_val(self, module: nn.Module) -> Tensor:
         """Logits (n, classes) of a network in eval mode for the validation photos."""
@@ -321,6 +327,20 @@ class Trainer:
         for only_to_resume in ("photos_done", "loss_sum", "best_state_dict", "history", "losses"):
             del training_state[only_to_resume]
         return Finetuned(model_state, kept, self._best(), tuple(self.history), training_state)
+
+
+def _scored(outputs: Outputs, what: str) -> tuple[float, float, float]:
+    """Log-loss, accuracy and the temperature that fits best, of a network's logits."""
+    probabilities = outputs.values.double().softmax(1)
+    if not torch.isfinite(probabilities).all():
+        raise PipelineError(
+            f"The network gives no finite probabilities {what}. Lower unfreeze_finetune.learning_rate. "
+            "The frozen checkpoint is untouched."
+        )
+    loss = log_loss(outputs.labels.numpy(), probabilities.numpy(), labels=list(range(probabilities.shape[1])))
+    accuracy = (probabilities.argmax(1) == outputs.labels).double().mean().item()
+    say(f"{what}: validation log-loss {loss:.4f}, accuracy {accuracy:.2%}")
+    return float(loss), accuracy, fit_temperature(outputs.values, outputs.labels)
 
 
 def _log_loss(scored: Epoch | Interpolated) -> float:

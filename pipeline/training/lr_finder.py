@@ -61,7 +61,7 @@ class _Sweep(Trainer):
                 if len(self.losses) == len(self.rates):
                     return
                 try:
-                    yield self._step(len(self.losses), inputs, labels)
+                    yield self._step(len(self.losses), inputs, labels, len(inputs))
                 except PipelineError:  # the loss is what fails here, and that is what is looked for
                     return
 

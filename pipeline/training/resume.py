@@ -5,6 +5,9 @@
     resume.write_when_due(state_of)  # in every step: writes once in a while, atomically
     resume.remove()                  # when the stage ended well
 
+Where several processes train together, each has a SharedResumeFolder. Their number is a part of the key: it decides in which
+order sums are rounded, so a state of another number of processes is one of another run.
+
 DVC removes a stage's outputs before it runs the command, so what must outlive a kill lies outside them. The folder is keyed by
 a hash of everything that decides the result; a state of other data, parameters or code is never taken. The two newest states
 are kept: where one is damaged, the one before it serves.
@@ -23,6 +26,8 @@ import torch
 
 from pipeline.files import naming, read_hashed, sha256_of, write_hashed
 from pipeline.progress import say
+from pipeline.runtime import ResolvedRuntime
+from pipeline.training.distributed import from_main
 
 PACKAGE = Path(__file__).resolve().parents[1]
 KEY_FILE = "key.json"
@@ -103,3 +108,25 @@ class ResumeFolder:
         except (OSError, ValueError):
             return []
         return [name for name, part in self._parts.items() if other.get(name) != part]
+
+
+class SharedResumeFolder(ResumeFolder):
+    """The ResumeFolder of processes that train together: the main one reads and writes, and what it read all have."""
+
+    def __init__(self, runtime: ResolvedRuntime, stage_folder: Path, parts: dict[str, str]) -> None:
+        super().__init__(stage_folder, parts, runtime.seconds_between_saves)
+        self._runtime = runtime
+
+    def read(self) -> dict[str, Any] | None:
+        """As the main process found it."""
+        return from_main(self._runtime, super().read)
+
+    def write_when_due(self, state: Callable[[], dict[str, Any]]) -> None:
+        """In the main process alone, by its clock; `state` must not wait for other processes."""
+        if self._runtime.is_main:
+            super().write_when_due(state)
+
+    def write(self, state: dict[str, Any]) -> None:
+        """In the main process alone."""
+        if self._runtime.is_main:
+            super().write(state)

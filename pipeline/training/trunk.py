@@ -55,6 +55,7 @@ class Trunk:
             lambda images: self.engine.run(self.task.preprocessing.normalised(images)).half(),
             self.task.train,
             batches,
+            runtime=self.task.runtime,
             description=f"frozen blocks, view {number} of training photos",
             kept=self.task.keep(f"view {number}"),
         ).values

@@ -21,7 +21,7 @@ from pipeline.inference.forms import FORMS, Form, Trained, Unsupported
 from pipeline.inference.pixels import with_preprocessing
 from pipeline.inference.push import push, refuse_unpushable
 from pipeline.models.backbone import evaluation_transform, rebuild
-from tests.inference.hub_server import stand_in_hub
+from tests.inference.hub_uploads import stand_in_hub
 
 FILES = {
     "README.md",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.checkpoint import Preprocessing
 from pipeline.data.loader import Photos
-from pipeline.params import Runtime
+from pipeline.params import load_params
 from pipeline.runtime import resolve_runtime
 from pipeline.training import features
 from pipeline.training.features import Kept, run_over
@@ -43,7 +43,7 @@ class Means:
 
 
 def extract(photos: Photos, means: Means, kept: Kept | None) -> Tensor:
-    runtime = resolve_runtime(Runtime(device="cpu", workers=0, threads=2, seconds_between_saves=30.0, trackers=[]))
+    runtime = resolve_runtime(load_params().runtime.model_copy(update={"device": "cpu", "workers": 0, "threads": 2}))
     return run_over(means, photos, PREPROCESSING, runtime=runtime, description="testing", kept=kept).values
 
 

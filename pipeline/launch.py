@@ -1,0 +1,115 @@
+"""Several processes that train one model together: started here on one machine, or there already from torchrun.
+
+    launch(["-m", "pipeline", "unfreeze-finetune"], processes=2)    # in the process that a person or DVC started
+
+    with one_of_several():                                          # in each of those that it started
+        run(params)
+
+It is torchrun's own engine that starts and watches them (torch.distributed.elastic), so a process finds the same variables
+(RANK, WORLD_SIZE, MASTER_ADDR, ...) whether it was started here, by torchrun, or by `accelerate launch`.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+
+LAUNCHER = "PIPELINE_LAUNCHER"  # variable that holds its process id; under torchrun the parent is the launcher
+SECONDS_FOR_AN_ECHO = 5.0
+SECONDS_BETWEEN_LOOKS = 0.5
+
+
+def is_one_of_several() -> bool:
+    """Whether torchrun, or something like it, started this process beside others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def launch(arguments: list[str], processes: int) -> None:
+    """Run `python ARGUMENTS` in several processes until all have ended well; where one does not, the others are ended.
+
+    Raises:
+        PipelineError: what the first process that failed had to say, or what it died of.
+        SystemExit: this process was asked to end (SIGTERM and the like); the others have ended.
+    """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    os.environ[LAUNCHER] = str(os.getpid())
+    logging.disable(logging.CRITICAL)  # what went wrong is told once, by whoever catches the error
+    with tempfile.TemporaryDirectory() as folder:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",
+            max_restarts=0,
+            signals_to_handle="SIGTERM,SIGHUP,SIGQUIT",  # Ctrl-C is a KeyboardInterrupt, as in one process
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+        )
+        try:
+            elastic_launch(config, sys.executable)(*arguments)
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            if os.path.isfile(failure.error_file):
+                raise PipelineError(failure.message) from None
+            ended = f"was killed by {failure.signal_name()}" if failure.exitcode < 0 else f"ended with {failure.exitcode}"
+            raise PipelineError(
+                f"Of the {processes} processes that train together the one of rank {rank} {ended}; the others have been "
+                "ended. What it said, if anything, stands above. The same command goes on from what was last saved."
+            ) from None
+        except SignalException as error:
+            raise SystemExit(128 + error.sigval) from None
+
+
+@contextmanager
+def one_of_several() -> Iterator[None]:
+    """How a process behaves that others run beside: it ends with its launcher, and the first one alone prints.
+
+    Where one process dies, the others only lose a connection. Such an echo must not be told in place of its cause, so an error
+    that nobody foresaw waits for the launcher to see the cause and end this process.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the launcher alone says that it was stopped
+    threading.Thread(target=_end_with, args=(int(os.environ.get(LAUNCHER, os.getppid())),), daemon=True).start()
+    if os.environ["RANK"] != "0":
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    try:
+        yield
+    except PipelineError:
+        raise
+    except Exception:
+        time.sleep(SECONDS_FOR_AN_ECHO)
+        raise
+    from accelerate import PartialState
+
+    PartialState().destroy_process_group()
+
+
+def told_to_launcher(message: str) -> bool:
+    """Leave the reason of a failure where the launcher, if there is one, looks for it; torchrun prints it too."""
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file:
+        Path(file).write_text(json.dumps({"message": message, "timestamp": int(time.time())}), encoding="utf-8")
+    return bool(file)
+
+
+def _end_with(launcher: int) -> None:
+    """End this process, and those that it started, when the launcher is no more; a SIGKILL leaves it no time to say so."""
+    while os.getppid() == launcher:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)
