@@ -33,8 +33,8 @@ SCRIPTS = {
 SIDES = (OURS, *SCRIPTS)
 STAGES = {"frozen": "train-frozen-backbone", "finetuned": "unfreeze-finetune"}
 OUR_SETTINGS = {
-    "optimiser": "logistic regression to convergence; then AdamW, cosine, layer decay 0.8",
-    "augmentation": "medium",
+    "optimiser": "logistic regression to convergence; then AdamW on the two topmost blocks, cosine",
+    "augmentation": "light",
     "precision": "frozen: ONNX Runtime; then bfloat16 where the processor has it, channels_last",
     "kept": "interpolation of the best epoch with the frozen network, by validation log-loss",
 }

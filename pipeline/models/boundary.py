@@ -12,6 +12,7 @@ valid where a single tensor crosses it. Blocks are taken as wholes, so only the 
 traceable, which is plain in nearly all of timm.
 """
 
+import copy
 import inspect
 from dataclasses import dataclass
 from typing import Any
@@ -111,10 +112,11 @@ def _upper(model: nn.Module, graph: fx.Graph, boundary: fx.Node, above: set[fx.N
 
 
 def _is_whole(cut: Cut, model: nn.Module, example: Tensor) -> bool:
-    training = model.training
-    model.eval()
-    with torch.no_grad():
+    """On copies, because a head's own norm layers would learn from the example, and with the same draws of dropout."""
+    cut, model = copy.deepcopy((cut, model))
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
         expected = model(example)
+        torch.manual_seed(0)
         difference = (cut.upper(cut.lower(example)) - expected).abs().max()
-    model.train(training)
     return bool(difference <= TOLERANCE * expected.abs().max())

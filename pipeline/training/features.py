@@ -68,7 +68,7 @@ class Kept:
 
     def add(self, number: int, values: Tensor) -> None:
         """Keep chunk `number`."""
-        write_hashed(self._folder, f"{number:06d}", save({"values": values}))
+        write_hashed(self._folder, f"{number:06d}", save({"values": values.contiguous()}))
         keys = sorted(self._folder.parent.iterdir(), key=lambda path: path.stat().st_mtime)
         for old in keys[:-KEYS_KEPT]:
             shutil.rmtree(old)

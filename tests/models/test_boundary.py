@@ -61,6 +61,20 @@ def test_the_upper_part_learns_in_the_network_itself_folded_or_not() -> None:
     torch.testing.assert_close(cut.upper(kept), model(images), rtol=1e-3, atol=1e-3)
 
 
+def test_dropout_draws_as_in_the_whole_network_and_the_check_leaves_no_trace() -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=2, drop_rate=0.5)
+    set_trainable(model, 1)
+    before, images = {name: tensor.clone() for name, tensor in model.state_dict().items()}, torch.randn(2, 3, 160, 160)
+    drawn = torch.get_rng_state()
+    cut = cut_below_learning(model.train(), images)
+    assert cut is not None
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    kept = cut.lower(images)
+    assert not torch.equal(cut.upper(kept), cut.upper(kept))
+
+
 def test_a_network_that_learns_as_a_whole_is_not_cut() -> None:
     model, images = _network("test_resnet")
     set_trainable(model, "all")

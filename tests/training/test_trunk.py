@@ -1,0 +1,99 @@
+"""What frozen blocks give, computed once: the same training as through the whole network; left out where it is too large."""
+
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from pipeline.data.augment import TrainingTransform
+from pipeline.models.boundary import cut_below_learning
+from pipeline.models.freezing import set_trainable
+from pipeline.runtime import ResolvedRuntime
+from pipeline.training import trunk as trunk_module
+from pipeline.training.features import Kept
+from pipeline.training.finetune import Finetuned, Trainer
+from pipeline.training.schedule import default_epochs, default_views
+from pipeline.training.task import Task
+from pipeline.training.trunk import build_trunk, random_images
+from tests.training import tiny
+
+
+def task(folder: Path, **changes: object) -> Task:
+    some = tiny.photos(folder / "photos")
+    runtime = ResolvedRuntime(torch.device("cpu"), 0, torch.get_num_threads(), bfloat16=False, seconds_between_saves=0)
+    return Task(some, some[:16], tiny.PREPROCESSING, tiny.settings(**changes), runtime, "torch")
+
+
+def trained(folder: Path, **changes: object) -> Finetuned:
+    return tiny.train(folder, **changes)
+
+
+def test_training_on_what_the_frozen_blocks_gave_is_training_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_trunk = trained(tmp_path / "with", epochs=2, views=2)
+    monkeypatch.setattr(trunk_module, "LARGEST", 1)
+    without = trained(tmp_path / "without", epochs=2, views=2)
+    assert "so they compute in every step" in capsys.readouterr().out
+    # The only difference is that what crosses the cut was rounded to float16.
+    losses, others = ([epoch.train_loss for epoch in result.history[1:]] for result in (with_trunk, without))
+    assert losses == pytest.approx(others, rel=0.02)
+    for one, other in zip(with_trunk.history, without.history, strict=True):
+        assert one.val_log_loss == pytest.approx(other.val_log_loss, rel=0.02)
+
+
+def test_epochs_take_turns_with_the_views(tmp_path: Path) -> None:
+    trainer = Trainer(tiny.network(), task(tmp_path, epochs=4, views=2, unfrozen_blocks=1))
+    assert trainer.trunk is not None
+    batches = [torch.cat([inputs.flatten(1) for inputs, _ in trainer._batches(epoch)]) for epoch in (1, 2, 3)]
+    sums = [batch.double().sum(1).sort().values for batch in batches]
+    assert torch.equal(sums[0], sums[2])  # the same views of the same photos, in another order
+    assert not torch.equal(batches[0], batches[2])
+    assert not torch.equal(sums[0], sums[1])
+
+
+def test_what_is_kept_is_not_computed_again_and_each_photo_is_changed_as_in_its_epoch(tmp_path: Path) -> None:
+    given = task(tmp_path, unfrozen_blocks=1)
+    kept = Task(
+        given.train,
+        given.val,
+        given.preprocessing,
+        given.settings,
+        given.runtime,
+        given.engine,
+        lambda name: partial(Kept, tmp_path / "kept")(values=name),
+    )
+    model = tiny.network()
+    set_trainable(model, 1)
+    transform = TrainingTransform(tiny.PREPROCESSING, "light", 0)
+    first = build_trunk(model.train(), kept, transform)
+    assert first is not None
+    view = first.view(2)
+    cut = cut_below_learning(model, random_images(tiny.PREPROCESSING))
+    assert cut is not None
+    changed = torch.stack([transform(read(path), 2, path.stem) for path in given.train.paths])
+    with torch.no_grad():
+        expected = cut.lower(tiny.PREPROCESSING.normalised(changed))
+    torch.testing.assert_close(view.float(), expected, rtol=2e-3, atol=2e-3)
+
+    for path in given.train.paths[8:]:  # the engine is checked on the first
+        path.unlink()
+    again = build_trunk(model, kept, transform)
+    assert again is not None
+    assert torch.equal(again.val, first.val)
+    assert torch.equal(again.view(2), view)
+    with pytest.raises(FileNotFoundError):
+        again.view(3)
+
+
+def read(path: Path) -> np.ndarray:
+    return cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+
+
+@pytest.mark.parametrize("num_photos", [1, 60, 1_656, 16_167, 10**7])
+def test_larger_sets_are_seen_less_often_within_bounds(num_photos: int) -> None:
+    assert 2 <= default_views(num_photos) <= default_epochs(num_photos) <= 8
+    assert default_epochs(num_photos) >= default_epochs(num_photos + 1000)
