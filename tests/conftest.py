@@ -1,6 +1,11 @@
 """What tests of several parts start from."""
 
+import signal
+
 import pytest
+
+# A shell's background job is started deaf to Ctrl-C, and would hand that on to the processes whose Ctrl-C is tested.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

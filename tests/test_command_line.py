@@ -1,5 +1,6 @@
 """The command line: help that reads well, errors in one message, and imports that nobody waits for in vain."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -79,7 +80,11 @@ def test_ctrl_c_ends_without_finishing_and_says_how_to_go_on(folder: Path) -> No
     while not any((folder / "data").glob(".raw.drawing/PetImages/*/*.jpg")):
         time.sleep(0.05)
     os.killpg(drawing.pid, signal.SIGINT)
-    _, errors = drawing.communicate(timeout=60)
+    try:
+        _, errors = drawing.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(drawing.pid, signal.SIGKILL)
     assert drawing.returncode == 130
     assert "goes on from there" in errors
     assert "Traceback" not in errors
