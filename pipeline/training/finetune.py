@@ -149,8 +149,9 @@ class Trainer:
         """The rest of a pass over the training photos, then validation."""
         epoch, batch_size = len(self.history), self.settings.batch_size
         self.model.train()
+        batches = self._batches(epoch)
         with progress(f"epoch {epoch} of {self.epochs}", total=len(self.train), done=self.photos_done) as advance:
-            for images, labels in self._batches(epoch):
+            for images, labels in batches:
                 step = (epoch - 1) * self.steps_an_epoch + self.photos_done // batch_size
                 photos = min(batch_size, len(self.train) - self.photos_done)  # of all processes
                 self.loss_sum += self._step(step, images, labels, photos) * photos
