@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from pipeline.checkpoint import Preprocessing
 from pipeline.data.loader import Batch, Photos, evaluation_batches
 from pipeline.files import read_hashed, write_hashed
-from pipeline.models.backbone import evaluation_transform
+from pipeline.models.backbone import evaluation_pixels, evaluation_transform
 from pipeline.models.engine import Engine, build_engine
 from pipeline.progress import progress, say
 from pipeline.runtime import ResolvedRuntime
@@ -108,9 +108,13 @@ def run_over(
 ) -> Outputs:
     """Run a network over every photo once, in evaluation preprocessing, decoding in worker processes."""
     batches = partial(
-        evaluation_batches, transform=evaluation_transform(preprocessing), batch_size=BATCH_SIZE, workers=runtime.workers
+        evaluation_batches, transform=evaluation_pixels(preprocessing), batch_size=BATCH_SIZE, workers=runtime.workers
     )
-    return run_over_batches(run, photos, batches, runtime=runtime, description=description, kept=kept)
+
+    def run_normalised(images: Tensor) -> Tensor:
+        return run(preprocessing.normalised(images))
+
+    return run_over_batches(run_normalised, photos, batches, runtime=runtime, description=description, kept=kept)
 
 
 def run_over_batches(

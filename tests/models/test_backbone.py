@@ -20,7 +20,7 @@ from torch import nn
 from pipeline.checkpoint import HeadInfo, read_info, save_checkpoint
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of
-from pipeline.models.backbone import create_backbone, evaluation_transform, rebuild
+from pipeline.models.backbone import create_backbone, evaluation_pixels, evaluation_transform, rebuild
 from pipeline.models.engine import build_engine
 from pipeline.models.head import replace_head
 from tests.models.hub_server import serve_hub
@@ -158,10 +158,12 @@ def test_the_evaluation_transform_and_its_logits_are_timms(name: str) -> None:
     model.load_state_dict(backbone.model.state_dict())
     config = timm.data.resolve_data_config(changes, model=model)
     expected = timm.data.create_transform(**config, is_training=False)
-    own = evaluation_transform(backbone.preprocessing.model_copy(update=changes))
+    preprocessing = backbone.preprocessing.model_copy(update=changes)
+    own, pixels = evaluation_transform(preprocessing), evaluation_pixels(preprocessing)
     for size in ((300, 200), (90, 131), (40, 40)):
         photo = Image.effect_noise(size, 90).convert("RGB")
         assert torch.equal(own(photo), expected(photo))
+        assert torch.equal(preprocessing.normalised(pixels(photo)[None])[0], expected(photo))
         with torch.inference_mode():
             assert torch.equal(backbone.model.eval()(own(photo)[None]), model(expected(photo)[None]))
 
