@@ -105,6 +105,11 @@ class Classifier:
         """Names of the classes, in the order of the network's outputs."""
         return self._info.classes
 
+    @property
+    def note(self) -> str:
+        """What the stage that made the checkpoint has to say of it, such as that fine-tuning changed nothing; mostly empty."""
+        return self._info.note
+
     def predict(self, photos: Iterable[Photo]) -> list[Prediction]:
         """Predict photos, in their order.
 

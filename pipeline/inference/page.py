@@ -144,6 +144,7 @@ def _answer(classifiers: Mapping[str, Classifier], photo: bytes) -> dict[str, An
         models.append(
             {
                 "name": name,
+                "note": classifier.note,
                 "label": prediction.label,
                 "probability": prediction.probability,
                 "probabilities": prediction.probabilities,

@@ -51,6 +51,7 @@ def test_a_photo_is_answered_as_the_classifier_answers(
     first, second = answered.json()["models"]
     assert (first["name"], second["name"]) == ("frozen", "fine-tuned")
     assert first["label"] == expected.label
+    assert first["note"] == classifier.note
     assert first["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
     heat = Image.open(io.BytesIO(base64.b64decode(first["heat"].removeprefix("data:image/jpeg;base64,"))))
     assert heat.size == (128, 128)
