@@ -114,7 +114,7 @@ class Classifier:
         """Predict photos, in their order.
 
         Args:
-            photos: paths, the bytes of image files, PIL images, or arrays of (height, width, 3) uint8 in RGB.
+            photos: paths, http(s) addresses, the bytes of image files, PIL images, or RGB arrays of (height, width, 3) uint8.
 
         Raises:
             PipelineError: a photo cannot be read or decoded; the message names the first such one.

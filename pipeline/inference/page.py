@@ -79,9 +79,9 @@ def serve(checkpoints: Mapping[str, Path], *, host: str, port: int) -> None:
 def create_app(classifiers: Mapping[str, Classifier], *, host: str = "127.0.0.1") -> Starlette:
     """The page and what answers it: `GET /` the page, `POST /predict` with a photo's bytes as the body.
 
-    The answer is JSON: {"models": [{"name", "label", "probability", "probabilities", "unlike_anything_seen", "heat"}]}, with
-    `heat` an image as a data address, or null where Grad-CAM cannot tell; or {"error": a sentence} with
-    status 408, 413, 422 or 500.
+    The answer is JSON: {"models": [{"name", "note", "label", "probability", "probabilities", "unlike_anything_seen", "heat"}]},
+    with `heat` an image as a data address, or null where Grad-CAM cannot tell, and `note` mostly empty; or {"error": a
+    sentence} with status 408, 413, 422 or 500.
     """
     page = PAGE.read_text(encoding="utf-8")
     headers = HEADERS | {"Content-Security-Policy": _policy(page)}
