@@ -77,7 +77,7 @@ def evaluation_batches(
     rank: int = 0,
     processes: int = 1,
 ) -> DataLoader[Batch]:
-    """Every photo once, in the order of ids; images (n, channels, height, width) float32, labels (n,) int64.
+    """Every photo once, in the order of ids; images (n, channels, height, width) as `transform` gives them, labels (n,) int64.
 
     Of several processes each takes whole batches in turn, so that every batch is what it is in one process.
     """

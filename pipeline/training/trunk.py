@@ -76,6 +76,8 @@ def build_trunk(model: nn.Module, task: Task, transform: TrainingTransform) -> T
     example = random_images(task.preprocessing)
     cut = cut_below_learning(model, example)
     if cut is None:
+        if task.settings.unfrozen_blocks != "all":
+            say("this network cannot be cut below the blocks that learn, so the frozen ones compute in every step")
         return None
     lower = copy.deepcopy(cut.lower).eval()
     engine = engine_for(lower, task.val, task.preprocessing, choice=task.engine, runtime=task.runtime)
