@@ -4,21 +4,22 @@ predictions = predict(models, infos, photos, runtime, mirrored=False)
 predictions.probabilities["frozen"]           # (n, classes) float64
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.checkpoint import MODEL_FILE, CheckpointInfo
+from pipeline.checkpoint import MODEL_FILE, CheckpointInfo, Preprocessing
 from pipeline.data.loader import Photos
 from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import refuse_broken
 from pipeline.evaluation.slices import MEASURED, of_batch
+from pipeline.models.boundary import computed_together
 from pipeline.models.engine import Engine
 from pipeline.runtime import ResolvedRuntime
-from pipeline.training.features import engine_for, run_over
+from pipeline.training.features import engine_for, first_images, run_over
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def predict(
     *,
     mirrored: bool,
 ) -> Predictions:
-    """Run every checkpoint over the photos; checkpoints of equal weights run once.
+    """Run every checkpoint over the photos; checkpoints of equal weights run once, and equal lower blocks too.
 
     Args:
         models: checkpoint -> network in eval mode, on the CPU, where it is again afterwards.
@@ -59,32 +60,39 @@ def predict(
     any_info = next(iter(infos.values()))
     preprocessing, classes = any_info.preprocessing, any_info.head.num_outputs
     weights = {name: infos[name].files[MODEL_FILE] for name in models}
-    engines: dict[str, Engine] = {}
+    different = {weights[name]: model for name, model in models.items()}
     for name, model in models.items():
         _refuse_broken_weights(name, model)
-        if weights[name] not in engines:
-            choice = infos[name].engine
-            engines[weights[name]] = engine_for(model, photos, preprocessing, choice=choice, runtime=runtime)
+    engines = _engines(list(different.values()), photos, preprocessing, choice=any_info.engine, runtime=runtime)
 
     def run_all(batch: Tensor) -> Tensor:
         views = [batch, batch.flip(3)] if mirrored else [batch]
-        logits = [engine.run(view) for view in views for engine in engines.values()]
+        logits = [engine.run(view) for view in views for engine in engines]
         return torch.cat([*logits, of_batch(batch, preprocessing)], 1)
 
     outputs = run_over(run_all, photos, preprocessing, runtime=runtime, description="testing").values
     for model in models.values():
         model.to("cpu").to(memory_format=torch.contiguous_format)  # an engine may have moved it
-    *logits, measured = outputs.split([classes] * len(engines) * (1 + mirrored) + [len(MEASURED)], 1)
+    *logits, measured = outputs.split([classes] * len(different) * (1 + mirrored) + [len(MEASURED)], 1)
     probabilities = [part.double().softmax(1).numpy() for part in logits]
     for values in probabilities:
         refuse_broken(values)
-    plain = dict(zip(engines, probabilities, strict=False))
-    mirror = dict(zip(engines, probabilities[len(engines) :], strict=False))
+    plain = dict(zip(different, probabilities, strict=False))
+    mirror = dict(zip(different, probabilities[len(different) :], strict=False))
     return Predictions(
         probabilities={name: plain[weights[name]] for name in models},
         mirrored={name: (plain[key] + mirror[key]) / 2 for name, key in weights.items() if key in mirror},
         measured=dict(zip(MEASURED, measured.double().numpy().T, strict=True)),
     )
+
+
+def _engines(
+    models: Sequence[nn.Module], photos: Photos, preprocessing: Preprocessing, *, choice: str, runtime: ResolvedRuntime
+) -> list[Engine]:
+    """One for all networks where they share their lower blocks, which then compute once; else one for each."""
+    together = computed_together(models, first_images(photos, preprocessing)) if len(models) > 1 else None
+    modules = models if together is None else [together]
+    return [engine_for(module, photos, preprocessing, choice=choice, runtime=runtime) for module in modules]
 
 
 def _refuse_broken_weights(name: str, model: nn.Module) -> None:

@@ -3,6 +3,7 @@
     cut = cut_below_learning(model, example)     # None where the network cannot be cut in two
     kept = cut.lower(images)                     # frozen: a function of the photo alone
     logits = cut.upper(kept)                     # what learns: the model's own modules, not copies
+    both = computed_together([frozen, tuned], example)      # two networks that differ in their upper blocks, as one
 
 With the lowest blocks frozen, everything that they compute is a constant of the photo. Autograd needs none of it, an inference
 engine computes it several times faster than eager torch, and what was computed once need not be computed again.
@@ -14,6 +15,7 @@ traceable, which is plain in nearly all of timm.
 
 import copy
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +55,43 @@ def cut_below_learning(model: nn.Module, example: Tensor) -> Cut | None:
     boundary = crossing.pop()
     cut = Cut(_lower(model, graph, boundary), _upper(model, graph, boundary, above))
     return cut if _is_whole(cut, model, example) else None
+
+
+def computed_together(models: Sequence[nn.Module], example: Tensor) -> nn.Module | None:
+    """Networks of one architecture as one network, which computes once what their lower blocks have in common.
+
+    Args:
+        models: in eval mode; they stay as they are.
+        example: as for `cut_below_learning`.
+
+    Returns:
+        (n, channels, height, width) -> all their outputs side by side, (n, outputs of all), or None: they differ from the
+        bottom, or a single tensor does not part what they share from what they do not.
+    """
+    first, *others = (dict(model.named_parameters()) for model in models)
+    buffers = [dict(model.named_buffers()) for model in models]
+    if any(not torch.equal(tensor, other[name]) for other in buffers[1:] for name, tensor in buffers[0].items()):
+        return None
+    differing = {name for name, tensor in first.items() if any(not torch.equal(tensor, other[name]) for other in others)}
+    cuts = []
+    for model in map(copy.deepcopy, models):
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in differing)
+        cuts.append(cut_below_learning(model, example))
+    whole = [cut for cut in cuts if cut is not None]
+    return _Together(whole[0].lower, [cut.upper for cut in whole]).eval() if len(whole) == len(cuts) else None
+
+
+class _Together(nn.Module):
+    lower: Any
+
+    def __init__(self, lower: nn.Module, uppers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.lower, self.uppers = lower, nn.ModuleList(uppers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        kept = self.lower(images)
+        return torch.cat([upper(kept) for upper in self.uppers], 1)
 
 
 def _defaults(model: nn.Module) -> dict[str, Any]:

@@ -24,10 +24,10 @@ from pipeline.progress import say
 from pipeline.results import write_csv, write_json
 from pipeline.runtime import ResolvedRuntime, resolve_runtime
 from pipeline.training.familiarity import fit_familiarity
-from pipeline.training.features import FeatureExtractor, Kept, Outputs, engine_for, run_over
+from pipeline.training.features import Kept, Outputs, run_over
+from pipeline.training.frozen_pass import frozen_pass, parts_of_pass
 from pipeline.training.out_of_fold import out_of_fold
 from pipeline.training.probe import fit_probe
-from pipeline.training.resume import parts_of_result
 from pipeline.training.temperature import fit_temperature
 
 STAGE = "train-frozen-backbone"
@@ -46,8 +46,7 @@ def run(params: Params) -> None:
     before = frozen_fingerprint(model)
 
     splits = {name: Photos.of_split(manifest, PROCESSED, name, classes) for name in ("train", "val")}
-    engine = params.train_frozen_backbone.engine
-    train, val = _features(backbone, manifest, splits, runtime, engine)
+    train, val = _features(backbone, manifest, splits, runtime, params)
     if not runtime.is_main:
         return
     probe = fit_probe(
@@ -69,7 +68,7 @@ def run(params: Params) -> None:
         classes=classes,
         preprocessing=preprocessing,
         data=data,
-        engine=engine,
+        engine=params.train_frozen_backbone.engine,
         params=params.model_dump(include={"backbone", "train_frozen_backbone"}),
         epoch=0,
         metrics=metrics,
@@ -90,30 +89,28 @@ def run(params: Params) -> None:
 
 
 def _features(
-    backbone: Backbone, manifest: pd.DataFrame, splits: dict[str, Photos], runtime: ResolvedRuntime, choice: str
+    backbone: Backbone, manifest: pd.DataFrame, splits: dict[str, Photos], runtime: ResolvedRuntime, params: Params
 ) -> tuple[Outputs, Outputs]:
-    """Of training and validation photos, each computed once: the backbone does not learn, so a second pass would not differ."""
+    """Of training and validation photos, each computed once: the backbone does not learn, so a second pass would not differ.
+
+    What fine-tuning starts from is kept on the way. Which blocks it unfreezes changes no bit of the features.
+    """
     model, preprocessing, data = backbone.model, backbone.preprocessing, data_fingerprints(manifest)
-    engine = engine_for(FeatureExtractor(model).eval(), splits["train"], preprocessing, choice=choice, runtime=runtime)
+    choice, blocks = params.train_frozen_backbone.engine, params.unfreeze_finetune.unfrozen_blocks
+    model.eval()
+    engine, run_engine = frozen_pass(model, blocks, splits["train"], preprocessing, choice=choice, runtime=runtime)
     say(f"features by {engine.name}, which differs from eager float32 by {engine.deviation:.1e} of the largest feature")
-    deciding = parts_of_result(
-        tensors=frozen_fingerprint(model),
-        architecture=backbone.info.model_dump(include={"name", "kwargs"}),
-        preprocessing=preprocessing.model_dump(),
-        stored=stored_fingerprint(manifest),
-        engine=engine.name,
-        device=runtime.device.type,
-        threads=runtime.threads,
-        versions=library_versions(),
-    )
+    stored = stored_fingerprint(manifest)
+    deciding = parts_of_pass(model, backbone.info, preprocessing, stored, choice=choice, runtime=runtime)
     train, val = (
         run_over(
-            engine.run,
+            run_engine,
             photos,
             preprocessing,
             runtime=runtime,
             description=f"features of {name}",
             kept=Kept(FEATURES, photos=getattr(data, name), **deciding),
+            beside=Kept(FEATURES, photos=getattr(data, name), cut_below=blocks, **deciding),
         )
         for name, photos in splits.items()
     )

@@ -5,14 +5,21 @@ params.yaml. Killed, it goes on from where it was and ends with the same bits.
 """
 
 import time
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
-from pipeline.checkpoint import library_versions, read_info, read_model_state, refuse_other_data, save_checkpoint
+from pipeline.checkpoint import (
+    DataFingerprints,
+    library_versions,
+    read_info,
+    read_model_state,
+    refuse_other_data,
+    save_checkpoint,
+)
 from pipeline.data.loader import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, read_manifest, stored_fingerprint
 from pipeline.models.backbone import rebuild
-from pipeline.params import Params
+from pipeline.params import Params, UnfreezeFinetune
 from pipeline.paths import EPOCHS, FEATURES, FINETUNED, FROZEN, METRICS, PROCESSED, RESUME, TRACKING, TRAINING_CURVES
 from pipeline.progress import say
 from pipeline.results import write_json
@@ -21,6 +28,7 @@ from pipeline.training.curves import Curves
 from pipeline.training.familiarity import familiarity_of
 from pipeline.training.features import Kept
 from pipeline.training.finetune import finetune
+from pipeline.training.frozen_pass import parts_of_pass
 from pipeline.training.resume import SharedResumeFolder, parts_of_result
 from pipeline.training.task import Task
 from pipeline.training.tracked import Run
@@ -41,20 +49,20 @@ def run(params: Params) -> None:
     runtime = resolve_runtime(params.runtime)
     settings = params.unfreeze_finetune
     train, val = (Photos.of_split(manifest, PROCESSED, name, classes) for name in ("train", "val"))
-    deciding = {
-        "frozen": info.files,
-        "data": data.model_dump(),
-        "stored": stored_fingerprint(manifest),
-        "device": runtime.device.type,
-        "threads": runtime.threads,
-        "processes": runtime.processes,
-        "bfloat16": runtime.bfloat16,
-    }
-    parts = parts_of_result(settings=settings.model_dump(), **deciding)
-    of_trunk = settings.model_dump(include={"unfrozen_blocks", "augmentation", "seed"})
-    keep = partial(Kept, FEATURES, **parts_of_result(settings=of_trunk, **deciding))
+    stored = stored_fingerprint(manifest)
+    parts = parts_of_result(
+        frozen=info.files,
+        data=data.model_dump(),
+        stored=stored,
+        settings=settings.model_dump(),
+        device=runtime.device.type,
+        threads=runtime.threads,
+        processes=runtime.processes,
+        bfloat16=runtime.bfloat16,
+    )
+    of_pass = parts_of_pass(model, info.backbone, info.preprocessing, stored, choice=info.engine, runtime=runtime)
     resume = SharedResumeFolder(runtime, RESUME / STAGE, parts)
-    task = Task(train, val, info.preprocessing, settings, runtime, info.engine, lambda name: keep(values=name))
+    task = Task(train, val, info.preprocessing, settings, runtime, info.engine, _places(settings, data, of_pass))
     everything_set = _flat(info.params | params.model_dump(include={"unfreeze_finetune"}))
     tracked = Run(resume.fingerprint, everything_set, classes, val, info.preprocessing)
     trackers = Trackers(params.runtime.trackers, TRACKING, lambda: Curves(TRAINING_CURVES, EPOCHS), tracked)
@@ -85,6 +93,18 @@ def run(params: Params) -> None:
     write_json(METRICS / f"{STAGE}.json", metrics | epochs | {"seconds": time.monotonic() - started})
     trackers.finish(metrics, FINETUNED)
     resume.remove()
+
+
+def _places(settings: UnfreezeFinetune, data: DataFingerprints, of_pass: dict[str, str]) -> Callable[[str], Kept]:
+    """Where what the frozen blocks make of photos is kept; the stage before has kept "train" and "val", the unchanged ones."""
+    photos = {"train": data.train, "val": data.val}
+    changes = settings.model_dump(include={"augmentation", "seed"})
+
+    def place(name: str) -> Kept:
+        of_view = {} if name in photos else {"view": name, "changes": changes}
+        return Kept(FEATURES, photos=photos.get(name, data.train), cut_below=settings.unfrozen_blocks, **of_pass, **of_view)
+
+    return place
 
 
 def _flat(sections: dict[str, dict[str, Any]]) -> dict[str, Any]:

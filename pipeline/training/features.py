@@ -33,7 +33,7 @@ from pipeline.training.distributed import from_main, in_turns
 
 BATCH_SIZE = 32
 BATCHES_A_CHUNK = 64
-KEYS_KEPT = 8
+KEYS_KEPT = 16  # two a split, and up to 8 views
 
 
 @dataclass(frozen=True)
@@ -92,41 +92,54 @@ def engine_for(
     module: nn.Module, photos: Photos, preprocessing: Preprocessing, *, choice: str, runtime: ResolvedRuntime
 ) -> Engine:
     """An engine for `module`, checked on the first photos."""
-    batches = evaluation_batches(photos[:8], evaluation_transform(preprocessing), batch_size=8, workers=0)
-    example, _ = next(iter(batches))
+    example = first_images(photos, preprocessing)
     return build_engine(module, example, choice=choice, device=runtime.device, threads=runtime.threads)
 
 
+def first_images(photos: Photos, preprocessing: Preprocessing) -> Tensor:
+    """The first photos as the network sees them in evaluation: (8 or fewer, channels, height, width) float32."""
+    batches = evaluation_batches(photos[:8], evaluation_transform(preprocessing), batch_size=8, workers=0)
+    images, _ = next(iter(batches))
+    return images
+
+
 def run_over(
-    run: Callable[[Tensor], Tensor],
+    run: Callable[[Tensor], Tensor | tuple[Tensor, Tensor]],
     photos: Photos,
     preprocessing: Preprocessing,
     *,
     runtime: ResolvedRuntime,
     description: str,
     kept: Kept | None = None,
+    beside: Kept | None = None,
 ) -> Outputs:
-    """Run a network over every photo once, in evaluation preprocessing, decoding in worker processes."""
+    """Run a network over every photo once, in evaluation preprocessing, decoding in worker processes.
+
+    The rest as in `run_over_batches`.
+    """
     batches = partial(
         evaluation_batches, transform=evaluation_pixels(preprocessing), batch_size=BATCH_SIZE, workers=runtime.workers
     )
 
-    def run_normalised(images: Tensor) -> Tensor:
+    def run_normalised(images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         return run(preprocessing.normalised(images))
 
-    return run_over_batches(run_normalised, photos, batches, runtime=runtime, description=description, kept=kept)
+    return run_over_batches(run_normalised, photos, batches, runtime=runtime, description=description, kept=kept, beside=beside)
 
 
 def run_over_batches(
-    run: Callable[[Tensor], Tensor],
+    run: Callable[[Tensor], Tensor | tuple[Tensor, Tensor]],
     photos: Photos,
     batches: Callable[..., Iterable[Batch]],
     *,
     runtime: ResolvedRuntime,
     description: str,
     kept: Kept | None = None,
+    beside: Kept | None = None,
 ) -> Outputs:
     """Run a network over every photo once; `batches` loads photos in batches of `BATCH_SIZE`, or a process's share of those.
+
+    Where `run` gives two tensors, the second is not returned but kept in `beside`, for a later stage.
 
     Several processes take the batches in turns, and each ends with all outputs. A batch is the same in any number of
     processes, so the outputs are too, bit for bit, where each computes with as many threads.
@@ -134,16 +147,22 @@ def run_over_batches(
     chunks = from_main(runtime, kept.read) if kept else []
     done = sum(map(len, chunks))
     loaded = iter(batches(photos[done:], rank=runtime.rank, processes=runtime.processes))
-    fresh: list[Tensor] = []
+    fresh: list[tuple[Tensor, ...]] = []
     with progress(description, total=len(photos), done=done) as advance:
         while done < len(photos):
-            fresh += [run(images) for images, _ in islice(loaded, 1)]  # none where the last turn has too few batches
+            fresh += [_as_tuple(run(images)) for images, _ in islice(loaded, 1)]  # none where the last turn has too few batches
             turn = min(BATCH_SIZE * runtime.processes, len(photos) - done)
             done += turn
             advance(turn)
             if len(fresh) == BATCHES_A_CHUNK or done == len(photos):
-                chunks.append(torch.cat(in_turns(runtime, fresh)))
+                values, *others = map(torch.cat, zip(*in_turns(runtime, fresh), strict=True))
                 fresh.clear()
-                if kept and runtime.is_main:
-                    kept.add(len(chunks) - 1, chunks[-1])
+                chunks.append(values)
+                for folder, part in zip((kept, beside), (values, *others), strict=False):
+                    if folder and runtime.is_main:
+                        folder.add(len(chunks) - 1, part)
     return Outputs(torch.cat(chunks), photos.labels)
+
+
+def _as_tuple(outputs: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    return (outputs,) if isinstance(outputs, Tensor) else outputs

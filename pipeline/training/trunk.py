@@ -3,9 +3,10 @@
     trunk = build_trunk(model, task, transform)
     logits = trunk.upper(trunk.view(1)[:32].float())
 
-What frozen blocks compute depends on the photo and on how it was changed, and on nothing that learns. So a few changed views of
-every photo are sent through them, by the engine that is fastest, and the epochs take turns with the views. An epoch then costs
-neither decoding nor the lower blocks, which have most of a network's operations and few of its parameters.
+What frozen blocks compute depends on the photo and on how it was changed, and on nothing that learns. So a few views of every
+photo, the unchanged one among them, are sent through them once, by the engine that is fastest, and the epochs take turns with
+the views. An epoch then costs neither decoding nor the lower blocks, which have most of a network's operations and few of its
+parameters.
 """
 
 import copy
@@ -17,16 +18,13 @@ from torch import Tensor, nn
 
 from pipeline.checkpoint import Preprocessing
 from pipeline.data.augment import TrainingTransform
-from pipeline.data.loader import view_batches
+from pipeline.data.loader import Photos, view_batches
 from pipeline.models.boundary import cut_below_learning
 from pipeline.models.engine import Engine
 from pipeline.progress import say
 from pipeline.training.features import BATCH_SIZE, engine_for, run_over, run_over_batches
+from pipeline.training.frozen_pass import LARGEST
 from pipeline.training.task import Task
-
-# What one view of the training photos may take. Above it, photos go through the whole network in every step. A rule by size
-# alone: what is free in memory at the moment would not repeat.
-LARGEST = 2 * 2**30
 
 
 @dataclass(frozen=True)
@@ -43,21 +41,20 @@ class Trunk:
     transform: TrainingTransform
 
     def view(self, number: int) -> Tensor:
-        """The training photos, changed as in epoch `number`, as the lower part sees them."""
+        """The training photos as the lower part sees them: view 0 as they are, others changed as in epoch `number`."""
+        task = self.task
+        if number == 0:
+            return _unchanged(self.engine, "train", task.train, task)
         batches = partial(
-            view_batches,
-            transform=self.transform,
-            view=number,
-            batch_size=BATCH_SIZE,
-            workers=self.task.runtime.workers,
+            view_batches, transform=self.transform, view=number, batch_size=BATCH_SIZE, workers=task.runtime.workers
         )
         return run_over_batches(
-            lambda images: self.engine.run(self.task.preprocessing.normalised(images)).half(),
-            self.task.train,
+            lambda images: self.engine.run(task.preprocessing.normalised(images)).half(),
+            task.train,
             batches,
-            runtime=self.task.runtime,
+            runtime=task.runtime,
             description=f"frozen blocks, view {number} of training photos",
-            kept=self.task.keep(f"view {number}"),
+            kept=task.keep(f"view {number}"),
         ).values
 
 
@@ -84,18 +81,23 @@ def build_trunk(model: nn.Module, task: Task, transform: TrainingTransform) -> T
     if (size := engine.run(example).half()[0].nbytes * len(task.train)) > LARGEST:
         say(f"what the frozen blocks give would take {size / 2**30:.1f} GiB, so they compute in every step")
         return None
-    val = run_over(
-        lambda images: engine.run(images).half(),
-        task.val,
-        task.preprocessing,
-        runtime=task.runtime,
-        description="frozen blocks, validation photos",
-        kept=task.keep("val"),
-    ).values
+    val = _unchanged(engine, "val", task.val, task)
     if not torch.isfinite(val).all():
         say("what the frozen blocks give is too large for float16, so they compute in every step")
         return None
     return Trunk(engine, cut.upper, val, task, transform)
+
+
+def _unchanged(engine: Engine, name: str, photos: Photos, task: Task) -> Tensor:
+    """What frozen blocks make of photos as they are. The stage before has kept it in passing, as a rule."""
+    return run_over(
+        lambda images: engine.run(images).half(),
+        photos,
+        task.preprocessing,
+        runtime=task.runtime,
+        description=f"frozen blocks, {name} photos",
+        kept=task.keep(name),
+    ).values
 
 
 def upper_part(model: nn.Module, preprocessing: Preprocessing) -> nn.Module:

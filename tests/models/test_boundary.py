@@ -1,11 +1,13 @@
 """The network cut below what learns: the same outputs and gradients, and nothing frozen above its price."""
 
+import copy
+
 import pytest
 import timm
 import torch
 from torch import nn
 
-from pipeline.models.boundary import cut_below_learning
+from pipeline.models.boundary import computed_together, cut_below_learning
 from pipeline.models.folding import fold_batch_norm
 from pipeline.models.freezing import set_trainable
 
@@ -109,3 +111,40 @@ def test_a_network_that_has_no_single_cut_is_left_whole(network: type[nn.Module]
     model = network()
     set_trainable(model, "head", head="fc")
     assert cut_below_learning(model, torch.randn(2, 4)) is None
+
+
+def _tuned(model: nn.Module, blocks: int) -> nn.Module:
+    """A copy whose topmost blocks have moved."""
+    tuned = copy.deepcopy(model)
+    set_trainable(tuned, blocks)
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            parameter.add_(0.1 * parameter.requires_grad)
+    return tuned.requires_grad_(True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_networks_that_share_their_lower_blocks_compute_them_once(name: str) -> None:
+    model, images = _network(name)
+    model.eval()
+    tuned = _tuned(model, 1)
+    together = computed_together([model, tuned], images)
+    assert together is not None
+    with torch.no_grad():
+        torch.testing.assert_close(together(images), torch.cat([model(images), tuned(images)], 1), rtol=1e-3, atol=1e-4)
+    assert all(parameter.requires_grad for parameter in tuned.parameters())
+    lower, parameters = (sum(p.numel() for p in part.parameters()) for part in (together.lower, model))
+    shared = sum(p.numel() for p, q in zip(model.parameters(), tuned.parameters(), strict=True) if torch.equal(p, q))
+    assert 0 < lower <= shared < parameters
+
+
+def test_networks_that_differ_from_the_bottom_or_in_a_buffer_are_left_apart() -> None:
+    model, images = _network("test_resnet")
+    model.eval()
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    assert computed_together([model, other], images) is None
+    tuned = _tuned(model, 1)
+    next(tuned.buffers()).add_(1)
+    assert computed_together([model, tuned], images) is None

@@ -1,0 +1,135 @@
+"""One pass of the frozen network that serves two stages: the features a head is solved on, and what fine-tuning cuts off at.
+
+    engine, run = frozen_pass(model, unfrozen_blocks, photos, preprocessing, choice="auto", runtime=runtime)
+    run_over(run, photos, preprocessing, ..., kept=features, beside=at_cut)
+
+Both are values of the same network on the same photos, and what crosses the cut lies on the way to the features, so computing
+it again in the next stage would be waste. It must not change a bit, though, of what each stage would have got by itself: where
+it does, on the first photos, each stage computes for itself.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.checkpoint import BackboneInfo, Preprocessing, library_versions
+from pipeline.data.loader import Photos
+from pipeline.models.boundary import cut_below_learning
+from pipeline.models.engine import Engine
+from pipeline.models.freezing import frozen_fingerprint, set_trainable
+from pipeline.runtime import ResolvedRuntime
+from pipeline.training.features import FeatureExtractor, engine_for, first_images
+from pipeline.training.resume import parts_of_result
+
+# What one view of the training photos may take at the cut. Above it, photos go through the whole network in every step of
+# fine-tuning. A rule by size alone: what is free in memory at the moment would not repeat.
+LARGEST = 2 * 2**30
+
+Run = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
+
+
+def frozen_pass(
+    model: nn.Module,
+    unfrozen_blocks: int | Literal["all"],
+    photos: Photos,
+    preprocessing: Preprocessing,
+    *,
+    choice: str,
+    runtime: ResolvedRuntime,
+) -> tuple[Engine, Run]:
+    """An engine for a network's features, and how to run it: with what crosses the cut beside them, where that is free.
+
+    Args:
+        model: a timm network in eval mode, on the CPU; stays as it is.
+        unfrozen_blocks: which blocks are going to learn, and so where the network is cut.
+        photos: those of training; on the first of them engines are compared.
+        preprocessing: the network's.
+        choice: as for `build_engine`.
+        runtime: where to compute.
+
+    Returns:
+        The engine of the features alone, and a function of (n, channels, height, width) that gives features (n, width) float32
+        and, where the second part can be had, what crosses the cut (n, ...) float16.
+    """
+    images = first_images(photos, preprocessing)
+
+    def engine_of(module: nn.Module) -> Engine:
+        return engine_for(module, photos, preprocessing, choice=choice, runtime=runtime)
+
+    plain = engine_of(FeatureExtractor(copy.deepcopy(model)).eval())
+    parts = _parts(model, unfrozen_blocks, images)
+    if parts is None:
+        return plain, plain.run
+    lower, joined = (engine_of(part) for part in parts)
+    features, at_cut = plain.run(images), lower.run(images)
+    if at_cut[0].numel() * 2 * len(photos) > LARGEST:
+        return plain, plain.run
+
+    def run(batch: Tensor) -> tuple[Tensor, Tensor]:
+        first, second = joined.run(batch).split([features.shape[1], at_cut[0].numel()], 1)
+        return first.contiguous(), second.half().view(-1, *at_cut.shape[1:])
+
+    both = run(images)
+    unchanged = torch.equal(both[0], features) and torch.equal(both[1], at_cut.half())
+    return plain, run if unchanged else plain.run
+
+
+def parts_of_pass(
+    model: nn.Module,
+    backbone: BackboneInfo,
+    preprocessing: Preprocessing,
+    stored: str,
+    *,
+    choice: str,
+    runtime: ResolvedRuntime,
+) -> dict[str, str]:
+    """All that decides what a pass gives, apart from the photos, for `Kept`: the same in both stages.
+
+    Args:
+        model: with any head, which does not count; that alone is set to learn.
+        backbone, preprocessing: of the network.
+        stored: fingerprint of the photos' bytes.
+        choice: of the engine, as for `build_engine`.
+        runtime: where to compute.
+    """
+    set_trainable(model, "head")
+    return parts_of_result(
+        tensors=frozen_fingerprint(model),
+        architecture=backbone.model_dump(include={"name", "kwargs"}),
+        preprocessing=preprocessing.model_dump(),
+        stored=stored,
+        engine=choice,
+        device=runtime.device.type,
+        threads=runtime.threads,
+        versions=library_versions(),
+    )
+
+
+def _parts(model: nn.Module, unfrozen_blocks: int | Literal["all"], images: Tensor) -> tuple[nn.Module, nn.Module] | None:
+    """The network up to the cut, and the network with features and cut side by side; None where it cannot be cut."""
+    model = copy.deepcopy(model)
+    set_trainable(model, unfrozen_blocks)
+    # As fine-tuning cuts it: in training mode, where what is frozen is in eval all the same.
+    whole = cut_below_learning(model.train(), images[:2])
+    features = cut_below_learning(FeatureExtractor(model).eval(), images[:2])
+    if whole is None or features is None:
+        return None
+    return copy.deepcopy(whole.lower).eval(), _FeaturesAndCut(features.lower, features.upper).eval()
+
+
+class _FeaturesAndCut(nn.Module):
+    """(n, channels, height, width) -> features and what crosses the cut, flattened, as one tensor (n, width)."""
+
+    lower: Any
+    upper: Any
+
+    def __init__(self, lower: nn.Module, upper: nn.Module) -> None:
+        super().__init__()
+        self.lower, self.upper = lower, upper
+
+    def forward(self, images: Tensor) -> Tensor:
+        kept = self.lower(images)
+        return torch.cat([self.upper(kept).flatten(1), kept.flatten(1)], 1)
