@@ -10,7 +10,7 @@ around their training alone, without imports and without preparing data; ours fr
 counts, as everybody chooses by it. Test accuracy is measured after each stage, outside of the times.
 
 Ours are the stages of the commit that is checked out, run in a clone. A finished run is kept in benchmarks/.runs, by
-photos, weights, settings, scripts and, of ours, the commit, so that an interrupted comparison goes on where it stopped. The
+photos, weights, settings, script and, of ours, the commit, so that an interrupted comparison goes on where it stopped. The
 table, the CSV and the figure are written to benchmarks/results.
 """
 
@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 from peer_report import report
 from photos import sample
-from sides import HERE, OURS, PROJECT, SIDES, Task, run_side
+from sides import HERE, OURS, PROJECT, SCRIPTS, SIDES, Task, run_side
 
 from pipeline.cores import usable_cores
 from pipeline.data.manifest import fingerprint
@@ -64,7 +64,7 @@ def key_of(given: argparse.Namespace, manifest: pd.DataFrame) -> str:
         "photos": [fingerprint(manifest, split) for split in ("train", "val", "test")],
         "weights": sha256_of(given.weights),
         "settings": [given.backbone, given.epochs_frozen, given.epochs_unfrozen, given.threads, given.seed],
-        "scripts": [sha256_of(file) for file in sorted(HERE.glob("*peer.py"))],
+        "shared script": sha256_of(HERE / "peer.py"),
     }
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -85,8 +85,8 @@ def compare(given: argparse.Namespace) -> str:
     results: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES if side in given.sides}
     for repeat in range(given.repeats):
         for side in results:
-            name = f"{side}-{repeat}" if side != OURS else f"{side}-{source_revision()}-{repeat}"  # peers outlive our commits
-            results[side].append(_kept_or_run(side, task, folder / name, given.seed + repeat))
+            revision = source_revision() if side == OURS else sha256_of(HERE / SCRIPTS[side])[:12]  # peers outlive our commits
+            results[side].append(_kept_or_run(side, task, folder / f"{side}-{revision}-{repeat}", given.seed + repeat))
     return report(results, _heading(given, manifest), given.results)
 
 

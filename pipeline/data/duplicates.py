@@ -12,7 +12,7 @@ from PIL import Image
 MAX_HAMMING_DISTANCE = 8  # of 64 bits: another size or compression changes 0 to 4, another picture hardly ever less than 10
 MAX_MEAN_DIFFERENCE = 8.0  # of 0..255, between thumbnails: pairs that are no duplicates lie above 15
 THUMBNAIL_SIDE = 32
-DISTANCES_PER_BLOCK = 4_000_000  # 32 MB at a time
+DISTANCES_PER_BLOCK = 1_000_000  # 8 MB at a time
 PAIRS_PER_BLOCK = 4096
 
 

@@ -6,7 +6,8 @@ version of the decoder) are not taken over, nor is the row of a file that has ch
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
@@ -16,24 +17,27 @@ from pipeline.data.photo import Row, Task
 
 NAME = "journal.jsonl"
 RULES = 2  # raise it when decoding, hashing or storing changes
+ROWS_AT_A_TIME = 1000
 
 
 class Journal:
-    """A context manager around `store`/journal.jsonl; `rows` are those that an earlier audit finished, by id."""
+    """A context manager around `store`/journal.jsonl; `finished` are the ids of its rows, which lie on the disk alone."""
 
     def __init__(self, store: Path, tasks: Sequence[Task], stored_size: int) -> None:
-        """Read what is there; `tasks` are all files of this audit, `stored_size` is in pixels."""
+        """`tasks` are all files of this audit, `stored_size` is in pixels."""
         self._path = store / NAME
         self._header = {"rules": RULES, "pillow": PIL.__version__, "stored_size": stored_size}
         self._tasks = {task.id: task for task in tasks}
-        self.rows = self._read()
+        self.finished: set[str] = set()
 
     def __enter__(self) -> "Journal":
         """Rewrite the journal without what is of no use, such as a line that was cut off, and keep it open."""
         unfinished = self._path.with_name(f"{NAME}.part")
         self._file = unfinished.open("w", encoding="utf-8")
         self._file.write(json.dumps(self._header) + "\n")
-        self.append(self.rows.values())
+        for entry in self._entries():
+            if self._valid(entry):
+                self.append([entry["row"]])
         os.replace(unfinished, self._path)
         return self
 
@@ -46,25 +50,37 @@ class Journal:
         for row in rows:
             task = self._tasks[str(row["id"])]
             self._file.write(json.dumps({"modified_ns": task.modified_ns, "row": row}) + "\n")
+            self.finished.add(task.id)
         self._file.flush()
 
-    def _read(self) -> dict[str, Row]:
+    def rows(self) -> Iterator[list[Row]]:
+        """All that were recorded, some thousand at a time."""
+        entries = self._entries()
+        while part := [entry["row"] for entry in islice(entries, ROWS_AT_A_TIME)]:
+            yield part
+
+    def _entries(self) -> Iterator[dict]:
         if not self._path.exists():
-            return {}
-        header, *lines = self._path.read_text(encoding="utf-8").splitlines() or [""]
-        if _parsed(header) != self._header:
-            return {}
-        entries = [entry for entry in map(_parsed, lines) if self._valid(entry)]
-        return {entry["row"]["id"]: entry["row"] for entry in entries}
+            return
+        with self._path.open(encoding="utf-8") as lines:
+            if _parsed(next(lines, "")) == self._header:
+                yield from map(_parsed, lines)
 
     def _valid(self, entry: dict) -> bool:
         row = entry.get("row", {})
         task = self._tasks.get(row.get("id", ""))
-        if task is None:
+        if task is None or task.id in self.finished:
             return False
         if (row["path"], row["bytes"], entry["modified_ns"]) != (task.path, task.size, task.modified_ns):
             return False
-        return row["status"] == "refused" or (task.stored.is_file() and task.stored.stat().st_size == row["stored_bytes"])
+        return row["status"] == "refused" or _size(task.stored) == row["stored_bytes"]
+
+
+def _size(file: str | os.PathLike[str]) -> int | None:
+    try:
+        return os.stat(file).st_size
+    except OSError:
+        return None
 
 
 def _parsed(line: str) -> dict:

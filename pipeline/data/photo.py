@@ -5,6 +5,7 @@ This is what the audit's worker processes run, so it imports neither pandas nor 
 
 import hashlib
 import io
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ class Task(NamedTuple):
     """One file to examine.
 
     Attributes:
-        source: the file.
+        source: the file. Here and in `stored` a string as a rule, because a Path takes several times the memory.
         stored: where its stored photo goes; the folder exists.
         id: name of the photo, unique in the manifest.
         path: the file's path below the raw folder, printable.
@@ -37,8 +38,8 @@ class Task(NamedTuple):
         stored_size: upper bound of the stored photo's shorter side, in pixels.
     """
 
-    source: Path
-    stored: Path
+    source: str | os.PathLike[str]
+    stored: str | os.PathLike[str]
     id: str
     path: str
     label: str
@@ -69,7 +70,7 @@ def examine(task: Task) -> Row:
         stored_pixels, stored = stored_photo(data, decoded, task.stored_size)
     except Refused as error:
         return row | {"reason": str(error)}
-    task.stored.write_bytes(stored)
+    Path(task.stored).write_bytes(stored)
     row |= {"status": "repaired" if decoded.notes else "kept", "reason": "; ".join(decoded.notes)}
     row |= {"format": decoded.format, "mode": decoded.mode, "orientation": decoded.orientation}
     row |= {"width": decoded.pixels.shape[1], "height": decoded.pixels.shape[0]}
@@ -80,7 +81,7 @@ def examine(task: Task) -> Row:
 
 def _read(task: Task, row: Row) -> bytes:
     try:
-        with task.source.open("rb") as file:
+        with open(task.source, "rb") as file:
             if task.size > MAX_FILE_BYTES:
                 row["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
                 raise Refused("file too large")

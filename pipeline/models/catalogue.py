@@ -73,7 +73,10 @@ def look_up(name: str) -> Entry:
 
 
 def show_backbones(pattern: str) -> None:
-    """Print the table of all architectures that match."""
+    """Print the table of all architectures that match.
+
+    In plain timm: `print(timm.list_models(pattern))`, the names alone.
+    """
     names = matching(pattern)
     entries = []
     with progress("looking at networks", total=len(names), unit="networks") as advance:
@@ -86,7 +89,11 @@ def show_backbones(pattern: str) -> None:
 
 
 def table_of(entries: list[Entry]) -> Table:
-    """The entries as a table for a terminal."""
+    """The entries as a table for a terminal.
+
+    In plain timm: `timm.get_pretrained_cfg(name)` of each name, and `sum(p.numel() for p in model.parameters())` of a network
+    built in full, for each; `look_up` builds them without memory for their weights.
+    """
     table = Table("backbone", box=None, pad_edge=False)
     table.add_column("parameters", justify="right")
     table.add_column("input", justify="right")

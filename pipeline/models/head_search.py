@@ -56,12 +56,24 @@ def find_head(model: nn.Module) -> str:
 
 
 def is_auxiliary(path: str) -> bool:
-    """Whether a classifier is one that deep supervision puts halfway down, by its dotted path."""
+    """Whether a classifier is one that deep supervision puts halfway down, by its dotted path.
+
+    In plain torch: `"aux" in name`, which also meets layers that are no classifiers of this kind.
+
+    >>> is_auxiliary("AuxLogits.fc"), is_auxiliary("fc")
+    (True, False)
+    """
     return path.lower().startswith(AUXILIARY_PREFIX)
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a layer can be a classifier: linear, or a 1x1 convolution over maps that were pooled to one place."""
+    """Whether a layer can be a classifier: linear, or a 1x1 convolution over maps that were pooled to one place.
+
+    In plain torch: `isinstance(module, nn.Linear)`, which misses the networks whose classifier is a convolution.
+
+    >>> is_linear(nn.Conv2d(8, 2, 1)), is_linear(nn.Conv2d(8, 2, 3))
+    (True, False)
+    """
     return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and set(module.kernel_size) == {1})
 
 

@@ -41,7 +41,14 @@ class MlpHead(nn.Sequential):
 
 
 def linear_layer(in_features: int, out_features: int, convolutional: bool) -> nn.Module:
-    """A linear layer, or the 1x1 convolution that computes the same over maps (n, features, height, width)."""
+    """A linear layer, or the 1x1 convolution that computes the same over maps (n, features, height, width).
+
+    In plain torch: `nn.Linear(in_features, out_features)`, which fails on the maps that some of timm's networks give their
+    classifier.
+
+    >>> linear_layer(8, 2, convolutional=True)(torch.zeros(1, 8, 1, 1)).shape
+    torch.Size([1, 2, 1, 1])
+    """
     return nn.Conv2d(in_features, out_features, 1) if convolutional else nn.Linear(in_features, out_features)
 
 

@@ -76,6 +76,9 @@ def summarise(model: nn.Module, preprocessing: Preprocessing, *, depth: int = 2)
 def show_summary(name: str, weights: str, *, outputs: int, unfrozen: str, depth: int, unsafe: bool = False) -> None:
     """Print the summary of a backbone of timm's with a new head.
 
+    In plain torch: `print(timm.create_model(name, num_classes=2))`, which shows modules, but neither shapes nor sizes nor what
+    learns.
+
     Args:
         name, weights, unsafe: as of `create_backbone`.
         outputs: of the head.

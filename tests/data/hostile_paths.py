@@ -10,21 +10,21 @@ from pathlib import Path
 class DeadlyPath(type(Path())):  # type: ignore[misc]
     """Kills the process that opens it."""
 
-    def open(self, *_: object, **__: object) -> None:
+    def __fspath__(self) -> str:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 class FaultyPath(type(Path())):  # type: ignore[misc]
     """Has the process that opens it read where it has no memory, as a decoder with a fault does."""
 
-    def open(self, *_: object, **__: object) -> None:
+    def __fspath__(self) -> str:
         ctypes.string_at(0)
 
 
 class EndlessPath(type(Path())):  # type: ignore[misc]
     """Is never done opening; an alarm that is set is brought forward."""
 
-    def open(self, *_: object, **__: object) -> None:
+    def __fspath__(self) -> str:
         if signal.getitimer(signal.ITIMER_REAL)[0] > 0:
             signal.setitimer(signal.ITIMER_REAL, 0.05)
             time.sleep(60)
@@ -33,5 +33,5 @@ class EndlessPath(type(Path())):  # type: ignore[misc]
 class HungryPath(type(Path())):  # type: ignore[misc]
     """Needs more memory than there is."""
 
-    def open(self, *_: object, **__: object) -> None:
+    def __fspath__(self) -> str:
         raise MemoryError

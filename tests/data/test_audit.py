@@ -117,4 +117,4 @@ def test_ids_are_plain_unique_and_safe(tmp_path: Path) -> None:
         assert by_path[f"PetImages/Cat/{twin}"].startswith(f"cat.{twin[0]}-")
     ids = [task.id.lower() for task in tasks]
     assert len(set(ids)) == len(ids) == len(names) + 1
-    assert all(task.stored.name == f"{task.id}.jpg" and len(task.id) < 130 for task in tasks)
+    assert all(Path(task.stored).name == f"{task.id}.jpg" and len(task.id) < 130 for task in tasks)
