@@ -119,6 +119,7 @@ class UnfreezeFinetune(Section):
     layer_decay: Annotated[float, Field(gt=0, le=1)]
     weight_decay: Annotated[float, Field(ge=0, lt=1)]
     warmup_share: Annotated[float, Field(ge=0, lt=1)]
+    ema_share: Annotated[float, Field(ge=0, lt=1)]
     unfrozen_blocks: Literal["all"] | Count
     augmentation: Literal["light", "medium", "strong"]
     views: Literal["auto"] | Count

@@ -4,9 +4,11 @@
     result.model_state, result.best_epoch, result.history
 
 The recipe: AdamW with layer-wise learning-rate decay, linear warm-up and a cosine, BatchNorm in eval, channels_last, bfloat16
-where the processor has it, and early stopping on validation log-loss. At the end the best epoch's weights are interpolated with
-those that came in (Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022) and the point between the two that does
-best on validation is kept. The weights that came in are one end of the line, so what comes out is never worse on validation.
+where the processor has it, and early stopping on validation log-loss. What is judged and kept is a moving average of the
+weights (Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992). At the end the best epoch's are
+interpolated with those that came in (Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022) and the point between
+the two that does best on validation is kept. The weights that came in are one end of the line, so what comes out is never worse
+on validation.
 
 Nothing about order is state. Dropout is seeded by (seed, step), photos are ordered and changed by (seed, epoch, id), so a run
 that starts again after any step makes the same further steps as one that was never stopped, bit for bit.
@@ -21,6 +23,7 @@ from typing import Any
 import torch
 from sklearn.metrics import log_loss
 from timm.optim import param_groups_layer_decay
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -125,6 +128,9 @@ class Trainer:
         fused = runtime.device.type in ("cpu", "cuda")
         self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
         self.steps_an_epoch = math.ceil(len(train) / settings.batch_size)
+        # Over a share of the steps, whatever their number; it starts short, so that it does not remember the beginning.
+        decay = max(0.0, 1 - 1 / max(1.0, settings.ema_share * self.epochs * self.steps_an_epoch))
+        self.average = ModelEmaV3(self.model, decay, use_warmup=True)
         self.history: list[Epoch] = []
         self.losses: list[float] = []  # of every step
         self.photos_done, self.loss_sum = 0, 0.0  # of the epoch that is running
@@ -184,7 +190,7 @@ class Trainer:
                 rank=rank,
                 processes=processes,
             )
-        view = self.trunk.view(1 + (epoch - 1) % self.views)
+        view = self.trunk.view(epoch % self.views)
         order = epoch_order(len(self.train), seed=seed, epoch=epoch)[start:].tolist()
         return ((view[part], self.train.labels[part]) for part in shares_of_batches(order, batch_size, rank, processes))
 
@@ -212,6 +218,7 @@ class Trainer:
         self.losses.append(value)
         check_loss(self.losses, num_classes=logits.shape[1], learning_rate=rate)
         self.optimiser.step()
+        self.average.update(self.model, step + 1)
         return value
 
     def _learning_rate(self, step: int) -> float:
@@ -227,9 +234,9 @@ class Trainer:
         epoch = len(self.history)
         rate = 0.0 if epoch == 0 else self._learning_rate(epoch * self.steps_an_epoch - 1)
         what = "before fine-tuning" if epoch == 0 else f"after epoch {epoch}"
-        self.history.append(Epoch(epoch, rate, train_loss, *self._validate(self.model, what)))
+        self.history.append(Epoch(epoch, rate, train_loss, *self._validate(self.average.module, what)))
         if epoch > 0 and self._best().epoch == epoch:
-            self.best_state = _on_cpu(self.model.state_dict())
+            self.best_state = _on_cpu(self.average.module.state_dict())
         if self.trackers:
             self.trackers.epoch([vars(one) for one in self.history], self.model, self.validated)
 
@@ -283,7 +290,7 @@ class Trainer:
             "photos_done": self.photos_done,
             "loss_sum": self.loss_sum,
             "model_state_dict": _on_cpu(self.model.state_dict()),
-            "ema_state_dict": None,
+            "ema_state_dict": _on_cpu(self.average.module.state_dict()),
             "optimizer_state_dict": self.optimiser.state_dict(),
             "loss": self.history[-1].train_loss,
             "best_state_dict": self.best_state,
@@ -294,6 +301,7 @@ class Trainer:
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up a state that `state` gave."""
         self.model.load_state_dict(state["model_state_dict"])
+        self.average.module.load_state_dict(state["ema_state_dict"])
         self.optimiser.load_state_dict(state["optimizer_state_dict"])
         self.photos_done, self.loss_sum = state["photos_done"], state["loss_sum"]
         self.best_state = state["best_state_dict"]
@@ -318,7 +326,7 @@ class Trainer:
 
     def result(self) -> Finetuned:
         """What came out, once nothing frozen is shown to have moved."""
-        if frozen_fingerprint(self.model) != self.frozen_before:
+        if {frozen_fingerprint(model) for model in (self.model, self.average.module)} != {self.frozen_before}:
             raise PipelineError(
                 "A frozen parameter or a BatchNorm statistic moved during fine-tuning. This is a defect: please report it "
                 "with your params.yaml."

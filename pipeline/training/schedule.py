@@ -16,7 +16,7 @@ def default_epochs(num_photos: int) -> int:
 
 
 def default_views(num_photos: int) -> int:
-    """How many changed views of each photo to make for the frozen blocks: about 32,000 in all, but 2 to 8 of each."""
+    """How many views of each photo to make for the frozen blocks, changed or not: about 32,000 in all, but 2 to 8 of each."""
     return _shared_out(num_photos, *VIEWS)
 
 

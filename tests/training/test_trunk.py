@@ -34,9 +34,9 @@ def trained(folder: Path, **changes: object) -> Finetuned:
 def test_training_on_what_the_frozen_blocks_gave_is_training_the_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with_trunk = trained(tmp_path / "with", epochs=2, views=2)
+    with_trunk = trained(tmp_path / "with", epochs=2, views=3)  # view 0 comes third
     monkeypatch.setattr(trunk_module, "LARGEST", 1)
-    without = trained(tmp_path / "without", epochs=2, views=2)
+    without = trained(tmp_path / "without", epochs=2, views=3)
     assert "so they compute in every step" in capsys.readouterr().out
     # The only difference is that what crosses the cut was rounded to float16.
     losses, others = ([epoch.train_loss for epoch in result.history[1:]] for result in (with_trunk, without))
