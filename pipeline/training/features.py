@@ -11,7 +11,9 @@ it had not come to, and another head on the same features costs only the head.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -33,6 +35,7 @@ from pipeline.training.distributed import from_main, in_turns
 
 BATCH_SIZE = 32
 BATCHES_A_CHUNK = 64
+BATCHES_AT_A_TIME = 2
 KEYS_KEPT = 16  # two a split, and up to 8 views
 
 
@@ -146,11 +149,11 @@ def run_over_batches(
     """
     chunks = from_main(runtime, kept.read) if kept else []
     done = sum(map(len, chunks))
-    loaded = iter(batches(photos[done:], rank=runtime.rank, processes=runtime.processes))
+    outputs = _some_ahead(run, batches(photos[done:], rank=runtime.rank, processes=runtime.processes))
     fresh: list[tuple[Tensor, ...]] = []
     with progress(description, total=len(photos), done=done) as advance:
         while done < len(photos):
-            fresh += [_as_tuple(run(images)) for images, _ in islice(loaded, 1)]  # none where the last turn has too few batches
+            fresh += islice(outputs, 1)  # none where the last turn has too few batches
             turn = min(BATCH_SIZE * runtime.processes, len(photos) - done)
             done += turn
             advance(turn)
@@ -162,6 +165,20 @@ def run_over_batches(
                     if folder and runtime.is_main:
                         folder.add(len(chunks) - 1, part)
     return Outputs(torch.cat(chunks), photos.labels)
+
+
+def _some_ahead(
+    run: Callable[[Tensor], Tensor | tuple[Tensor, Tensor]], batches: Iterable[Batch]
+) -> Iterator[tuple[Tensor, ...]]:
+    """What `run` gives for each batch, in order; the next is begun before one is done, so that no thread of an engine waits."""
+    on_their_way: deque[Future[Tensor | tuple[Tensor, Tensor]]] = deque()
+    with ThreadPoolExecutor(BATCHES_AT_A_TIME) as pool:
+        for images, _ in batches:
+            on_their_way.append(pool.submit(run, images))
+            if len(on_their_way) == BATCHES_AT_A_TIME:
+                yield _as_tuple(on_their_way.popleft().result())
+        while on_their_way:
+            yield _as_tuple(on_their_way.popleft().result())
 
 
 def _as_tuple(outputs: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
