@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from sklearn.metrics import log_loss
 from timm.optim import param_groups_layer_decay
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -30,19 +29,17 @@ from torch.nn.functional import cross_entropy
 from pipeline.data.augment import TrainingTransform
 from pipeline.data.loader import Batch, epoch_order, shares_of_batches, training_batches
 from pipeline.errors import PipelineError
-from pipeline.models.engine import build_engine
-from pipeline.models.folding import fold_batch_norm, unfold_batch_norm
+from pipeline.models.folding import fold_batch_norm
 from pipeline.models.freezing import frozen_fingerprint, set_trainable
 from pipeline.progress import progress, say
-from pipeline.training.distributed import from_main, mean_loss_and_gradients
+from pipeline.training.distributed import mean_loss_and_gradients
 from pipeline.training.faults import check_loss, faults_told
-from pipeline.training.features import BATCH_SIZE, Outputs, engine_for, run_over
 from pipeline.training.resume import ResumeFolder
 from pipeline.training.schedule import default_epochs, default_views, learning_rate
 from pipeline.training.task import Task
-from pipeline.training.temperature import fit_temperature
 from pipeline.training.tracking import Trackers
-from pipeline.training.trunk import build_trunk, random_images, upper_part
+from pipeline.training.trunk import build_trunk, random_images
+from pipeline.training.validation import Validation
 
 # Shares of the fine-tuned weights that are tried besides none and all of them.
 SHARES = (0.25, 0.5, 0.75)
@@ -120,6 +117,7 @@ class Trainer:
         self.frozen_before = frozen_fingerprint(model)
         self.transform = TrainingTransform(task.preprocessing, settings.augmentation, settings.seed)
         self.trunk = build_trunk(model.train(), task, self.transform)
+        self.validation = Validation(task, self.trunk)
         self.views = default_views(len(train)) if settings.views == "auto" else settings.views
         self.epochs = self._default_epochs() if settings.epochs == "auto" else settings.epochs
         self.model = model.to(runtime.device).to(memory_format=torch.channels_last)
@@ -234,29 +232,11 @@ class Trainer:
         epoch = len(self.history)
         rate = 0.0 if epoch == 0 else self._learning_rate(epoch * self.steps_an_epoch - 1)
         what = "before fine-tuning" if epoch == 0 else f"after epoch {epoch}"
-        self.history.append(Epoch(epoch, rate, train_loss, *self._validate(self.average.module, what)))
+        self.history.append(Epoch(epoch, rate, train_loss, *self.validation.score(self.average.module, what)))
         if epoch > 0 and self._best().epoch == epoch:
             self.best_state = _on_cpu(self.average.module.state_dict())
         if self.trackers:
-            self.trackers.epoch([vars(one) for one in self.history], self.model, self.validated)
-
-    def _validate(self, model: nn.Module, what: str) -> tuple[float, float, float]:
-        """Log-loss and accuracy of a model on the validation split, and the temperature that fits it best."""
-        module = copy.deepcopy(model).cpu().eval().to(memory_format=torch.contiguous_format)
-        unfold_batch_norm(module)
-        self.validated = Outputs(self._forward_over_val(module), self.val.labels)
-        return from_main(self.runtime, lambda: _scored(self.validated, what))
-
-    def _forward_over_val(self, module: nn.Module) -> Tensor:
-        """Logits (n, classes) of a network in eval mode for the validation photos."""
-        task, runtime = self.task, self.runtime
-        if self.trunk is None:
-            engine = engine_for(module, self.val, task.preprocessing, choice=task.engine, runtime=runtime)
-            return run_over(engine.run, self.val, task.preprocessing, runtime=runtime, description="validating").values
-        upper = upper_part(module, task.preprocessing)
-        parts = [part.float() for part in self.trunk.val.split(BATCH_SIZE)]
-        run = build_engine(upper, parts[0], choice=task.engine, device=runtime.device, threads=runtime.threads).run
-        return torch.cat([run(part) for part in parts])
+            self.trackers.epoch([vars(one) for one in self.history], self.model, self.validation.outputs)
 
     def _best(self) -> Epoch:
         """The best epoch of training, which epoch 0 is not."""
@@ -272,7 +252,7 @@ class Trainer:
         model = copy.deepcopy(self.model)
         for share in SHARES:
             model.load_state_dict(self._between(share))
-            tried.append(Interpolated(share, *self._validate(model, f"with {share:.0%} of epoch {best.epoch}")))
+            tried.append(Interpolated(share, *self.validation.score(model, f"with {share:.0%} of epoch {best.epoch}")))
         kept = min(tried, key=_log_loss)
         return kept, self._between(kept.share)
 
@@ -336,20 +316,6 @@ class Trainer:
         for only_to_resume in ("photos_done", "loss_sum", "best_state_dict", "history", "losses"):
             del training_state[only_to_resume]
         return Finetuned(model_state, kept, self._best(), tuple(self.history), training_state)
-
-
-def _scored(outputs: Outputs, what: str) -> tuple[float, float, float]:
-    """Log-loss, accuracy and the temperature that fits best, of a network's logits."""
-    probabilities = outputs.values.double().softmax(1)
-    if not torch.isfinite(probabilities).all():
-        raise PipelineError(
-            f"The network gives no finite probabilities {what}. Lower unfreeze_finetune.learning_rate. "
-            "The frozen checkpoint is untouched."
-        )
-    loss = log_loss(outputs.labels.numpy(), probabilities.numpy(), labels=list(range(probabilities.shape[1])))
-    accuracy = (probabilities.argmax(1) == outputs.labels).double().mean().item()
-    say(f"{what}: validation log-loss {loss:.4f}, accuracy {accuracy:.2%}")
-    return float(loss), accuracy, fit_temperature(outputs.values, outputs.labels)
 
 
 def _log_loss(scored: Epoch | Interpolated) -> float:

@@ -1,5 +1,6 @@
 """What was computed of a split is kept, trusted only while whole, and never taken for another key."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,30 @@ def test_a_damaged_chunk_and_those_after_it_are_computed_again(photos: Photos, t
     means = Means()
     assert torch.equal(extract(photos, means, Kept(tmp_path, key=1)), expected)
     assert means.seen == NUM_PHOTOS - 64
+
+
+def test_order_is_kept_where_later_batches_are_done_first(photos: Photos) -> None:
+    expected, means, started = extract(photos, Means(), None), Means(), threading.Event()
+
+    class FirstWaits(Means):
+        def __call__(self, images: Tensor) -> Tensor:
+            if float(images[0, 0].mean()) == 0:  # the first photo's red
+                assert started.wait(60), "no batch was begun before the first was done"
+            else:
+                started.set()
+            return means(images)
+
+    assert torch.equal(extract(photos, FirstWaits(), None), expected)
+
+
+def test_what_is_given_beside_is_kept_and_not_returned(photos: Photos, tmp_path: Path) -> None:
+    means, runtime = Means(), resolve_runtime(load_params().runtime.model_copy(update={"device": "cpu", "workers": 0}))
+
+    def both(images: Tensor) -> tuple[Tensor, Tensor]:
+        values = means(images)
+        return values, 2 * values
+
+    kept, beside = Kept(tmp_path, part=1), Kept(tmp_path, part=2)
+    found = run_over(both, photos, PREPROCESSING, runtime=runtime, description="testing", kept=kept, beside=beside)
+    assert torch.equal(torch.cat(kept.read()), found.values)
+    assert torch.equal(torch.cat(beside.read()), 2 * found.values)
