@@ -98,13 +98,12 @@ def _features(
     model, preprocessing, data = backbone.model, backbone.preprocessing, data_fingerprints(manifest)
     choice, blocks = params.train_frozen_backbone.engine, params.unfreeze_finetune.unfrozen_blocks
     model.eval()
-    engine, run_engine = frozen_pass(model, blocks, splits["train"], preprocessing, choice=choice, runtime=runtime)
-    say(f"features by {engine.name}, which differs from eager float32 by {engine.deviation:.1e} of the largest feature")
+    run_network = frozen_pass(model, blocks, splits["train"], preprocessing, choice=choice, runtime=runtime)
     stored = stored_fingerprint(manifest)
     deciding = parts_of_pass(model, backbone.info, preprocessing, stored, choice=choice, runtime=runtime)
     train, val = (
         run_over(
-            run_engine,
+            run_network,
             photos,
             preprocessing,
             runtime=runtime,

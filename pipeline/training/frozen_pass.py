@@ -1,6 +1,6 @@
 """One pass of the frozen network that serves two stages: the features a head is solved on, and what fine-tuning cuts off at.
 
-    engine, run = frozen_pass(model, unfrozen_blocks, photos, preprocessing, choice="auto", runtime=runtime)
+    run = frozen_pass(model, unfrozen_blocks, photos, preprocessing, choice="auto", runtime=runtime)
     run_over(run, photos, preprocessing, ..., kept=features, beside=at_cut)
 
 Both are values of the same network on the same photos, and what crosses the cut lies on the way to the features, so computing
@@ -20,6 +20,7 @@ from pipeline.data.loader import Photos
 from pipeline.models.boundary import cut_below_learning
 from pipeline.models.engine import Engine
 from pipeline.models.freezing import frozen_fingerprint, set_trainable
+from pipeline.progress import say
 from pipeline.runtime import ResolvedRuntime
 from pipeline.training.features import FeatureExtractor, engine_for, first_images
 from pipeline.training.resume import parts_of_result
@@ -39,8 +40,8 @@ def frozen_pass(
     *,
     choice: str,
     runtime: ResolvedRuntime,
-) -> tuple[Engine, Run]:
-    """An engine for a network's features, and how to run it: with what crosses the cut beside them, where that is free.
+) -> Run:
+    """How to compute a network's features, with what crosses the cut beside them where that is free; says by which engine.
 
     Args:
         model: a timm network in eval mode, on the CPU; stays as it is.
@@ -51,8 +52,8 @@ def frozen_pass(
         runtime: where to compute.
 
     Returns:
-        The engine of the features alone, and a function of (n, channels, height, width) that gives features (n, width) float32
-        and, where the second part can be had, what crosses the cut (n, ...) float16.
+        A function of (n, channels, height, width) that gives features (n, width) float32 and, where it can be had, what crosses
+        the cut (n, ...) float16.
     """
     images = first_images(photos, preprocessing)
 
@@ -60,13 +61,14 @@ def frozen_pass(
         return engine_for(module, photos, preprocessing, choice=choice, runtime=runtime)
 
     plain = engine_of(FeatureExtractor(copy.deepcopy(model)).eval())
+    say(f"features by {plain.name}, which differs from eager float32 by {plain.deviation:.1e} of the largest feature")
     parts = _parts(model, unfrozen_blocks, images)
     if parts is None:
-        return plain, plain.run
+        return plain.run
     lower, joined = (engine_of(part) for part in parts)
     features, at_cut = plain.run(images), lower.run(images)
     if at_cut[0].numel() * 2 * len(photos) > LARGEST:
-        return plain, plain.run
+        return plain.run
 
     def run(batch: Tensor) -> tuple[Tensor, Tensor]:
         first, second = joined.run(batch).split([features.shape[1], at_cut[0].numel()], 1)
@@ -74,7 +76,7 @@ def frozen_pass(
 
     both = run(images)
     unchanged = torch.equal(both[0], features) and torch.equal(both[1], at_cut.half())
-    return plain, run if unchanged else plain.run
+    return run if unchanged else plain.run
 
 
 def parts_of_pass(

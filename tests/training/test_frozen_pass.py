@@ -39,7 +39,7 @@ def test_features_stay_as_they_are_and_the_cut_is_that_of_fine_tuning(name: str,
     model = network(name)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     learning = [parameter.requires_grad for parameter in model.parameters()]
-    _, run = frozen_pass(model, BLOCKS, photos, tiny.PREPROCESSING, choice="onnxruntime", runtime=RUNTIME)
+    run = frozen_pass(model, BLOCKS, photos, tiny.PREPROCESSING, choice="onnxruntime", runtime=RUNTIME)
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
     assert [parameter.requires_grad for parameter in model.parameters()] == learning
 
@@ -64,10 +64,10 @@ def test_a_cut_that_would_be_too_large_or_is_none_is_left_to_fine_tuning(
     images = torch.randn(3, *tiny.PREPROCESSING.input_size)
     model = network("test_resnet")
     for blocks in ("all", 0):
-        _, run = frozen_pass(model, blocks, photos, tiny.PREPROCESSING, choice="onnxruntime", runtime=RUNTIME)  # type: ignore[arg-type]
+        run = frozen_pass(model, blocks, photos, tiny.PREPROCESSING, choice="onnxruntime", runtime=RUNTIME)  # type: ignore[arg-type]
         assert isinstance(run(images), torch.Tensor)
     monkeypatch.setattr(frozen_pass_module, "LARGEST", 1)
-    _, run = frozen_pass(model, 1, photos, tiny.PREPROCESSING, choice="onnxruntime", runtime=RUNTIME)
+    run = frozen_pass(model, 1, photos, tiny.PREPROCESSING, choice="onnxruntime", runtime=RUNTIME)
     assert isinstance(run(images), torch.Tensor)
 
 
