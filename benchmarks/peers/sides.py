@@ -36,7 +36,7 @@ OUR_SETTINGS = {
     "optimiser": "logistic regression to convergence; then AdamW on the two topmost blocks, cosine",
     "augmentation": "light",
     "precision": "frozen: ONNX Runtime; then bfloat16 where the processor has it, channels_last",
-    "kept": "the best epoch of a moving average, interpolated with the frozen network by validation log-loss",
+    "kept": "the best epoch of a moving average, interpolated with the frozen network by calibrated validation log-loss",
 }
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]

@@ -2,6 +2,7 @@
 
     replace_head(model, 2, initialisation="zeros")
     from_probe(model, weight, bias)                 # model(images) == features @ weight.T + bias
+    divide_logits(model, temperature)               # model(images) is what it was, divided by the temperature
 
 The features are those that the network's head begins with: timm's `forward_head(..., pre_logits=True)`.
 """
@@ -65,6 +66,31 @@ def from_probe(model: nn.Module, weight: Tensor, bias: Tensor, *, head: str | No
         for path in auxiliary:
             for tensor in model.get_submodule(path).parameters():
                 tensor.zero_()
+
+
+def divide_logits(model: nn.Module, temperature: float) -> None:
+    """Scale the classifier so that the logits are divided by a temperature (Guo et al., On calibration, ICML 2017).
+
+    In plain torch: `logits / temperature` wherever the network is used, and a number to remember beside its weights. What this
+    adds: the weights alone give calibrated probabilities, in any program; all classifiers of a network with several are scaled.
+
+    Args:
+        model: a network with a linear head or an `MlpHead`.
+        temperature: above 0; more than 1 makes the network less sure.
+
+    >>> import timm
+    >>> model, images = timm.create_model("test_resnet", num_classes=2).eval(), torch.randn(2, 3, 32, 32)
+    >>> before = model(images)
+    >>> divide_logits(model, 2.0)
+    >>> torch.allclose(model(images), before / 2, atol=1e-6)
+    True
+    """
+    with torch.no_grad():
+        for path in find_heads(model):
+            module = model.get_submodule(path)
+            layer = module.get_submodule("output") if isinstance(module, MlpHead) else module
+            for tensor in layer.parameters():
+                tensor.div_(temperature)
 
 
 def _parts(model: nn.Module, layers: Sequence[Any], weight: Tensor) -> list[Tensor]:

@@ -35,7 +35,7 @@ from pipeline.training.tracked import Run
 from pipeline.training.tracking import Trackers
 
 STAGE = "unfreeze-finetune"
-NOT_BETTER = "fine-tuning did not improve the validation log-loss: these are the frozen checkpoint's weights"
+NOT_BETTER = "fine-tuning did not improve the calibrated validation log-loss: these are the frozen checkpoint's weights"
 
 
 def run(params: Params) -> None:

@@ -8,7 +8,8 @@ where the processor has it, and early stopping on validation log-loss. What is j
 weights (Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992). At the end the best epoch's are
 interpolated with those that came in (Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022) and the point between
 the two that does best on validation is kept. The weights that came in are one end of the line, so what comes out is never worse
-on validation.
+on validation. Epochs and points are compared by log-loss after temperature scaling (Guo et al., On calibration of modern neural
+networks, ICML 2017), because being too sure is what one number mends: the head that is kept is divided by that temperature.
 
 Nothing about order is state. Dropout is seeded by (seed, step), photos are ordered and changed by (seed, epoch, id), so a run
 that starts again after any step makes the same further steps as one that was never stopped, bit for bit.
@@ -17,7 +18,7 @@ that starts again after any step makes the same further steps as one that was ne
 import copy
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from pipeline.data.loader import Batch, epoch_order, shares_of_batches, training
 from pipeline.errors import PipelineError
 from pipeline.models.folding import fold_batch_norm
 from pipeline.models.freezing import frozen_fingerprint, set_trainable
+from pipeline.models.solved_head import divide_logits
 from pipeline.progress import progress, say
 from pipeline.training.distributed import mean_loss_and_gradients
 from pipeline.training.faults import check_loss, faults_told
@@ -55,6 +57,7 @@ class Epoch:
     val_log_loss: float
     val_accuracy: float
     val_temperature: float  # that makes the validation log-loss least
+    val_calibrated_log_loss: float  # the log-loss with it, by which epochs are compared
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Interpolated:
     val_log_loss: float
     val_accuracy: float
     val_temperature: float
+    val_calibrated_log_loss: float
 
 
 @dataclass(frozen=True)
@@ -246,7 +250,7 @@ class Trainer:
         """The best point on the straight line from the weights that came in to those of the best epoch."""
         first, best = self.history[0], self._best()
         tried = [
-            Interpolated(share, one.val_log_loss, one.val_accuracy, one.val_temperature)
+            Interpolated(share, one.val_log_loss, one.val_accuracy, one.val_temperature, one.val_calibrated_log_loss)
             for share, one in ((0.0, first), (1.0, best))
         ]
         model = copy.deepcopy(self.model)
@@ -255,6 +259,16 @@ class Trainer:
             tried.append(Interpolated(share, *self.validation.score(model, f"with {share:.0%} of epoch {best.epoch}")))
         kept = min(tried, key=_log_loss)
         return kept, self._between(kept.share)
+
+    def _calibrated(self, kept: Interpolated, state: dict[str, Tensor]) -> tuple[Interpolated, dict[str, Tensor]]:
+        """The weights with the temperature in their head; the frozen checkpoint's, where those are kept, stay what they are."""
+        if kept.share == 0:
+            return kept, state
+        model = copy.deepcopy(self.model).cpu()
+        model.load_state_dict(state)
+        divide_logits(model, kept.val_temperature)
+        scaled = replace(kept, val_log_loss=kept.val_calibrated_log_loss, val_temperature=1.0)
+        return scaled, _on_cpu(model.state_dict())
 
     def _between(self, share: float) -> dict[str, Tensor]:
         """Weights between the initial and the best ones; what is no floating-point number is the same in both."""
@@ -311,7 +325,7 @@ class Trainer:
                 "A frozen parameter or a BatchNorm statistic moved during fine-tuning. This is a defect: please report it "
                 "with your params.yaml."
             )
-        kept, model_state = self._interpolate()
+        kept, model_state = self._calibrated(*self._interpolate())
         training_state = self.state()
         for only_to_resume in ("photos_done", "loss_sum", "best_state_dict", "history", "losses"):
             del training_state[only_to_resume]
@@ -319,7 +333,7 @@ class Trainer:
 
 
 def _log_loss(scored: Epoch | Interpolated) -> float:
-    return scored.val_log_loss
+    return scored.val_calibrated_log_loss
 
 
 def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:

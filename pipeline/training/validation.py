@@ -1,7 +1,7 @@
 """What a network is worth on the validation photos, while it is being trained.
 
 validation = Validation(task, trunk)
-log_loss, accuracy, temperature = validation.score(model, "after epoch 1")
+log_loss, accuracy, temperature, calibrated = validation.score(model, "after epoch 1")
 validation.outputs                      # the logits behind them
 """
 
@@ -33,8 +33,8 @@ class Validation:
     def __init__(self, task: Task, trunk: Trunk | None) -> None:
         self._task, self._trunk = task, trunk
 
-    def score(self, model: nn.Module, what: str) -> tuple[float, float, float]:
-        """Log-loss, accuracy, and the temperature that fits best; `what` names the model in what is said of it.
+    def score(self, model: nn.Module, what: str) -> tuple[float, float, float, float]:
+        """Log-loss, accuracy, the temperature that fits best and the log-loss with it; `what` names the model in what is said.
 
         Several processes all have what the main one scored.
 
@@ -58,14 +58,20 @@ class Validation:
         return torch.cat([run(part) for part in parts])
 
 
-def _scored(outputs: Outputs, what: str) -> tuple[float, float, float]:
+def _scored(outputs: Outputs, what: str) -> tuple[float, float, float, float]:
     probabilities = outputs.values.double().softmax(1)
     if not torch.isfinite(probabilities).all():
         raise PipelineError(
             f"The network gives no finite probabilities {what}. Lower unfreeze_finetune.learning_rate. "
             "The frozen checkpoint is untouched."
         )
-    loss = log_loss(outputs.labels.numpy(), probabilities.numpy(), labels=list(range(probabilities.shape[1])))
     accuracy = (probabilities.argmax(1) == outputs.labels).double().mean().item()
-    say(f"{what}: validation log-loss {loss:.4f}, accuracy {accuracy:.2%}")
-    return float(loss), accuracy, fit_temperature(outputs.values, outputs.labels)
+    temperature = fit_temperature(outputs.values, outputs.labels)
+    loss, calibrated = _loss(outputs, 1.0), _loss(outputs, temperature)
+    say(f"{what}: validation log-loss {loss:.4f}, calibrated {calibrated:.4f}, accuracy {accuracy:.2%}")
+    return loss, accuracy, temperature, calibrated
+
+
+def _loss(outputs: Outputs, temperature: float) -> float:
+    probabilities = (outputs.values.double() / temperature).softmax(1)
+    return float(log_loss(outputs.labels.numpy(), probabilities.numpy(), labels=list(range(probabilities.shape[1]))))

@@ -23,6 +23,7 @@ from pipeline.models.head import (
     replace_head,
 )
 from pipeline.models.initialisation import INITIALISATIONS, initialise_new, initialise_weight
+from pipeline.models.solved_head import divide_logits
 
 TIMM = {
     "test_resnet": "fc",
@@ -349,3 +350,20 @@ def test_what_is_not_allowed_is_told_and_touches_nothing(change: dict, told: str
 def test_a_network_without_a_classifier_is_told() -> None:
     with pytest.raises(PipelineError, match="No classifier found in Conv2d"):
         find_head(nn.Conv2d(3, 3, 1))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mobilenetv2_035", "mobilenetv3_small_050", "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "levit_128s"],
+)
+@pytest.mark.parametrize("hidden", [(), (8,)])
+def test_a_temperature_in_the_head_divides_the_logits(name: str, hidden: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    replace_head(model, 2, hidden=hidden, initialisation="normal")
+    model.eval()
+    images = torch.randn(2, *model.pretrained_cfg["input_size"])
+    with torch.no_grad():
+        before = model(images)
+        divide_logits(model, 3.0)
+        torch.testing.assert_close(model(images), before / 3)
