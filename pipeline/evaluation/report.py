@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.evaluation.assessment import Assessment
-from pipeline.evaluation.calibration import reliability, temper
+from pipeline.evaluation.calibration import reliability
 from pipeline.evaluation.curves import Points, precision_recall, roc
 from pipeline.evaluation.figures import Axis, Line, Range, histogram, line_chart, range_chart
 from pipeline.evaluation.gallery import Gallery
@@ -140,7 +140,9 @@ def _metric_rows(assessment: Assessment) -> list[_Row]:
         ),
         _row(
             "… after temperature scaling",
-            "fitted on validation; " + ", ".join(f"{NAMES[n].lower()} T = {c.temperature:.2f}" for n, c in calibrated.items()),
+            "fitted on validation; "
+            + ", ".join(f"{NAMES[n].lower()} T = {c.temperature:.2f}" for n, c in calibrated.items())
+            + "; fine-tuning leaves its own in the head",
             {n: c.calibration_error for n, c in calibrated.items()},
             ".4f",
             low=True,
@@ -265,35 +267,33 @@ def _training(report: Report) -> _Figure:
         description=f"Log-loss by epoch on training and validation photos; the best is epoch {report.best_epoch}",
     )
     text = (
-        f"Epoch 0 is the frozen checkpoint; kept is {kept} by the log-loss on validation. Training photos are changed "
-        "at random, which makes them harder."
+        f"Epoch 0 is the frozen checkpoint; kept is {kept} by the log-loss on validation after temperature "
+        "scaling. Training photos are changed at random, which makes them harder."
     )
     return _Figure("Fine-tuning", text, chart, {"training": "faint", "validation": "second"})
 
 
 def _reliability(assessment: Assessment) -> _Figure:
-    values = assessment.probabilities["finetuned"]
-    calibrated = temper(values, assessment.calibrated["finetuned"].temperature)
     lines = [
         Line(
-            name,
-            style,
+            NAMES[name],
+            STYLES[name],
             [(one.sureness, one.accuracy) for one in reliability(assessment.labels, shown)],
             radii=[2 + 5 * math.sqrt(one.photos / len(shown)) for one in reliability(assessment.labels, shown)],
         )
-        for name, style, shown in (("as it is", "second", values), ("temperature-scaled", "third", calibrated))
+        for name, shown in assessment.probabilities.items()
     ]
-    low = 0.5 if values.shape[1] == 2 else 0.0
+    low = 0.5 if assessment.probabilities["finetuned"].shape[1] == 2 else 0.0
     chart = line_chart(
         lines,
         x=Axis("sureness", low, 1, percent=True),
         y=Axis("accuracy", 0, 1, percent=True),
         diagonal=True,
-        description="Accuracy of the fine-tuned checkpoint by its sureness, before and after temperature scaling",
+        description="Accuracy of both checkpoints by their sureness",
     )
     text = (
-        "How often the fine-tuned checkpoint is right when it says that it is so sure; larger dots stand for more photos. On "
-        "the diagonal its word can be taken."
+        "How often a checkpoint is right when it says that it is so sure; larger dots stand for more photos. On the diagonal "
+        "its word can be taken."
     )
     return _Figure("Reliability", text, chart, {line.name: line.style for line in lines})
 
