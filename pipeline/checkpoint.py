@@ -261,6 +261,8 @@ def read_model_state(folder: Path, device: str | torch.device = "cpu") -> dict[s
 def read_familiarity(folder: Path) -> dict[str, Tensor]:
     """Read what tells photos that are unlike anything seen, checked against its hash.
 
+    In plain safetensors: `load_file(folder / "familiarity.safetensors")`, of whatever lies there.
+
     Raises:
         PipelineError: the file is missing or broken, or is not the one that was saved.
     """

@@ -36,6 +36,14 @@ class Cut:
 def cut_below_learning(model: nn.Module, example: Tensor) -> Cut | None:
     """Cut a network below its lowest learning parameter.
 
+    In plain torch::
+
+        lower, upper = nn.Sequential(*layers[:-2]), nn.Sequential(*layers[-2:])
+        with torch.no_grad():
+            kept = lower(images)
+
+    which needs a network that is a plain list of layers. Here the cut is found in any graph, and shown to change nothing.
+
     Args:
         model: in the mode in which both parts are going to run; `set_trainable` has said what learns.
         example: (n, channels, height, width) on the model's device, on which the parts are held against the whole.
@@ -59,6 +67,8 @@ def cut_below_learning(model: nn.Module, example: Tensor) -> Cut | None:
 
 def computed_together(models: Sequence[nn.Module], example: Tensor) -> nn.Module | None:
     """Networks of one architecture as one network, which computes once what their lower blocks have in common.
+
+    In plain torch: `[model(images) for model in models]`, which computes the common blocks for each.
 
     Args:
         models: in eval mode; they stay as they are.

@@ -135,6 +135,8 @@ def _onnxruntime(module: nn.Module, example: Tensor, threads: int) -> Callable[[
 def export_onnx(module: nn.Module, example: Tensor, *, output: str = "outputs") -> bytes:
     """A network as an ONNX model whose one input is named "images".
 
+    In plain torch: `torch.onnx.export(module, (example,), "model.onnx")`, whose batch size is fixed and which needs a file.
+
     Args:
         module: in eval mode, on the CPU; maps a batch of images to (n, outputs).
         example: (n, channels, height, width) float32; n stays open, the other sizes become the model's.
