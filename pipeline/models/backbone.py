@@ -138,7 +138,7 @@ def evaluation_transform(preprocessing: Preprocessing) -> Any:
 def evaluation_pixels(preprocessing: Preprocessing) -> Any:
     """The same up to the normalisation, as uint8: a quarter of the bytes to carry, for `Preprocessing.normalised` to finish.
 
-    In plain torchvision: `PILToTensor()` in place of `ToTensor()` and `Normalize(mean, std)`, which are then done for the batch.
+    In plain torchvision: `PILToTensor()` in place of `ToTensor()` and `Normalize(mean, std)`, done later for the batch.
     """
     return create_transform(**preprocessing.model_dump(), is_training=False, use_prefetcher=True)
 

@@ -14,8 +14,8 @@ Norm = Literal["none", "batch", "layer"]
 class MlpHead(nn.Sequential):
     """A classifier with hidden layers: (linear, norm, activation, dropout) for each, then the linear output layer.
 
-    In plain torch: `nn.Sequential(nn.Linear(512, 256), nn.GELU(), nn.Linear(256, 2))`. Over pooled maps that were not flattened,
-    linear layers are 1x1 convolutions here. `output` is the last layer.
+    In plain torch: `nn.Sequential(nn.Linear(512, 256), nn.GELU(), nn.Linear(256, 2))`. Over pooled maps that were not
+    flattened, linear layers are 1x1 convolutions here. `output` is the last layer.
     """
 
     def __init__(
