@@ -50,7 +50,7 @@ from pipeline.training.trunk import Trunk, upper_part
 
 PROJECT = Path(__file__).resolve().parents[1]
 RUNS, RESULTS = PROJECT / "benchmarks/.runs/ablation", PROJECT / "benchmarks/results/ablation.md"
-FIRST, NOT_INTERPOLATED = "as it is", "not interpolated"
+FIRST, NOT_INTERPOLATED = "as it is", "neither interpolated nor calibrated"
 VARIANTS: dict[str, dict[str, Any]] = {
     FIRST: {},
     NOT_INTERPOLATED: {},  # of the same training: the best epoch's weights as they are
