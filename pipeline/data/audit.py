@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from pipeline.data.journal import Journal
@@ -61,8 +62,10 @@ def audit(raw: Path, store: Path, *, stored_size: int, workers: int) -> pd.DataF
                 journal.append(finished)
                 advance(len(finished))
         # As rows of a frame, texts packed, photos take a tenth of what they would as dicts until here.
-        parts = [pd.DataFrame(rows, columns=list(COLUMNS)) for rows in journal.rows()]
-    manifest = pd.concat(parts).set_index("id", drop=False).loc[[task.id for task in tasks]].reset_index(drop=True)
+        manifest = pd.concat((pd.DataFrame(rows, columns=list(COLUMNS)) for rows in journal.rows()), ignore_index=True)
+    places = manifest["id"].map({task.id: place for place, task in enumerate(tasks)})
+    del tasks, remaining, journal
+    manifest = manifest.iloc[np.argsort(places.to_numpy())].reset_index(drop=True)
     _check_classes(manifest, raw)
     return manifest
 

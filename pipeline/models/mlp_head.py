@@ -47,8 +47,8 @@ def linear_layer(in_features: int, out_features: int, convolutional: bool) -> nn
     In plain torch: `nn.Linear(in_features, out_features)`, which fails on the maps that some of timm's networks give their
     classifier.
 
-    >>> linear_layer(8, 2, convolutional=True)(torch.zeros(1, 8, 1, 1)).shape
-    torch.Size([1, 2, 1, 1])
+    >>> linear_layer(8, 2, convolutional=True)
+    Conv2d(8, 2, kernel_size=(1, 1), stride=(1, 1))
     """
     return nn.Conv2d(in_features, out_features, 1) if convolutional else nn.Linear(in_features, out_features)
 
