@@ -28,7 +28,7 @@ def group_duplicates(manifest: pd.DataFrame, store: Path) -> pd.DataFrame:
         manifest: rows of the audit; refused rows get an empty group.
         store: the folder with the stored photos, `store`/class/ID.jpg.
     """
-    usable = manifest[manifest["status"] != "refused"]
+    usable = manifest.loc[manifest["status"] != "refused", ["id", "class", "pixel_hash", "perceptual_hash"]]
     # In ascending order of the pixel hash, so that the smallest index of a group stands for its name.
     pictures = usable.drop_duplicates("pixel_hash").sort_values("pixel_hash", ignore_index=True)
     hashes = np.array([int(text, 16) for text in pictures["perceptual_hash"]], dtype=np.uint64)
