@@ -98,7 +98,9 @@ class Bench:
         def place(name: str) -> Kept:
             if name in photos:
                 return kept(photos=photos[name])
-            return kept(photos=photos["train"], view=name, changes=changes)
+            # In a folder of their own, because what a stage has kept would be timed as if it cost nothing.
+            of_pass = self.of_pass | {"photos": photos["train"], "changes": changes, "view": name}
+            return Kept(RUNS / "views", cut_below=settings.unfrozen_blocks, **of_pass)
 
         train, val = self.splits["train"], self.splits["val"]
         return Task(train, val, self.info.preprocessing, settings, self.runtime, self.info.engine, place)
