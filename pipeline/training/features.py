@@ -161,7 +161,8 @@ def run_over_batches(
                 values, *others = map(torch.cat, zip(*in_turns(runtime, fresh), strict=True))
                 fresh.clear()
                 chunks.append(values)
-                for folder, part in zip((kept, beside), (values, *others), strict=False):
+                # What lies beside goes first: after a kill in between, the chunk is computed again and both are whole.
+                for folder, part in reversed(list(zip((kept, beside), (values, *others), strict=False))):
                     if folder and runtime.is_main:
                         folder.add(len(chunks) - 1, part)
     return Outputs(torch.cat(chunks), photos.labels)

@@ -108,3 +108,30 @@ def test_what_is_given_beside_is_kept_and_not_returned(photos: Photos, tmp_path:
     found = run_over(both, photos, PREPROCESSING, runtime=runtime, description="testing", kept=kept, beside=beside)
     assert torch.equal(torch.cat(kept.read()), found.values)
     assert torch.equal(torch.cat(beside.read()), 2 * found.values)
+
+
+def test_a_kill_between_the_two_leaves_no_gap_beside(photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, beside = Kept(tmp_path, part=1), Kept(tmp_path, part=2)
+    runtime = resolve_runtime(load_params().runtime.model_copy(update={"device": "cpu", "workers": 0}))
+
+    def extract_both(means: Means) -> Tensor:
+        def both(images: Tensor) -> tuple[Tensor, Tensor]:
+            values = means(images)
+            return values, 2 * values
+
+        return run_over(both, photos, PREPROCESSING, runtime=runtime, description="testing", kept=kept, beside=beside).values
+
+    add = Kept.add
+
+    def killed_after(folder: Kept, number: int, values: Tensor) -> None:
+        add(folder, number, values)
+        if number == 1:
+            raise InterruptedError
+
+    monkeypatch.setattr(Kept, "add", killed_after)
+    with pytest.raises(InterruptedError):
+        extract_both(Means())
+    monkeypatch.setattr(Kept, "add", add)
+    values = extract_both(Means())
+    assert torch.equal(torch.cat(beside.read()), 2 * values)
+    assert torch.equal(torch.cat(kept.read()), values)
