@@ -34,19 +34,18 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import wilson
 from pipeline.machine import machine_name
 from pipeline.models.backbone import rebuild
-from pipeline.models.engine import build_engine
 from pipeline.models.freezing import set_trainable
 from pipeline.params import UnfreezeFinetune, load_params
 from pipeline.paths import FEATURES, FROZEN, PROCESSED
 from pipeline.progress import say
 from pipeline.results import read_json, write_json
 from pipeline.runtime import ResolvedRuntime, resolve_runtime
-from pipeline.training.features import BATCH_SIZE, Kept, engine_for, run_over
+from pipeline.training.features import Kept, engine_for, run_over
 from pipeline.training.finetune import Trainer
 from pipeline.training.frozen_pass import parts_of_pass
 from pipeline.training.resume import ResumeFolder, parts_of_result
 from pipeline.training.task import Task
-from pipeline.training.trunk import Trunk, upper_part
+from pipeline.training.trunk import Trunk, run_above
 
 PROJECT = Path(__file__).resolve().parents[1]
 RUNS, RESULTS = PROJECT / "benchmarks/.runs/ablation", PROJECT / "benchmarks/results/ablation.md"
@@ -113,11 +112,7 @@ class Bench:
             engine = engine_for(model, test, preprocessing, choice=task.engine, runtime=self.runtime)
             return over(engine.run).values
         lower = trunk.engine
-        parts = over(lambda images: lower.run(images).half(), kept=task.keep("test")).values.float().split(BATCH_SIZE)
-        upper = upper_part(model, preprocessing)
-        device, threads = self.runtime.device, self.runtime.threads
-        run = build_engine(upper, parts[0], choice=task.engine, device=device, threads=threads).run
-        return torch.cat([run(part) for part in parts])
+        return run_above(model, over(lambda images: lower.run(images).half(), kept=task.keep("test")).values, task)
 
 
 def changed(settings: UnfreezeFinetune, changes: Mapping[str, Any], seed: int, default_epochs: int) -> UnfreezeFinetune:

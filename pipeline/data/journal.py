@@ -21,13 +21,19 @@ ROWS_AT_A_TIME = 1000
 
 
 class Journal:
-    """A context manager around `store`/journal.jsonl; `finished` are the ids of its rows, which lie on the disk alone."""
+    """A context manager around `store`/journal.jsonl, where alone its rows lie.
+
+    Attributes:
+        places: each task's place among all, by its id.
+        finished: the ids of the rows.
+    """
 
     def __init__(self, store: Path, tasks: Sequence[Task], stored_size: int) -> None:
         """`tasks` are all files of this audit, `stored_size` is in pixels."""
         self._path = store / NAME
         self._header = {"rules": RULES, "pillow": PIL.__version__, "stored_size": stored_size}
-        self._tasks = {task.id: task for task in tasks}
+        self._tasks = tasks
+        self.places = {task.id: place for place, task in enumerate(tasks)}
         self.finished: set[str] = set()
 
     def __enter__(self) -> "Journal":
@@ -48,7 +54,7 @@ class Journal:
     def append(self, rows: Iterable[Row]) -> None:
         """Record finished rows; they outlive this process once the call returns."""
         for row in rows:
-            task = self._tasks[str(row["id"])]
+            task = self._tasks[self.places[str(row["id"])]]
             self._file.write(json.dumps({"modified_ns": task.modified_ns, "row": row}) + "\n")
             self.finished.add(task.id)
         self._file.flush()
@@ -68,9 +74,10 @@ class Journal:
 
     def _valid(self, entry: dict) -> bool:
         row = entry.get("row", {})
-        task = self._tasks.get(row.get("id", ""))
-        if task is None or task.id in self.finished:
+        place = self.places.get(row.get("id", ""))
+        if place is None or row["id"] in self.finished:
             return False
+        task = self._tasks[place]
         if (row["path"], row["bytes"], entry["modified_ns"]) != (task.path, task.size, task.modified_ns):
             return False
         return row["status"] == "refused" or _size(task.stored) == row["stored_bytes"]

@@ -10,9 +10,10 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 
@@ -26,34 +27,42 @@ MALLOC_SETTINGS = {"M_MMAP_THRESHOLD": (-3, 32 * 2**20), "M_TRIM_THRESHOLD": (-1
 SECONDS_PER_PHOTO = 60.0  # far more than 100 megapixels need; a decoder that is not done by then is in a loop
 
 
-def examine_all(tasks: Sequence[Task], workers: int) -> Iterator[list[Row]]:
+def examine_all(tasks: Iterable[Task], workers: int) -> Iterator[list[Row]]:
     """Examine every task with `workers` processes; yields finished rows in chunks, in no particular order.
+
+    Tasks are taken as they are needed, so an iterator that makes them costs no memory.
 
     Raises:
         OSError: a stored photo cannot be written.
     """
     context = fork_server(preload=__name__)
-    chunks = deque(list(tasks[i : i + PHOTOS_PER_CHUNK]) for i in range(0, len(tasks), PHOTOS_PER_CHUNK))
-    while chunks:
-        unfinished = yield from _examine_in_pool(chunks, workers, context)
+    chunks = _chunks(tasks)
+    while unfinished := (yield from _examine_in_pool(chunks, workers, context)):
         yield from _examine_one_by_one(unfinished, context)
 
 
+def _chunks(tasks: Iterable[Task]) -> Iterator[list[Task]]:
+    remaining = iter(tasks)
+    while chunk := list(islice(remaining, PHOTOS_PER_CHUNK)):
+        yield chunk
+
+
 def _examine_in_pool(
-    chunks: deque[list[Task]], workers: int, context: ForkServerContext
+    chunks: Iterator[list[Task]], workers: int, context: ForkServerContext
 ) -> Generator[list[Row], None, list[Task]]:
     """Work off `chunks`; stops early where a worker dies, and returns the tasks that were then on their way."""
     pending: dict[Future[list[Row]], list[Task]] = {}
     unfinished: list[Task] = []
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
     try:
-        while pending or (chunks and not unfinished):
-            while chunks and not unfinished and len(pending) < CHUNKS_IN_FLIGHT * workers:
-                chunk = chunks.popleft()
+        while True:
+            while not unfinished and len(pending) < CHUNKS_IN_FLIGHT * workers and (chunk := next(chunks, None)):
                 try:
                     pending[pool.submit(_examine_chunk, chunk)] = chunk
                 except BrokenProcessPool:
                     unfinished += chunk
+            if not pending:
+                return unfinished
             for future in wait(pending, return_when=FIRST_COMPLETED).done:
                 chunk = pending.pop(future)
                 try:
@@ -64,7 +73,6 @@ def _examine_in_pool(
                     yield rows
     finally:
         pool.shutdown(cancel_futures=True)
-    return unfinished
 
 
 def _start_worker() -> None:

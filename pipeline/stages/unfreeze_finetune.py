@@ -68,7 +68,7 @@ def run(params: Params) -> None:
     trackers = Trackers(params.runtime.trackers, TRACKING, lambda: Curves(TRAINING_CURVES, EPOCHS), tracked)
     result = finetune(model, task, resume, trackers if runtime.is_main else None)
     final = rebuild(info, result.model_state)
-    familiarity = familiarity_of(final, train, val, info.preprocessing, engine=info.engine, runtime=runtime)
+    familiarity = familiarity_of(final, task, result.trunk)
     if not runtime.is_main:
         return
 

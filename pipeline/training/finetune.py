@@ -40,7 +40,7 @@ from pipeline.training.resume import ResumeFolder
 from pipeline.training.schedule import default_epochs, default_views, learning_rate
 from pipeline.training.task import Task
 from pipeline.training.tracking import Trackers
-from pipeline.training.trunk import build_trunk, random_images
+from pipeline.training.trunk import Trunk, build_trunk, random_images
 from pipeline.training.validation import Validation
 
 # Shares of the fine-tuned weights that are tried besides none and all of them.
@@ -73,7 +73,7 @@ class Interpolated:
 
 @dataclass(frozen=True)
 class Finetuned:
-    """The weights kept, the course of training, and the general checkpoint of the last epoch.
+    """The weights kept, the course of training, the general checkpoint of the last epoch, and what frozen blocks gave.
 
     `kept` is how far the kept weights lie on the way from those that came in (share 0) to those of `best` (share 1), the best
     epoch of training.
@@ -84,6 +84,7 @@ class Finetuned:
     best: Epoch
     history: tuple[Epoch, ...]
     training_state: dict[str, Any]
+    trunk: Trunk | None
 
 
 def finetune(model: nn.Module, task: Task, resume: ResumeFolder, trackers: Trackers | None = None) -> Finetuned:
@@ -329,7 +330,7 @@ class Trainer:
         training_state = self.state()
         for only_to_resume in ("photos_done", "loss_sum", "best_state_dict", "history", "losses"):
             del training_state[only_to_resume]
-        return Finetuned(model_state, kept, self._best(), tuple(self.history), training_state)
+        return Finetuned(model_state, kept, self._best(), tuple(self.history), training_state, self.trunk)
 
 
 def _log_loss(scored: Epoch | Interpolated) -> float:

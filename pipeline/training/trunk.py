@@ -20,7 +20,7 @@ from pipeline.checkpoint import Preprocessing
 from pipeline.data.augment import TrainingTransform
 from pipeline.data.loader import Photos, view_batches
 from pipeline.models.boundary import cut_below_learning
-from pipeline.models.engine import Engine
+from pipeline.models.engine import Engine, build_engine
 from pipeline.progress import say
 from pipeline.training.features import BATCH_SIZE, engine_for, run_over, run_over_batches
 from pipeline.training.frozen_pass import LARGEST
@@ -100,11 +100,19 @@ def _unchanged(engine: Engine, name: str, photos: Photos, task: Task) -> Tensor:
     ).values
 
 
-def upper_part(model: nn.Module, preprocessing: Preprocessing) -> nn.Module:
-    """The part above the cut of a copy of a network that `build_trunk` has cut."""
-    cut = cut_below_learning(model, random_images(preprocessing))
+def run_above(model: nn.Module, values: Tensor, task: Task) -> Tensor:
+    """Outputs (n, ...) of a network whose lower part is that of a trunk, from what this part gave.
+
+    Args:
+        model: in eval mode, on the CPU, or its `FeatureExtractor`; the same blocks learn as in the trunk's network.
+        values: a trunk's, (n, ...) float16.
+        task: whose engine and threads are used.
+    """
+    cut = cut_below_learning(model, random_images(task.preprocessing))
     assert cut is not None
-    return cut.upper
+    parts, runtime = [part.float() for part in values.split(BATCH_SIZE)], task.runtime
+    run = build_engine(cut.upper, parts[0], choice=task.engine, device=runtime.device, threads=runtime.threads).run
+    return torch.cat([run(part) for part in parts])
 
 
 def random_images(preprocessing: Preprocessing) -> Tensor:

@@ -12,14 +12,13 @@ from sklearn.metrics import log_loss
 from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
-from pipeline.models.engine import build_engine
 from pipeline.models.folding import unfold_batch_norm
 from pipeline.progress import say
 from pipeline.training.distributed import from_main
-from pipeline.training.features import BATCH_SIZE, Outputs, engine_for, run_over
+from pipeline.training.features import Outputs, engine_for, run_over
 from pipeline.training.task import Task
 from pipeline.training.temperature import fit_temperature
-from pipeline.training.trunk import Trunk, upper_part
+from pipeline.training.trunk import Trunk, run_above
 
 
 class Validation:
@@ -52,10 +51,7 @@ class Validation:
         if self._trunk is None:
             engine = engine_for(module, task.val, task.preprocessing, choice=task.engine, runtime=runtime)
             return run_over(engine.run, task.val, task.preprocessing, runtime=runtime, description="validating").values
-        upper = upper_part(module, task.preprocessing)
-        parts = [part.float() for part in self._trunk.val.split(BATCH_SIZE)]
-        run = build_engine(upper, parts[0], choice=task.engine, device=runtime.device, threads=runtime.threads).run
-        return torch.cat([run(part) for part in parts])
+        return run_above(module, self._trunk.val, task)
 
 
 def _scored(outputs: Outputs, what: str) -> tuple[float, float, float, float]:

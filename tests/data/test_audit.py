@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.data.audit import COLUMNS, find_tasks
+from pipeline.data.audit import COLUMNS
+from pipeline.data.listing import find_tasks
 from pipeline.data.photo import pixel_hash
 from pipeline.errors import PipelineError
 from tests.data.audits import contents, run

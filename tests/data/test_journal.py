@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.data.audit import find_tasks
 from pipeline.data.journal import NAME as JOURNAL
 from pipeline.data.journal import Journal
+from pipeline.data.listing import find_tasks
 from tests.data.audits import AUDIT, picture, run, save
 
 MARK = "AUDIT_TEST_MARK"

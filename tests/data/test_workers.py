@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from pipeline.data import audit as audit_module
-from pipeline.data.audit import find_tasks
+from pipeline.data.listing import find_tasks
 from pipeline.data.photo import Task
 from pipeline.data.workers import examine_all
 from tests.data.audits import AUDIT, picture, run, save

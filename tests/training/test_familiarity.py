@@ -1,0 +1,48 @@
+"""What is familiar to a network: all but a hundredth of the validation photos, and both ways to learn it agree."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from pipeline.data.augment import TrainingTransform
+from pipeline.models.freezing import set_trainable
+from pipeline.runtime import ResolvedRuntime
+from pipeline.training.familiarity import familiarity_of, fit_familiarity
+from pipeline.training.task import Task
+from pipeline.training.trunk import build_trunk
+from tests.training import tiny
+
+
+def test_the_threshold_passes_nearly_all_of_the_validation_photos_and_nothing_far_away() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(600) % 3
+    features = torch.randn(600, 8, generator=generator) + 5 * torch.eye(3, 8)[labels]
+    val = torch.randn(500, 8, generator=generator) + 5 * torch.eye(3, 8)[torch.arange(500) % 3]
+    familiarity = fit_familiarity(features, labels, val)
+    assert (familiarity.distances(val) > 1).float().mean() == pytest.approx(0.01, abs=0.003)
+    assert (familiarity.distances(50 * torch.ones(4, 8)) > 1).all()
+    assert (familiarity.distances(familiarity.means) == 0).all()
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext", "vit_tiny_patch16_224"])
+def test_what_frozen_blocks_gave_says_the_same_as_the_whole_network(tmp_path: Path, name: str) -> None:
+    torch.manual_seed(0)
+    size = {"img_size": 64} if name.startswith("vit") else {}
+    model = timm.create_model(name, num_classes=2, **size)
+    photos = tiny.photos(tmp_path / "photos")
+    runtime = ResolvedRuntime(torch.device("cpu"), 0, torch.get_num_threads(), bfloat16=False, seconds_between_saves=0)
+    task = Task(photos, photos[:16], tiny.PREPROCESSING, tiny.settings(unfrozen_blocks=1), runtime)
+    set_trainable(model, 1)
+    trunk = build_trunk(model.train(), task, TrainingTransform(tiny.PREPROCESSING, "light", 0))
+    assert trunk is not None
+    model.eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(1.1)  # what has been learnt since
+    one, other = familiarity_of(model, task, trunk), familiarity_of(model, task, None)
+    # Equal but for the float16 of what crosses the cut.
+    torch.testing.assert_close(one.means, other.means, rtol=0.01, atol=0.01)
+    torch.testing.assert_close(one.threshold, other.threshold, rtol=0.05, atol=0)
