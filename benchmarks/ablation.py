@@ -42,7 +42,7 @@ from pipeline.results import read_json, write_json
 from pipeline.runtime import ResolvedRuntime, resolve_runtime
 from pipeline.training.features import Kept, engine_for, run_over
 from pipeline.training.finetune import Trainer
-from pipeline.training.frozen_pass import parts_of_pass
+from pipeline.training.frozen_pass import parts_of_pass, places_at_cut
 from pipeline.training.resume import ResumeFolder, parts_of_result
 from pipeline.training.task import Task
 from pipeline.training.trunk import Trunk, run_above
@@ -90,16 +90,13 @@ class Bench:
 
     def task(self, settings: UnfreezeFinetune) -> Task:
         """What a fine-tuning is given, with what the stages keep of the photos in reach."""
-        kept = partial(Kept, FEATURES, cut_below=settings.unfrozen_blocks, **self.of_pass)
         photos = {"train": self.data.train, "val": self.data.val, "test": self.prints["test"]}
-        changes = settings.model_dump(include={"augmentation", "seed"})
+        unchanged = places_at_cut(FEATURES, settings, photos, self.of_pass)
+        # In a folder of their own, because what a stage has kept would be timed as if it cost nothing.
+        views = places_at_cut(RUNS / "views", settings, photos, self.of_pass)
 
         def place(name: str) -> Kept:
-            if name in photos:
-                return kept(photos=photos[name])
-            # In a folder of their own, because what a stage has kept would be timed as if it cost nothing.
-            of_pass = self.of_pass | {"photos": photos["train"], "changes": changes, "view": name}
-            return Kept(RUNS / "views", cut_below=settings.unfrozen_blocks, **of_pass)
+            return unchanged(name) if name in photos else views(name)
 
         train, val = self.splits["train"], self.splits["val"]
         return Task(train, val, self.info.preprocessing, settings, self.runtime, self.info.engine, place)

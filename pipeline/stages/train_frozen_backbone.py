@@ -25,7 +25,7 @@ from pipeline.results import write_csv, write_json
 from pipeline.runtime import ResolvedRuntime, resolve_runtime
 from pipeline.training.familiarity import fit_familiarity
 from pipeline.training.features import Kept, Outputs, run_over
-from pipeline.training.frozen_pass import frozen_pass, parts_of_pass
+from pipeline.training.frozen_pass import frozen_pass, parts_of_pass, places_at_cut
 from pipeline.training.out_of_fold import out_of_fold
 from pipeline.training.probe import fit_probe
 from pipeline.training.temperature import fit_temperature
@@ -101,6 +101,8 @@ def _features(
     run_network = frozen_pass(model, blocks, splits["train"], preprocessing, choice=choice, runtime=runtime)
     stored = stored_fingerprint(manifest)
     deciding = parts_of_pass(model, backbone.info, preprocessing, stored, choice=choice, runtime=runtime)
+    prints = {"train": data.train, "val": data.val}
+    at_cut = places_at_cut(FEATURES, params.unfreeze_finetune, prints, deciding)
     train, val = (
         run_over(
             run_network,
@@ -108,8 +110,8 @@ def _features(
             preprocessing,
             runtime=runtime,
             description=f"features of {name}",
-            kept=Kept(FEATURES, photos=getattr(data, name), **deciding),
-            beside=Kept(FEATURES, photos=getattr(data, name), cut_below=blocks, **deciding),
+            kept=Kept(FEATURES, photos=prints[name], **deciding),
+            beside=at_cut(name),
         )
         for name, photos in splits.items()
     )

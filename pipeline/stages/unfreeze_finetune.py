@@ -5,11 +5,9 @@ params.yaml. Killed, it goes on from where it was and ends with the same bits.
 """
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from pipeline.checkpoint import (
-    DataFingerprints,
     library_versions,
     read_info,
     read_model_state,
@@ -19,20 +17,19 @@ from pipeline.checkpoint import (
 from pipeline.data.loader import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, read_manifest, stored_fingerprint
 from pipeline.models.backbone import rebuild
-from pipeline.params import Params, UnfreezeFinetune
+from pipeline.params import Params
 from pipeline.paths import EPOCHS, FEATURES, FINETUNED, FROZEN, METRICS, PROCESSED, RESUME, TRACKING, TRAINING_CURVES
 from pipeline.progress import say
 from pipeline.results import write_json
 from pipeline.runtime import resolve_runtime
 from pipeline.training.curves import Curves
-from pipeline.training.familiarity import familiarity_of
-from pipeline.training.features import Kept
 from pipeline.training.finetune import finetune
-from pipeline.training.frozen_pass import parts_of_pass
+from pipeline.training.frozen_pass import parts_of_pass, places_at_cut
 from pipeline.training.resume import SharedResumeFolder, parts_of_result
 from pipeline.training.task import Task
 from pipeline.training.tracked import Run
 from pipeline.training.tracking import Trackers
+from pipeline.training.tuned_familiarity import familiarity_of
 
 STAGE = "unfreeze-finetune"
 NOT_BETTER = "fine-tuning did not improve the calibrated validation log-loss: these are the frozen checkpoint's weights"
@@ -62,7 +59,10 @@ def run(params: Params) -> None:
     )
     of_pass = parts_of_pass(model, info.backbone, info.preprocessing, stored, choice=info.engine, runtime=runtime)
     resume = SharedResumeFolder(runtime, RESUME / STAGE, parts)
-    task = Task(train, val, info.preprocessing, settings, runtime, info.engine, _places(settings, data, of_pass))
+    keep = places_at_cut(
+        FEATURES, settings, {"train": data.train, "val": data.val}, of_pass
+    )  # the stage before has kept these two
+    task = Task(train, val, info.preprocessing, settings, runtime, info.engine, keep)
     everything_set = _flat(info.params | params.model_dump(include={"unfreeze_finetune"}))
     tracked = Run(resume.fingerprint, everything_set, classes, val, info.preprocessing)
     trackers = Trackers(params.runtime.trackers, TRACKING, lambda: Curves(TRAINING_CURVES, EPOCHS), tracked)
@@ -93,18 +93,6 @@ def run(params: Params) -> None:
     write_json(METRICS / f"{STAGE}.json", metrics | epochs | {"seconds": time.monotonic() - started})
     trackers.finish(metrics, FINETUNED)
     resume.remove()
-
-
-def _places(settings: UnfreezeFinetune, data: DataFingerprints, of_pass: dict[str, str]) -> Callable[[str], Kept]:
-    """Where what the frozen blocks make of photos is kept; the stage before has kept "train" and "val", the unchanged ones."""
-    photos = {"train": data.train, "val": data.val}
-    changes = settings.model_dump(include={"augmentation", "seed"})
-
-    def place(name: str) -> Kept:
-        of_view = {} if name in photos else {"view": name, "changes": changes}
-        return Kept(FEATURES, photos=photos.get(name, data.train), cut_below=settings.unfrozen_blocks, **of_pass, **of_view)
-
-    return place
 
 
 def _flat(sections: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -123,8 +123,9 @@ class Trainer:
         self.transform = TrainingTransform(task.preprocessing, settings.augmentation, settings.seed)
         self.trunk = build_trunk(model.train(), task, self.transform)
         self.validation = Validation(task, self.trunk)
-        self.views = default_views(len(train)) if settings.views == "auto" else settings.views
         self.epochs = self._default_epochs() if settings.epochs == "auto" else settings.epochs
+        views = default_views(len(train)) if settings.views == "auto" else settings.views
+        self.views = min(views, self.epochs)  # so that the unchanged photos, which cost nothing, have their turn
         self.model = model.to(runtime.device).to(memory_format=torch.channels_last)
         fold_batch_norm(self.model, random_images(task.preprocessing).to(runtime.device))
         groups = param_groups_layer_decay(model, settings.weight_decay, layer_decay=settings.layer_decay)

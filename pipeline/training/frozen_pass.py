@@ -9,7 +9,8 @@ it does, on the first photos, each stage computes for itself.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -20,9 +21,10 @@ from pipeline.data.loader import Photos
 from pipeline.models.boundary import cut_below_learning
 from pipeline.models.engine import Engine
 from pipeline.models.freezing import frozen_fingerprint, set_trainable
+from pipeline.params import UnfreezeFinetune
 from pipeline.progress import say
 from pipeline.runtime import ResolvedRuntime
-from pipeline.training.features import FeatureExtractor, engine_for, first_images
+from pipeline.training.features import FeatureExtractor, Kept, engine_for, first_images
 from pipeline.training.resume import parts_of_result
 
 # What one view of the training photos may take at the cut. Above it, photos go through the whole network in every step of
@@ -108,6 +110,27 @@ def parts_of_pass(
         threads=runtime.threads,
         versions=library_versions(),
     )
+
+
+def places_at_cut(
+    folder: Path, settings: UnfreezeFinetune, photos: Mapping[str, str], of_pass: Mapping[str, str]
+) -> Callable[[str], Kept]:
+    """Where what crosses the cut is kept, by name: of a split's photos as they are, or of a changed view of those of training.
+
+    Args:
+        folder: what it is kept in.
+        settings: of fine-tuning, which decide the cut and the changes.
+        photos: name of a split -> fingerprint of its photos; any other name is a view's.
+        of_pass: what `parts_of_pass` gives.
+    """
+    changes = settings.model_dump(include={"augmentation", "seed"})
+
+    def place(name: str) -> Kept:
+        of_view = {} if name in photos else {"view": name, "changes": changes}
+        fingerprint = photos.get(name, photos["train"])
+        return Kept(folder, photos=fingerprint, cut_below=settings.unfrozen_blocks, **of_pass, **of_view)
+
+    return place
 
 
 def _parts(model: nn.Module, unfrozen_blocks: int | Literal["all"], images: Tensor) -> tuple[nn.Module, nn.Module] | None:

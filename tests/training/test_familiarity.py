@@ -9,9 +9,10 @@ import torch
 from pipeline.data.augment import TrainingTransform
 from pipeline.models.freezing import set_trainable
 from pipeline.runtime import ResolvedRuntime
-from pipeline.training.familiarity import familiarity_of, fit_familiarity
+from pipeline.training.familiarity import fit_familiarity
 from pipeline.training.task import Task
 from pipeline.training.trunk import build_trunk
+from pipeline.training.tuned_familiarity import familiarity_of
 from tests.training import tiny
 
 

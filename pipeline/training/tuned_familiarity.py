@@ -1,0 +1,54 @@
+"""What is familiar to a network that has been fine-tuned, whose features have yet to be computed.
+
+familiarity = familiarity_of(model, task, trunk)
+"""
+
+import copy
+import math
+from functools import partial
+
+from torch import Tensor, nn
+
+from pipeline.data.loader import Photos
+from pipeline.models.familiarity import Familiarity
+from pipeline.models.freezing import set_trainable
+from pipeline.training.familiarity import fit_familiarity
+from pipeline.training.features import FeatureExtractor, engine_for, run_over
+from pipeline.training.task import Task
+from pipeline.training.trunk import Trunk, run_above
+
+MOST_PHOTOS = 1000  # of a split: more change the covariance little
+
+
+def familiarity_of(model: nn.Module, task: Task, trunk: Trunk | None) -> Familiarity:
+    """What is familiar to a fine-tuned network, by its features of at most `MOST_PHOTOS` evenly chosen photos of a split.
+
+    Args:
+        model: a timm network in eval mode, on the CPU; a copy is worked on.
+        task: its fine-tuning, with the photos that it learnt from, and others.
+        trunk: what its frozen blocks made of those; without one the photos go through the whole network again.
+    """
+    model = copy.deepcopy(model)
+    set_trainable(model, task.settings.unfrozen_blocks)
+    extractor = FeatureExtractor(model).eval()
+    features, others = _features(extractor, task) if trunk is None else _features_above(extractor, task, trunk)
+    return fit_familiarity(features, task.train.labels[_some(task.train)], others)
+
+
+def _some(photos: Photos) -> slice:
+    return slice(None, None, math.ceil(len(photos) / MOST_PHOTOS))
+
+
+def _features(extractor: FeatureExtractor, task: Task) -> tuple[Tensor, Tensor]:
+    """Of training and validation photos, (n, width) each."""
+    run = engine_for(extractor, task.train, task.preprocessing, choice=task.engine, runtime=task.runtime).run
+    over = partial(run_over, run, preprocessing=task.preprocessing, runtime=task.runtime)
+    description = "features of what is familiar"
+    train, val = (over(photos[_some(photos)], description=description).values for photos in (task.train, task.val))
+    return train, val
+
+
+def _features_above(extractor: FeatureExtractor, task: Task, trunk: Trunk) -> tuple[Tensor, Tensor]:
+    """The same, from what the frozen blocks made of the photos as they are."""
+    of_train, of_val = trunk.view(0)[_some(task.train)], trunk.val[_some(task.val)]
+    return run_above(extractor, of_train, task), run_above(extractor, of_val, task)
