@@ -59,9 +59,8 @@ def run(params: Params) -> None:
     )
     of_pass = parts_of_pass(model, info.backbone, info.preprocessing, stored, choice=info.engine, runtime=runtime)
     resume = SharedResumeFolder(runtime, RESUME / STAGE, parts)
-    keep = places_at_cut(
-        FEATURES, settings, {"train": data.train, "val": data.val}, of_pass
-    )  # the stage before has kept these two
+    unchanged = {"train": data.train, "val": data.val}  # which the stage before has kept
+    keep = places_at_cut(FEATURES, settings, unchanged, of_pass)
     task = Task(train, val, info.preprocessing, settings, runtime, info.engine, keep)
     everything_set = _flat(info.params | params.model_dump(include={"unfreeze_finetune"}))
     tracked = Run(resume.fingerprint, everything_set, classes, val, info.preprocessing)
