@@ -1,7 +1,9 @@
 """Benchmarks start, and the comparison with peers counts and reports as it says."""
 
 import ast
+import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +13,7 @@ from tests.clones import ROOT, run
 
 PEERS = ROOT / "benchmarks/peers"
 SCRIPTS = sorted(PEERS.glob("*_peer.py"))
+METADATA = re.compile(r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$")  # as PEP 723 defines it
 COMMANDS = [*sorted((ROOT / "benchmarks").glob("*.py")), PEERS / "compare.py"]
 
 
@@ -29,8 +32,11 @@ def test_it_says_how_to_run_it(script: Path) -> None:
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_a_peer_has_an_environment_of_its_own(script: Path) -> None:
     text = script.read_text(encoding="utf-8")
-    assert text.startswith("# /// script\n")
-    assert "exclude-newer" in text
+    described = METADATA.search(text)
+    assert described is not None
+    metadata = tomllib.loads("".join(line[2:] for line in described["content"].splitlines(keepends=True)))
+    assert any(one.startswith("torch>=") for one in metadata["dependencies"])
+    assert metadata["tool"]["uv"]["exclude-newer"]
     assert "from pipeline" not in text
 
 

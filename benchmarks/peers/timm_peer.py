@@ -1,7 +1,7 @@
 # /// script
 # requires-python = ">=3.11,<3.14"
 # dependencies = ["torch>=2.10,<3", "torchvision>=0.25,<1", "timm>=1.0.24,<1.1", "pillow<13"]
-# timm's RandAugment posterises to 0 bits now and then, which Pillow 13 refuses.
+# # timm's RandAugment posterises to 0 bits now and then, which Pillow 13 refuses.
 # [tool.uv]
 # exclude-newer = "2026-11-15T00:00:00Z"
 # ///

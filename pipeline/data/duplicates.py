@@ -12,7 +12,7 @@ from PIL import Image
 MAX_HAMMING_DISTANCE = 8  # of 64 bits: another size or compression changes 0 to 4, another picture hardly ever less than 10
 MAX_MEAN_DIFFERENCE = 8.0  # of 0..255, between thumbnails: pairs that are no duplicates lie above 15
 THUMBNAIL_SIDE = 32
-DISTANCES_PER_BLOCK = 1_000_000  # 8 MB at a time
+DISTANCES_PER_BLOCK = 250_000  # 2 MB at a time, which a cache holds
 PAIRS_PER_BLOCK = 4096
 
 
@@ -33,10 +33,12 @@ def group_duplicates(manifest: pd.DataFrame, store: Path) -> pd.DataFrame:
     pictures = usable.drop_duplicates("pixel_hash").sort_values("pixel_hash", ignore_index=True)
     hashes = np.array([int(text, 16) for text in pictures["perceptual_hash"]], dtype=np.uint64)
     pairs = _confirmed(_close_pairs(hashes), pictures, store)
-    names = pictures["pixel_hash"].to_numpy(dtype=object)
-    group_of = dict(zip(names, names[_smallest_connected(len(pictures), pairs)], strict=True))
-    grouped = manifest.assign(group=manifest["pixel_hash"].map(group_of).fillna("").astype(str))
-    return _refuse_contradictions(grouped)
+    smallest = _smallest_connected(len(pictures), pairs)
+    others = np.flatnonzero(smallest != np.arange(len(pictures)))  # few: most photos are a group of their own
+    names = pictures["pixel_hash"]
+    renamed = dict(zip(names.iloc[others], names.iloc[smallest[others]], strict=True))
+    group = manifest["pixel_hash"].replace(renamed).where(manifest["status"] != "refused", "")
+    return _refuse_contradictions(manifest.assign(group=group))
 
 
 def _close_pairs(hashes: np.ndarray) -> np.ndarray:
@@ -83,10 +85,11 @@ def _smallest_connected(count: int, pairs: np.ndarray) -> np.ndarray:
 
 
 def _refuse_contradictions(grouped: pd.DataFrame) -> pd.DataFrame:
-    usable = grouped[grouped["group"] != ""]
-    labels = usable.groupby("group")["class"].transform("nunique")
-    for _, members in usable[labels > 1].groupby("group"):
+    shared = grouped["group"].duplicated(keep=False) & (grouped["group"] != "")
+    for _, members in grouped.loc[shared, ["id", "class", "group"]].groupby("group"):
         for index, label in members["class"].items():
-            other = members.loc[members["class"] != label, "id"].min()
-            grouped.loc[index, ["status", "reason"]] = ["refused", f"label contradicts its duplicate: {other}"]
+            contradicting = members.loc[members["class"] != label, "id"]
+            if len(contradicting):
+                reason = f"label contradicts its duplicate: {contradicting.min()}"
+                grouped.loc[index, ["status", "reason"]] = ["refused", reason]
     return grouped

@@ -28,9 +28,10 @@ class Listing(Sequence[Task]):
     def __init__(self, top: str, store: str, stored_size: int, names: Sequence[str], ids: Sequence[str]) -> None:
         """`names` are the files' paths below `top`, sorted; `store` is where photos go and `stored_size` in pixels."""
         self._top, self._store, self._stored_size, self._names, self._ids = top, store, stored_size, names, ids
-        found = [os.stat(f"{top}/{name}") for name in names]
-        self._sizes = array("q", (status.st_size for status in found))
-        self._modified_ns = array("q", (status.st_mtime_ns for status in found))
+        self._sizes, self._modified_ns = array("q"), array("q")
+        for status in (os.stat(f"{top}/{name}") for name in names):
+            self._sizes.append(status.st_size)
+            self._modified_ns.append(status.st_mtime_ns)
 
     def __len__(self) -> int:
         """How many files there are."""
