@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.training.temperature import HIGHEST, LOWEST, fit_temperature
+from pipeline.training.temperature import HIGHEST, fit_temperature
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
@@ -14,7 +14,14 @@ def test_a_known_temperature_is_found(scale: float) -> None:
     assert fit_temperature(honest * scale, labels) == pytest.approx(scale, rel=0.03)
 
 
-def test_where_all_is_right_or_wrong_it_stops_at_the_bounds() -> None:
+def test_where_all_is_wrong_it_stops_at_the_bound() -> None:
     logits = torch.tensor([[2.0, 0.0], [0.0, 2.0]])
-    assert LOWEST <= fit_temperature(logits, torch.tensor([0, 1])) < 2 * LOWEST  # sure enough that the loss is nil
     assert fit_temperature(logits, torch.tensor([1, 0])) == pytest.approx(HIGHEST, rel=0.01)
+
+
+@pytest.mark.parametrize(("num_photos", "num_classes"), [(2, 2), (300, 2), (50, 5)])
+def test_where_all_is_right_it_is_no_surer_than_so_many_photos_can_show(num_photos: int, num_classes: int) -> None:
+    labels = torch.arange(num_photos) % num_classes
+    logits = 3.0 * torch.eye(num_classes)[labels]
+    sure = (logits / fit_temperature(logits, labels)).softmax(1).max(1).values
+    torch.testing.assert_close(sure, torch.full_like(sure, (num_photos + 1) / (num_photos + 2)), rtol=1e-4, atol=0)
