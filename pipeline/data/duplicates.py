@@ -12,7 +12,7 @@ from PIL import Image
 MAX_HAMMING_DISTANCE = 8  # of 64 bits: another size or compression changes 0 to 4, another picture hardly ever less than 10
 MAX_MEAN_DIFFERENCE = 8.0  # of 0..255, between thumbnails: pairs that are no duplicates lie above 15
 THUMBNAIL_SIDE = 32
-DISTANCES_PER_BLOCK = 250_000  # 2 MB at a time, which a cache holds
+DISTANCES_PER_BLOCK = 100_000  # 0.8 MB at a time, which a cache holds
 PAIRS_PER_BLOCK = 4096
 
 
@@ -28,16 +28,16 @@ def group_duplicates(manifest: pd.DataFrame, store: Path) -> pd.DataFrame:
         manifest: rows of the audit; refused rows get an empty group.
         store: the folder with the stored photos, `store`/class/ID.jpg.
     """
-    usable = manifest.loc[manifest["status"] != "refused", ["id", "class", "pixel_hash", "perceptual_hash"]]
+    first = (manifest["status"] != "refused") & ~manifest["pixel_hash"].duplicated()
     # In ascending order of the pixel hash, so that the smallest index of a group stands for its name.
-    pictures = usable.drop_duplicates("pixel_hash").sort_values("pixel_hash", ignore_index=True)
-    hashes = np.array([int(text, 16) for text in pictures["perceptual_hash"]], dtype=np.uint64)
+    pictures = manifest.loc[first, ["id", "class", "pixel_hash", "perceptual_hash"]].sort_values("pixel_hash")
+    hashes = np.fromiter((int(text, 16) for text in pictures["perceptual_hash"]), np.uint64, len(pictures))
     pairs = _confirmed(_close_pairs(hashes), pictures, store)
     smallest = _smallest_connected(len(pictures), pairs)
     others = np.flatnonzero(smallest != np.arange(len(pictures)))  # few: most photos are a group of their own
     names = pictures["pixel_hash"]
     renamed = dict(zip(names.iloc[others], names.iloc[smallest[others]], strict=True))
-    group = manifest["pixel_hash"].replace(renamed).where(manifest["status"] != "refused", "")
+    group = manifest["pixel_hash"].replace(renamed)  # that of a refused file is empty
     return _refuse_contradictions(manifest.assign(group=group))
 
 
@@ -86,10 +86,12 @@ def _smallest_connected(count: int, pairs: np.ndarray) -> np.ndarray:
 
 def _refuse_contradictions(grouped: pd.DataFrame) -> pd.DataFrame:
     shared = grouped["group"].duplicated(keep=False) & (grouped["group"] != "")
+    reasons: dict[object, str] = {}
     for _, members in grouped.loc[shared, ["id", "class", "group"]].groupby("group"):
         for index, label in members["class"].items():
             contradicting = members.loc[members["class"] != label, "id"]
             if len(contradicting):
-                reason = f"label contradicts its duplicate: {contradicting.min()}"
-                grouped.loc[index, ["status", "reason"]] = ["refused", reason]
+                reasons[index] = f"label contradicts its duplicate: {contradicting.min()}"
+    grouped.loc[list(reasons), "status"] = "refused"
+    grouped.loc[list(reasons), "reason"] = list(reasons.values())
     return grouped
