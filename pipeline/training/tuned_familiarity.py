@@ -7,17 +7,20 @@ import copy
 import math
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from pipeline.data.loader import Photos
+from pipeline.models.boundary import cut_below_learning
 from pipeline.models.familiarity import Familiarity
 from pipeline.models.freezing import set_trainable
 from pipeline.training.familiarity import fit_familiarity
 from pipeline.training.features import FeatureExtractor, engine_for, run_over
 from pipeline.training.task import Task
-from pipeline.training.trunk import Trunk, run_above
+from pipeline.training.trunk import Trunk, random_images, run_above
 
 MOST_PHOTOS = 1000  # of a split: more change the covariance little
+TOLERANCE = 0.05  # of the largest value: an engine's rounding, bfloat16's too, stays below
 
 
 def familiarity_of(model: nn.Module, task: Task, trunk: Trunk | None) -> Familiarity:
@@ -26,17 +29,32 @@ def familiarity_of(model: nn.Module, task: Task, trunk: Trunk | None) -> Familia
     Args:
         model: a timm network in eval mode, on the CPU; a copy is worked on.
         task: its fine-tuning, with the photos that it learnt from, and others.
-        trunk: what its frozen blocks made of those; without one the photos go through the whole network again.
+        trunk: what its frozen blocks made of those. Without one, or where the way to the features parts from the way to the
+            logits below the cut, the photos go through the whole network again.
     """
     model = copy.deepcopy(model)
     set_trainable(model, task.settings.unfrozen_blocks)
     extractor = FeatureExtractor(model).eval()
-    features, others = _features(extractor, task) if trunk is None else _features_above(extractor, task, trunk)
+    if trunk is None or not _is_cut_as(trunk, extractor, task):
+        features, others = _features(extractor, task)
+    else:
+        features, others = _features_above(extractor, task, trunk)
     return fit_familiarity(features, task.train.labels[_some(task.train)], others)
 
 
 def _some(photos: Photos) -> slice:
     return slice(None, None, math.ceil(len(photos) / MOST_PHOTOS))
+
+
+def _is_cut_as(trunk: Trunk, extractor: FeatureExtractor, task: Task) -> bool:
+    """Whether what crosses the extractor's cut is what the trunk holds."""
+    images = random_images(task.preprocessing)
+    cut, held = cut_below_learning(extractor, images), trunk.engine.run(images)
+    if cut is None:
+        return False
+    with torch.no_grad():
+        crossing = cut.lower(images)
+    return crossing.shape == held.shape and bool((crossing - held).abs().max() <= TOLERANCE * held.abs().max())
 
 
 def _features(extractor: FeatureExtractor, task: Task) -> tuple[Tensor, Tensor]:
