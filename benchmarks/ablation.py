@@ -40,6 +40,7 @@ from pipeline.paths import FEATURES, FROZEN, PROCESSED
 from pipeline.progress import say
 from pipeline.results import read_json, write_json
 from pipeline.runtime import ResolvedRuntime, resolve_runtime
+from pipeline.training.depth import with_depth
 from pipeline.training.features import Kept, engine_for, run_over
 from pipeline.training.finetune import Trainer
 from pipeline.training.frozen_pass import parts_of_pass, places_at_cut
@@ -62,7 +63,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "half the epochs": {"epochs": 0.5},
     "medium changes": {"augmentation": "medium"},
     "one block": {"unfrozen_blocks": 1},
-    "three blocks": {"unfrozen_blocks": 3},
+    "two blocks": {"unfrozen_blocks": 2},
+    "four blocks": {"unfrozen_blocks": 4},
     "the whole network": {"unfrozen_blocks": "all"},
 }
 FACTORS = ("learning_rate", "epochs")  # given as multiples of what is set
@@ -78,10 +80,10 @@ class Bench:
         self.info: CheckpointInfo = read_info(FROZEN)
         refuse_other_data(self.info, FROZEN, classes, self.data)
         self.state = read_model_state(FROZEN)
-        self.settings: UnfreezeFinetune = params.unfreeze_finetune
         self.runtime: ResolvedRuntime = resolve_runtime(params.runtime)
         self.splits = {name: Photos.of_split(manifest, PROCESSED, name, classes) for name in ("train", "val", "test")}
         model, stored = rebuild(self.info, self.state), stored_fingerprint(manifest)
+        self.settings: UnfreezeFinetune = with_depth(params.unfreeze_finetune, model, self.info.preprocessing)
         self.of_pass = parts_of_pass(
             model, self.info.backbone, self.info.preprocessing, stored, choice=self.info.engine, runtime=self.runtime
         )

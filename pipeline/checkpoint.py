@@ -23,7 +23,7 @@ import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,7 +107,7 @@ class CheckpointInfo(_Record):
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     data: DataFingerprints
-    engine: str  # what was asked to run the network forward: auto, onnxruntime or torch
+    engine: str  # what was asked to run the network forward, as for `build_engine`
     params: dict[str, Any]
     epoch: int
     metrics: dict[str, float]
@@ -122,8 +122,15 @@ def library_versions() -> dict[str, str]:
     In plain Python: `torch.__version__, timm.__version__ ...`, each after its import; here from the installed packages' own
     records, without importing any.
     """
-    libraries = ("torch", "torchvision", "timm", "albumentations", "onnxruntime", "numpy", "pillow", "scikit-learn")
-    return {"python": platform.python_version()} | {name: version(name) for name in libraries}
+    libraries = ("torch", "torchvision", "timm", "albumentations", "onnxruntime", "openvino", "numpy", "pillow", "scikit-learn")
+    return {"python": platform.python_version()} | {name: _version(name) for name in libraries}
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "not installed"  # as OpenVINO is not on processors that it is not for
 
 
 def save_checkpoint(

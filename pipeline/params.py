@@ -106,7 +106,7 @@ class TrainFrozenBackbone(Section):
     """The linear probe: a converged head on the untouched backbone."""
 
     l2_strengths: Annotated[list[Positive], Field(min_length=1)]
-    engine: Literal["auto", "onnxruntime", "torch"]
+    engine: Literal["auto", "openvino", "onnxruntime", "torch"]
 
 
 class UnfreezeFinetune(Section):
@@ -120,7 +120,7 @@ class UnfreezeFinetune(Section):
     weight_decay: Annotated[float, Field(ge=0, lt=1)]
     warmup_share: Annotated[float, Field(ge=0, lt=1)]
     ema_share: Annotated[float, Field(ge=0, lt=1)]
-    unfrozen_blocks: Literal["all"] | Count
+    unfrozen_blocks: Literal["auto", "all"] | Count
     augmentation: Literal["light", "medium", "strong"]
     views: Literal["auto"] | Count
     seed: Seed

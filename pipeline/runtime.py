@@ -60,7 +60,7 @@ def resolve_runtime(runtime: Runtime) -> ResolvedRuntime:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     workers = worker_count(runtime.workers)
     return ResolvedRuntime(
-        device, workers, threads, _has_bfloat16(device), runtime.seconds_between_saves, processes=processes, rank=rank
+        device, workers, threads, has_bfloat16(device), runtime.seconds_between_saves, processes=processes, rank=rank
     )
 
 
@@ -112,7 +112,7 @@ def resolve_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def _has_bfloat16(device: torch.device) -> bool:
+def has_bfloat16(device: torch.device) -> bool:
     """Whether the hardware multiplies in bfloat16, read from its flags: a choice by timing would not repeat."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

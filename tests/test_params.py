@@ -42,7 +42,7 @@ def test_the_projects_own_params_are_valid_and_every_setting_has_a_comment() -> 
         (
             "unfreeze_finetune__unfrozen_blocks",
             "some",
-            ["unfreeze_finetune.unfrozen_blocks = 'some'", "'all' or a valid integer"],
+            ["unfreeze_finetune.unfrozen_blocks = 'some'", "'auto' or 'all' or a valid integer"],
         ),
         ("preprocess__test", 0.3, ["preprocess: train + val + test = 0.7 + 0.15 + 0.3", "must be 1"]),
         ("backbone__name", "resnet81", ["backbone.name", "'resnet81'", "resnet18"]),

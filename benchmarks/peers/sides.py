@@ -33,9 +33,9 @@ SCRIPTS = {
 SIDES = (OURS, *SCRIPTS)
 STAGES = {"frozen": "train-frozen-backbone", "finetuned": "unfreeze-finetune"}
 OUR_SETTINGS = {
-    "optimiser": "logistic regression to convergence; then AdamW on the two topmost blocks, cosine",
+    "optimiser": "logistic regression to convergence; then AdamW on the blocks with the upper half of the operations, cosine",
     "augmentation": "light",
-    "precision": "frozen: ONNX Runtime; then bfloat16 where the processor has it, channels_last",
+    "precision": "bfloat16 where the processor has it; frozen parts in OpenVINO or ONNX Runtime, the rest channels_last",
     "kept": "the best epoch of a moving average, interpolated with the frozen network by calibrated validation log-loss",
 }
 HERE = Path(__file__).resolve().parent
@@ -114,7 +114,7 @@ def _ours(task: Task, folder: Path, seed: int) -> dict[str, Any]:
         }
         for key, metrics in measured.items()
     }
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "timm", "onnxruntime")}
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "timm", "onnxruntime", "openvino")}
     return {"settings": OUR_SETTINGS, "versions": versions, "stages": stages, "peak_memory_mb": peak}
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 MAX_HAMMING_DISTANCE = 8  # of 64 bits: another size or compression changes 0 to 4, another picture hardly ever less than 10
@@ -28,17 +30,31 @@ def group_duplicates(manifest: pd.DataFrame, store: Path) -> pd.DataFrame:
         manifest: rows of the audit; refused rows get an empty group.
         store: the folder with the stored photos, `store`/class/ID.jpg.
     """
-    first = (manifest["status"] != "refused") & ~manifest["pixel_hash"].duplicated()
+    ranks = _ranks(manifest["pixel_hash"])
+    kept = np.flatnonzero(manifest["status"] != "refused")
     # In ascending order of the pixel hash, so that the smallest index of a group stands for its name.
-    pictures = manifest.loc[first, ["id", "class", "pixel_hash", "perceptual_hash"]].sort_values("pixel_hash")
-    hashes = np.fromiter((int(text, 16) for text in pictures["perceptual_hash"]), np.uint64, len(pictures))
-    pairs = _confirmed(_close_pairs(hashes), pictures, store)
-    smallest = _smallest_connected(len(pictures), pairs)
-    others = np.flatnonzero(smallest != np.arange(len(pictures)))  # few: most photos are a group of their own
-    names = pictures["pixel_hash"]
-    renamed = dict(zip(names.iloc[others], names.iloc[smallest[others]], strict=True))
-    group = manifest["pixel_hash"].replace(renamed)  # that of a refused file is empty
-    return _refuse_contradictions(manifest.assign(group=group))
+    rank_of_picture, first = np.unique(ranks[kept], return_index=True)
+    first = kept[first]
+    pictures = manifest[["id", "class", "perceptual_hash"]].iloc[first]
+    perceptual = np.fromiter((int(text, 16) for text in pictures["perceptual_hash"]), np.uint64, len(pictures))
+    smallest = _smallest_connected(len(pictures), _confirmed(_close_pairs(perceptual), pictures, store))
+    place = np.searchsorted(rank_of_picture, ranks[kept])  # among the pictures, of each kept row
+    grouped = manifest.assign(group=manifest["pixel_hash"])  # that of a refused file is empty
+    moved = smallest[place] != place  # few: most photos are a group of their own
+    names = manifest["pixel_hash"].iloc[first[smallest[place[moved]]]]
+    grouped.loc[grouped.index[kept[moved]], "group"] = names.to_numpy()
+    members = np.bincount(smallest[place], minlength=len(pictures))
+    return _refuse_contradictions(grouped, kept[members[smallest[place]] > 1])
+
+
+def _ranks(texts: pd.Series) -> np.ndarray:
+    """Of each text, its place among the different ones in ascending order; packed, because objects would take much memory."""
+    packed = pa.table({"texts": texts})["texts"].combine_chunks()
+    order = pc.array_sort_indices(packed)
+    ascending = packed.take(order)
+    ranks = np.empty(len(texts), dtype=np.intp)
+    ranks[order] = np.concatenate([[0], np.cumsum(pc.not_equal(ascending[1:], ascending[:-1]))])
+    return ranks
 
 
 def _close_pairs(hashes: np.ndarray) -> np.ndarray:
@@ -84,10 +100,10 @@ def _smallest_connected(count: int, pairs: np.ndarray) -> np.ndarray:
         np.minimum.at(smallest, pairs, lower[:, None])
 
 
-def _refuse_contradictions(grouped: pd.DataFrame) -> pd.DataFrame:
-    shared = grouped["group"].duplicated(keep=False) & (grouped["group"] != "")
+def _refuse_contradictions(grouped: pd.DataFrame, shared: np.ndarray) -> pd.DataFrame:
+    """`shared` are the places of rows whose group has others."""
     reasons: dict[object, str] = {}
-    for _, members in grouped.loc[shared, ["id", "class", "group"]].groupby("group"):
+    for _, members in grouped[["id", "class", "group"]].iloc[shared].groupby("group"):
         for index, label in members["class"].items():
             contradicting = members.loc[members["class"] != label, "id"]
             if len(contradicting):

@@ -47,8 +47,7 @@ def assign_splits(
         fractions = _shares_of_train(set(given), fractions)
     else:
         given = pd.Series("train", index=manifest.index)  # all photos are there to be shared out
-    split_of = {group: _split(group, fractions, seed) for group in manifest["group"][usable].unique()}
-    drawn = manifest["group"].map(split_of)
+    drawn = pd.Series([_split(group, fractions, seed) for group in manifest["group"]], index=manifest.index)
     splits = given.where(given != "train", drawn).where(usable).fillna("").astype(str).rename("split")
     _check_filled(manifest["class"][usable], splits[usable])
     return splits

@@ -23,6 +23,7 @@ from pipeline.paths import FEATURES, FROZEN, METRICS, OUT_OF_FOLD, PLOTS, PROCES
 from pipeline.progress import say
 from pipeline.results import write_csv, write_json
 from pipeline.runtime import ResolvedRuntime, resolve_runtime
+from pipeline.training.depth import with_depth
 from pipeline.training.familiarity import fit_familiarity
 from pipeline.training.features import Kept, Outputs, run_over
 from pipeline.training.frozen_pass import frozen_pass, parts_of_pass, places_at_cut
@@ -96,13 +97,13 @@ def _features(
     What fine-tuning starts from is kept on the way. Which blocks it unfreezes changes no bit of the features.
     """
     model, preprocessing, data = backbone.model, backbone.preprocessing, data_fingerprints(manifest)
-    choice, blocks = params.train_frozen_backbone.engine, params.unfreeze_finetune.unfrozen_blocks
+    choice, settings = params.train_frozen_backbone.engine, with_depth(params.unfreeze_finetune, model, preprocessing)
     model.eval()
-    run_network = frozen_pass(model, blocks, splits["train"], preprocessing, choice=choice, runtime=runtime)
+    run_network = frozen_pass(model, settings.unfrozen_blocks, splits["train"], preprocessing, choice=choice, runtime=runtime)
     stored = stored_fingerprint(manifest)
     deciding = parts_of_pass(model, backbone.info, preprocessing, stored, choice=choice, runtime=runtime)
     prints = {"train": data.train, "val": data.val}
-    at_cut = places_at_cut(FEATURES, params.unfreeze_finetune, prints, deciding)
+    at_cut = places_at_cut(FEATURES, settings, prints, deciding)
     train, val = (
         run_over(
             run_network,

@@ -23,6 +23,7 @@ from pipeline.progress import say
 from pipeline.results import write_json
 from pipeline.runtime import resolve_runtime
 from pipeline.training.curves import Curves
+from pipeline.training.depth import with_depth
 from pipeline.training.finetune import finetune
 from pipeline.training.frozen_pass import parts_of_pass, places_at_cut
 from pipeline.training.resume import SharedResumeFolder, parts_of_result
@@ -44,7 +45,7 @@ def run(params: Params) -> None:
     refuse_other_data(info, FROZEN, classes, data)
     model = rebuild(info, read_model_state(FROZEN))
     runtime = resolve_runtime(params.runtime)
-    settings = params.unfreeze_finetune
+    settings = with_depth(params.unfreeze_finetune, model, info.preprocessing)
     train, val = (Photos.of_split(manifest, PROCESSED, name, classes) for name in ("train", "val"))
     stored = stored_fingerprint(manifest)
     parts = parts_of_result(

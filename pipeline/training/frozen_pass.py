@@ -11,20 +11,19 @@ it does, on the first photos, each stage computes for itself.
 import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.checkpoint import BackboneInfo, Preprocessing, library_versions
 from pipeline.data.loader import Photos
-from pipeline.models.boundary import cut_below_learning
-from pipeline.models.engine import Engine
+from pipeline.models.boundary import Cut, cut_below_learning
+from pipeline.models.engine import Engine, build_engine
 from pipeline.models.freezing import frozen_fingerprint, set_trainable
 from pipeline.params import UnfreezeFinetune
 from pipeline.progress import say
 from pipeline.runtime import ResolvedRuntime
-from pipeline.training.features import FeatureExtractor, Kept, engine_for, first_images
+from pipeline.training.features import FeatureExtractor, Kept, first_images
 from pipeline.training.resume import parts_of_result
 
 # What one view of the training photos may take at the cut. Above it, photos go through the whole network in every step of
@@ -36,7 +35,7 @@ Run = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
 
 def frozen_pass(
     model: nn.Module,
-    unfrozen_blocks: int | Literal["all"],
+    unfrozen_blocks: int | str,
     photos: Photos,
     preprocessing: Preprocessing,
     *,
@@ -47,7 +46,7 @@ def frozen_pass(
 
     Args:
         model: a timm network in eval mode, on the CPU; stays as it is.
-        unfrozen_blocks: which blocks are going to learn, and so where the network is cut.
+        unfrozen_blocks: how many blocks are going to learn, or "all", and so where the network is cut.
         photos: those of training; on the first of them engines are compared.
         preprocessing: the network's.
         choice: as for `build_engine`.
@@ -59,26 +58,25 @@ def frozen_pass(
     """
     images = first_images(photos, preprocessing)
 
-    def engine_of(module: nn.Module) -> Engine:
-        return engine_for(module, photos, preprocessing, choice=choice, runtime=runtime)
+    def engine_of(module: nn.Module, example: Tensor) -> Engine:
+        return build_engine(module, example, choice=choice, device=runtime.device, threads=runtime.threads)
 
-    plain = engine_of(FeatureExtractor(copy.deepcopy(model)).eval())
-    say(f"features by {plain.name}, which differs from eager float32 by {plain.deviation:.1e} of the largest feature")
+    plain = engine_of(FeatureExtractor(copy.deepcopy(model)).eval(), images)
+    say(f"features by {plain.name}, which differs from eager float32 by {plain.deviation:.1e} of their size")
     parts = _parts(model, unfrozen_blocks, images)
     if parts is None:
         return plain.run
-    lower, joined = (engine_of(part) for part in parts)
+    lower = engine_of(parts.lower, images)
     features, at_cut = plain.run(images), lower.run(images)
     if at_cut[0].numel() * 2 * len(photos) > LARGEST:
         return plain.run
+    upper = engine_of(parts.upper, at_cut)
 
     def run(batch: Tensor) -> tuple[Tensor, Tensor]:
-        first, second = joined.run(batch).split([features.shape[1], at_cut[0].numel()], 1)
-        return first.contiguous(), second.half().view(-1, *at_cut.shape[1:])
+        at_cut = lower.run(batch)
+        return upper.run(at_cut), at_cut.half()
 
-    both = run(images)
-    unchanged = torch.equal(both[0], features) and torch.equal(both[1], at_cut.half())
-    return run if unchanged else plain.run
+    return run if torch.equal(upper.run(at_cut), features) else plain.run
 
 
 def parts_of_pass(
@@ -107,6 +105,7 @@ def parts_of_pass(
         stored=stored,
         engine=choice,
         device=runtime.device.type,
+        bfloat16=runtime.bfloat16,
         threads=runtime.threads,
         versions=library_versions(),
     )
@@ -133,8 +132,8 @@ def places_at_cut(
     return place
 
 
-def _parts(model: nn.Module, unfrozen_blocks: int | Literal["all"], images: Tensor) -> tuple[nn.Module, nn.Module] | None:
-    """The network up to the cut, and the network with features and cut side by side; None where it cannot be cut."""
+def _parts(model: nn.Module, unfrozen_blocks: int | str, images: Tensor) -> Cut | None:
+    """From the images to the cut and from there to the features; None where the network cannot be cut."""
     model = copy.deepcopy(model)
     set_trainable(model, unfrozen_blocks)
     # As fine-tuning cuts it: in training mode, where what is frozen is in eval all the same.
@@ -142,19 +141,4 @@ def _parts(model: nn.Module, unfrozen_blocks: int | Literal["all"], images: Tens
     features = cut_below_learning(FeatureExtractor(model).eval(), images[:2])
     if whole is None or features is None:
         return None
-    return copy.deepcopy(whole.lower).eval(), _FeaturesAndCut(features.lower, features.upper).eval()
-
-
-class _FeaturesAndCut(nn.Module):
-    """(n, channels, height, width) -> features and what crosses the cut, flattened, as one tensor (n, width)."""
-
-    lower: Any
-    upper: Any
-
-    def __init__(self, lower: nn.Module, upper: nn.Module) -> None:
-        super().__init__()
-        self.lower, self.upper = lower, upper
-
-    def forward(self, images: Tensor) -> Tensor:
-        kept = self.lower(images)
-        return torch.cat([self.upper(kept).flatten(1), kept.flatten(1)], 1)
+    return Cut(copy.deepcopy(whole.lower).eval(), features.upper.eval())

@@ -27,6 +27,7 @@ from pipeline.params import Params
 from pipeline.progress import progress, say
 from pipeline.results import write_csv
 from pipeline.runtime import resolve_runtime
+from pipeline.training.depth import with_depth
 from pipeline.training.faults import faults_told
 from pipeline.training.features import BATCH_SIZE
 from pipeline.training.finetune import Trainer
@@ -124,11 +125,11 @@ def show_learning_rates(params: Params, checkpoint: Path, data: Path, figure: Pa
     classes = classes_of(manifest)
     info = read_info(checkpoint)
     refuse_other_data(info, checkpoint, classes, data_fingerprints(manifest))
-    runtime, settings = resolve_runtime(params.runtime), params.unfreeze_finetune
+    model = rebuild(info, read_model_state(checkpoint))
+    runtime, settings = resolve_runtime(params.runtime), with_depth(params.unfreeze_finetune, model, info.preprocessing)
     train = Photos.of_split(manifest, data, "train", classes)
     train = train[:: math.ceil(len(train) / (STEPS * settings.batch_size))]  # no more than all steps see
     task = Task(train, train[:BATCH_SIZE], info.preprocessing, settings, runtime, info.engine)
-    model = rebuild(info, read_model_state(checkpoint))
     tried = try_learning_rates(model, task, np.geomspace(LOWEST, HIGHEST, STEPS).tolist())
     suggested = suggest(tried)
     figure.parent.mkdir(parents=True, exist_ok=True)

@@ -15,13 +15,11 @@ import torchvision
 from PIL import Image
 from safetensors.torch import save, save_file
 from timm.models import save_for_hf
-from torch import nn
 
 from pipeline.checkpoint import HeadInfo, read_info, save_checkpoint
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of
 from pipeline.models.backbone import create_backbone, evaluation_pixels, evaluation_transform, rebuild
-from pipeline.models.engine import build_engine
 from pipeline.models.head import replace_head
 from tests.models.hub_server import serve_hub
 from tests.test_checkpoint import INFO
@@ -166,48 +164,6 @@ def test_the_evaluation_transform_and_its_logits_are_timms(name: str) -> None:
         assert torch.equal(preprocessing.normalised(pixels(photo)[None])[0], expected(photo))
         with torch.inference_mode():
             assert torch.equal(backbone.model.eval()(own(photo)[None]), model(expected(photo)[None]))
-
-
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
-@pytest.mark.parametrize("choice", ["onnxruntime", "torch"])
-def test_engines_agree_with_eager_torch_at_any_batch_size(name: str, choice: str) -> None:
-    model = timm.create_model(name).eval()
-    images = torch.randn(5, 3, 160, 160)
-    engine = build_engine(model, images[:2], choice=choice, device=CPU, threads=2)
-    assert engine.name == choice
-    with torch.inference_mode():
-        torch.testing.assert_close(engine.run(images), model(images), rtol=1e-3, atol=1e-4)
-
-
-class Unexportable(nn.Module):
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.linalg.svdvals(images.mean(1))
-
-
-def test_a_network_that_onnx_cannot_hold_runs_in_torch_unless_onnx_was_asked_for() -> None:
-    images = torch.randn(2, 3, 8, 8)
-    assert build_engine(Unexportable(), images, choice="auto", device=CPU, threads=1).name == "torch"
-    with pytest.raises(PipelineError, match="cannot run in ONNX Runtime"):
-        build_engine(Unexportable(), images, choice="onnxruntime", device=CPU, threads=1)
-
-
-class Forgetful(nn.Module):
-    """Gives something else each time: no engine can agree with it."""
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.rand(len(images), 4)
-
-
-def test_an_engine_that_disagrees_is_not_trusted() -> None:
-    with pytest.raises(PipelineError, match="something else than eager torch"):
-        build_engine(Forgetful(), torch.randn(2, 3, 8, 8), choice="torch", device=CPU, threads=1)
-
-
-def test_a_network_that_overflows_is_told_before_anything_is_computed_with_it() -> None:
-    layer = nn.Conv2d(3, 4, 8)
-    nn.init.constant_(layer.weight, 1e38)
-    with pytest.raises(PipelineError, match="not finite numbers on the first photos"):
-        build_engine(nn.Sequential(layer, nn.Flatten()), torch.ones(2, 3, 8, 8), choice="auto", device=CPU, threads=1)
 
 
 def test_torchvisions_weights_by_name_come_with_their_preprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,19 +9,18 @@ import torch
 
 from pipeline.data.loader import Photos
 from pipeline.models.freezing import set_trainable
-from pipeline.params import load_params
 from pipeline.runtime import ResolvedRuntime
 from pipeline.training import frozen_pass as frozen_pass_module
 from pipeline.training.features import FeatureExtractor, Kept, engine_for, run_over
 from pipeline.training.frozen_pass import frozen_pass
 from pipeline.training.task import Task
 from pipeline.training.trunk import build_trunk
-from tests.clones import ROOT
 from tests.training import tiny
 from tests.training.test_trunk import task
 
+ENGINE = "openvino"
 RUNTIME = ResolvedRuntime(torch.device("cpu"), 0, 2, bfloat16=False, seconds_between_saves=0)
-BLOCKS = load_params(ROOT / "params.yaml").unfreeze_finetune.unfrozen_blocks
+BLOCKS = 2
 
 
 def network(name: str) -> torch.nn.Module:
@@ -39,18 +38,18 @@ def test_features_stay_as_they_are_and_the_cut_is_that_of_fine_tuning(name: str,
     model = network(name)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     learning = [parameter.requires_grad for parameter in model.parameters()]
-    run = frozen_pass(model, BLOCKS, photos, tiny.PREPROCESSING, choice="onnxruntime", runtime=RUNTIME)
+    run = frozen_pass(model, BLOCKS, photos, tiny.PREPROCESSING, choice=ENGINE, runtime=RUNTIME)
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
     assert [parameter.requires_grad for parameter in model.parameters()] == learning
 
-    plain = engine_for(FeatureExtractor(model), photos, tiny.PREPROCESSING, choice="onnxruntime", runtime=RUNTIME)
+    plain = engine_for(FeatureExtractor(model), photos, tiny.PREPROCESSING, choice=ENGINE, runtime=RUNTIME)
     over = partial(run_over, photos=photos, preprocessing=tiny.PREPROCESSING, runtime=RUNTIME, description="testing")
     both, beside = over(run, kept=Kept(tmp_path / "kept", part="features"), beside=Kept(tmp_path / "kept", part="cut")), None
     assert torch.equal(both.values, over(plain.run).values)
 
     beside = torch.cat(Kept(tmp_path / "kept", part="cut").read())
     settings = tiny.settings(unfrozen_blocks=BLOCKS)
-    given = Task(photos, photos, tiny.PREPROCESSING, settings, RUNTIME, "onnxruntime")
+    given = Task(photos, photos, tiny.PREPROCESSING, settings, RUNTIME, ENGINE)
     set_trainable(model, BLOCKS)
     trunk = build_trunk(model.train(), given, transform=None)  # type: ignore[arg-type]  # which view 0 does not need
     assert trunk is not None
@@ -64,10 +63,10 @@ def test_a_cut_that_would_be_too_large_or_is_none_is_left_to_fine_tuning(
     images = torch.randn(3, *tiny.PREPROCESSING.input_size)
     model = network("test_resnet")
     for blocks in ("all", 0):
-        run = frozen_pass(model, blocks, photos, tiny.PREPROCESSING, choice="onnxruntime", runtime=RUNTIME)  # type: ignore[arg-type]
+        run = frozen_pass(model, blocks, photos, tiny.PREPROCESSING, choice=ENGINE, runtime=RUNTIME)  # type: ignore[arg-type]
         assert isinstance(run(images), torch.Tensor)
     monkeypatch.setattr(frozen_pass_module, "LARGEST", 1)
-    run = frozen_pass(model, 1, photos, tiny.PREPROCESSING, choice="onnxruntime", runtime=RUNTIME)
+    run = frozen_pass(model, 1, photos, tiny.PREPROCESSING, choice=ENGINE, runtime=RUNTIME)
     assert isinstance(run(images), torch.Tensor)
 
 

@@ -29,7 +29,7 @@ PREPROCESSING = Preprocessing(
 
 def settings(**changes: object) -> UnfreezeFinetune:
     own = load_params(ROOT / "params.yaml").unfreeze_finetune
-    return own.model_copy(update={"epochs": EPOCHS, "batch_size": 8, "learning_rate": 1e-3, **changes})
+    return own.model_copy(update={"epochs": EPOCHS, "batch_size": 8, "learning_rate": 1e-3, "unfrozen_blocks": 2, **changes})
 
 
 def photos(folder: Path, count: int = 40) -> Photos:
