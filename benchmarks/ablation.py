@@ -13,12 +13,14 @@ table is of what is there, and is written to benchmarks/results/ablation.md.
 """
 
 import argparse
+import copy
 import hashlib
 import json
 import statistics
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,14 +28,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from pipeline.checkpoint import CheckpointInfo, read_info, read_model_state, refuse_other_data
+from pipeline.data.augment import TrainingTransform
 from pipeline.data.loader import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, fingerprint, read_manifest, stored_fingerprint
 from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import wilson
 from pipeline.machine import machine_name
 from pipeline.models.backbone import rebuild
+from pipeline.models.boundary import cut_below_learning
+from pipeline.models.folding import unfold_batch_norm
 from pipeline.models.freezing import set_trainable
 from pipeline.params import UnfreezeFinetune, load_params
 from pipeline.paths import FEATURES, FROZEN, PROCESSED
@@ -46,7 +52,7 @@ from pipeline.training.finetune import Trainer
 from pipeline.training.frozen_pass import parts_of_pass, places_at_cut
 from pipeline.training.resume import ResumeFolder, parts_of_result
 from pipeline.training.task import Task
-from pipeline.training.trunk import Trunk, run_above
+from pipeline.training.trunk import Trunk, random_images, run_above
 
 PROJECT = Path(__file__).resolve().parents[1]
 RUNS, RESULTS = PROJECT / "benchmarks/.runs/ablation", PROJECT / "benchmarks/results/ablation.md"
@@ -66,8 +72,60 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "two blocks": {"unfrozen_blocks": 2},
     "four blocks": {"unfrozen_blocks": 4},
     "the whole network": {"unfrozen_blocks": "all"},
+    "label smoothing 0.1": {},
+    "mixup 0.2": {},
+    "first half of the epochs at five sevenths of the size": {},
 }
 FACTORS = ("learning_rate", "epochs")  # given as multiples of what is set
+
+
+class LabelSmoothing(Trainer):
+    """A tenth of each label goes to all classes alike (Szegedy et al., Rethinking the Inception architecture, CVPR 2016)."""
+
+    def _logits_and_loss(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits, _ = super()._logits_and_loss(inputs, labels)
+        return logits, cross_entropy(logits.float(), labels, label_smoothing=0.1)
+
+
+class Mixup(Trainer):
+    """Pairs of photos, or of what the frozen blocks made of them, are mixed (Zhang et al., mixup, ICLR 2018), alpha 0.2."""
+
+    def _logits_and_loss(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        others = torch.randperm(len(inputs))  # from the global generator, which is seeded by (seed, step)
+        share = np.random.default_rng(others.numpy()).beta(0.2, 0.2)
+        others = others.to(labels.device)
+        logits, loss = super()._logits_and_loss(inputs.lerp(inputs[others], share), labels)
+        return logits, (1 - share) * loss + share * cross_entropy(logits.float(), labels[others])
+
+
+class GrowingPhotos(Trainer):
+    """Changed photos are smaller and come first, whole ones in the second half of the epochs (progressive resizing)."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        super().__init__(model, task)
+        assert self.trunk is not None
+        channels, height, width = task.preprocessing.input_size
+        size = (channels, *(32 * round(5 / 7 * side / 32) for side in (height, width)))
+        smaller = task.preprocessing.model_copy(update={"input_size": size})
+        other = replace(task, preprocessing=smaller, keep=lambda name: task.keep(f"{name}, {size[1]} px"))
+        copied = copy.deepcopy(model).cpu().train()
+        cut = cut_below_learning(copied, random_images(smaller))
+        assert cut is not None
+        lower = copy.deepcopy(cut.lower).eval().to(memory_format=torch.contiguous_format)
+        unfold_batch_norm(lower)
+        engine = engine_for(lower, task.val, smaller, choice=task.engine, runtime=task.runtime)
+        transform = TrainingTransform(smaller, task.settings.augmentation, task.settings.seed)
+        self.smaller = replace(self.trunk, engine=engine, task=other, transform=transform)
+
+    def _view(self, trunk: Trunk, epoch: int) -> Tensor:
+        return self.smaller.view(1) if 2 * epoch <= self.epochs else trunk.view(0)
+
+
+TRAINERS: dict[str, type[Trainer]] = {
+    "label smoothing 0.1": LabelSmoothing,
+    "mixup 0.2": Mixup,
+    "first half of the epochs at five sevenths of the size": GrowingPhotos,
+}
 
 
 class Bench:
@@ -124,12 +182,12 @@ def changed(settings: UnfreezeFinetune, changes: Mapping[str, Any], seed: int, d
     return settings.model_copy(update={**values, "seed": seed})
 
 
-def train_and_score(bench: Bench, settings: UnfreezeFinetune, folder: Path) -> dict[str, Any]:
+def train_and_score(bench: Bench, kind: type[Trainer], settings: UnfreezeFinetune, folder: Path) -> dict[str, Any]:
     """One training: `kept`, what it keeps, and `best`, the best epoch without interpolation, each scored on the test photos."""
     task = bench.task(settings)
     model = rebuild(bench.info, bench.state)
     started = time.monotonic()
-    trainer = Trainer(model, task)
+    trainer = kind(model, task)
     of_views = _seconds_of_views(trainer, folder)
     before_training = time.monotonic()
     resume = ResumeFolder(folder / "resume", {"run": folder.name})
@@ -151,12 +209,14 @@ def _seconds_of_views(trainer: Trainer, folder: Path) -> float:
     if trainer.trunk is None:
         return 0.0
     settings = trainer.settings
+    trunk = trainer.smaller if isinstance(trainer, GrowingPhotos) else trainer.trunk
+    size = trunk.task.preprocessing.input_size[1]
     total = 0.0
     for number in sorted({epoch % trainer.views for epoch in range(1, trainer.epochs + 1)} - {0}):
-        name = f"view-{settings.unfrozen_blocks}-{settings.augmentation}-{settings.seed}-{number}.json"
+        name = f"view-{settings.unfrozen_blocks}-{settings.augmentation}-{settings.seed}-{size}-{number}.json"
         told = folder.parent / name
         started = time.monotonic()
-        trainer.trunk.view(number)
+        trunk.view(number)
         if not told.is_file():
             write_json(told, {"seconds": time.monotonic() - started})
         total += read_json(told)["seconds"]
@@ -218,12 +278,13 @@ def run_all(variants: list[str], seeds: int) -> str:
     for seed in range(seeds):
         for name in variants:
             settings = changed(bench.settings, VARIANTS[name], seed, default_epochs)
-            parts = parts_of_result(settings=settings.model_dump(), **bench.deciding)
+            kind = TRAINERS.get(name, Trainer)
+            parts = parts_of_result(settings=settings.model_dump(), trainer=kind.__name__, **bench.deciding)
             folder = RUNS / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
             if not (folder / "result.json").is_file():
                 say(f"seed {seed}, {name}")
                 folder.mkdir(parents=True, exist_ok=True)
-                write_json(folder / "result.json", train_and_score(bench, settings, folder))
+                write_json(folder / "result.json", train_and_score(bench, kind, settings, folder))
             results.setdefault(name, []).append(read_json(folder / "result.json"))
     sizes = {name: len(photos) for name, photos in bench.splits.items()}
     heading = (

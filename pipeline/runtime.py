@@ -31,6 +31,11 @@ class ResolvedRuntime:
     rank: int = 0  # of this one among them
 
     @property
+    def pinned(self) -> bool:
+        """Whether batches are loaded into memory that the device reads by itself."""
+        return self.device.type == "cuda"
+
+    @property
     def is_main(self) -> bool:
         """Whether this is the one process that writes files."""
         return self.rank == 0

@@ -76,13 +76,15 @@ def evaluation_batches(
     workers: int,
     rank: int = 0,
     processes: int = 1,
+    pinned: bool = False,
 ) -> DataLoader[Batch]:
     """Every photo once, in the order of ids; images (n, channels, height, width) as `transform` gives them, labels (n,) int64.
 
-    Of several processes each takes whole batches in turn, so that every batch is what it is in one process.
+    Of several processes each takes whole batches in turn, so that every batch is what it is in one process. `pinned` batches
+    lie in memory that a GPU reads by itself.
     """
     batches = _in_batches(range(len(photos)), batch_size)[rank::processes]
-    return _loader(_EvaluationDataset(photos, transform), batches, workers)
+    return _loader(_EvaluationDataset(photos, transform), batches, workers, pinned)
 
 
 def training_batches(
@@ -96,6 +98,7 @@ def training_batches(
     start: int = 0,
     rank: int = 0,
     processes: int = 1,
+    pinned: bool = False,
 ) -> DataLoader[Batch]:
     """Every photo once, in the epoch's order; images (n, channels, height, width) uint8, the last batch may be smaller.
 
@@ -105,7 +108,7 @@ def training_batches(
     """
     order = epoch_order(len(photos), seed=seed, epoch=epoch)[start:].tolist()
     shares = shares_of_batches(order, batch_size, rank, processes)
-    return _loader(_TrainingDataset(photos, transform, epoch), shares, workers)
+    return _loader(_TrainingDataset(photos, transform, epoch), shares, workers, pinned)
 
 
 def view_batches(
@@ -117,10 +120,11 @@ def view_batches(
     workers: int,
     rank: int = 0,
     processes: int = 1,
+    pinned: bool = False,
 ) -> DataLoader[Batch]:
     """Every photo once, in the order of ids, changed as epoch `view` changes it; shared out as by `evaluation_batches`."""
     batches = _in_batches(range(len(photos)), batch_size)[rank::processes]
-    return _loader(_TrainingDataset(photos, transform, view), batches, workers)
+    return _loader(_TrainingDataset(photos, transform, view), batches, workers, pinned)
 
 
 def shares_of_batches(order: list[int], batch_size: int, rank: int, processes: int) -> list[list[int]]:
@@ -153,11 +157,12 @@ def _in_batches(order: Sequence[int], batch_size: int) -> list[list[int]]:
     return [list(order[start : start + batch_size]) for start in range(0, len(order), batch_size)]
 
 
-def _loader(dataset: Dataset[Any], batches: list[list[int]], workers: int) -> DataLoader[Batch]:
+def _loader(dataset: Dataset[Any], batches: list[list[int]], workers: int, pinned: bool) -> DataLoader[Batch]:
     return DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
+        pin_memory=pinned,  # so that a GPU fetches a batch by itself while it computes another
         worker_init_fn=_one_thread,
         # Of its own, so that iterating draws nothing from torch's global generator, which dropout reads.
         generator=torch.Generator(),

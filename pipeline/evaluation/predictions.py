@@ -48,7 +48,7 @@ def predict(
     """Run every checkpoint over the photos; checkpoints of equal weights run once, and equal lower blocks too.
 
     Args:
-        models: checkpoint -> network in eval mode, on the CPU, where it is again afterwards.
+        models: checkpoint -> network in eval mode, on the CPU.
         infos: checkpoint -> its description; classes and preprocessing are the same for all.
         photos: at least one.
         runtime: where to compute.
@@ -71,8 +71,6 @@ def predict(
         return torch.cat([*logits, of_batch(batch, preprocessing)], 1)
 
     outputs = run_over(run_all, photos, preprocessing, runtime=runtime, description="testing").values
-    for model in models.values():
-        model.to("cpu").to(memory_format=torch.contiguous_format)  # an engine may have moved it
     *logits, measured = outputs.split([classes] * len(different) * (1 + mirrored) + [len(MEASURED)], 1)
     probabilities = [part.double().softmax(1).numpy() for part in logits]
     for values in probabilities:

@@ -42,8 +42,10 @@ def of_batch(images: Tensor, preprocessing: Preprocessing) -> Tensor:
         (n, 2): the mean luma in [0, 1], and the standard deviation of its Laplacian, which is low where a photo is blurred
         (Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy, ICPR 2000).
     """
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
-    luma = ((images * std + mean) * torch.tensor(LUMA).view(1, -1, 1, 1)).sum(1)
+    mean, std, weights = (
+        torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (preprocessing.mean, preprocessing.std, LUMA)
+    )
+    luma = ((images * std + mean) * weights).sum(1)
     neighbours = luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1] + luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]
     laplacian = neighbours - 4 * luma[:, 1:-1, 1:-1]
     return torch.stack([luma.mean((1, 2)), laplacian.flatten(1).std(1)], 1)

@@ -33,10 +33,17 @@ from pipeline.progress import progress, say
 from pipeline.runtime import ResolvedRuntime
 from pipeline.training.distributed import from_main, in_turns
 
-BATCH_SIZE = 32
-BATCHES_A_CHUNK = 64
+# By the kind of device. A GPU that takes 32 photos is done before the processor has told it what to do next.
+BATCH_SIZES = {"cuda": 128}
+BATCH_SIZE = 32  # of any other device
+PHOTOS_A_CHUNK = 2048  # of each process
 BATCHES_AT_A_TIME = 2
 KEYS_KEPT = 16  # two a split, and up to 8 views
+
+
+def batch_size_on(device: torch.device) -> int:
+    """How many photos a network is given at a time."""
+    return BATCH_SIZES.get(device.type, BATCH_SIZE)
 
 
 @dataclass(frozen=True)
@@ -120,44 +127,56 @@ def run_over(
 
     The rest as in `run_over_batches`.
     """
-    batches = partial(
-        evaluation_batches, transform=evaluation_pixels(preprocessing), batch_size=BATCH_SIZE, workers=runtime.workers
+    batches = partial(evaluation_batches, transform=evaluation_pixels(preprocessing))
+    return run_over_batches(
+        run, photos, batches, preprocessing, runtime=runtime, description=description, kept=kept, beside=beside
     )
-
-    def run_normalised(images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        return run(preprocessing.normalised(images))
-
-    return run_over_batches(run_normalised, photos, batches, runtime=runtime, description=description, kept=kept, beside=beside)
 
 
 def run_over_batches(
     run: Callable[[Tensor], Tensor | tuple[Tensor, Tensor]],
     photos: Photos,
     batches: Callable[..., Iterable[Batch]],
+    preprocessing: Preprocessing,
     *,
     runtime: ResolvedRuntime,
     description: str,
     kept: Kept | None = None,
     beside: Kept | None = None,
 ) -> Outputs:
-    """Run a network over every photo once; `batches` loads photos in batches of `BATCH_SIZE`, or a process's share of those.
+    """Run a network over every photo once, as `batches` loads them: `evaluation_batches` or `view_batches`, as uint8.
 
-    Where `run` gives two tensors, the second is not returned but kept in `beside`, for a later stage.
+    `run` is given them normalised, on the device. Where it gives two tensors, the second is not returned but kept in `beside`,
+    for a later stage.
 
     Several processes take the batches in turns, and each ends with all outputs. A batch is the same in any number of
     processes, so the outputs are too, bit for bit, where each computes with as many threads.
     """
     chunks = from_main(runtime, kept.read) if kept else []
     done = sum(map(len, chunks))
-    outputs = _some_ahead(run, batches(photos[done:], rank=runtime.rank, processes=runtime.processes))
+    batch_size = batch_size_on(runtime.device)
+    loaded = batches(
+        photos[done:],
+        batch_size=batch_size,
+        workers=runtime.workers,
+        rank=runtime.rank,
+        processes=runtime.processes,
+        pinned=runtime.pinned,
+    )
+
+    def run_on_device(images: Tensor) -> tuple[Tensor, ...]:
+        given = run(preprocessing.normalised(images.to(runtime.device, non_blocking=True)))
+        return tuple(part.cpu() for part in ((given,) if isinstance(given, Tensor) else given))
+
+    outputs = _some_ahead(run_on_device, loaded)
     fresh: list[tuple[Tensor, ...]] = []
     with progress(description, total=len(photos), done=done) as advance:
         while done < len(photos):
             fresh += islice(outputs, 1)  # none where the last turn has too few batches
-            turn = min(BATCH_SIZE * runtime.processes, len(photos) - done)
+            turn = min(batch_size * runtime.processes, len(photos) - done)
             done += turn
             advance(turn)
-            if len(fresh) == BATCHES_A_CHUNK or done == len(photos):
+            if len(fresh) * batch_size == PHOTOS_A_CHUNK or done == len(photos):
                 values, *others = map(torch.cat, zip(*in_turns(runtime, fresh), strict=True))
                 fresh.clear()
                 chunks.append(values)
@@ -168,19 +187,13 @@ def run_over_batches(
     return Outputs(torch.cat(chunks), photos.labels)
 
 
-def _some_ahead(
-    run: Callable[[Tensor], Tensor | tuple[Tensor, Tensor]], batches: Iterable[Batch]
-) -> Iterator[tuple[Tensor, ...]]:
+def _some_ahead(run: Callable[[Tensor], tuple[Tensor, ...]], batches: Iterable[Batch]) -> Iterator[tuple[Tensor, ...]]:
     """What `run` gives for each batch, in order; the next is begun before one is done, so that no thread of an engine waits."""
-    on_their_way: deque[Future[Tensor | tuple[Tensor, Tensor]]] = deque()
+    on_their_way: deque[Future[tuple[Tensor, ...]]] = deque()
     with ThreadPoolExecutor(BATCHES_AT_A_TIME) as pool:
         for images, _ in batches:
             on_their_way.append(pool.submit(run, images))
             if len(on_their_way) == BATCHES_AT_A_TIME:
-                yield _as_tuple(on_their_way.popleft().result())
+                yield on_their_way.popleft().result()
         while on_their_way:
-            yield _as_tuple(on_their_way.popleft().result())
-
-
-def _as_tuple(outputs: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-    return (outputs,) if isinstance(outputs, Tensor) else outputs
+            yield on_their_way.popleft().result()

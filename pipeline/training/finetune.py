@@ -193,10 +193,14 @@ class Trainer:
                 workers=self.runtime.workers,
                 rank=rank,
                 processes=processes,
+                pinned=self.runtime.pinned,
             )
-        view = self.trunk.view(epoch % self.views)
+        view, labels = (values.to(self.runtime.device) for values in (self._view(self.trunk, epoch), self.train.labels))
         order = epoch_order(len(self.train), seed=seed, epoch=epoch)[start:].tolist()
-        return ((view[part], self.train.labels[part]) for part in shares_of_batches(order, batch_size, rank, processes))
+        return ((view[part], labels[part]) for part in shares_of_batches(order, batch_size, rank, processes))
+
+    def _view(self, trunk: Trunk, epoch: int) -> Tensor:
+        return trunk.view(epoch % self.views)
 
     def _step(self, step: int, inputs: Tensor, labels: Tensor, photos: int) -> float:
         """One update from a batch that `_batches` gave, of `photos` in all processes; returns the mean loss over those."""
@@ -211,10 +215,7 @@ class Trainer:
         inputs = self.task.preprocessing.normalised(inputs) if self.trunk is None else inputs.float()
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        network = self.trunk.upper if self.trunk else self.model
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.runtime.bfloat16):
-            logits = network(inputs)
-        loss = cross_entropy(logits.float(), labels.to(device, non_blocking=True))
+        logits, loss = self._logits_and_loss(inputs, labels.to(device, non_blocking=True))
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         share = len(range(rank, photos, processes)) / photos
@@ -224,6 +225,13 @@ class Trainer:
         self.optimiser.step()
         self.average.update(self.model, step + 1)
         return value
+
+    def _logits_and_loss(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, classes), and the mean over the batch."""
+        network = self.trunk.upper if self.trunk else self.model
+        with torch.autocast(self.runtime.device.type, torch.bfloat16, enabled=self.runtime.bfloat16):
+            logits = network(inputs)
+        return logits, cross_entropy(logits.float(), labels)
 
     def _learning_rate(self, step: int) -> float:
         total_steps = self.epochs * self.steps_an_epoch

@@ -22,7 +22,7 @@ from pipeline.data.loader import Photos, view_batches
 from pipeline.models.boundary import cut_below_learning
 from pipeline.models.engine import Engine, build_engine
 from pipeline.progress import say
-from pipeline.training.features import BATCH_SIZE, engine_for, run_over, run_over_batches
+from pipeline.training.features import batch_size_on, engine_for, run_over, run_over_batches
 from pipeline.training.frozen_pass import LARGEST
 from pipeline.training.task import Task
 
@@ -45,13 +45,11 @@ class Trunk:
         task = self.task
         if number == 0:
             return _unchanged(self.engine, "train", task.train, task)
-        batches = partial(
-            view_batches, transform=self.transform, view=number, batch_size=BATCH_SIZE, workers=task.runtime.workers
-        )
         return run_over_batches(
-            lambda images: self.engine.run(task.preprocessing.normalised(images)).half(),
+            lambda images: self.engine.run(images).half(),
             task.train,
-            batches,
+            partial(view_batches, transform=self.transform, view=number),
+            task.preprocessing,
             runtime=task.runtime,
             description=f"frozen blocks, view {number} of training photos",
             kept=task.keep(f"view {number}"),
@@ -110,7 +108,8 @@ def run_above(model: nn.Module, values: Tensor, task: Task) -> Tensor:
     """
     cut = cut_below_learning(model, random_images(task.preprocessing))
     assert cut is not None
-    parts, runtime = [part.float() for part in values.split(BATCH_SIZE)], task.runtime
+    runtime = task.runtime
+    parts = [part.float() for part in values.split(batch_size_on(runtime.device))]
     run = build_engine(cut.upper, parts[0], choice=task.engine, device=runtime.device, threads=runtime.threads).run
     return torch.cat([run(part) for part in parts])
 

@@ -50,7 +50,7 @@ def extract(photos: Photos, means: Means, kept: Kept | None) -> Tensor:
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "BATCHES_A_CHUNK", 2)
+    monkeypatch.setattr(features, "PHOTOS_A_CHUNK", 64)
 
 
 def test_nothing_is_computed_twice_and_a_broken_run_goes_on(photos: Photos, tmp_path: Path) -> None:
