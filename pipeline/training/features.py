@@ -13,7 +13,7 @@ import json
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -166,9 +166,9 @@ def run_over_batches(
 
     def run_on_device(images: Tensor) -> tuple[Tensor, ...]:
         given = run(preprocessing.normalised(images.to(runtime.device, non_blocking=True)))
-        return tuple(part.cpu() for part in ((given,) if isinstance(given, Tensor) else given))
+        return (given,) if isinstance(given, Tensor) else given
 
-    outputs = _some_ahead(run_on_device, loaded)
+    outputs = _some_ahead(run_on_device, loaded, by_itself=runtime.device.type == "cuda")
     fresh: list[tuple[Tensor, ...]] = []
     with progress(description, total=len(photos), done=done) as advance:
         while done < len(photos):
@@ -187,13 +187,23 @@ def run_over_batches(
     return Outputs(torch.cat(chunks), photos.labels)
 
 
-def _some_ahead(run: Callable[[Tensor], tuple[Tensor, ...]], batches: Iterable[Batch]) -> Iterator[tuple[Tensor, ...]]:
-    """What `run` gives for each batch, in order; the next is begun before one is done, so that no thread of an engine waits."""
-    on_their_way: deque[Future[tuple[Tensor, ...]]] = deque()
+def _some_ahead(
+    run: Callable[[Tensor], tuple[Tensor, ...]], batches: Iterable[Batch], *, by_itself: bool
+) -> Iterator[tuple[Tensor, ...]]:
+    """What `run` gives for each batch, in order, on the CPU; the next is begun before one is done, so that nothing waits.
+
+    A GPU works `by_itself` once it is told what to do. An engine on the processor needs a thread for that, which on a GPU would
+    cost seconds: cuDNN plans each layer anew in every thread.
+    """
+    begun: deque[Callable[[], tuple[Tensor, ...]]] = deque()
     with ThreadPoolExecutor(BATCHES_AT_A_TIME) as pool:
         for images, _ in batches:
-            on_their_way.append(pool.submit(run, images))
-            if len(on_their_way) == BATCHES_AT_A_TIME:
-                yield on_their_way.popleft().result()
-        while on_their_way:
-            yield on_their_way.popleft().result()
+            begun.append(partial(tuple, run(images)) if by_itself else pool.submit(run, images).result)
+            if len(begun) == BATCHES_AT_A_TIME:
+                yield _on_cpu(begun.popleft()())
+        while begun:
+            yield _on_cpu(begun.popleft()())
+
+
+def _on_cpu(outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(part.cpu() for part in outputs)

@@ -97,6 +97,20 @@ def test_order_is_kept_where_later_batches_are_done_first(photos: Photos) -> Non
     assert torch.equal(extract(photos, FirstWaits(), None), expected)
 
 
+def test_a_device_that_works_by_itself_gets_one_batch_ahead_and_gives_the_same() -> None:
+    told: list[str] = []
+
+    def run_batch(images: Tensor) -> tuple[Tensor, ...]:
+        told.append(f"begun {int(images[0, 0])}")
+        return (2 * images,)
+
+    batches = [(torch.full((2, 1), float(number)), torch.zeros(2)) for number in range(4)]
+    for number, (values,) in enumerate(features._some_ahead(run_batch, batches, by_itself=True)):
+        told.append(f"taken {number}")
+        assert torch.equal(values, 2 * batches[number][0])
+    assert told == ["begun 0", "begun 1", "taken 0", "begun 2", "taken 1", "begun 3", "taken 2", "taken 3"]
+
+
 def test_what_is_given_beside_is_kept_and_not_returned(photos: Photos, tmp_path: Path) -> None:
     means, runtime = Means(), resolve_runtime(load_params().runtime.model_copy(update={"device": "cpu", "workers": 0}))
 
