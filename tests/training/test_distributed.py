@@ -111,11 +111,15 @@ def fine_tuning(folder: Path, *, learning: bool = True) -> tuple[subprocess.Pope
     running = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True)
     launcher = psutil.Process(running.pid)
     states = "outputs/.resume/unfreeze-finetune/*/*-*"
-    wait_for(lambda: any(folder.glob(states)) if learning else len(launcher.children()) == 2)
+    wait_for(lambda: any(folder.glob(states)) if learning else _ranks(launcher) == ["0", "1"])
     assert running.poll() is None
-    below = launcher.children(recursive=True)
-    assert sorted(process.environ().get("RANK", "") for process in below if process.ppid() == running.pid) == ["0", "1"]
-    return running, below
+    assert _ranks(launcher) == ["0", "1"]
+    return running, launcher.children(recursive=True)
+
+
+def _ranks(launcher: psutil.Process) -> list[str]:
+    """Of its processes; one that was only just forked has none yet."""
+    return sorted(process.environ().get("RANK", "") for process in launcher.children())
 
 
 def wait_for(happened: Callable[[], object]) -> None:
