@@ -153,32 +153,35 @@ def measure(given: argparse.Namespace) -> None:
         raise PipelineError("There is no CUDA device here: this benchmark is about one.")
     photos = take(Photos.of_split(manifest, PROCESSED, "train", classes), given.photos)
     val = Photos.of_split(manifest, PROCESSED, "val", classes)
-    first, second = [], []
+    print(f"{len(photos):,} photos, {runtime.workers} workers, {machine_name(runtime.device, runtime.threads)}")
+    print("| | photos/s | on the device already | ratio |\n| --- | --- | --- | --- |", flush=True)
+    second = []
     for name in given.backbones:
         backbone = create_backbone(name, "none")
         kinds: dict[str, UnfreezeFinetune] = {
             "upper blocks": with_depth(params.unfreeze_finetune, backbone.model, backbone.preprocessing),
             "whole network": params.unfreeze_finetune.model_copy(update={"unfrozen_blocks": "all"}),
         }
-        measured = {"pass": of_pass(backbone, photos, runtime)}
+        show(f"{name}, pass", of_pass(backbone, photos, runtime))
         for (kind, own), size in itertools.product(kinds.items(), given.batch_sizes):
             settings = own.model_copy(update={"batch_size": size, "learning_rate": 1e-6})
             task = Task(photos, val, backbone.preprocessing, settings, runtime)
-            what = f"{kind}, {size} a step"
+            what = f"{name}, {kind}, {size} a step"
             with TemporaryDirectory() as folder:  # where what the frozen blocks made is kept, as between epochs
                 kept = replace(task, keep=kept_under(Path(folder)))
-                measured[what] = of_training(fresh(name, len(classes), kept))
+                show(what, of_training(fresh(name, len(classes), kept)))
             if given.compiled:
                 few = replace(task, train=photos[: 2 * size])
-                second.append(f"| {name}, {what} | {line_of_variants(partial(fresh, name, len(classes), few))} |")
-        for what, (ours, bare) in measured.items():
-            first.append(f"| {name}, {what} | {ours:,.0f} | {bare:,.0f} | {ours / bare:.2f} |")
-    print(f"{len(photos):,} photos, {runtime.workers} workers, {machine_name(runtime.device, runtime.threads)}")
-    print("| | photos/s | on the device already | ratio |\n| --- | --- | --- | --- |")
-    print("\n".join(first))
+                second.append(f"| {what} | {line_of_variants(partial(fresh, name, len(classes), few))} |")
     if second:
         print("\n| | ms a step, folded | not folded | compiled | seconds to compile | pays after |\n|" + " --- |" * 6)
         print("\n".join(second))
+
+
+def show(what: str, measured: tuple[float, float]) -> None:
+    """A line of the first table, as soon as it is known."""
+    ours, bare = measured
+    print(f"| {what} | {ours:,.0f} | {bare:,.0f} | {ours / bare:.2f} |", flush=True)
 
 
 def main() -> None:
