@@ -46,7 +46,7 @@ def bare_pass() -> tuple[int, Callable[[], float]]:
     preprocessing = infos[0].preprocessing
     models = [rebuild(info, read_model_state(folder)).eval() for folder, info in zip(CHECKPOINTS, infos, strict=True)]
     engines = {  # one where fine-tuning kept the frozen weights, as in the stage
-        info.files[MODEL_FILE]: engine_for(model, test, preprocessing, choice=info.engine, runtime=runtime)
+        info.files[MODEL_FILE]: engine_for(model, test, preprocessing, choice=info.engine, runtime=runtime, precise=True)
         for model, info in zip(models, infos, strict=True)
     }
 

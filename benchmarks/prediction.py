@@ -48,6 +48,7 @@ def bare_engine(checkpoint: Path, photos: list[Path], count: int) -> Callable[[]
         choice=info.engine,
         device=torch.device("cpu"),
         threads=usable_cores(),
+        precise=True,
     )
     batches = list(itertools.islice(itertools.cycle(ready.split(BATCH_SIZE)), count // BATCH_SIZE))
 

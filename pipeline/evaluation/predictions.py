@@ -6,6 +6,7 @@ predictions.probabilities["frozen"]           # (n, classes) float64
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -90,7 +91,8 @@ def _engines(
     """One for all networks where they share their lower blocks, which then compute once; else one for each."""
     together = computed_together(models, first_images(photos, preprocessing)) if len(models) > 1 else None
     modules = models if together is None else [together]
-    return [engine_for(module, photos, preprocessing, choice=choice, runtime=runtime) for module in modules]
+    engine = partial(engine_for, photos=photos, preprocessing=preprocessing, choice=choice, runtime=runtime, precise=True)
+    return [engine(module) for module in modules]
 
 
 def _refuse_broken_weights(name: str, model: nn.Module) -> None:

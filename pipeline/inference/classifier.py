@@ -6,7 +6,7 @@
     for prediction in classifier.predict(["cat.jpg", "dog.jpg"]):
         print(prediction.label, prediction.probability, prediction.unlike_anything_seen)
 
-On a processor the network runs in OpenVINO or ONNX Runtime, 32 photos at a time, while threads decode what comes next. A
+On a processor the network runs in ONNX Runtime, 32 photos at a time, while threads decode the photos that come next. A
 classifier may be used from several threads at once.
 """
 
@@ -97,6 +97,7 @@ class Classifier:
             choice=info.engine,
             device=resolve_device(device),
             threads=threads or usable_cores(),
+            precise=True,
         )
         return cls(info, model, familiarity, engine)
 

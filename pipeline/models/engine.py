@@ -37,6 +37,11 @@ TOLERANCE = {"openvino": 0.15, "onnxruntime": 1e-3, "torch": 1e-3, "torch bfloat
 PIECE = 8
 
 
+# What "auto" tries on a processor, in this order; to measure with, only what computes in float32.
+ON_A_PROCESSOR = ("openvino", "onnxruntime", "torch")
+PRECISE_ON_A_PROCESSOR = ("onnxruntime", "torch")
+
+
 @dataclass(frozen=True)
 class Engine:
     """`run` maps (n, channels, height, width) float32 to (n, outputs) float32; n may vary.
@@ -49,7 +54,9 @@ class Engine:
     deviation: float  # from eager float32 on the example, as in `TOLERANCE`
 
 
-def build_engine(module: nn.Module, example: Tensor, *, choice: str, device: torch.device, threads: int) -> Engine:
+def build_engine(
+    module: nn.Module, example: Tensor, *, choice: str, device: torch.device, threads: int, precise: bool = False
+) -> Engine:
     """Make a module ready to run forward.
 
     In plain torch::
@@ -66,6 +73,8 @@ def build_engine(module: nn.Module, example: Tensor, *, choice: str, device: tor
             this processor and this network allow and that agrees with eager torch, on any other device torch.
         device: where to compute.
         threads: of the processor.
+        precise: on a processor "auto" is then float32. What is told of a network should be the network's own: bfloat16 rounds
+            in other places where the same layers stand in another graph, as with those of a second network beside them.
 
     Raises:
         PipelineError: the engine that was asked for by name cannot run here or cannot run this network, or its outputs differ
@@ -80,7 +89,7 @@ def build_engine(module: nn.Module, example: Tensor, *, choice: str, device: tor
         )
     names = [choice]
     if choice == "auto":
-        names = ["openvino", "onnxruntime", "torch"] if device.type == "cpu" else ["torch"]
+        names = list(PRECISE_ON_A_PROCESSOR if precise else ON_A_PROCESSOR) if device.type == "cpu" else ["torch"]
     for name in names:
         try:
             return _checked(name, module, example, expected, device, threads)

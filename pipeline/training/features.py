@@ -99,11 +99,17 @@ class FeatureExtractor(nn.Module):
 
 
 def engine_for(
-    module: nn.Module, photos: Photos, preprocessing: Preprocessing, *, choice: str, runtime: ResolvedRuntime
+    module: nn.Module,
+    photos: Photos,
+    preprocessing: Preprocessing,
+    *,
+    choice: str,
+    runtime: ResolvedRuntime,
+    precise: bool = False,
 ) -> Engine:
-    """An engine for `module`, checked on the first photos."""
+    """An engine for `module`, checked on the first photos; the rest as in `build_engine`."""
     example = first_images(photos, preprocessing)
-    return build_engine(module, example, choice=choice, device=runtime.device, threads=runtime.threads)
+    return build_engine(module, example, choice=choice, device=runtime.device, threads=runtime.threads, precise=precise)
 
 
 def first_images(photos: Photos, preprocessing: Preprocessing) -> Tensor:

@@ -68,6 +68,15 @@ def test_the_rule_reads_the_processors_flags(monkeypatch: pytest.MonkeyPatch) ->
         build_engine(model, images, choice="openvino", device=CPU, threads=1)
 
 
+@pytest.mark.parametrize("capabilities", [{"avx512_bf16": True}, {"avx2": True}])
+def test_what_is_measured_with_is_float32_on_any_processor(monkeypatch: pytest.MonkeyPatch, capabilities: dict) -> None:
+    model, images = timm.create_model("test_resnet").eval(), torch.randn(2, 3, 64, 64)
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
+    engine = build_engine(model, images, choice="auto", device=CPU, threads=1, precise=True)
+    assert engine.name == "onnxruntime"
+    assert engine.deviation <= 1e-5
+
+
 class Sensitive(nn.Module):
     """The difference of large numbers, of which bfloat16 keeps too little."""
 
