@@ -46,6 +46,7 @@ from pipeline.data.photo import REDUCING_GAP
 
 STORED_SIZE = 256
 CHUNK = 32
+SAMPLE_SECONDS = 0.02
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 
 
@@ -135,7 +136,11 @@ def measure_side(side: str, raw: Path, folder: Path) -> None:
 
 
 def peak_memory(raw: Path, store: Path) -> float:
-    """The largest sum of what this process and its workers hold for themselves, in megabytes, sampled while they work."""
+    """The largest sum of what this process and its workers hold, in megabytes, sampled while they work.
+
+    What several of them share, such as libraries, counts once (the proportional set size). The audit of few photos is over
+    in half a second, so samples are close together: the peak may last for a tenth of that.
+    """
     from pipeline.data.audit import audit
     from pipeline.data.duplicates import group_duplicates
     from pipeline.data.split import assign_splits
@@ -145,11 +150,11 @@ def peak_memory(raw: Path, store: Path) -> float:
     def watch() -> None:
         nonlocal peak
         process = psutil.Process()
-        while not done.wait(0.1):
+        while not done.wait(SAMPLE_SECONDS):
             held = 0
             for each in (process, *process.children(recursive=True)):
                 try:
-                    held += each.memory_full_info().uss
+                    held += each.memory_full_info().pss
                 except psutil.Error:
                     continue
             peak = max(peak, held / 1e6)
