@@ -70,7 +70,7 @@ def of_pass(backbone: Backbone, photos: Photos, runtime: ResolvedRuntime) -> tup
     engine = engine_for(FeatureExtractor(backbone.model).eval(), photos, preprocessing, choice="auto", runtime=runtime)
     size = batch_size_on(runtime.device)
     loaded = evaluation_batches(photos, evaluation_pixels(preprocessing), batch_size=size, workers=runtime.workers)
-    batches = [preprocessing.normalised(images.to(runtime.device)) for images, _ in itertools.islice(loaded, BARE_BATCHES)]
+    batches = [pixels.to(runtime.device) for pixels, _ in itertools.islice(loaded, BARE_BATCHES)]
 
     def bare() -> int:
         for batch in batches * (BARE_STEPS // BARE_BATCHES):

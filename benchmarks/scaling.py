@@ -25,7 +25,7 @@ from pipeline.data.loader import Photos, evaluation_batches
 from pipeline.data.manifest import classes_of, read_manifest
 from pipeline.errors import PipelineError
 from pipeline.machine import machine_name
-from pipeline.models.backbone import create_backbone, evaluation_transform
+from pipeline.models.backbone import create_backbone, evaluation_pixels
 from pipeline.models.engine import Engine
 from pipeline.params import PARAMS_FILE, load_params
 from pipeline.paths import PROCESSED, of_person
@@ -96,8 +96,8 @@ def measure(given: argparse.Namespace) -> None:
         runtime = resolve_runtime(present.model_copy(update={"workers": 0}))
         engine = engine_for(extractor, stored, preprocessing, choice="auto", runtime=runtime)
         some = take(stored, BARE_BATCHES * BATCH_SIZE)
-        loaded = evaluation_batches(some, evaluation_transform(preprocessing), batch_size=BATCH_SIZE, workers=0)
-        batches = [images for images, _ in loaded]
+        loaded = evaluation_batches(some, evaluation_pixels(preprocessing), batch_size=BATCH_SIZE, workers=0)
+        batches = [pixels for pixels, _ in loaded]
         for count, workers in itertools.product(given.photos, given.workers):
             runtime = resolve_runtime(present.model_copy(update={"workers": workers}))
             rate, bare = rates(engine, take(stored, count), preprocessing, runtime, batches)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A run of seconds: few photos, two epochs. What it shows is that the parts fit, not what they are worth.
 SMALL = {"download.drawn_photos": 240, "unfreeze_finetune.epochs": 2}
+
+LONGEST = 240  # seconds a command may take; below what pytest allows a test
 
 
 def clone(folder: Path) -> Path:
@@ -36,14 +39,31 @@ def set_params(folder: Path, changes: dict[str, Any]) -> None:
 
 
 def run(folder: Path, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of the environment that runs the tests (python, dvc) in the clone."""
+    """Run a command of the environment that runs the tests (python, dvc) in the clone.
+
+    One that hangs is aborted, with all that it started, and each Python process then tells where each of its threads was.
+    """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     # Compiled files may be kept: the tests start Python a hundred times, and compiling torch and timm takes seconds.
-    settings = {**os.environ, "PATH": path, "PYTHONPATH": "", "PYTHONDONTWRITEBYTECODE": "", **environment}
-    done = subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True, check=False)
-    if check and done.returncode:
-        raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
-    return done
+    settings = {**os.environ, "PATH": path, "PYTHONPATH": "", "PYTHONDONTWRITEBYTECODE": "", "PYTHONFAULTHANDLER": "1"}
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=settings | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        stdout, stderr = process.communicate(timeout=LONGEST)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGABRT)
+        stdout, stderr = process.communicate()
+        raise AssertionError(f"{' '.join(command)} was not done in {LONGEST} s:\n{stdout}\n{stderr}") from None
+    if check and process.returncode:
+        raise AssertionError(f"{' '.join(command)} ended with {process.returncode}:\n{stdout}\n{stderr}")
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
 def ran(output: str) -> list[str]:

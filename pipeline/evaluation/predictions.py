@@ -20,7 +20,7 @@ from pipeline.evaluation.slices import MEASURED, of_batch
 from pipeline.models.boundary import computed_together
 from pipeline.models.engine import Engine
 from pipeline.runtime import ResolvedRuntime
-from pipeline.training.features import engine_for, first_images, run_over
+from pipeline.training.features import engine_for, first_pixels, run_over
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def predict(
     def run_all(batch: Tensor) -> Tensor:
         views = [batch, batch.flip(3)] if mirrored else [batch]
         logits = [engine.run(view) for view in views for engine in engines]
-        return torch.cat([*logits, of_batch(batch, preprocessing)], 1)
+        return torch.cat([*logits, of_batch(batch)], 1)
 
     outputs = run_over(run_all, photos, preprocessing, runtime=runtime, description="testing").values
     *logits, measured = outputs.split([classes] * len(different) * (1 + mirrored) + [len(MEASURED)], 1)
@@ -89,7 +89,8 @@ def _engines(
     models: Sequence[nn.Module], photos: Photos, preprocessing: Preprocessing, *, choice: str, runtime: ResolvedRuntime
 ) -> list[Engine]:
     """One for all networks where they share their lower blocks, which then compute once; else one for each."""
-    together = computed_together(models, first_images(photos, preprocessing)) if len(models) > 1 else None
+    images = preprocessing.normalised(first_pixels(photos, preprocessing))
+    together = computed_together(models, images) if len(models) > 1 else None
     modules = models if together is None else [together]
     engine = partial(engine_for, photos=photos, preprocessing=preprocessing, choice=choice, runtime=runtime, precise=True)
     return [engine(module) for module in modules]

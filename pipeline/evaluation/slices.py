@@ -1,6 +1,6 @@
 """On which photos a model is right: accuracy by size, shape, light, blur and file format, each with its interval.
 
-properties = of_batch(images, preprocessing)             # while the network looks at the same batch
+properties = of_batch(pixels)                            # while the network looks at the same batch
 slices = slice_scores(slices_of(table), right, confidence=0.95)
 """
 
@@ -13,7 +13,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.checkpoint import Preprocessing
 from pipeline.evaluation.metrics import wilson
 
 PARTS = 3
@@ -31,21 +30,14 @@ class Slice:
     accuracy: dict[str, tuple[float, float, float]]  # model -> accuracy, and the bounds of its Wilson interval
 
 
-def of_batch(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Brightness and sharpness of photos as the network sees them.
-
-    Args:
-        images: (n, 3, height, width), normalised.
-        preprocessing: how they were.
+def of_batch(pixels: Tensor) -> Tensor:
+    """Brightness and sharpness of photos as the network sees them, (n, 3, height, width) uint8.
 
     Returns:
         (n, 2): the mean luma in [0, 1], and the standard deviation of its Laplacian, which is low where a photo is blurred
         (Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy, ICPR 2000).
     """
-    mean, std, weights = (
-        torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (preprocessing.mean, preprocessing.std, LUMA)
-    )
-    luma = ((images * std + mean) * weights).sum(1)
+    luma = (pixels * (torch.tensor(LUMA, device=pixels.device) / 255).view(1, -1, 1, 1)).sum(1)
     neighbours = luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1] + luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]
     laplacian = neighbours - 4 * luma[:, 1:-1, 1:-1]
     return torch.stack([luma.mean((1, 2)), laplacian.flatten(1).std(1)], 1)

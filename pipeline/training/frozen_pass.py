@@ -23,7 +23,7 @@ from pipeline.models.freezing import frozen_fingerprint, set_trainable
 from pipeline.params import UnfreezeFinetune
 from pipeline.progress import say
 from pipeline.runtime import ResolvedRuntime
-from pipeline.training.features import FeatureExtractor, Kept, first_images
+from pipeline.training.features import FeatureExtractor, FromPixels, Kept, first_pixels
 from pipeline.training.resume import parts_of_result
 
 # What one view of the training photos may take at the cut. Above it, photos go through the whole network in every step of
@@ -53,21 +53,21 @@ def frozen_pass(
         runtime: where to compute.
 
     Returns:
-        A function of (n, channels, height, width) that gives features (n, width) float32 and, where it can be had, what crosses
-        the cut (n, ...) float16.
+        A function of (n, channels, height, width) uint8 that gives features (n, width) float32 and, where it can be had, what
+        crosses the cut (n, ...) float16.
     """
-    images = first_images(photos, preprocessing)
+    pixels = first_pixels(photos, preprocessing)
 
     def engine_of(module: nn.Module, example: Tensor) -> Engine:
         return build_engine(module, example, choice=choice, device=runtime.device, threads=runtime.threads)
 
-    plain = engine_of(FeatureExtractor(copy.deepcopy(model)).eval(), images)
+    plain = engine_of(FromPixels(FeatureExtractor(copy.deepcopy(model)), preprocessing).eval(), pixels)
     say(f"features by {plain.name}, which differs from eager float32 by {plain.deviation:.1e} of their size")
-    parts = _parts(model, unfrozen_blocks, images)
+    parts = _parts(model, unfrozen_blocks, preprocessing.normalised(pixels))
     if parts is None:
         return plain.run
-    lower = engine_of(parts.lower, images)
-    features, at_cut = plain.run(images), lower.run(images)
+    lower = engine_of(FromPixels(parts.lower, preprocessing).eval(), pixels)
+    features, at_cut = plain.run(pixels), lower.run(pixels)
     if at_cut[0].numel() * 2 * len(photos) > LARGEST:
         return plain.run
     upper = engine_of(parts.upper, at_cut)

@@ -22,7 +22,7 @@ from pipeline.data.loader import Photos, view_batches
 from pipeline.models.boundary import cut_below_learning
 from pipeline.models.engine import Engine, build_engine
 from pipeline.progress import say
-from pipeline.training.features import batch_size_on, engine_for, run_over, run_over_batches
+from pipeline.training.features import batch_size_on, engine_for, first_pixels, run_over, run_over_batches
 from pipeline.training.frozen_pass import LARGEST
 from pipeline.training.task import Task
 
@@ -49,7 +49,6 @@ class Trunk:
             lambda images: self.engine.run(images).half(),
             task.train,
             partial(view_batches, transform=self.transform, view=number),
-            task.preprocessing,
             runtime=task.runtime,
             description=f"frozen blocks, view {number} of training photos",
             kept=task.keep(f"view {number}"),
@@ -68,15 +67,15 @@ def build_trunk(model: nn.Module, task: Task, transform: TrainingTransform) -> T
         None where the network cannot be cut, as when all of it learns, where the values are too large for float16, or where a
         view of the training photos would be larger than `LARGEST`.
     """
-    example = random_images(task.preprocessing)
-    cut = cut_below_learning(model, example)
+    cut = cut_below_learning(model, random_images(task.preprocessing))
     if cut is None:
         if task.settings.unfrozen_blocks != "all":
             say("this network cannot be cut below the blocks that learn, so the frozen ones compute in every step")
         return None
     lower = copy.deepcopy(cut.lower).eval()
     engine = engine_for(lower, task.val, task.preprocessing, choice=task.engine, runtime=task.runtime)
-    if (size := engine.run(example).half()[0].nbytes * len(task.train)) > LARGEST:
+    of_one = engine.run(first_pixels(task.val, task.preprocessing)).half()[0].nbytes
+    if (size := of_one * len(task.train)) > LARGEST:
         say(f"what the frozen blocks give would take {size / 2**30:.1f} GiB, so they compute in every step")
         return None
     val = _unchanged(engine, "val", task.val, task)

@@ -16,9 +16,9 @@ from pipeline.models.engine import deviation
 from pipeline.models.familiarity import Familiarity
 from pipeline.models.freezing import set_trainable
 from pipeline.training.familiarity import fit_familiarity
-from pipeline.training.features import FeatureExtractor, engine_for, run_over
+from pipeline.training.features import FeatureExtractor, engine_for, first_pixels, run_over
 from pipeline.training.task import Task
-from pipeline.training.trunk import Trunk, random_images, run_above
+from pipeline.training.trunk import Trunk, run_above
 
 MOST_PHOTOS = 1000  # of a split: more change the covariance little
 TOLERANCE = 0.15  # as `deviation` measures: an engine's rounding, bfloat16's too, stays below
@@ -49,8 +49,9 @@ def _some(photos: Photos) -> slice:
 
 def _is_cut_as(trunk: Trunk, extractor: FeatureExtractor, task: Task) -> bool:
     """Whether what crosses the extractor's cut is what the trunk holds."""
-    images = random_images(task.preprocessing)
-    cut, held = cut_below_learning(extractor, images), trunk.engine.run(images)
+    pixels = first_pixels(task.val, task.preprocessing)
+    images, held = task.preprocessing.normalised(pixels), trunk.engine.run(pixels)
+    cut = cut_below_learning(extractor, images)
     if cut is None:
         return False
     with torch.no_grad():

@@ -46,7 +46,7 @@ def photos(folder: Path, name: str, count: int) -> Photos:
 
 def mean_colours(images: Tensor) -> Tensor:
     """A network without rounding of its own."""
-    return images.mean((2, 3))
+    return images.float().mean((2, 3))
 
 
 def train(folder: Path) -> dict[str, object]:
