@@ -13,14 +13,12 @@ table is of what is there, and is written to benchmarks/results/ablation.md.
 """
 
 import argparse
-import copy
 import hashlib
 import json
 import statistics
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,15 +29,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from pipeline.checkpoint import CheckpointInfo, read_info, read_model_state, refuse_other_data
-from pipeline.data.augment import TrainingTransform
 from pipeline.data.loader import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, fingerprint, read_manifest, stored_fingerprint
 from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import wilson
 from pipeline.machine import machine_name
 from pipeline.models.backbone import rebuild
-from pipeline.models.boundary import cut_below_learning
-from pipeline.models.folding import unfold_batch_norm
 from pipeline.models.freezing import set_trainable
 from pipeline.params import UnfreezeFinetune, load_params
 from pipeline.paths import FEATURES, FROZEN, PROCESSED
@@ -52,7 +47,7 @@ from pipeline.training.finetune import Trainer
 from pipeline.training.frozen_pass import parts_of_pass, places_at_cut
 from pipeline.training.resume import ResumeFolder, parts_of_result
 from pipeline.training.task import Task
-from pipeline.training.trunk import Trunk, random_images, run_above
+from pipeline.training.trunk import Trunk, run_above
 
 PROJECT = Path(__file__).resolve().parents[1]
 RUNS, RESULTS = PROJECT / "benchmarks/.runs/ablation", PROJECT / "benchmarks/results/ablation.md"
@@ -74,7 +69,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "the whole network": {"unfrozen_blocks": "all"},
     "label smoothing 0.1": {},
     "mixup 0.2": {},
-    "first half of the epochs at five sevenths of the size": {},
+    "photos of one size": {},
 }
 FACTORS = ("learning_rate", "epochs")  # given as multiples of what is set
 
@@ -98,33 +93,17 @@ class Mixup(Trainer):
         return logits, (1 - share) * loss + share * cross_entropy(logits.float(), labels[others])
 
 
-class GrowingPhotos(Trainer):
-    """Changed photos are smaller and come first, whole ones in the second half of the epochs (progressive resizing)."""
+class OneSize(Trainer):
+    """No view is one of smaller photos."""
 
-    def __init__(self, model: nn.Module, task: Task) -> None:
-        super().__init__(model, task)
-        assert self.trunk is not None
-        channels, height, width = task.preprocessing.input_size
-        size = (channels, *(32 * round(5 / 7 * side / 32) for side in (height, width)))
-        smaller = task.preprocessing.model_copy(update={"input_size": size})
-        other = replace(task, preprocessing=smaller, keep=lambda name: task.keep(f"{name}, {size[1]} px"))
-        copied = copy.deepcopy(model).cpu().train()
-        cut = cut_below_learning(copied, random_images(smaller))
-        assert cut is not None
-        lower = copy.deepcopy(cut.lower).eval().to(memory_format=torch.contiguous_format)
-        unfold_batch_norm(lower)
-        engine = engine_for(lower, task.val, smaller, choice=task.engine, runtime=task.runtime)
-        transform = TrainingTransform(smaller, task.settings.augmentation, task.settings.seed)
-        self.smaller = replace(self.trunk, engine=engine, task=other, transform=transform)
-
-    def _view(self, trunk: Trunk, epoch: int) -> Tensor:
-        return self.smaller.view(1) if 2 * epoch <= self.epochs else trunk.view(0)
+    def view_of(self, epoch: int) -> tuple[int, bool]:
+        return super().view_of(epoch)[0], False
 
 
 TRAINERS: dict[str, type[Trainer]] = {
     "label smoothing 0.1": LabelSmoothing,
     "mixup 0.2": Mixup,
-    "first half of the epochs at five sevenths of the size": GrowingPhotos,
+    "photos of one size": OneSize,
 }
 
 
@@ -209,14 +188,15 @@ def _seconds_of_views(trainer: Trainer, folder: Path) -> float:
     if trainer.trunk is None:
         return 0.0
     settings = trainer.settings
-    trunk = trainer.smaller if isinstance(trainer, GrowingPhotos) else trainer.trunk
-    size = trunk.task.preprocessing.input_size[1]
     total = 0.0
-    for number in sorted({epoch % trainer.views for epoch in range(1, trainer.epochs + 1)} - {0}):
+    for number, smaller in sorted({trainer.view_of(epoch) for epoch in range(1, trainer.epochs + 1)}):
+        if number == 0:
+            continue  # the unchanged photos, which the stage before has kept
+        size = "smaller" if smaller else "whole"
         name = f"view-{settings.unfrozen_blocks}-{settings.augmentation}-{settings.seed}-{size}-{number}.json"
         told = folder.parent / name
         started = time.monotonic()
-        trunk.view(number)
+        trainer.trunk.view(number, smaller=smaller)
         if not told.is_file():
             write_json(told, {"seconds": time.monotonic() - started})
         total += read_json(told)["seconds"]

@@ -37,7 +37,7 @@ from pipeline.progress import progress, say
 from pipeline.training.distributed import mean_loss_and_gradients
 from pipeline.training.faults import check_loss, faults_told
 from pipeline.training.resume import ResumeFolder
-from pipeline.training.schedule import default_epochs, default_views, learning_rate
+from pipeline.training.schedule import default_epochs, default_views, learning_rate, view_of_epoch
 from pipeline.training.task import Task
 from pipeline.training.tracking import Trackers
 from pipeline.training.trunk import Trunk, build_trunk, random_images
@@ -121,7 +121,7 @@ class Trainer:
         set_trainable(model, settings.unfrozen_blocks)
         self.frozen_before = frozen_fingerprint(model)
         self.transform = TrainingTransform(task.preprocessing, settings.augmentation, settings.seed)
-        self.trunk = build_trunk(model.train(), task, self.transform)
+        self.trunk = build_trunk(model.train(), task)
         self.validation = Validation(task, self.trunk)
         self.epochs = self._default_epochs() if settings.epochs == "auto" else settings.epochs
         views = default_views(len(train)) if settings.views == "auto" else settings.views
@@ -151,9 +151,10 @@ class Trainer:
         self._finish_epoch(train_loss=None)
 
     def finished(self) -> bool:
-        """Whether all epochs are done or patience is at its end."""
-        last = self.history[-1].epoch
-        return last >= self.epochs or last - min(self.history, key=_log_loss).epoch >= self.settings.patience
+        """Whether all epochs are done or patience is at its end, which begins with photos of the network's own size."""
+        last, best = self.history[-1].epoch, min(self.history, key=_log_loss).epoch
+        of_smaller = sum(self.view_of(epoch)[1] for epoch in range(1, self.epochs + 1))
+        return last >= self.epochs or last - max(best, of_smaller) >= self.settings.patience
 
     def train_epoch(self, resume: ResumeFolder) -> None:
         """The rest of a pass over the training photos, then validation."""
@@ -195,12 +196,16 @@ class Trainer:
                 processes=processes,
                 pinned=self.runtime.pinned,
             )
-        view, labels = (values.to(self.runtime.device) for values in (self._view(self.trunk, epoch), self.train.labels))
+        number, smaller = self.view_of(epoch)
+        values = self.trunk.view(number, smaller=smaller)
+        view, labels = (part.to(self.runtime.device) for part in (values, self.train.labels))
         order = epoch_order(len(self.train), seed=seed, epoch=epoch)[start:].tolist()
         return ((view[part], labels[part]) for part in shares_of_batches(order, batch_size, rank, processes))
 
-    def _view(self, trunk: Trunk, epoch: int) -> Tensor:
-        return trunk.view(epoch % self.views)
+    def view_of(self, epoch: int) -> tuple[int, bool]:
+        """Which view an epoch takes, and whether it is one of smaller photos; of training with a trunk."""
+        number, smaller = view_of_epoch(epoch, epochs=self.epochs, views=self.views)
+        return number, smaller and self.trunk is not None and self.trunk.smaller is not None
 
     def _step(self, step: int, inputs: Tensor, labels: Tensor, photos: int) -> float:
         """One update from a batch that `_batches` gave, of `photos` in all processes; returns the mean loss over those."""

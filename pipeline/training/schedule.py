@@ -20,6 +20,21 @@ def default_views(num_photos: int) -> int:
     return _shared_out(num_photos, *VIEWS)
 
 
+def view_of_epoch(epoch: int, *, epochs: int, views: int) -> tuple[int, bool]:
+    """Which view an epoch takes, and whether it is one of smaller photos.
+
+    The first half of the views are of smaller photos: they cost half as much, and the network comes to the details later
+    (progressive resizing, as in Howard's DAWNBench entry of 2018). The unchanged photos, view 0, come last.
+
+    Args:
+        epoch: from 1 to `epochs`.
+        epochs: as many as the views, or more.
+        views: how many there are, the unchanged one among them.
+    """
+    turn = (epoch - 1) * views // epochs
+    return (turn + 1) % views, turn < views // 2
+
+
 def _shared_out(num_photos: int, in_all: int, fewest: int, most: int) -> int:
     return min(max(round(in_all / num_photos), fewest), most)
 

@@ -1,12 +1,12 @@
 """What the frozen lower blocks of a network make of the photos, computed once: a training step is then one of the upper blocks.
 
-    trunk = build_trunk(model, task, transform)
+    trunk = build_trunk(model, task)
     logits = trunk.upper(trunk.view(1)[:32].float())
 
 What frozen blocks compute depends on the photo and on how it was changed, and on nothing that learns. So a few views of every
-photo, the unchanged one among them, are sent through them once, by the engine that is fastest, and the epochs take turns with
-the views. An epoch then costs neither decoding nor the lower blocks, which have most of a network's operations and few of its
-parameters.
+photo, the unchanged one among them, are sent through them once, by the engine that is fastest, and the epochs go through the
+views, those of smaller photos first. An epoch then costs neither decoding nor the lower blocks, which have most of a network's
+operations and few of its parameters.
 """
 
 import copy
@@ -26,42 +26,57 @@ from pipeline.training.features import batch_size_on, engine_for, first_pixels, 
 from pipeline.training.frozen_pass import LARGEST
 from pipeline.training.task import Task
 
+# The side of smaller photos, as a share of the network's own, and what it is rounded to: strides are powers of two.
+SMALLER, MULTIPLE = 5 / 7, 16
+
 
 @dataclass(frozen=True)
 class Trunk:
     """The frozen lower part of a network, run by an engine, and the upper part that learns: the network's own modules.
 
     What crosses between the two is kept in float16, for photos in the order of their ids, (n, ...).
+
+    Attributes:
+        engine: of photos of the network's own size.
+        upper: from the cut to the network's output.
+        val: what crosses the cut for the validation photos.
+        task: whose photos these are.
+        smaller: engine of smaller photos, and how these are loaded; None for a network that takes one size alone.
     """
 
     engine: Engine
     upper: nn.Module
     val: Tensor
     task: Task
-    transform: TrainingTransform
+    smaller: tuple[Engine, Preprocessing] | None
 
-    def view(self, number: int) -> Tensor:
-        """The training photos as the lower part sees them: view 0 as they are, others changed as in epoch `number`."""
+    def view(self, number: int, *, smaller: bool = False) -> Tensor:
+        """The training photos as the lower part sees them: view 0 as they are, others changed as in epoch `number`.
+
+        Those of a changed view can be `smaller`, if the network takes such.
+        """
         task = self.task
         if number == 0:
             return _unchanged(self.engine, "train", task.train, task)
+        engine, preprocessing = self.smaller if smaller and self.smaller else (self.engine, task.preprocessing)
+        size = preprocessing.input_size[1]
+        transform = TrainingTransform(preprocessing, task.settings.augmentation, task.settings.seed)
         return run_over_batches(
-            lambda images: self.engine.run(images).half(),
+            lambda pixels: engine.run(pixels).half(),
             task.train,
-            partial(view_batches, transform=self.transform, view=number),
+            partial(view_batches, transform=transform, view=number),
             runtime=task.runtime,
-            description=f"frozen blocks, view {number} of training photos",
-            kept=task.keep(f"view {number}"),
+            description=f"frozen blocks, view {number} of training photos, {size} px",
+            kept=task.keep(f"view {number}, {size} px"),
         ).values
 
 
-def build_trunk(model: nn.Module, task: Task, transform: TrainingTransform) -> Trunk | None:
+def build_trunk(model: nn.Module, task: Task) -> Trunk | None:
     """Cut a network below what learns, and send the validation photos through what is frozen.
 
     Args:
         model: in training mode, on the CPU; `set_trainable` has said what learns.
         task: whose photos, engine and places are used.
-        transform: what changes a training photo for an epoch.
 
     Returns:
         None where the network cannot be cut, as when all of it learns, where the values are too large for float16, or where a
@@ -82,7 +97,21 @@ def build_trunk(model: nn.Module, task: Task, transform: TrainingTransform) -> T
     if not torch.isfinite(val).all():
         say("what the frozen blocks give is too large for float16, so they compute in every step")
         return None
-    return Trunk(engine, cut.upper, val, task, transform)
+    return Trunk(engine, cut.upper, val, task, _smaller(model, lower, task))
+
+
+def _smaller(model: nn.Module, lower: nn.Module, task: Task) -> tuple[Engine, Preprocessing] | None:
+    channels, *sides = task.preprocessing.input_size
+    height, width = (max(MULTIPLE, MULTIPLE * round(SMALLER * side / MULTIPLE)) for side in sides)
+    preprocessing = task.preprocessing.model_copy(update={"input_size": (channels, height, width)})
+    try:
+        cut = cut_below_learning(model, random_images(preprocessing))
+    except Exception:  # a network that takes one size alone refuses others by errors of any kind
+        cut = None
+    if cut is None:
+        say("this network takes photos of one size, so none are smaller in the first epochs")
+        return None
+    return engine_for(lower, task.val, preprocessing, choice=task.engine, runtime=task.runtime), preprocessing
 
 
 def _unchanged(engine: Engine, name: str, photos: Photos, task: Task) -> Tensor:

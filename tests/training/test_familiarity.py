@@ -7,7 +7,6 @@ import timm
 import torch
 from torch import nn
 
-from pipeline.data.augment import TrainingTransform
 from pipeline.models.freezing import set_trainable
 from pipeline.runtime import ResolvedRuntime
 from pipeline.training.familiarity import fit_familiarity
@@ -36,7 +35,7 @@ def task_with(folder: Path, *, unfrozen_blocks: int) -> Task:
 
 def trunk_of(model: nn.Module, task: Task) -> Trunk:
     set_trainable(model, task.settings.unfrozen_blocks)
-    trunk = build_trunk(model.train(), task, TrainingTransform(tiny.PREPROCESSING, "light", 0))
+    trunk = build_trunk(model.train(), task)
     assert trunk is not None
     model.eval()
     return trunk

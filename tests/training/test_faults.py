@@ -47,7 +47,7 @@ class Deadly(TrainingTransform):
 
 def test_a_decoding_process_that_was_killed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.training.finetune.TrainingTransform", Deadly)
+        patch.setattr("pipeline.training.trunk.TrainingTransform", Deadly)
         with pytest.raises(PipelineError, match=r"killed at step \d+ \(epoch 1\).*Lower runtime\.workers, now 1 \(0 decodes"):
             tiny.train(tmp_path, workers=1)
     assert len(tiny.train(tmp_path).history) == tiny.EPOCHS + 1

@@ -51,7 +51,7 @@ def test_features_stay_as_they_are_and_the_cut_is_that_of_fine_tuning(name: str,
     settings = tiny.settings(unfrozen_blocks=BLOCKS)
     given = Task(photos, photos, tiny.PREPROCESSING, settings, RUNTIME, ENGINE)
     set_trainable(model, BLOCKS)
-    trunk = build_trunk(model.train(), given, transform=None)  # type: ignore[arg-type]  # which view 0 does not need
+    trunk = build_trunk(model.train(), given)
     assert trunk is not None
     assert torch.equal(beside, trunk.val)
     assert torch.equal(beside, trunk.view(0))
@@ -74,6 +74,6 @@ def test_the_first_view_is_the_photos_as_they_are(tmp_path: Path) -> None:
     given = task(tmp_path, unfrozen_blocks=1)
     model = tiny.network()
     set_trainable(model, 1)
-    trunk = build_trunk(model.train(), given, transform=None)  # type: ignore[arg-type]
+    trunk = build_trunk(model.train(), given)
     assert trunk is not None
     assert torch.equal(trunk.view(0)[:16], trunk.val)

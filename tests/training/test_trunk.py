@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import timm
 import torch
 
 from pipeline.data.augment import TrainingTransform
@@ -14,7 +15,7 @@ from pipeline.models.freezing import set_trainable
 from pipeline.runtime import ResolvedRuntime
 from pipeline.training import trunk as trunk_module
 from pipeline.training.features import Kept
-from pipeline.training.finetune import Finetuned, Trainer
+from pipeline.training.finetune import Epoch, Finetuned, Trainer
 from pipeline.training.schedule import default_epochs, default_views
 from pipeline.training.task import Task
 from pipeline.training.trunk import build_trunk, random_images
@@ -34,6 +35,7 @@ def trained(folder: Path, **changes: object) -> Finetuned:
 def test_training_on_what_the_frozen_blocks_gave_is_training_the_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(trunk_module, "_smaller", lambda *_: None)
     with_trunk = trained(tmp_path / "with", epochs=3, views=3)
     monkeypatch.setattr(trunk_module, "LARGEST", 1)
     without = trained(tmp_path / "without", epochs=3, views=3)
@@ -46,14 +48,35 @@ def test_training_on_what_the_frozen_blocks_gave_is_training_the_network(
         assert one.val_log_loss == pytest.approx(other.val_log_loss, rel=0.02)
 
 
-def test_epochs_take_turns_with_the_views(tmp_path: Path) -> None:
+def test_epochs_go_through_the_views_smaller_photos_first(tmp_path: Path) -> None:
     trainer = Trainer(tiny.network(), task(tmp_path, epochs=4, views=2, unfrozen_blocks=1))
     assert trainer.trunk is not None
-    batches = [torch.cat([inputs.flatten(1) for inputs, _ in trainer._batches(epoch)]) for epoch in (1, 2, 3)]
-    sums = [batch.double().sum(1).sort().values for batch in batches]
-    assert torch.equal(sums[0], sums[2])  # the same views of the same photos, in another order
-    assert not torch.equal(batches[0], batches[2])
-    assert not torch.equal(sums[0], sums[1])
+    batches = [torch.cat([inputs for inputs, _ in trainer._batches(epoch)]) for epoch in range(1, 5)]
+    assert [batch.shape[2:] for batch in batches] == 2 * [(3, 3)] + 2 * [(4, 4)]
+    for one, other in (batches[:2], batches[2:]):
+        sums = [batch.double().sum((1, 2, 3)).sort().values for batch in (one, other)]
+        assert torch.equal(*sums)  # the same views of the same photos, in another order
+        assert not torch.equal(one, other)
+
+
+def test_a_network_of_one_size_gets_no_smaller_photos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = timm.create_model("test_vit3", num_classes=2, img_size=64)
+    trainer = Trainer(model, task(tmp_path, epochs=2, views=2, unfrozen_blocks=1))
+    assert "takes photos of one size" in capsys.readouterr().out
+    assert trainer.trunk is not None
+    assert [trainer.view_of(epoch) for epoch in (1, 2)] == [(1, False), (0, False)]
+    shapes = {inputs.shape[1:] for epoch in (1, 2) for inputs, _ in trainer._batches(epoch)}
+    assert len(shapes) == 1
+
+
+def test_patience_begins_with_photos_of_the_own_size(tmp_path: Path) -> None:
+    trainer = Trainer(tiny.network(), task(tmp_path, epochs=8, views=8, patience=2))
+
+    def after(epochs: int) -> bool:
+        trainer.history = [Epoch(epoch, 0.0, 1.0, 1.0, 0.5, 1.0, float(epoch)) for epoch in range(epochs + 1)]  # ever worse
+        return trainer.finished()
+
+    assert [after(epochs) for epochs in range(1, 9)] == 5 * [False] + 3 * [True]
 
 
 def test_what_is_kept_is_not_computed_again_and_each_photo_is_changed_as_in_its_epoch(tmp_path: Path) -> None:
@@ -70,7 +93,7 @@ def test_what_is_kept_is_not_computed_again_and_each_photo_is_changed_as_in_its_
     model = tiny.network()
     set_trainable(model, 1)
     transform = TrainingTransform(tiny.PREPROCESSING, "light", 0)
-    first = build_trunk(model.train(), kept, transform)
+    first = build_trunk(model.train(), kept)
     assert first is not None
     view = first.view(2)
     cut = cut_below_learning(model, random_images(tiny.PREPROCESSING))
@@ -82,7 +105,7 @@ def test_what_is_kept_is_not_computed_again_and_each_photo_is_changed_as_in_its_
 
     for path in given.train.paths[8:]:  # the engine is checked on the first
         path.unlink()
-    again = build_trunk(model, kept, transform)
+    again = build_trunk(model, kept)
     assert again is not None
     assert torch.equal(again.val, first.val)
     assert torch.equal(again.view(2), view)
