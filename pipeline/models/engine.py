@@ -12,12 +12,12 @@ would not repeat and bits would change. An engine is compared with eager float32
 import copy
 import io
 import logging
-import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -155,12 +155,16 @@ def _openvino(module: nn.Module, example: Tensor, device: torch.device, threads:
         compiled = _openvino_core().compile_model(_openvino_core().read_model(onnx), "CPU", settings)
     except Exception as error:  # exporter and runtime raise many kinds for an operator that they do not know
         raise _Unfit(f"This network cannot run in OpenVINO ({_first_line(error)}).") from None
-    of_thread = threading.local()
+    free: SimpleQueue[Any] = SimpleQueue()  # requests, each of which computes one piece at a time
+    for _ in range(threads):
+        free.put(compiled.create_infer_request())
 
     def run_piece(piece: Tensor) -> np.ndarray:
-        if not hasattr(of_thread, "request"):
-            of_thread.request = compiled.create_infer_request()
-        outputs: np.ndarray = of_thread.request.infer({0: piece.numpy()})[0]
+        request = free.get()
+        try:
+            outputs: np.ndarray = request.infer({0: piece.numpy()})[0]
+        finally:
+            free.put(request)
         return outputs
 
     return _in_pieces(run_piece, threads)
@@ -216,13 +220,18 @@ def _onnxruntime(module: nn.Module, example: Tensor, threads: int) -> Callable[[
 
 def _in_pieces(run_piece: Callable[[Tensor], np.ndarray], threads: int) -> Callable[[Tensor], Tensor]:
     """A batch in pieces of a few photos, each computed by one thread."""
-    pool = ThreadPoolExecutor(threads)
 
     def run(batch: Tensor) -> Tensor:
         pieces = batch.contiguous().split(max(1, min(PIECE, -(-len(batch) // threads))))
-        return torch.from_numpy(np.concatenate(list(pool.map(run_piece, pieces))))
+        return torch.from_numpy(np.concatenate(list(_pool(threads).map(run_piece, pieces))))
 
     return run
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """One for the engines of the process: threads that end with an engine would take apart its runtime while another starts."""
+    return ThreadPoolExecutor(threads)
 
 
 def _first_line(error: Exception) -> str:
