@@ -158,6 +158,9 @@ def _openvino(module: nn.Module, example: Tensor, device: torch.device, threads:
     free: SimpleQueue[Any] = SimpleQueue()  # requests, each of which computes one piece at a time
     for _ in range(threads):
         free.put(compiled.create_infer_request())
+    # The first call of all is made by one thread: two at once can wait for each other for ever, one holding Python's lock and
+    # one that of the bindings' first use (OpenVINO 2026.4).
+    compiled.create_infer_request().infer({0: example[:1].numpy()})
 
     def run_piece(piece: Tensor) -> np.ndarray:
         request = free.get()
