@@ -61,6 +61,9 @@ def run(folder: Path, *command: str, check: bool = True, **environment: str) -> 
         os.killpg(process.pid, signal.SIGABRT)
         stdout, stderr = process.communicate()
         raise AssertionError(f"{' '.join(command)} was not done in {LONGEST} s:\n{stdout}\n{stderr}") from None
+    except BaseException:  # a Ctrl-C, or the end of the test's own time: what was started goes with it
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     if check and process.returncode:
         raise AssertionError(f"{' '.join(command)} ended with {process.returncode}:\n{stdout}\n{stderr}")
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)

@@ -12,12 +12,13 @@ would not repeat and bits would change. An engine is compared with eager float32
 import copy
 import io
 import logging
+import sys
+import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -155,19 +156,15 @@ def _openvino(module: nn.Module, example: Tensor, device: torch.device, threads:
         compiled = _openvino_core().compile_model(_openvino_core().read_model(onnx), "CPU", settings)
     except Exception as error:  # exporter and runtime raise many kinds for an operator that they do not know
         raise _Unfit(f"This network cannot run in OpenVINO ({_first_line(error)}).") from None
-    free: SimpleQueue[Any] = SimpleQueue()  # requests, each of which computes one piece at a time
-    for _ in range(threads):
-        free.put(compiled.create_infer_request())
     # The first call of all is made by one thread: two at once can wait for each other for ever, one holding Python's lock and
     # one that of the bindings' first use (OpenVINO 2026.4).
     compiled.create_infer_request().infer({0: example[:1].numpy()})
+    of_thread = threading.local()
 
     def run_piece(piece: Tensor) -> np.ndarray:
-        request = free.get()
-        try:
-            outputs: np.ndarray = request.infer({0: piece.numpy()})[0]
-        finally:
-            free.put(request)
+        if not hasattr(of_thread, "request"):
+            of_thread.request = compiled.create_infer_request()
+        outputs: np.ndarray = of_thread.request.infer({0: piece.numpy()})[0]
         return outputs
 
     return _in_pieces(run_piece, threads)
@@ -180,6 +177,8 @@ def _openvino_core() -> Any:
     Each brings the stack that signals of this thread are handled on, and takes it away when it goes, also from others that
     came before: the next signal would then end the process (OpenVINO 2026.4).
     """
+    # Importing OpenVINO forks a process that reports the import to its makers, unless this package of theirs cannot be found.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # Python's way to say so
     import openvino
 
     return openvino.Core()
@@ -223,18 +222,13 @@ def _onnxruntime(module: nn.Module, example: Tensor, threads: int) -> Callable[[
 
 def _in_pieces(run_piece: Callable[[Tensor], np.ndarray], threads: int) -> Callable[[Tensor], Tensor]:
     """A batch in pieces of a few photos, each computed by one thread."""
+    pool = ThreadPoolExecutor(threads)
 
     def run(batch: Tensor) -> Tensor:
         pieces = batch.contiguous().split(max(1, min(PIECE, -(-len(batch) // threads))))
-        return torch.from_numpy(np.concatenate(list(_pool(threads).map(run_piece, pieces))))
+        return torch.from_numpy(np.concatenate(list(pool.map(run_piece, pieces))))
 
     return run
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """One for the engines of the process: threads that end with an engine would take apart its runtime while another starts."""
-    return ThreadPoolExecutor(threads)
 
 
 def _first_line(error: Exception) -> str:

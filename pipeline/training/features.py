@@ -102,7 +102,7 @@ class FromPixels(nn.Module):
     """A network with the normalisation before it: of photos as they are loaded, (n, channels, height, width) uint8.
 
     Inside an engine's graph the normalisation costs little. Beside it, it would be a pass over four times the bytes, on threads
-    that contend with those of the engine and of the decoding: a fifth of the whole time.
+    that contend with those of the engine and of the decoding.
     """
 
     module: Any

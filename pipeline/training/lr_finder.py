@@ -55,6 +55,10 @@ class _Sweep(Trainer):
     def _learning_rate(self, step: int) -> float:
         return self.rates[step]
 
+    def view_of(self, epoch: int) -> tuple[int, bool]:
+        """Photos of one size, because the losses of a sweep are compared with each other."""
+        return epoch % self.views, False
+
     def run(self) -> Iterator[float]:
         """The loss of each step, over as many epochs as it takes, until it is no longer a sensible number."""
         for epoch in count(1):

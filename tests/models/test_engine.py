@@ -1,6 +1,7 @@
 """Engines agree with eager torch, whatever the batch and the threads, and the rule that chooses one repeats."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import timm
@@ -124,6 +125,28 @@ def test_a_network_that_overflows_is_told_before_anything_is_computed_with_it() 
     nn.init.constant_(layer.weight, 1e38)
     with pytest.raises(PipelineError, match="not finite numbers on the first photos"):
         build_engine(nn.Sequential(layer, nn.Flatten()), torch.ones(2, 3, 8, 8), choice="auto", device=CPU, threads=1)
+
+
+@pytest.mark.skipif(not has_bfloat16(CPU), reason="this processor does not multiply in bfloat16")
+def test_openvino_is_first_called_by_one_thread_and_reports_nothing(tmp_path: Path) -> None:
+    code = """
+import threading, timm, torch, sys
+import pipeline.models.engine as engine
+engine._openvino_core()
+import openvino
+infer, callers = openvino.InferRequest.infer, []
+def recorded(self, *arguments, **named):
+    callers.append(threading.current_thread() is threading.main_thread())
+    return infer(self, *arguments, **named)
+openvino.InferRequest.infer = recorded
+images = torch.randn(4, 3, 64, 64)
+model = timm.create_model("test_resnet").eval()
+engine.build_engine(model, images, choice="openvino", device=torch.device("cpu"), threads=2).run(images)
+print(callers[0], any(callers[1:]))
+"""
+    done = run(ROOT, sys.executable, "-c", code, PYTHONPATH=str(ROOT), HOME=str(tmp_path), CI="")
+    assert done.stdout.split() == ["True", "False"]
+    assert not (tmp_path / "intel").exists()  # where its telemetry counts
 
 
 def test_a_signal_that_comes_when_engines_are_gone_is_handled() -> None:
