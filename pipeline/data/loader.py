@@ -1,14 +1,20 @@
-"""From stored photos to batches of tensors.
+"""From stored photos to batches of tensors, decoded ahead of those who ask for them.
 
     photos = Photos.of_split(manifest, Path("data/processed"), "train", classes)
     for images, labels in evaluation_batches(photos, transform, batch_size=32, workers=2): ...
     for images, labels in training_batches(photos, transform, seed=0, epoch=3, batch_size=32, workers=2): ...
 
 Nothing about order is state: the permutation is a function of (seed, epoch), and a photo's augmentation of (seed, epoch, id).
+
+Photos for evaluation are decoded by threads: what decodes and resizes lets go of Python's lock, and nothing is copied from one
+process to another. Photos for training are changed by Python code, which holds that lock, so processes load them.
 """
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +31,8 @@ from pipeline.data.manifest import fingerprint
 from pipeline.errors import PipelineError
 
 Batch = tuple[Tensor, Tensor]
+
+BATCHES_AHEAD = 2  # of each worker, as torch's DataLoader has it
 
 # Workers are forked, and a forked OpenCV waits for ever for threads that its parent had: so it never has any. Photos are
 # too small for them to pay.
@@ -70,21 +78,38 @@ def epoch_order(num_photos: int, *, seed: int, epoch: int) -> np.ndarray:
 
 def evaluation_batches(
     photos: Photos,
-    transform: Callable[[Image.Image], Tensor],
+    transform: Callable[[Image.Image], np.ndarray],
     *,
     batch_size: int,
     workers: int,
     rank: int = 0,
     processes: int = 1,
     pinned: bool = False,
-) -> DataLoader[Batch]:
-    """Every photo once, in the order of ids; images (n, channels, height, width) as `transform` gives them, labels (n,) int64.
+) -> Iterator[Batch]:
+    """Every photo once, in the order of ids: images (n, height, width, channels) uint8, labels (n,) int64.
 
-    Of several processes each takes whole batches in turn, so that every batch is what it is in one process. `pinned` batches
-    lie in memory that a GPU reads by itself.
+    In plain torch: `DataLoader(dataset, batch_size=batch_size, num_workers=workers, pin_memory=pinned)`, with threads for the
+    worker processes.
+
+    Args:
+        photos: of one split.
+        transform: PIL image -> (height, width, channels) uint8, such as `evaluation_pixels`.
+        batch_size: photos a batch; the last may be smaller.
+        workers: threads that decode, each up to `BATCHES_AHEAD` batches ahead; 0: the caller's own, when it asks.
+        rank, processes: of several processes each takes whole batches in turn, so that a batch is what it is in one.
+        pinned: whether batches lie in memory that a GPU reads by itself, while it computes another.
     """
+
+    def load(places: list[int]) -> Batch:
+        images = torch.from_numpy(np.stack([transform(_opened(photos.paths[place])) for place in places]))
+        return images.pin_memory() if pinned else images, photos.labels[places]
+
     batches = _in_batches(range(len(photos)), batch_size)[rank::processes]
-    return _loader(_EvaluationDataset(photos, transform), batches, workers, pinned)
+    if workers == 0:
+        return map(load, batches)
+    # A new thread takes a GPU of its own choice to pin memory for.
+    same_device = partial(torch.cuda.set_device, torch.cuda.current_device()) if pinned else None
+    return _by_threads(load, batches, ThreadPoolExecutor(workers, "decoding", same_device), ahead=BATCHES_AHEAD * workers)
 
 
 def training_batches(
@@ -100,7 +125,7 @@ def training_batches(
     processes: int = 1,
     pinned: bool = False,
 ) -> DataLoader[Batch]:
-    """Every photo once, in the epoch's order; images (n, channels, height, width) uint8, the last batch may be smaller.
+    """Every photo once, in the epoch's order; images (n, height, width, channels) uint8, the last batch may be smaller.
 
     `start` leaves out as many photos at the front: those that a run took before it was stopped. Of several processes each
     takes its share of every batch; one for which the last batch has none left repeats a photo, so that all make the same
@@ -108,7 +133,7 @@ def training_batches(
     """
     order = epoch_order(len(photos), seed=seed, epoch=epoch)[start:].tolist()
     shares = shares_of_batches(order, batch_size, rank, processes)
-    return _loader(_TrainingDataset(photos, transform, epoch), shares, workers, pinned)
+    return _by_processes(_TrainingDataset(photos, transform, epoch), shares, workers, pinned)
 
 
 def view_batches(
@@ -124,21 +149,12 @@ def view_batches(
 ) -> DataLoader[Batch]:
     """Every photo once, in the order of ids, changed as epoch `view` changes it; shared out as by `evaluation_batches`."""
     batches = _in_batches(range(len(photos)), batch_size)[rank::processes]
-    return _loader(_TrainingDataset(photos, transform, view), batches, workers, pinned)
+    return _by_processes(_TrainingDataset(photos, transform, view), batches, workers, pinned)
 
 
 def shares_of_batches(order: list[int], batch_size: int, rank: int, processes: int) -> list[list[int]]:
     """A process's share of every batch; one for which the last batch has none left repeats a photo of it."""
     return [list(batch[rank::processes] or batch[:1]) for batch in _in_batches(order, batch_size)]
-
-
-class _EvaluationDataset(Dataset[tuple[Tensor, Tensor]]):
-    def __init__(self, photos: Photos, transform: Callable[[Image.Image], Tensor]) -> None:
-        self._photos, self._transform = photos, transform
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        with Image.open(self._photos.paths[index]) as image:
-            return self._transform(image.convert("RGB")), self._photos.labels[index]
 
 
 class _TrainingDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -153,11 +169,32 @@ class _TrainingDataset(Dataset[tuple[Tensor, Tensor]]):
         return self._transform(photo, self._epoch, self._photos.ids[index]), self._photos.labels[index]
 
 
+def _opened(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
 def _in_batches(order: Sequence[int], batch_size: int) -> list[list[int]]:
     return [list(order[start : start + batch_size]) for start in range(0, len(order), batch_size)]
 
 
-def _loader(dataset: Dataset[Any], batches: list[list[int]], workers: int, pinned: bool) -> DataLoader[Batch]:
+def _by_threads(
+    load: Callable[[list[int]], Batch], batches: list[list[int]], pool: ThreadPoolExecutor, *, ahead: int
+) -> Iterator[Batch]:
+    """The batches in order, each made whole by one thread, so many of them ahead."""
+    begun: deque[Future[Batch]] = deque()
+    try:
+        for places in batches:
+            begun.append(pool.submit(load, places))
+            if len(begun) > ahead:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:  # also where the caller takes no more of them
+        pool.shutdown(cancel_futures=True)
+
+
+def _by_processes(dataset: Dataset[Any], batches: list[list[int]], workers: int, pinned: bool) -> DataLoader[Batch]:
     return DataLoader(
         dataset,
         batch_sampler=batches,

@@ -67,7 +67,7 @@ def predict(
     engines = _engines(list(different.values()), photos, preprocessing, choice=any_info.engine, runtime=runtime)
 
     def run_all(batch: Tensor) -> Tensor:
-        views = [batch, batch.flip(3)] if mirrored else [batch]
+        views = [batch, batch.flip(2)] if mirrored else [batch]
         logits = [engine.run(view) for view in views for engine in engines]
         return torch.cat([*logits, of_batch(batch)], 1)
 

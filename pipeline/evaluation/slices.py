@@ -31,13 +31,13 @@ class Slice:
 
 
 def of_batch(pixels: Tensor) -> Tensor:
-    """Brightness and sharpness of photos as the network sees them, (n, 3, height, width) uint8.
+    """Brightness and sharpness of photos as the network sees them, (n, height, width, 3) uint8.
 
     Returns:
         (n, 2): the mean luma in [0, 1], and the standard deviation of its Laplacian, which is low where a photo is blurred
         (Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy, ICPR 2000).
     """
-    luma = (pixels * (torch.tensor(LUMA, device=pixels.device) / 255).view(1, -1, 1, 1)).sum(1)
+    luma = (pixels * (torch.tensor(LUMA, device=pixels.device) / 255)).sum(3)
     neighbours = luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1] + luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]
     laplacian = neighbours - 4 * luma[:, 1:-1, 1:-1]
     return torch.stack([luma.mean((1, 2)), laplacian.flatten(1).std(1)], 1)

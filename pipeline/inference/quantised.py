@@ -22,7 +22,7 @@ from pipeline.checkpoint import Preprocessing
 from pipeline.data.loader import Photos, evaluation_batches
 from pipeline.evaluation.metrics import log_losses
 from pipeline.inference.forms import ONNX, ONNX_QUANTISED, OUTPUT, Unsupported, first_line, open_session
-from pipeline.models.backbone import evaluation_transform
+from pipeline.models.backbone import evaluation_pixels
 from pipeline.models.head import class_probabilities
 from pipeline.progress import progress
 
@@ -62,11 +62,12 @@ def measure(folder: Path, photos: Photos, preprocessing: Preprocessing, *, worke
     The speed is that of the network alone, of the median batch.
     """
     sessions = {file: open_session(folder / file) for file in (ONNX, ONNX_QUANTISED)}
-    batches = evaluation_batches(photos, evaluation_transform(preprocessing), batch_size=BATCH_SIZE, workers=workers)
+    batches = evaluation_batches(photos, evaluation_pixels(preprocessing), batch_size=BATCH_SIZE, workers=workers)
     logits: dict[str, list[Tensor]] = {file: [] for file in sessions}
     rates: dict[str, list[float]] = {file: [] for file in sessions}
     with progress("comparing with 8 bits", total=len(photos)) as advance:
-        for images, _ in batches:
+        for pixels, _ in batches:
+            images = preprocessing.normalised(pixels).contiguous()
             for file, session in sessions.items():
                 outputs, seconds = _timed(session, images)
                 logits[file].append(outputs)

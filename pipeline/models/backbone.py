@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 import timm
 import torch
 import torchvision
@@ -26,6 +27,7 @@ from safetensors.torch import save
 from timm.data import create_transform, resolve_data_config
 from timm.models import load_model_config_from_hf
 from torch import Tensor, nn
+from torchvision.transforms import Compose
 
 from pipeline.checkpoint import BackboneInfo, CheckpointInfo, Preprocessing
 from pipeline.errors import PipelineError
@@ -136,11 +138,13 @@ def evaluation_transform(preprocessing: Preprocessing) -> Any:
 
 
 def evaluation_pixels(preprocessing: Preprocessing) -> Any:
-    """The same up to the normalisation, as uint8: a quarter of the bytes to carry, for `Preprocessing.normalised` to finish.
+    """The same up to the normalisation: PIL image -> (height, width, channels) uint8, for `Preprocessing.normalised` to finish.
 
-    In plain torchvision: `PILToTensor()` in place of `ToTensor()` and `Normalize(mean, std)`, done later for the batch.
+    In plain torchvision: `np.asarray` in place of `ToTensor()` and `Normalize(mean, std)`, which are done later for the batch.
+    Bytes are a quarter of what floats would cost to carry.
     """
-    return create_transform(**preprocessing.model_dump(), is_training=False, use_prefetcher=True)
+    *of_image, _ = create_transform(**preprocessing.model_dump(), is_training=False, use_prefetcher=True).transforms
+    return Compose([*of_image, np.asarray])
 
 
 def _random(name: str, kwargs: dict[str, Any]) -> nn.Module:

@@ -134,7 +134,7 @@ def _torch(module: nn.Module, device: torch.device, *, bfloat16: bool) -> Callab
     @torch.inference_mode()
     def run(batch: Tensor) -> Tensor:
         images = batch.to(device, non_blocking=True)
-        if images.ndim == 4:
+        if images.is_floating_point() and images.ndim == 4:  # bytes of photos have their channels last as they come
             images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             return module(images).float().to(batch.device)

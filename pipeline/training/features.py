@@ -99,7 +99,7 @@ class FeatureExtractor(nn.Module):
 
 
 class FromPixels(nn.Module):
-    """A network with the normalisation before it: of photos as they are loaded, (n, channels, height, width) uint8.
+    """A network with the normalisation before it: of photos as they are loaded, (n, height, width, channels) uint8.
 
     Inside an engine's graph the normalisation costs little. Beside it, it would be a pass over four times the bytes, on threads
     that contend with those of the engine and of the decoding.
@@ -131,7 +131,7 @@ def engine_for(
 
 
 def first_pixels(photos: Photos, preprocessing: Preprocessing) -> Tensor:
-    """The first photos as they are loaded for evaluation: (8 or fewer, channels, height, width) uint8."""
+    """The first photos as they are loaded for evaluation: (8 or fewer, height, width, channels) uint8."""
     batches = evaluation_batches(photos[:8], evaluation_pixels(preprocessing), batch_size=8, workers=0)
     pixels, _ = next(iter(batches))
     return pixels
@@ -147,7 +147,7 @@ def run_over(
     kept: Kept | None = None,
     beside: Kept | None = None,
 ) -> Outputs:
-    """Run a network over every photo once, as loaded for evaluation, decoding in worker processes.
+    """Run a network over every photo once, as loaded for evaluation.
 
     The rest as in `run_over_batches`.
     """

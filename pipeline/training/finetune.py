@@ -177,7 +177,7 @@ class Trainer:
         resume.write(self.state())
 
     def _batches(self, epoch: int) -> Iterable[Batch]:
-        """What is left of an epoch: photos (n, channels, height, width) uint8, or what the frozen blocks made of them.
+        """What is left of an epoch: photos (n, height, width, channels) uint8, or what the frozen blocks made of them.
 
         Of several processes each takes its share of every batch.
         """

@@ -53,7 +53,7 @@ def frozen_pass(
         runtime: where to compute.
 
     Returns:
-        A function of (n, channels, height, width) uint8 that gives features (n, width) float32 and, where it can be had, what
+        A function of (n, height, width, channels) uint8 that gives features (n, width) float32 and, where it can be had, what
         crosses the cut (n, ...) float16.
     """
     pixels = first_pixels(photos, preprocessing)

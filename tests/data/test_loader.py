@@ -1,6 +1,8 @@
 """A training photo's tensor is a function of (seed, epoch, photo), whatever the workers and the order."""
 
-from collections.abc import Iterator
+import threading
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,8 +13,8 @@ from torch import Tensor
 
 from pipeline.checkpoint import Preprocessing
 from pipeline.data.augment import STRENGTHS, TrainingTransform
-from pipeline.data.loader import Photos, epoch_order, evaluation_batches, training_batches
-from pipeline.models.backbone import evaluation_transform
+from pipeline.data.loader import BATCHES_AHEAD, Photos, epoch_order, evaluation_batches, training_batches
+from pipeline.models.backbone import evaluation_pixels, evaluation_transform
 
 PREPROCESSING = Preprocessing(
     input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.25,) * 3, interpolation="bicubic", crop_pct=0.9, crop_mode="center"
@@ -89,7 +91,7 @@ def test_every_photo_comes_once_with_its_own_label(photos: Photos) -> None:
     batches = list(training_batches(photos, transform, seed=0, epoch=1, batch_size=4, workers=0))
     assert [len(labels) for _, labels in batches] == [4, 4, 4, 4, 4, 2]
     assert torch.equal(torch.cat([labels for _, labels in batches]), photos.labels[torch.from_numpy(order)])
-    assert all(images.dtype == torch.uint8 and images.shape[1:] == (3, 32, 32) for images, _ in batches)
+    assert all(images.dtype == torch.uint8 and images.shape[1:] == (32, 32, 3) for images, _ in batches)
 
 
 def test_loading_leaves_torchs_global_generator_alone(photos: Photos) -> None:
@@ -100,12 +102,40 @@ def test_loading_leaves_torchs_global_generator_alone(photos: Photos) -> None:
 
 
 def test_evaluation_batches_come_in_the_order_of_ids(photos: Photos) -> None:
-    def everything(workers: int) -> Iterator[Tensor]:
-        transform = evaluation_transform(PREPROCESSING)
-        for images, labels in evaluation_batches(photos, transform, batch_size=5, workers=workers):
-            yield images
-            yield labels
-
     assert list(photos.ids) == sorted(photos.ids)
-    for one, other in zip(everything(0), everything(2), strict=True):
-        assert torch.equal(one, other)
+    own, pixels = evaluation_transform(PREPROCESSING), evaluation_pixels(PREPROCESSING)
+    expected = torch.stack([own(Image.open(path)) for path in photos.paths])
+    for workers in (0, 1, 4):
+        batches = list(evaluation_batches(photos, pixels, batch_size=5, workers=workers))
+        assert [len(labels) for _, labels in batches] == [5, 5, 5, 5, 2]
+        assert torch.equal(torch.cat([labels for _, labels in batches]), photos.labels)
+        assert torch.equal(torch.cat([PREPROCESSING.normalised(images) for images, _ in batches]), expected)
+
+
+def test_a_photo_that_cannot_be_read_is_told_at_its_turn_and_ends_the_threads(photos: Photos, tmp_path: Path) -> None:
+    paths = (*photos.paths[:9], tmp_path / "missing.jpg", *photos.paths[10:])
+    batches = evaluation_batches(replace(photos, paths=paths), evaluation_pixels(PREPROCESSING), batch_size=3, workers=2)
+    for number in range(3):
+        assert torch.equal(next(batches)[1], photos.labels[3 * number : 3 * number + 3])
+    with pytest.raises(FileNotFoundError, match=r"missing\.jpg"):
+        next(batches)
+    assert not decoding()
+
+
+def test_batches_that_are_not_taken_are_not_decoded(photos: Photos) -> None:
+    pixels, decoded = evaluation_pixels(PREPROCESSING), []
+
+    def transform(image: Image.Image) -> np.ndarray:
+        decoded.append(image)
+        return np.asarray(pixels(image))
+
+    batches = evaluation_batches(photos, transform, batch_size=1, workers=1)
+    next(batches)
+    batches.close()
+    assert len(decoded) <= 1 + BATCHES_AHEAD + 1 < len(photos)
+    assert not decoding()
+
+
+def decoding() -> list[str]:
+    """Threads that decode photos at this moment."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("decoding")]

@@ -23,7 +23,7 @@ def table(count: int = 9) -> pd.DataFrame:
 
 def pixels(luma: torch.Tensor) -> torch.Tensor:
     """Grey images (n, height, width) in [0, 1] as they are loaded."""
-    return (luma[:, None].expand(-1, 3, -1, -1) * 255).round().to(torch.uint8)
+    return (luma[..., None].expand(-1, -1, -1, 3) * 255).round().to(torch.uint8)
 
 
 def test_every_photo_is_in_one_slice_of_each_kind() -> None:

@@ -161,7 +161,7 @@ def test_the_evaluation_transform_and_its_logits_are_timms(name: str) -> None:
     for size in ((300, 200), (90, 131), (40, 40)):
         photo = Image.effect_noise(size, 90).convert("RGB")
         assert torch.equal(own(photo), expected(photo))
-        assert torch.equal(preprocessing.normalised(pixels(photo)[None])[0], expected(photo))
+        assert torch.equal(preprocessing.normalised(torch.tensor(pixels(photo))[None])[0], expected(photo))
         with torch.inference_mode():
             assert torch.equal(backbone.model.eval()(own(photo)[None]), model(expected(photo)[None]))
 

@@ -40,7 +40,7 @@ class Means:
         if self.seen >= self.breaks_after:
             raise InterruptedError
         self.seen += len(images)
-        return images[:, 0].float().mean((1, 2))[:, None]
+        return images[..., 0].float().mean((1, 2))[:, None]
 
 
 def extract(photos: Photos, means: Means, kept: Kept | None) -> Tensor:
@@ -88,7 +88,7 @@ def test_order_is_kept_where_later_batches_are_done_first(photos: Photos) -> Non
 
     class FirstWaits(Means):
         def __call__(self, images: Tensor) -> Tensor:
-            if int(images[0, 0].max()) == 0:  # the first photo's red
+            if int(images[0, ..., 0].max()) == 0:  # the first photo's red
                 assert started.wait(60), "no batch was begun before the first was done"
             else:
                 started.set()

@@ -60,7 +60,7 @@ def test_features_stay_as_they_are_and_the_cut_is_that_of_fine_tuning(name: str,
 def test_a_cut_that_would_be_too_large_or_is_none_is_left_to_fine_tuning(
     photos: Photos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pixels = torch.zeros(3, *tiny.PREPROCESSING.input_size, dtype=torch.uint8)
+    pixels = torch.zeros(3, *tiny.PREPROCESSING.input_size[1:], 3, dtype=torch.uint8)
     model = network("test_resnet")
     for blocks in ("all", 0):
         run = frozen_pass(model, blocks, photos, tiny.PREPROCESSING, choice=ENGINE, runtime=RUNTIME)  # type: ignore[arg-type]

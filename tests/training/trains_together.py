@@ -46,7 +46,7 @@ def photos(folder: Path, name: str, count: int) -> Photos:
 
 def mean_colours(images: Tensor) -> Tensor:
     """A network without rounding of its own."""
-    return images.float().mean((2, 3))
+    return images.float().mean((1, 2))
 
 
 def train(folder: Path) -> dict[str, object]:
