@@ -4,11 +4,13 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -177,6 +179,37 @@ def test_two_processes_go_on_and_one_says_that_it_cannot(
     alone = json.loads((project / "outputs/metrics/unfreeze-finetune.json").read_text())
     assert metrics["val_log_loss"] == pytest.approx(alone["val_log_loss"], abs=0.05)  # in bfloat16, where the processor has it
     assert keys == list(read_model_state(project / "outputs/finetuned"))
+
+
+TORCHRUN = "torchrun --nnodes=2 --node-rank={rank} --nproc-per-node=1 --master-addr=127.0.0.1 --master-port={port}"
+ACCELERATE = (
+    "accelerate launch --multi_gpu --num_machines=2 --machine_rank={rank} --num_processes=2 --main_process_ip=127.0.0.1"
+    " --main_process_port={port}"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_two_machines_end_with_the_bits_of_two_processes_on_one(project: Path, command: str) -> None:
+    set_params(project, {"runtime.processes": 2})
+    run(project, "python", "-m", "pipeline", "unfreeze-finetune")
+    expected = read_model_state(project / "outputs/finetuned")
+    set_params(project, {"runtime.processes": 1})  # each machine's launcher says how many there are
+    shutil.rmtree(project / "outputs/finetuned")
+    port = free_port()
+    with ThreadPoolExecutor(2) as machines:
+        commands = [[*command.format(rank=rank, port=port).split(), "-m", "pipeline", "unfreeze-finetune"] for rank in range(2)]
+        for _ in machines.map(lambda words: run(project, *words), commands):
+            pass  # a command that fails is told when its turn comes
+    tensors = read_model_state(project / "outputs/finetuned")
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
 
 
 @pytest.mark.slow
