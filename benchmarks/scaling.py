@@ -6,7 +6,7 @@
 
 A line is one setting: photos a second from the stored file to the feature, beside what the bare engine does on batches that are
 in memory already, measured before and after. Their ratio is the share of the time that is spent in the backbone; the rest goes
-to starting workers, decoding, resizing and waiting. The project's aim is a ratio of at least 0.7. Where there are fewer stored
+to decoding, resizing and waiting. The project's aim is a ratio of at least 0.7. Where there are fewer stored
 photos than asked for, they are taken again.
 """
 
