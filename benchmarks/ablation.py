@@ -29,20 +29,19 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from pipeline.checkpoint import CheckpointInfo, read_info, read_model_state, refuse_other_data
-from pipeline.data.loader import Photos, data_fingerprints
+from pipeline.data.dataset import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, fingerprint, read_manifest, stored_fingerprint
 from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import wilson
-from pipeline.machine import machine_name
+from pipeline.files import read_json, write_json
 from pipeline.models.backbone import rebuild
 from pipeline.models.freezing import set_trainable
 from pipeline.params import UnfreezeFinetune, load_params
 from pipeline.paths import FEATURES, FROZEN, PROCESSED
 from pipeline.progress import say
-from pipeline.results import read_json, write_json
-from pipeline.runtime import ResolvedRuntime, resolve_runtime
+from pipeline.runtime import ResolvedRuntime, machine_name, resolve_runtime
 from pipeline.training.depth import with_depth
-from pipeline.training.features import Kept, engine_for, run_over
+from pipeline.training.features import Kept, backend_for, run_over
 from pipeline.training.finetune import Trainer
 from pipeline.training.frozen_pass import parts_of_pass, places_at_cut
 from pipeline.training.resume import ResumeFolder, parts_of_result
@@ -55,7 +54,7 @@ FIRST, NOT_INTERPOLATED = "as it is", "neither interpolated nor calibrated"
 VARIANTS: dict[str, dict[str, Any]] = {
     FIRST: {},
     NOT_INTERPOLATED: {},  # of the same training: the best epoch's weights as they are
-    "no moving average": {"ema_share": 0.0},
+    "no moving average": {"ema_fraction": 0.0},
     "unchanged photos alone": {"views": 1},
     "one view more": {"views": 3},
     "one rate for all layers": {"layer_decay": 1.0},
@@ -122,7 +121,7 @@ class Bench:
         model, stored = rebuild(self.info, self.state), stored_fingerprint(manifest)
         self.settings: UnfreezeFinetune = with_depth(params.unfreeze_finetune, model, self.info.preprocessing)
         self.of_pass = parts_of_pass(
-            model, self.info.backbone, self.info.preprocessing, stored, choice=self.info.engine, runtime=self.runtime
+            model, self.info.backbone, self.info.preprocessing, stored, choice=self.info.backend, runtime=self.runtime
         )
         self.prints = {name: fingerprint(manifest, name) for name in self.splits}
         self.deciding = {"frozen": self.info.files, "photos": self.prints, "bfloat16": self.runtime.bfloat16}
@@ -138,16 +137,16 @@ class Bench:
             return unchanged(name) if name in photos else views(name)
 
         train, val = self.splits["train"], self.splits["val"]
-        return Task(train, val, self.info.preprocessing, settings, self.runtime, self.info.engine, place)
+        return Task(train, val, self.info.preprocessing, settings, self.runtime, self.info.backend, place)
 
     def test_logits(self, model: nn.Module, trunk: Trunk | None, task: Task) -> Tensor:
         """Logits (n, classes) of a network in eval mode for the test photos."""
         test, preprocessing = self.splits["test"], task.preprocessing
         over = partial(run_over, photos=test, preprocessing=preprocessing, runtime=self.runtime, description="testing")
         if trunk is None:
-            engine = engine_for(model, test, preprocessing, choice=task.engine, runtime=self.runtime)
-            return over(engine.run).values
-        lower = trunk.engine
+            backend = backend_for(model, test, preprocessing, choice=task.backend, runtime=self.runtime)
+            return over(backend.run).values
+        lower = trunk.backend
         return run_above(model, over(lambda images: lower.run(images).half(), kept=task.keep("test")).values, task)
 
 

@@ -41,8 +41,8 @@ import psutil
 from PIL import Image
 
 from pipeline.cores import usable_cores
-from pipeline.data.fork_server import fork_server
-from pipeline.data.photo import REDUCING_GAP
+from pipeline.preprocess.fork_server import fork_server
+from pipeline.preprocess.photo import REDUCING_GAP
 
 STORED_SIZE = 256
 CHUNK = 32
@@ -78,14 +78,14 @@ def bare(path: Path, *, store: Path | None) -> None:
 
 def run_bare(files: list[Path], store: Path | None) -> None:
     """All files over a pool of the same kind and size as the audit's."""
-    context = fork_server(preload="pipeline.data.workers")
+    context = fork_server(preload="pipeline.preprocess.workers")
     with ProcessPoolExecutor(usable_cores(), mp_context=context) as pool:
         list(pool.map(partial(bare, store=store), files, chunksize=CHUNK))
 
 
 def run_audit(raw: Path, store: Path) -> None:
     """What the preprocess stage does of decoding."""
-    from pipeline.data.audit import audit
+    from pipeline.preprocess.audit import audit
 
     audit(raw, store, stored_size=STORED_SIZE, workers=usable_cores())
 
@@ -141,9 +141,9 @@ def peak_memory(raw: Path, store: Path) -> float:
     What several of them share, such as libraries, counts once (the proportional set size). The audit of few photos is over
     in half a second, so samples are close together: the peak may last for a tenth of that.
     """
-    from pipeline.data.audit import audit
-    from pipeline.data.duplicates import group_duplicates
-    from pipeline.data.split import assign_splits
+    from pipeline.preprocess.audit import audit
+    from pipeline.preprocess.duplicates import group_duplicates
+    from pipeline.preprocess.split import assign_splits
 
     done, peak = threading.Event(), 0.0
 
@@ -202,8 +202,8 @@ def main() -> None:
 
 def compare(source: Path | None, photos: int, rounds: int, memory: list[int]) -> None:
     """Time both sides alternately, then look at memory."""
-    from pipeline.data.archive import unpack_photos
-    from pipeline.data.drawn.petimages import draw_petimages
+    from pipeline.download.archive import unpack_photos
+    from pipeline.download.drawn.petimages import draw_petimages
 
     with tempfile.TemporaryDirectory() as temporary:
         everything = Path(temporary, "raw")

@@ -3,7 +3,7 @@
     uv run python benchmarks/evaluation_cost.py
     uv run python benchmarks/evaluation_cost.py --turns 5
 
-The bare pass decodes each test photo once and runs both checkpoints on it, by the engines that the stage takes, already built.
+The bare pass decodes each test photo once and runs both checkpoints on it, by the backends that the stage takes, already built.
 The stage is run as DVC runs it, a process of its own with all its imports, in a temporary copy, so that no result is touched.
 Both take turns; the bound is 1.3 times the bare pass and 10 seconds.
 """
@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 
 from pipeline.checkpoint import MODEL_FILE, read_info, read_model_state
-from pipeline.data.loader import Photos
+from pipeline.data.dataset import Photos
 from pipeline.data.manifest import classes_of, read_manifest
 from pipeline.errors import PipelineError
 from pipeline.models.backbone import rebuild
 from pipeline.params import PARAMS_FILE, load_params
 from pipeline.runtime import resolve_runtime
-from pipeline.training.features import engine_for, run_over
+from pipeline.training.features import backend_for, run_over
 
 PROJECT = Path(__file__).resolve().parents[1]
 CHECKPOINTS = (Path("outputs/frozen"), Path("outputs/finetuned"))
@@ -45,13 +45,13 @@ def bare_pass() -> tuple[int, Callable[[], float]]:
     infos = [read_info(folder) for folder in CHECKPOINTS]
     preprocessing = infos[0].preprocessing
     models = [rebuild(info, read_model_state(folder)).eval() for folder, info in zip(CHECKPOINTS, infos, strict=True)]
-    engines = {  # one where fine-tuning kept the frozen weights, as in the stage
-        info.files[MODEL_FILE]: engine_for(model, test, preprocessing, choice=info.engine, runtime=runtime, precise=True)
+    backends = {  # one where fine-tuning kept the frozen weights, as in the stage
+        info.files[MODEL_FILE]: backend_for(model, test, preprocessing, choice=info.backend, runtime=runtime, float32=True)
         for model, info in zip(models, infos, strict=True)
     }
 
     def both(batch: Tensor) -> Tensor:
-        return torch.cat([engine.run(batch) for engine in engines.values()], 1)
+        return torch.cat([backend.run(batch) for backend in backends.values()], 1)
 
     def run() -> float:
         started = time.perf_counter()

@@ -4,7 +4,7 @@
     uv run python benchmarks/gpu.py --backbones resnet50 --photos 16384
 
 Networks have random weights, because speed does not ask for others. For each there are three pairs of rates: the pass over the
-photos (file -> feature) beside the bare engine, and a training epoch, of the topmost blocks from what the frozen ones made of
+photos (file -> feature) beside the bare backend, and a training epoch, of the topmost blocks from what the frozen ones made of
 the photos and of the whole network from the files, beside steps on batches that lie on the device. Bare rates are measured
 before and after, and their mean is taken. The project's aim is a ratio of at least 0.8.
 
@@ -26,18 +26,18 @@ from tempfile import TemporaryDirectory
 import torch
 from scaling import take
 
-from pipeline.data.loader import Batch, Photos, evaluation_batches
+from pipeline.data.dataset import Batch, Photos, evaluation_batches
 from pipeline.data.manifest import classes_of, read_manifest
+from pipeline.data.transforms import evaluation_pixels
 from pipeline.errors import PipelineError
-from pipeline.machine import machine_name
-from pipeline.models.backbone import Backbone, create_backbone, evaluation_pixels
+from pipeline.models.backbone import Backbone, create_backbone
 from pipeline.models.folding import fold_batch_norm, unfold_batch_norm
 from pipeline.models.head import replace_head
 from pipeline.params import UnfreezeFinetune, load_params
 from pipeline.paths import PROCESSED
-from pipeline.runtime import ResolvedRuntime, resolve_runtime
+from pipeline.runtime import ResolvedRuntime, machine_name, resolve_runtime
 from pipeline.training.depth import with_depth
-from pipeline.training.features import FeatureExtractor, Kept, batch_size_on, engine_for, run_over
+from pipeline.training.features import FeatureExtractor, Kept, backend_for, batch_size_on, run_over
 from pipeline.training.finetune import Trainer
 from pipeline.training.task import Task
 from pipeline.training.trunk import random_images
@@ -65,20 +65,20 @@ def rates(whole: Callable[[], object], photos: int, bare: Callable[[], int]) -> 
 
 
 def of_pass(backbone: Backbone, photos: Photos, runtime: ResolvedRuntime) -> tuple[float, float]:
-    """From the file to the feature, beside the engine."""
+    """From the file to the feature, beside the backend."""
     preprocessing = backbone.preprocessing
-    engine = engine_for(FeatureExtractor(backbone.model).eval(), photos, preprocessing, choice="auto", runtime=runtime)
+    backend = backend_for(FeatureExtractor(backbone.model).eval(), photos, preprocessing, choice="auto", runtime=runtime)
     size = batch_size_on(runtime.device)
     loaded = evaluation_batches(photos, evaluation_pixels(preprocessing), batch_size=size, workers=runtime.workers)
     batches = [pixels.to(runtime.device) for pixels, _ in itertools.islice(loaded, BARE_BATCHES)]
 
     def bare() -> int:
         for batch in batches * (BARE_STEPS // BARE_BATCHES):
-            engine.run(batch)
+            backend.run(batch)
         return sum(map(len, batches)) * (BARE_STEPS // BARE_BATCHES)
 
     def whole() -> object:
-        return run_over(engine.run, photos, preprocessing, runtime=runtime, description="features")
+        return run_over(backend.run, photos, preprocessing, runtime=runtime, description="features")
 
     return rates(whole, len(photos), bare)
 

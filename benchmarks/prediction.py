@@ -1,8 +1,8 @@
-"""What `python -m pipeline predict` costs beside the bare network: its rate on photo files against that of its engine alone.
+"""What `python -m pipeline predict` costs beside the bare network: its rate on photo files against that of its backend alone.
 
     python benchmarks/prediction.py --checkpoint outputs/finetuned --photos data/processed/images
 
-The engine takes batches that are ready in memory; the classifier reads, checks, decodes and preprocesses the files on the same
+The backend takes batches that are ready in memory; the classifier reads, checks, decodes and preprocesses the files on the same
 cores. Both take turns, so that a machine that slows down slows both; the median of the turns' ratios is printed. 1 would be
 photos that cost nothing to read.
 """
@@ -19,13 +19,14 @@ from torch import Tensor
 
 from pipeline.checkpoint import read_info, read_model_state
 from pipeline.cores import usable_cores
-from pipeline.data.decode import Refused
+from pipeline.data.transforms import evaluation_transform
 from pipeline.inference import Classifier
 from pipeline.inference.classifier import BATCH_SIZE
 from pipeline.inference.photo import open_photo
 from pipeline.inference.sources import photos_in
-from pipeline.models.backbone import evaluation_transform, rebuild
-from pipeline.models.engine import build_engine
+from pipeline.models.backbone import rebuild
+from pipeline.models.backends import build_backend
+from pipeline.preprocess.decode import Refused
 
 BATCHES_IN_MEMORY = 8
 
@@ -42,19 +43,19 @@ def bare_engine(checkpoint: Path, photos: list[Path], count: int) -> Callable[[]
     info = read_info(checkpoint)
     transform = evaluation_transform(info.preprocessing)
     ready: Tensor = torch.stack([transform(open_photo(path)) for path in photos[: BATCHES_IN_MEMORY * BATCH_SIZE]])
-    engine = build_engine(
+    backend = build_backend(
         rebuild(info, read_model_state(checkpoint)).eval(),
         ready[:2],
-        choice=info.engine,
+        choice=info.backend,
         device=torch.device("cpu"),
         threads=usable_cores(),
-        precise=True,
+        float32=True,
     )
     batches = list(itertools.islice(itertools.cycle(ready.split(BATCH_SIZE)), count // BATCH_SIZE))
 
     def run() -> None:
         for batch in batches:
-            engine.run(batch)
+            backend.run(batch)
 
     return run
 
@@ -77,9 +78,9 @@ def main() -> None:
         assert not any(isinstance(one, Refused) for one in outcomes)
 
     turns = [(seconds(bare), seconds(predict)) for _ in range(1 + given.turns)][1:]  # the first turn warms up
-    for name, times in zip(("bare engine", "predict"), zip(*turns, strict=True), strict=True):
+    for name, times in zip(("bare backend", "predict"), zip(*turns, strict=True), strict=True):
         print(f"{name:11} {count / statistics.median(times):7.1f} photos/s")
-    ratio = statistics.median(engine / whole for engine, whole in turns)
+    ratio = statistics.median(backend / whole for backend, whole in turns)
     print(f"ratio       {ratio:7.2f} over {count:,} photos, {given.turns} turns, {usable_cores()} cores")
 
 

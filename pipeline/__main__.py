@@ -16,7 +16,7 @@ import typer
 
 from pipeline.errors import PipelineError
 from pipeline.files import cannot_write
-from pipeline.launch import is_one_of_several, launch, one_of_several, told_to_launcher
+from pipeline.launch import distributed_process, is_distributed, launch, reported_to_launcher
 
 STAGES = {
     "download": "Get the photos, into data/raw.",
@@ -41,15 +41,15 @@ app = typer.Typer(
 
 def _command(stage: str) -> Callable[[], None]:
     def run() -> None:
-        with _errors_told():
+        with _errors_reported():
             from pipeline.params import load_params
 
             params = load_params()
             module = f"pipeline.stages.{stage.replace('-', '_')}"
-            if is_one_of_several():
+            if is_distributed():
                 if stage not in OF_SEVERAL_PROCESSES:
                     raise PipelineError(f"{stage} runs in one process: start it without torchrun or accelerate launch.")
-                with one_of_several():
+                with distributed_process():
                     import_module(module).run(params)
             elif params.runtime.processes > 1 and stage in OF_SEVERAL_PROCESSES:
                 launch(["-m", "pipeline", stage], params.runtime.processes)
@@ -70,7 +70,7 @@ def _report_result(
     replace: Annotated[bool, typer.Option("--replace", help="Take the place of a row of this name.")] = False,
 ) -> None:
     """Add the present run to the reported results."""
-    with _errors_told():
+    with _errors_reported():
         from pipeline.reproduction.commands import report_result
 
         report_result(name, replace=replace)
@@ -85,7 +85,7 @@ def _reproduce(
     weights: Annotated[list[Path] | None, typer.Option(help="A weights file, or a folder of them; may be repeated.")] = None,
 ) -> None:
     """Run a reported result again and compare."""
-    with _errors_told():
+    with _errors_reported():
         from pipeline.reproduction.commands import list_reported, reproduce_reported
 
         if listed:
@@ -101,7 +101,7 @@ def _leaderboard(
     ),
 ) -> None:
     """Show all experiments, the most accurate first."""
-    with _errors_told():
+    with _errors_reported():
         from pipeline.reproduction.commands import show_leaderboard
 
         show_leaderboard(figure)
@@ -116,7 +116,7 @@ def _lr_find(
     ),
 ) -> None:
     """Suggest a learning rate for fine-tuning."""
-    with _errors_told():
+    with _errors_reported():
         from pipeline.params import load_params
         from pipeline.training.lr_finder import show_learning_rates
 
@@ -133,7 +133,7 @@ def summary(
     unsafe: Annotated[bool, typer.Option("--unsafe", help="Unpickle a weights file whole, which runs code in it.")] = False,
 ) -> None:
     """Show a backbone with its head, layer by layer."""
-    with _errors_told():
+    with _errors_reported():
         from pipeline.models.summary import show_summary
         from pipeline.params import load_params
 
@@ -146,7 +146,7 @@ def summary(
 @app.command()
 def backbones(pattern: Annotated[str, typer.Argument(help="Names to list, such as 'convnext*'.")] = "*") -> None:
     """List timm's backbones by a pattern."""
-    with _errors_told():
+    with _errors_reported():
         from pipeline.models.catalogue import show_backbones
 
         show_backbones(pattern)
@@ -162,7 +162,7 @@ def predict(
     explain: Annotated[bool, typer.Option("--explain", help="Draw where the network looked, in outputs/explained.")] = False,
 ) -> None:
     """Tell cats from dogs in any photos."""
-    with _errors_told():
+    with _errors_reported():
         from pipeline.inference.commands import predict_photos
 
         if status := predict_photos(photos, checkpoint, output_format, explain=explain):
@@ -177,7 +177,7 @@ def submission(
     checkpoint: Annotated[Path, typer.Option(help="The folder of a checkpoint.")] = CHECKPOINT,
 ) -> None:
     """Predict Kaggle's test photos, for submission."""
-    with _errors_told():
+    with _errors_reported():
         from pipeline.inference.submission import write_submission
 
         write_submission(photos, checkpoint, output, kind=kind)
@@ -191,7 +191,7 @@ def _export(
     push: Annotated[str | None, typer.Option(help="Upload it too: hf-hub:OWNER/NAME.")] = None,
 ) -> None:
     """Write a checkpoint as ONNX, timm, torch.export."""
-    with _errors_told():
+    with _errors_reported():
         from pipeline.inference.export import export
 
         processed, evaluation = Path("data/processed"), Path("outputs/evaluation")
@@ -204,7 +204,7 @@ def _page(
     port: Annotated[int, typer.Option(help="0 for any free one.")] = 7860,
 ) -> None:
     """Show a local page that takes a photo and answers."""
-    with _errors_told():
+    with _errors_reported():
         from pipeline.inference.page import serve
 
         serve({"frozen": Path("outputs/frozen"), "fine-tuned": Path("outputs/finetuned")}, host=host, port=port)
@@ -226,7 +226,7 @@ OF_THE_WORLD = {
 
 
 @contextmanager
-def _errors_told() -> Iterator[None]:
+def _errors_reported() -> Iterator[None]:
     """Turn what a person can put right into one message and exit status 1; anything else is a defect and stays a traceback."""
     try:
         yield
@@ -242,7 +242,7 @@ def _errors_told() -> Iterator[None]:
 
 
 def _stop(message: str) -> NoReturn:
-    if told_to_launcher(message):
+    if reported_to_launcher(message):
         raise typer.Exit(1)
     if "DVC_STAGE" in os.environ:
         message += "\nWhat this stage made before is safe in DVC's cache: `dvc checkout` brings it back."

@@ -3,7 +3,7 @@
     outputs/frozen/
       model.safetensors    parameters and buffers
       checkpoint.json      how to rebuild, feed and trust the model: a `CheckpointInfo`
-      familiarity.safetensors   where the features of photos that it knows lie
+      ood.safetensors   where the features of photos that it knows lie
       training_state.pt    the general checkpoint: epoch, model_state_dict, ema_state_dict, optimizer_state_dict, loss ...
 
     info = read_info(Path("outputs/frozen"))
@@ -38,7 +38,7 @@ from pipeline.files import disk_of, fsync, megabytes, recover_folder, replace_fo
 
 MODEL_FILE = "model.safetensors"
 INFO_FILE = "checkpoint.json"
-FAMILIARITY_FILE = "familiarity.safetensors"
+OOD_FILE = "ood.safetensors"
 TRAINING_STATE_FILE = "training_state.pt"
 FORMAT_VERSION = 1
 
@@ -69,16 +69,6 @@ class Preprocessing(_Record):
     interpolation: str
     crop_pct: float
     crop_mode: str
-
-    def normalised(self, images: Tensor) -> Tensor:
-        """From (n, height, width, channels) uint8 to (n, channels, height, width) float32 as the network knows it.
-
-        Photos are decoded with their channels last, and convolutions are fastest so: nothing moves, in channels_last memory
-        format, where a transposition of bytes would be a pass over each photo.
-        """
-        mean, std = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (self.mean, self.std))
-        # In place: each further tensor of a batch's size costs more than the arithmetic. The bits are those of torchvision.
-        return images.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)
 
 
 class HeadInfo(_Record):
@@ -111,7 +101,7 @@ class CheckpointInfo(_Record):
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     data: DataFingerprints
-    engine: str  # what was asked to run the network forward, as for `build_engine`
+    backend: str  # what was asked to run the network forward, as for `build_backend`
     params: dict[str, Any]
     epoch: int
     metrics: dict[str, float]
@@ -142,7 +132,7 @@ def save_checkpoint(
     info: CheckpointInfo,
     model_state: Mapping[str, Tensor],
     training_state: Mapping[str, Any],
-    familiarity: Mapping[str, Tensor] | None = None,
+    ood: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a checkpoint folder atomically; a checkpoint that was there before is replaced only by a whole new one.
 
@@ -154,7 +144,7 @@ def save_checkpoint(
         info: all but `files`, which is filled in here.
         model_state: `model.state_dict()`, on any device.
         training_state: the general checkpoint; tensors, numbers, strings, None, and dicts, lists and tuples of them.
-        familiarity: by which to tell what is unlike anything seen, as `pipeline.training.familiarity` fits it.
+        ood: by which to tell what is unlike anything seen, as `pipeline.training.ood` fits it.
 
     Raises:
         PipelineError: it cannot be written, on a full disk say; the old checkpoint stands as it was.
@@ -169,8 +159,8 @@ def save_checkpoint(
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model_state.items()}
         save_file(tensors, temporary / MODEL_FILE)
         torch.save(dict(training_state), temporary / TRAINING_STATE_FILE)
-        if familiarity is not None:
-            save_file(dict(familiarity), temporary / FAMILIARITY_FILE)
+        if ood is not None:
+            save_file(dict(ood), temporary / OOD_FILE)
         files = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
         text = info.model_copy(update={"files": files}).model_dump_json(indent=2)
         (temporary / INFO_FILE).write_text(text + "\n", encoding="utf-8")
@@ -269,15 +259,15 @@ def read_model_state(folder: Path, device: str | torch.device = "cpu") -> dict[s
     return _read_tensors(folder, MODEL_FILE, device)
 
 
-def read_familiarity(folder: Path) -> dict[str, Tensor]:
+def read_ood(folder: Path) -> dict[str, Tensor]:
     """Read what tells photos that are unlike anything seen, checked against its hash.
 
-    In plain safetensors: `load_file(folder / "familiarity.safetensors")`, of whatever lies there.
+    In plain safetensors: `load_file(folder / "ood.safetensors")`, of whatever lies there.
 
     Raises:
         PipelineError: the file is missing or broken, or is not the one that was saved.
     """
-    return _read_tensors(folder, FAMILIARITY_FILE, "cpu")
+    return _read_tensors(folder, OOD_FILE, "cpu")
 
 
 def _read_tensors(folder: Path, name: str, device: str | torch.device) -> dict[str, Tensor]:

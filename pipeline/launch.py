@@ -2,10 +2,10 @@
 
     launch(["-m", "pipeline", "unfreeze-finetune"], processes=2)    # in the process that a person or DVC started
 
-    with one_of_several():                                          # in each of those that it started
+    with distributed_process():                                          # in each of those that it started
         run(params)
 
-It is torchrun's own engine that starts and watches them (torch.distributed.elastic), so a process finds the same variables
+It is torchrun's own backend that starts and watches them (torch.distributed.elastic), so a process finds the same variables
 (RANK, WORLD_SIZE, MASTER_ADDR, ...) whether it was started here, by torchrun, or by `accelerate launch`.
 """
 
@@ -29,7 +29,7 @@ SECONDS_FOR_AN_ECHO = 5.0
 SECONDS_BETWEEN_LOOKS = 0.5
 
 
-def is_one_of_several() -> bool:
+def is_distributed() -> bool:
     """Whether torchrun, or something like it, started this process beside others."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
@@ -76,7 +76,7 @@ def launch(arguments: list[str], processes: int) -> None:
 
 
 @contextmanager
-def one_of_several() -> Iterator[None]:
+def distributed_process() -> Iterator[None]:
     """How a process behaves that others run beside: it ends with its launcher, and the first one alone prints.
 
     Where one process dies, the others only lose a connection. Such an echo must not be told in place of its cause, so an error
@@ -98,7 +98,7 @@ def one_of_several() -> Iterator[None]:
     PartialState().destroy_process_group()
 
 
-def told_to_launcher(message: str) -> bool:
+def reported_to_launcher(message: str) -> bool:
     """Leave the reason of a failure where the launcher, if there is one, looks for it; torchrun prints it too."""
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file:

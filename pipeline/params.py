@@ -1,10 +1,10 @@
-"""The schema of params.yaml: what can be set, of which type, within which bounds.
+"""The schema of params.yaml: every setting with its type, bounds and default.
 
     params = load_params()                 # reads params.yaml of the current folder
     params.unfreeze_finetune.epochs
 
 Every stage reads the whole file first, so a mistake in any section stops the work before it begins, whichever stage runs
-next. What is wrong is told in one `PipelineError`: the key, the value and what is allowed.
+next. All mistakes are listed in one `PipelineError`: the key, the value and what is allowed.
 """
 
 import difflib
@@ -20,26 +20,37 @@ from pipeline.errors import PipelineError
 
 PARAMS_FILE = Path("params.yaml")
 
-Share = Annotated[float, Field(gt=0, lt=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+FractionOrZero = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Count = Annotated[int, Field(gt=0)]
+
+# Keys of earlier versions -> what to do about them.
+FORMER_KEYS = {
+    "download.mirrors": "it went: a download that is cut goes on by itself. Remove the line",
+    "preprocess.label_doubts": "it went: evaluate looks for label issues by itself. Remove the line",
+    "train_frozen_backbone.engine": "it is called backend now",
+    "unfreeze_finetune.warmup_share": "it is called warmup_fraction now",
+    "unfreeze_finetune.ema_share": "it is called ema_fraction now",
+    "unfreeze_finetune.views": "it is called augmented_copies now",
+    "evaluate.confidence": "it is called confidence_level now",
+}
 
 
 class Section(BaseModel):
     """A section of params.yaml: immutable, its keys and types taken literally."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=False)
 
 
 class Download(Section):
     """Where the photos come from."""
 
-    source: Annotated[str, Field(min_length=1)]
-    sha256: str | None
-    mirrors: list[str]
-    drawn_photos: Annotated[int, Field(ge=60)]
-    seed: Seed
+    source: Annotated[str, Field(min_length=1)] = "drawn"
+    sha256: str | None = None
+    drawn_photos: Annotated[int, Field(ge=60)] = 2400
+    seed: Seed = 0
 
     @field_validator("sha256")
     @classmethod
@@ -48,40 +59,23 @@ class Download(Section):
             raise ValueError("should be null or 64 hexadecimal digits in lower case")
         return sha256
 
-    @field_validator("mirrors")
-    @classmethod
-    def _are_addresses(cls, mirrors: list[str]) -> list[str]:
-        if bad := [mirror for mirror in mirrors if not mirror.startswith(("http://", "https://"))]:
-            raise ValueError(f"should be http(s) addresses, which {bad[0]!r} is not")
-        return mirrors
-
-    @model_validator(mode="after")
-    def _mirrors_fit_the_source(self) -> Self:
-        if self.mirrors and not (self.source == "microsoft" or self.source.startswith(("http://", "https://"))):
-            raise ValueError(f"mirrors are for a source with an address, not for {self.source}: set mirrors to []")
-        secure = not self.source.startswith("http://")
-        if insecure := [mirror for mirror in self.mirrors if secure and mirror.startswith("http://")]:
-            raise ValueError(f"the mirror {insecure[0]} would be a step down from HTTPS: give its https address")
-        return self
-
 
 class Preprocess(Section):
-    """How photos are stored, and shared out between training, validation and test."""
+    """How photos are stored, and split into training, validation and test."""
 
-    stored_size: Annotated[int, Field(ge=32, le=2048)]
-    train: Share
-    val: Share
-    test: Share
-    seed: Seed
-    label_doubts: Literal["keep", "drop"]
+    stored_size: Literal["auto"] | Annotated[int, Field(ge=32, le=2048)] = "auto"
+    train: Fraction = 0.7
+    val: Fraction = 0.15
+    test: Fraction = 0.15
+    seed: Seed = 0
 
     @property
     def fractions(self) -> dict[str, float]:
-        """Split name -> its share of the photos."""
+        """Split name -> its fraction of the photos."""
         return {"train": self.train, "val": self.val, "test": self.test}
 
     @model_validator(mode="after")
-    def _shares_sum_to_one(self) -> Self:
+    def _fractions_sum_to_one(self) -> Self:
         total = self.train + self.val + self.test
         if abs(total - 1) > 1e-9:
             raise ValueError(f"train + val + test = {self.train} + {self.val} + {self.test} = {total:g}, but must be 1")
@@ -91,58 +85,106 @@ class Preprocess(Section):
 class Backbone(Section):
     """Which network, and what it starts from."""
 
-    name: str
-    weights: Annotated[str, Field(min_length=1)]
+    name: str = "tf_efficientnet_lite0"
+    weights: Annotated[str, Field(min_length=1)] = "package"
 
     @field_validator("name")
     @classmethod
-    def _timm_knows_it(cls, name: str) -> str:
-        if name.split(".")[0] not in _registered_in_timm_source():
+    def _is_known(cls, name: str) -> str:
+        if ":" not in name and not name.startswith("torchvision/") and name.split(".")[0] not in _registered_in_timm_source():
             _ask_timm(name)
         return name
+
+
+class Head(Section):
+    """The classifier that replaces the backbone's own."""
+
+    type: Literal["linear", "mlp"] = "linear"
+    hidden: Annotated[list[Count], Field(min_length=1)] | None = None
+    norm: Literal["none", "batch", "layer"] | None = None
+    activation: str | None = None
+    dropout: FractionOrZero | None = None
+    initialisation: str | None = None
+
+    @model_validator(mode="after")
+    def _has_a_meaning(self) -> Self:
+        given = [
+            name for name in ("hidden", "norm", "activation", "dropout", "initialisation") if getattr(self, name) is not None
+        ]
+        if self.type == "linear" and given:
+            raise ValueError(f"a linear head is solved and has no {', '.join(given)}: set those to null, or type to mlp")
+        return self
 
 
 class TrainFrozenBackbone(Section):
     """The linear probe: a converged head on the untouched backbone."""
 
-    l2_strengths: Annotated[list[Positive], Field(min_length=1)]
-    engine: Literal["auto", "openvino", "onnxruntime", "torch"]
+    l2_strengths: Annotated[list[Positive], Field(min_length=1)] = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0]
+    backend: Literal["auto", "openvino", "onnxruntime", "torch"] = "auto"
 
 
 class UnfreezeFinetune(Section):
-    """Fine-tuning from the probe."""
+    """Fine-tuning from the linear probe."""
 
-    epochs: Literal["auto"] | Count
-    patience: Count
-    batch_size: Count
-    learning_rate: Annotated[float, Field(gt=0, le=1)]
-    layer_decay: Annotated[float, Field(gt=0, le=1)]
-    weight_decay: Annotated[float, Field(ge=0, lt=1)]
-    warmup_share: Annotated[float, Field(ge=0, lt=1)]
-    ema_share: Annotated[float, Field(ge=0, lt=1)]
-    unfrozen_blocks: Literal["auto", "all"] | Count
-    augmentation: Literal["light", "medium", "strong"]
-    views: Literal["auto"] | Count
-    seed: Seed
+    epochs: Literal["auto"] | Count = "auto"
+    patience: Count = 3
+    batch_size: Count = 32
+    optimizer: str = "adamw"
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.8
+    weight_decay: FractionOrZero = 0.02
+    warmup_fraction: FractionOrZero = 0.125
+    gradient_clipping: Positive | None = None
+    gradient_accumulation: Count = 1
+    ema_fraction: FractionOrZero = 0.05
+    unfrozen_blocks: Literal["auto", "all"] | Count = "auto"
+    loss: str = "cross_entropy"
+    augmentation: str = "light"
+    augmented_copies: Literal["auto"] | Count = "auto"
+    seed: Seed = 0
+
+    @field_validator("optimizer")
+    @classmethod
+    def _timm_has_it(cls, optimizer: str) -> str:
+        if optimizer != "adamw":
+            from timm.optim import list_optimizers  # takes seconds, which the default need not
+
+            _one_of(optimizer, list_optimizers())
+        return optimizer
+
+    # The rooms own these tables, so that a new entry is one file's change.
+    @field_validator("augmentation")
+    @classmethod
+    def _is_an_augmentation(cls, augmentation: str) -> str:
+        from pipeline.data.transforms import AUGMENTATIONS
+
+        return _one_of(augmentation, AUGMENTATIONS)
+
+    @field_validator("loss")
+    @classmethod
+    def _is_a_loss(cls, loss: str) -> str:
+        from pipeline.training.losses import LOSSES
+
+        return _one_of(loss, LOSSES)
 
 
 class Evaluate(Section):
     """What the report says."""
 
-    confidence: Share
-    mistakes_shown: Annotated[int, Field(ge=0, le=100)]
-    test_time_augmentation: bool
+    confidence_level: Fraction = 0.95
+    mistakes_shown: Annotated[int, Field(ge=0, le=100)] = 24
+    test_time_augmentation: bool = False
 
 
 class Runtime(Section):
     """Where and how the work runs; never part of a result's key."""
 
-    device: str
-    processes: Annotated[int, Field(gt=0, le=512)]
-    workers: Literal["auto"] | Annotated[int, Field(ge=0, le=512)]
-    threads: Literal["auto"] | Annotated[int, Field(gt=0, le=512)]
-    seconds_between_saves: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    trackers: list[Literal["tensorboard", "wandb"]]
+    device: str = "auto"
+    processes: Annotated[int, Field(gt=0, le=512)] = 1
+    workers: Literal["auto"] | Annotated[int, Field(ge=0, le=512)] = "auto"
+    threads: Literal["auto"] | Annotated[int, Field(gt=0, le=512)] = "auto"
+    seconds_between_saves: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
+    trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = []
 
     @field_validator("device")
     @classmethod
@@ -155,13 +197,14 @@ class Runtime(Section):
 class Params(Section):
     """The whole of params.yaml."""
 
-    download: Download
-    preprocess: Preprocess
-    backbone: Backbone
-    train_frozen_backbone: TrainFrozenBackbone
-    unfreeze_finetune: UnfreezeFinetune
-    evaluate: Evaluate
-    runtime: Runtime
+    download: Download = Download()
+    preprocess: Preprocess = Preprocess()
+    backbone: Backbone = Backbone()
+    head: Head = Head()
+    train_frozen_backbone: TrainFrozenBackbone = TrainFrozenBackbone()
+    unfreeze_finetune: UnfreezeFinetune = UnfreezeFinetune()
+    evaluate: Evaluate = Evaluate()
+    runtime: Runtime = Runtime()
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
@@ -214,13 +257,13 @@ def _explain(location: tuple[int | str, ...], details: list[Any]) -> str:
     """Key, value and what is allowed."""
     detail, key = details[0], ".".join(map(str, location)) or "the whole file"
     match detail["type"]:
+        case "extra_forbidden" if key in FORMER_KEYS:
+            return f"{key}: there is no such setting any more; {FORMER_KEYS[key]}."
         case "extra_forbidden":
             allowed = _allowed_keys(location[:-1])
             near = difflib.get_close_matches(str(location[-1]), allowed, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             return f"{key}: there is no such setting.{hint} Known here: {', '.join(allowed)}."
-        case "missing":
-            return f"{key}: this setting is missing; put it back, with a value."
         case "value_error":
             value = "" if isinstance(detail["input"], dict) else f" = {detail['input']!r}"
             return f"{key}{value}: {detail['ctx']['error']}."
@@ -271,3 +314,10 @@ def _ask_timm(name: str) -> None:
     near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
     nearest = f"; the nearest names are {', '.join(near)}" if near else ""
     raise ValueError(f"timm {timm.__version__} knows no such architecture{nearest}")
+
+
+def _one_of(name: str, known: Any) -> str:
+    if name not in known:
+        near = difflib.get_close_matches(name, list(known), n=5, cutoff=0.4)
+        raise ValueError(f"there is none of this name; {'the nearest are ' if near else 'known: '}{', '.join(near or known)}")
+    return name

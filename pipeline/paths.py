@@ -37,7 +37,7 @@ def project_root(folder: Path | None = None) -> Path:
     return here
 
 
-def of_person(path: str) -> Path:
+def user_path(path: str) -> Path:
     """A path from params.yaml: absolute, or relative to the present folder, or to the project that this is a copy of."""
     given = Path(path).expanduser()
     return given if given.is_absolute() or given.exists() else project_root() / given

@@ -29,9 +29,9 @@ from timm.data import create_transform, resolve_model_data_config
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
-from pipeline.data.drawn.canvas import Image
-from pipeline.data.drawn.other_classes import OTHER_CLASSES
-from pipeline.data.drawn.petimages import WORKERS, draw_photo
+from pipeline.download.drawn.canvas import Image
+from pipeline.download.drawn.other_classes import OTHER_CLASSES
+from pipeline.download.drawn.petimages import WORKERS, draw_photo
 from pipeline.files import sha256_of
 from pipeline.progress import progress, say
 
@@ -205,7 +205,7 @@ def pretrain(recipe: Recipe, output: Path) -> None:
         "num_classes": len(CLASSES),
         "classes": list(CLASSES),
         **preprocessing,
-        "trained_on": "photos drawn by pipeline.data.drawn; no cats, no dogs",
+        "trained_on": "photos drawn by pipeline.download.drawn; no cats, no dogs",
         "recipe": {**asdict(recipe), "seconds": seconds, "versions": versions},
         "accuracy": round(result, 4),
         "num_test": len(test_photos),

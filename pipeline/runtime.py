@@ -8,7 +8,9 @@ runtime.rank, runtime.processes     # 0 of 1, unless torchrun, `accelerate launc
 import ctypes
 import os
 import platform
+import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from accelerate import PartialState
@@ -16,6 +18,8 @@ from accelerate import PartialState
 from pipeline.cores import usable_cores, worker_count
 from pipeline.errors import PipelineError
 from pipeline.params import Runtime
+
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -125,3 +129,31 @@ def has_bfloat16(device: torch.device) -> bool:
         return False
     flags = torch.cpu.get_capabilities()
     return bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
+
+
+def machine_name(device: torch.device, threads: int) -> str:
+    """The processor's model and the threads that compute, and the accelerator where one does."""
+    name = f"{_processor()}, {threads} thread{'s' if threads != 1 else ''}"
+    return f"{name}, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else name
+
+
+def source_revision() -> str | None:
+    """The Git commit of the present folder, marked where files differ from it; None outside of Git."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=, with changes"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() or None
+
+
+def _processor() -> str:
+    if CPU_INFO.is_file():
+        for line in CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return " ".join(line.partition(":")[2].split())
+    return platform.processor() or platform.machine()

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest, ttest_rel
 
-from pipeline.data.drawn.other_classes import OTHER_CLASSES
-from pipeline.data.drawn.petimages import draw_photo
+from pipeline.download.drawn.other_classes import OTHER_CLASSES
+from pipeline.download.drawn.petimages import draw_photo
 from pipeline.evaluation.calibration import temper
 from pipeline.inference import Classifier
 from tests.clones import clone, run, set_params
@@ -54,7 +54,7 @@ def test_what_is_no_photo_of_a_cat_or_dog_is_mostly_told(default: Path, checkpoi
     others = [draw_photo(kind, np.random.default_rng([1, number])) for kind in sorted(OTHER_CLASSES) for number in range(4)]
     test = sorted((default / "data/processed/images/test").rglob("*.jpg"))
     flagged = {
-        name: np.mean([one.unlike_anything_seen for one in classifier.predict(photos)])
+        name: np.mean([one.is_ood for one in classifier.predict(photos)])
         for name, photos in {"noise": noise, "flat": flat, "others": others, "test": test}.items()
     }
     assert flagged["noise"] == flagged["flat"] == 1

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from pipeline.checkpoint import read_info
-from pipeline.data.loader import data_fingerprints
+from pipeline.data.dataset import data_fingerprints
 from pipeline.data.manifest import read_manifest, write_manifest
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of
@@ -36,11 +36,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_stage_gives_what_it_says(small: Path) -> None:
     for checkpoint in ("frozen", "finetuned"):
         names = {path.name for path in (small / "outputs" / checkpoint).iterdir()}
-        assert names == {"model.safetensors", "checkpoint.json", "familiarity.safetensors", "training_state.pt"}
+        assert names == {"model.safetensors", "checkpoint.json", "ood.safetensors", "training_state.pt"}
         assert read_info(small / "outputs" / checkpoint).classes == ("cat", "dog")
     made = {path.relative_to(small / "outputs").as_posix() for path in (small / "outputs").rglob("*") if path.is_file()}
     assert {"evaluation/metrics.json", "evaluation/predictions.csv", "evaluation/mistakes.png", "plots/photos.png"} <= made
-    assert {"evaluation/report.html", "evaluation/label_errors.csv", "out_of_fold.csv"} <= made
+    assert {"evaluation/report.html", "evaluation/label_issues.csv", "out_of_fold.csv"} <= made
     assert not (small / "outputs" / ".resume" / "unfreeze-finetune").exists()
     metrics = json.loads((small / "outputs/evaluation/metrics.json").read_text())
     rows = list(csv.DictReader((small / "outputs/evaluation/predictions.csv").read_text().splitlines()))
@@ -168,9 +168,9 @@ def test_a_second_repro_does_nothing(small: Path) -> None:
 
 
 def test_an_evaluation_setting_reruns_evaluation_alone(small: Path) -> None:
-    set_params(small, {"evaluate.confidence": 0.9})
+    set_params(small, {"evaluate.confidence_level": 0.9})
     assert ran(run(small, "dvc", "repro").stdout) == ["evaluate"]
-    assert "confidence" in run(small, "dvc", "params", "diff").stdout
+    assert "confidence_level" in run(small, "dvc", "params", "diff").stdout
 
 
 def test_the_runtime_reruns_nothing(small: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.paths import of_person, project_root
+from pipeline.paths import project_root, user_path
 
 
 @pytest.mark.parametrize("inside", ["", ".dvc/tmp/exps/standalone/tmpabc", ".dvc/tmp/exps/tmpabc"])
@@ -15,8 +15,8 @@ def test_a_path_outside_the_project_is_found(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "photos.zip").write_bytes(b"zip")
     monkeypatch.chdir(here)
     assert project_root() == project
-    assert of_person("../photos.zip").read_bytes() == b"zip"
-    assert of_person(str(tmp_path / "photos.zip")) == tmp_path / "photos.zip"
+    assert user_path("../photos.zip").read_bytes() == b"zip"
+    assert user_path(str(tmp_path / "photos.zip")) == tmp_path / "photos.zip"
 
 
 def test_a_file_of_the_copy_goes_before_that_of_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,4 +25,4 @@ def test_a_file_of_the_copy_goes_before_that_of_the_project(tmp_path: Path, monk
     for folder in (tmp_path, copy):
         (folder / "weights").write_text(folder.name)
     monkeypatch.chdir(copy)
-    assert of_person("weights").read_text() == "tmpabc"
+    assert user_path("weights").read_text() == "tmpabc"

@@ -30,12 +30,11 @@ from sides import HERE, OURS, PROJECT, SCRIPTS, SIDES, Task, run_side
 from pipeline.cores import usable_cores
 from pipeline.data.manifest import fingerprint
 from pipeline.errors import PipelineError
-from pipeline.files import sha256_of
-from pipeline.machine import machine_name, source_revision
+from pipeline.files import read_json, sha256_of
 from pipeline.params import PARAMS_FILE, load_params
 from pipeline.paths import PROCESSED
 from pipeline.progress import say
-from pipeline.results import read_json
+from pipeline.runtime import machine_name, source_revision
 
 RUNS, RESULTS = PROJECT / "benchmarks/.runs", PROJECT / "benchmarks/results"
 

@@ -16,7 +16,7 @@ from matplotlib import pyplot
 from sides import OURS
 
 from pipeline.evaluation.metrics import wilson
-from pipeline.results import write_csv
+from pipeline.files import write_csv
 
 STAGES = {"frozen": "frozen", "finetuned": "fine-tuned"}
 CONFIDENCE = 0.95

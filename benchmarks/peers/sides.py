@@ -19,9 +19,9 @@ from typing import Any
 import psutil
 
 from pipeline.errors import PipelineError
+from pipeline.files import read_json, write_json
 from pipeline.params import PARAMS_FILE, change_params
 from pipeline.reproduction.rerun import clone_project
-from pipeline.results import read_json, write_json
 
 OURS = "this project"
 SCRIPTS = {

@@ -1,6 +1,6 @@
 """Everything that is computed of the predictions of several checkpoints on the same test photos, before any of it is shown.
 
-assessment = assess(photos, probabilities, temperatures, confidence=0.95)
+assessment = assess(photos, probabilities, temperatures, confidence_level=0.95)
 assessment.scores["finetuned"].accuracy, assessment.comparison.p_value
 assessment.metrics()                    # for metrics.json
 """
@@ -50,7 +50,7 @@ class Assessment:
         comparison: of the fine-tuned checkpoint with the frozen one.
         slices: of the test photos, by what kind of photo they are.
         num_doubtful: test photos with a doubtful label.
-        confidence: level of all intervals.
+        confidence_level: level of all intervals.
     """
 
     labels: np.ndarray
@@ -61,20 +61,20 @@ class Assessment:
     comparison: Comparison
     slices: list[Slice]
     num_doubtful: int
-    confidence: float
+    confidence_level: float
 
     def predicted(self, checkpoint: str) -> np.ndarray:
         """(n,) indices of the classes that a checkpoint chose."""
         return self.probabilities[checkpoint].argmax(1)
 
-    def sureness(self, checkpoint: str) -> np.ndarray:
+    def confidence(self, checkpoint: str) -> np.ndarray:
         """(n,) probabilities of the classes that a checkpoint chose."""
         return self.probabilities[checkpoint].max(1)
 
     def wrong(self, checkpoint: str) -> np.ndarray:
         """Indices of the photos that a checkpoint gets wrong, those that it is surest of first."""
         mistakes = np.flatnonzero(self.predicted(checkpoint) != self.labels)
-        return mistakes[np.argsort(-self.sureness(checkpoint)[mistakes], kind="stable")]
+        return mistakes[np.argsort(-self.confidence(checkpoint)[mistakes], kind="stable")]
 
     def metrics(self) -> dict[str, Any]:
         """Names and numbers for metrics.json."""
@@ -99,7 +99,7 @@ def assess(
     probabilities: Mapping[str, np.ndarray],
     temperatures: Mapping[str, float],
     *,
-    confidence: float,
+    confidence_level: float,
 ) -> Assessment:
     """Score the checkpoints "frozen" and "finetuned".
 
@@ -108,7 +108,7 @@ def assess(
         labels: (n,) indices of classes.
         probabilities: checkpoint -> (n, classes).
         temperatures: checkpoint -> fitted on validation.
-        confidence: level of all intervals.
+        confidence_level: level of all intervals.
 
     Raises:
         PipelineError: as `score` does.
@@ -117,25 +117,25 @@ def assess(
     return Assessment(
         labels=labels,
         probabilities=dict(probabilities),
-        scores={name: score(labels, values, confidence=confidence) for name, values in probabilities.items()},
+        scores={name: score(labels, values, confidence_level=confidence_level) for name, values in probabilities.items()},
         undoubted={
-            name: _undoubted(labels[undoubted], values[undoubted], confidence) for name, values in probabilities.items()
+            name: _undoubted(labels[undoubted], values[undoubted], confidence_level) for name, values in probabilities.items()
         },
         calibrated={name: _calibrated(labels, values, temperatures[name]) for name, values in probabilities.items()},
-        comparison=compare(labels, probabilities["frozen"], probabilities["finetuned"], confidence=confidence),
+        comparison=compare(labels, probabilities["frozen"], probabilities["finetuned"], confidence_level=confidence_level),
         slices=slice_scores(
             slices_of(photos),
             {name: values.argmax(1) == labels for name, values in probabilities.items()},
-            confidence=confidence,
+            confidence_level=confidence_level,
         ),
         num_doubtful=int((~undoubted).sum()),
-        confidence=confidence,
+        confidence_level=confidence_level,
     )
 
 
-def _undoubted(labels: np.ndarray, values: np.ndarray, confidence: float) -> Undoubted:
+def _undoubted(labels: np.ndarray, values: np.ndarray, confidence_level: float) -> Undoubted:
     right = values.argmax(1) == labels
-    interval = wilson(int(right.sum()), len(right), confidence)
+    interval = wilson(int(right.sum()), len(right), confidence_level)
     return Undoubted(float(right.mean()), *interval, float(log_losses(labels, values).mean()))
 
 

@@ -1,6 +1,6 @@
-"""Whether a model's sureness can be believed: the reliability diagram and the error that it comes to.
+"""Whether a model's confidence can be believed: the reliability diagram and the error that it comes to.
 
-calibration_error(labels, probabilities)                  # 0.03: sureness is off by 3 points on average
+calibration_error(labels, probabilities)                  # 0.03: confidence is off by 3 points on average
 calibrated = temper(probabilities, temperature)           # the temperature was fitted on validation
 """
 
@@ -13,27 +13,27 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Bin:
-    """Predictions of about the same sureness: how sure they are on average, and how often they are right."""
+    """Predictions of about the same confidence: how sure they are on average, and how often they are right."""
 
-    sureness: float
+    confidence: float
     accuracy: float
     photos: int
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray) -> tuple[Bin, ...]:
-    """The reliability diagram: predictions in 15 equally wide bins of sureness, empty bins left out.
+    """The reliability diagram: predictions in 15 equally wide bins of confidence, empty bins left out.
 
-    A prediction's sureness is the probability of the class that it chooses; with two classes it is at least 1/2.
+    A prediction's confidence is the probability of the class that it chooses; with two classes it is at least 1/2.
 
     Args:
         labels: (n,) indices of classes.
         probabilities: (n, classes), rows sum to 1.
     """
-    sureness = probabilities.max(1)
+    confidence = probabilities.max(1)
     right = probabilities.argmax(1) == labels
-    number = np.minimum((sureness * BINS).astype(int), BINS - 1)
+    number = np.minimum((confidence * BINS).astype(int), BINS - 1)
     return tuple(
-        Bin(float(sureness[number == index].mean()), float(right[number == index].mean()), int((number == index).sum()))
+        Bin(float(confidence[number == index].mean()), float(right[number == index].mean()), int((number == index).sum()))
         for index in np.unique(number)
     )
 
@@ -41,10 +41,10 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray) -> tuple[Bin, ...
 def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """The expected calibration error (Guo et al., On calibration of modern neural networks, ICML 2017), in [0, 1].
 
-    The mean distance of sureness from accuracy over the bins of `reliability`, weighted by their photos.
+    The mean distance of confidence from accuracy over the bins of `reliability`, weighted by their photos.
     """
     bins = reliability(labels, probabilities)
-    return sum(one.photos * abs(one.sureness - one.accuracy) for one in bins) / len(labels)
+    return sum(one.photos * abs(one.confidence - one.accuracy) for one in bins) / len(labels)
 
 
 def temper(probabilities: np.ndarray, temperature: float) -> np.ndarray:

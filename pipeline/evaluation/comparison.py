@@ -1,6 +1,6 @@
 """Whether one model is better than another on the same photos, or only luckier.
 
-comparison = compare(labels, before, after, confidence=0.95)
+comparison = compare(labels, before, after, confidence_level=0.95)
 comparison.p_value, comparison.accuracy_gain, comparison.log_loss_gain
 """
 
@@ -50,7 +50,7 @@ class Comparison:
         return "better" if self.only_second > self.only_first else "worse"
 
 
-def compare(labels: np.ndarray, first: np.ndarray, second: np.ndarray, *, confidence: float) -> Comparison:
+def compare(labels: np.ndarray, first: np.ndarray, second: np.ndarray, *, confidence_level: float) -> Comparison:
     """Compare two models by their predictions of the same photos.
 
     McNemar's test (Note on the sampling error of the difference between correlated proportions, Psychometrika 1947) in its
@@ -60,7 +60,7 @@ def compare(labels: np.ndarray, first: np.ndarray, second: np.ndarray, *, confid
     Args:
         labels: (n,) indices of classes.
         first, second: (n, classes) probabilities.
-        confidence: level of the intervals, in (0, 1).
+        confidence_level: level of the intervals, in (0, 1).
     """
     right_first, right_second = (values.argmax(1) == labels for values in (first, second))
     only_first, only_second = int((right_first & ~right_second).sum()), int((right_second & ~right_first).sum())
@@ -69,11 +69,11 @@ def compare(labels: np.ndarray, first: np.ndarray, second: np.ndarray, *, confid
     differences = np.stack(
         [right_second.astype(float) - right_first, log_losses(labels, first) - log_losses(labels, second)], axis=1
     )
-    accuracy, log_loss = _gains(differences, confidence)
+    accuracy, log_loss = _gains(differences, confidence_level)
     return Comparison(only_first, only_second, float(p_value), accuracy, log_loss)
 
 
-def _gains(differences: np.ndarray, confidence: float) -> list[Gain]:
+def _gains(differences: np.ndarray, confidence_level: float) -> list[Gain]:
     """The mean of each column of (n, columns), with the percentiles of its bootstrap distribution."""
     random, count = np.random.default_rng(0), len(differences)
     block = max(VALUES_AT_ONCE // count, 1)
@@ -81,6 +81,6 @@ def _gains(differences: np.ndarray, confidence: float) -> list[Gain]:
         differences[random.integers(count, size=(min(block, RESAMPLES - start), count))].mean(1)
         for start in range(0, RESAMPLES, block)
     ]
-    tail = (1 - confidence) / 2
+    tail = (1 - confidence_level) / 2
     lows, highs = np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0)
     return [Gain(*map(float, triple)) for triple in zip(differences.mean(0), lows, highs, strict=True)]

@@ -89,7 +89,7 @@ def line_chart(
 
 
 def histogram(right: Sequence[int], wrong: Sequence[int], *, low: float, high: float, x: Axis, description: str) -> Markup:
-    """How many predictions of each sureness were right, and how many wrong, stacked, on a scale of square roots.
+    """How many predictions of each confidence were right, and how many wrong, stacked, on a scale of square roots.
 
     Args:
         right, wrong: counts of equally wide bins from `low` to `high`.

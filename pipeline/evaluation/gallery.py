@@ -15,8 +15,8 @@ from PIL import Image
 from torch import nn
 
 from pipeline.checkpoint import Preprocessing
+from pipeline.data.transforms import evaluation_transform
 from pipeline.evaluation.attribution import grad_cam, overlay
-from pipeline.models.backbone import evaluation_transform
 
 HEIGHT = 200  # pixels, twice what most are shown at, for screens that show two pixels as one
 JPEG_QUALITY = 78
@@ -45,7 +45,7 @@ class Card:
     pictures: tuple[Picture, ...]
     title: str
     note: str
-    sureness: float | None = None  # of the prediction, in [0, 1]
+    confidence: float | None = None  # of the prediction, in [0, 1]
     flag: str = ""  # what is known of it beforehand
 
 

@@ -1,6 +1,6 @@
 """What predictions are worth: accuracy with its interval, and the usual scores beside it.
 
-scores = score(labels, probabilities, confidence=0.95)
+scores = score(labels, probabilities, confidence_level=0.95)
 scores.accuracy, scores.accuracy_low, scores.accuracy_high
 """
 
@@ -32,13 +32,13 @@ class Scores:
     calibration_error: float
 
 
-def score(labels: np.ndarray, probabilities: np.ndarray, *, confidence: float) -> Scores:
+def score(labels: np.ndarray, probabilities: np.ndarray, *, confidence_level: float) -> Scores:
     """Score predictions.
 
     Args:
         labels: (n,) indices of classes, every class present.
         probabilities: (n, classes), rows sum to 1. The prediction is the most probable class.
-        confidence: level of the accuracy's interval, in (0, 1).
+        confidence_level: level of the accuracy's interval, in (0, 1).
 
     Returns:
         The scores. With two classes the areas are those of the second class, and the Brier score is the mean square of what
@@ -56,7 +56,7 @@ def score(labels: np.ndarray, probabilities: np.ndarray, *, confidence: float) -
     refuse_broken(probabilities)
     predicted = probabilities.argmax(1)
     correct = int((predicted == labels).sum())
-    low, high = wilson(correct, len(labels), confidence)
+    low, high = wilson(correct, len(labels), confidence_level)
     of_each = probabilities[:, 1] if len(classes) == 2 else probabilities
     one_hot = labels[:, None] == classes
     return Scores(
@@ -85,15 +85,15 @@ def refuse_broken(probabilities: np.ndarray) -> None:
         )
 
 
-def wilson(correct: int, total: int, confidence: float) -> tuple[float, float]:
+def wilson(correct: int, total: int, confidence_level: float) -> tuple[float, float]:
     """The interval of a share (Wilson, Probable inference, JASA 1927).
 
     Args:
         correct: of `total`, which is at least 1.
         total: number of trials.
-        confidence: level, in (0, 1).
+        confidence_level: level, in (0, 1).
     """
-    interval = binomtest(correct, total).proportion_ci(confidence, method="wilson")
+    interval = binomtest(correct, total).proportion_ci(confidence_level, method="wilson")
     return float(interval.low), float(interval.high)
 
 

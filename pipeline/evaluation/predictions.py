@@ -13,14 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.checkpoint import MODEL_FILE, CheckpointInfo, Preprocessing
-from pipeline.data.loader import Photos
+from pipeline.data.dataset import Photos
+from pipeline.data.transforms import normalise
 from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import refuse_broken
 from pipeline.evaluation.slices import MEASURED, of_batch
-from pipeline.models.boundary import computed_together
-from pipeline.models.engine import Engine
+from pipeline.models.backends import Backend
+from pipeline.models.splitting import computed_together
 from pipeline.runtime import ResolvedRuntime
-from pipeline.training.features import engine_for, first_pixels, run_over
+from pipeline.training.features import backend_for, first_pixels, run_over
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,11 @@ def predict(
     different = {weights[name]: model for name, model in models.items()}
     for name, model in models.items():
         _refuse_broken_weights(name, model)
-    engines = _engines(list(different.values()), photos, preprocessing, choice=any_info.engine, runtime=runtime)
+    backends = _backends(list(different.values()), photos, preprocessing, choice=any_info.backend, runtime=runtime)
 
     def run_all(batch: Tensor) -> Tensor:
         views = [batch, batch.flip(2)] if mirrored else [batch]
-        logits = [engine.run(view) for view in views for engine in engines]
+        logits = [backend.run(view) for view in views for backend in backends]
         return torch.cat([*logits, of_batch(batch)], 1)
 
     outputs = run_over(run_all, photos, preprocessing, runtime=runtime, description="testing").values
@@ -85,15 +86,15 @@ def predict(
     )
 
 
-def _engines(
+def _backends(
     models: Sequence[nn.Module], photos: Photos, preprocessing: Preprocessing, *, choice: str, runtime: ResolvedRuntime
-) -> list[Engine]:
+) -> list[Backend]:
     """One for all networks where they share their lower blocks, which then compute once; else one for each."""
-    images = preprocessing.normalised(first_pixels(photos, preprocessing))
+    images = normalise(first_pixels(photos, preprocessing), preprocessing)
     together = computed_together(models, images) if len(models) > 1 else None
     modules = models if together is None else [together]
-    engine = partial(engine_for, photos=photos, preprocessing=preprocessing, choice=choice, runtime=runtime, precise=True)
-    return [engine(module) for module in modules]
+    backend = partial(backend_for, photos=photos, preprocessing=preprocessing, choice=choice, runtime=runtime, float32=True)
+    return [backend(module) for module in modules]
 
 
 def _refuse_broken_weights(name: str, model: nn.Module) -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from pipeline.checkpoint import MODEL_FILE, CheckpointInfo, library_versions
 from pipeline.data.manifest import fingerprint
-from pipeline.machine import source_revision
+from pipeline.runtime import source_revision
 
 Made = dict[str, Sequence[tuple[str, str]]]
 

@@ -25,7 +25,7 @@ from pipeline.evaluation.provenance import Made
 
 NAMES = {"frozen": "Frozen", "finetuned": "Fine-tuned"}
 STYLES = {"frozen": "first", "finetuned": "second"}
-SURENESS_BINS = 20
+CONFIDENCE_BINS = 20
 MAX_CLASSES_NAMED = 12  # in a confusion matrix; of more, only colours are shown
 
 
@@ -78,7 +78,7 @@ def render_report(report: Report) -> str:
         assessment=assessment,
         names=NAMES,
         styles=STYLES,
-        level=f"{100 * assessment.confidence:.4g}%",
+        level=f"{100 * assessment.confidence_level:.4g}%",
         verdict=verdict(report),
         metric_rows=_metric_rows(assessment),
         overview=_overview(assessment),
@@ -133,7 +133,7 @@ def _metric_rows(assessment: Assessment) -> list[_Row]:
         _row("Brier score", "mean squared error of probabilities", {n: s.brier for n, s in scores.items()}, ".4f", low=True),
         _row(
             "Calibration error",
-            "how far sureness is from accuracy, 15 bins",
+            "how far confidence is from accuracy, 15 bins",
             {n: s.calibration_error for n, s in scores.items()},
             ".4f",
             low=True,
@@ -238,7 +238,7 @@ def _figures(report: Report) -> list[_Figure]:
             _curves(assessment, precision_recall, "recall", "precision"),
             both,
         ),
-        _sureness(assessment),
+        _confidence(assessment),
     ]
 
 
@@ -278,7 +278,7 @@ def _reliability(assessment: Assessment) -> _Figure:
         Line(
             NAMES[name],
             STYLES[name],
-            [(one.sureness, one.accuracy) for one in reliability(assessment.labels, shown)],
+            [(one.confidence, one.accuracy) for one in reliability(assessment.labels, shown)],
             radii=[2 + 5 * math.sqrt(one.photos / len(shown)) for one in reliability(assessment.labels, shown)],
         )
         for name, shown in assessment.probabilities.items()
@@ -286,10 +286,10 @@ def _reliability(assessment: Assessment) -> _Figure:
     low = 0.5 if assessment.probabilities["finetuned"].shape[1] == 2 else 0.0
     chart = line_chart(
         lines,
-        x=Axis("sureness", low, 1, percent=True),
+        x=Axis("confidence", low, 1, percent=True),
         y=Axis("accuracy", 0, 1, percent=True),
         diagonal=True,
-        description="Accuracy of both checkpoints by their sureness",
+        description="Accuracy of both checkpoints by their confidence",
     )
     text = (
         "How often a checkpoint is right when it says that it is so sure; larger dots stand for more photos. On the diagonal "
@@ -298,20 +298,20 @@ def _reliability(assessment: Assessment) -> _Figure:
     return _Figure("Reliability", text, chart, {line.name: line.style for line in lines})
 
 
-def _sureness(assessment: Assessment) -> _Figure:
+def _confidence(assessment: Assessment) -> _Figure:
     low = 0.5 if assessment.probabilities["finetuned"].shape[1] == 2 else 0.0
-    sureness = assessment.sureness("finetuned")
+    confidence = assessment.confidence("finetuned")
     right = assessment.predicted("finetuned") == assessment.labels
-    counts = [np.histogram(sureness[part], SURENESS_BINS, (low, 1))[0].tolist() for part in (right, ~right)]
+    counts = [np.histogram(confidence[part], CONFIDENCE_BINS, (low, 1))[0].tolist() for part in (right, ~right)]
     chart = histogram(
         *counts,
         low=low,
         high=1,
-        x=Axis("sureness", percent=True),
-        description="How many predictions of the fine-tuned checkpoint are right and wrong, by sureness",
+        x=Axis("confidence", percent=True),
+        description="How many predictions of the fine-tuned checkpoint are right and wrong, by confidence",
     )
     text = "How sure the fine-tuned checkpoint is of its predictions. Wrong ones should lie to the left."
-    return _Figure("Sureness", text, chart, {"right": "right", "wrong": "wrong"})
+    return _Figure("Confidence", text, chart, {"right": "right", "wrong": "wrong"})
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pipeline.checkpoint import Preprocessing
 from pipeline.errors import PipelineError
 from pipeline.evaluation.assessment import Assessment
 from pipeline.evaluation.gallery import Card, Gallery, embedded, heat_pictures
-from pipeline.evaluation.label_errors import Found
+from pipeline.evaluation.label_issues import Found
 
 LEAST_CERTAIN = 12
 SUSPECTED = 18
@@ -30,14 +30,14 @@ def mistakes(assessment: Assessment, photos: pd.DataFrame, classes: tuple[str, .
     wrong = assessment.wrong("finetuned")
     text = (
         f"The fine-tuned checkpoint gets {len(wrong)} of {len(photos)} test photos wrong. These it was surest of; the bar is "
-        "its sureness. What is wrong here is the model, the photo or the label."
+        "its confidence. What is wrong here is the model, the photo or the label."
     )
     return Gallery("mistakes", "The most confident mistakes", text, _predicted(assessment, photos, classes, wrong[:count]))
 
 
 def least_certain(assessment: Assessment, photos: pd.DataFrame, classes: tuple[str, ...]) -> Gallery:
     """The photos that the fine-tuned checkpoint is least sure of, right or wrong."""
-    order = np.argsort(assessment.sureness("finetuned"), kind="stable")[:LEAST_CERTAIN]
+    order = np.argsort(assessment.confidence("finetuned"), kind="stable")[:LEAST_CERTAIN]
     text = (
         "The photos on which the fine-tuned checkpoint could hardly decide. To label more photos, begin with ones like these."
     )
@@ -118,9 +118,9 @@ def where_models_look(
         parts = [embedded(pictures["photo"], f"Photo {photo}, a {actual}, as the network sees it", "photo")]
         for name in models:
             said = classes[int(assessment.predicted(name)[index])]
-            sureness = assessment.sureness(name)[index]
+            confidence = assessment.confidence(name)[index]
             alternative = f"Heat over photo {photo}: where the {_plain(name)} network saw its choice, {said}"
-            parts.append(embedded(pictures[name], alternative, f"{_plain(name)}: {said} {sureness:.0%}"))
+            parts.append(embedded(pictures[name], alternative, f"{_plain(name)}: {said} {confidence:.0%}"))
         cards.append(Card(tuple(parts), f"a {actual}", photo))
     return Gallery(anchor, title, text, cards, "heat")
 
@@ -130,12 +130,12 @@ def _predicted(
 ) -> list[Card]:
     cards = []
     for index in indices:
-        row, sureness = photos.iloc[index], float(assessment.sureness("finetuned")[index])
+        row, confidence = photos.iloc[index], float(assessment.confidence("finetuned")[index])
         actual, said = row["class"], classes[int(assessment.predicted("finetuned")[index])]
         title = f"{actual}, taken for {said}" if actual != said else f"{actual}, rightly"
-        alternative = f"Photo {row['id']}: labelled {actual}, predicted {said} at {sureness:.1%}"
-        note = f"{sureness:.1%} · {row['id']}"
-        cards.append(Card((embedded(row["path"], alternative),), title, note, sureness, _flag(row["doubt"])))
+        alternative = f"Photo {row['id']}: labelled {actual}, predicted {said} at {confidence:.1%}"
+        note = f"{confidence:.1%} · {row['id']}"
+        cards.append(Card((embedded(row["path"], alternative),), title, note, confidence, _flag(row["doubt"])))
     return cards
 
 
@@ -143,7 +143,7 @@ def _to_look_at(assessment: Assessment, classes: tuple[str, ...]) -> list[int]:
     """The surest mistakes and, a class in turn, the photos that are surely right."""
     wrong = assessment.wrong("finetuned")[: LOOKED_AT // 2].tolist()
     right = np.flatnonzero(assessment.predicted("finetuned") == assessment.labels)
-    surest = right[np.argsort(-assessment.sureness("finetuned")[right], kind="stable")]
+    surest = right[np.argsort(-assessment.confidence("finetuned")[right], kind="stable")]
     # How many of its own class lie before each photo: all classes' first ones come before anybody's second.
     place = pd.Series(assessment.labels[surest]).groupby(assessment.labels[surest]).cumcount().to_numpy()
     in_turn = surest[np.argsort(place, kind="stable")]

@@ -1,7 +1,7 @@
 """On which photos a model is right: accuracy by size, shape, light, blur and file format, each with its interval.
 
 properties = of_batch(pixels)                            # while the network looks at the same batch
-slices = slice_scores(slices_of(table), right, confidence=0.95)
+slices = slice_scores(slices_of(table), right, confidence_level=0.95)
 """
 
 from collections.abc import Mapping
@@ -59,13 +59,13 @@ def slices_of(photos: pd.DataFrame) -> dict[str, pd.Series]:
     }
 
 
-def slice_scores(slices: Mapping[str, pd.Series], right: Mapping[str, np.ndarray], *, confidence: float) -> list[Slice]:
+def slice_scores(slices: Mapping[str, pd.Series], right: Mapping[str, np.ndarray], *, confidence_level: float) -> list[Slice]:
     """How often each model is right on each slice.
 
     Args:
         slices: as `slices_of` gives them, for n photos.
         right: model -> (n,) whether it is right.
-        confidence: level of the intervals.
+        confidence_level: level of the intervals.
     """
     scores = []
     for kind, names in slices.items():
@@ -73,7 +73,7 @@ def slice_scores(slices: Mapping[str, pd.Series], right: Mapping[str, np.ndarray
             members = (names == name).to_numpy()
             total = int(members.sum())
             accuracy = {
-                model: (float(values[members].mean()), *wilson(int(values[members].sum()), total, confidence))
+                model: (float(values[members].mean()), *wilson(int(values[members].sum()), total, confidence_level))
                 for model, values in right.items()
             }
             scores.append(Slice(kind, str(name), total, accuracy))

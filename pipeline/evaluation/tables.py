@@ -8,7 +8,7 @@ import pandas as pd
 from pipeline.evaluation.assessment import Assessment
 from pipeline.evaluation.calibration import reliability
 from pipeline.evaluation.curves import precision_recall, roc
-from pipeline.results import write_csv
+from pipeline.files import write_csv
 
 
 def write_predictions(photos: pd.DataFrame, classes: tuple[str, ...], assessment: Assessment, file: Path) -> None:

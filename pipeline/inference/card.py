@@ -12,8 +12,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.checkpoint import MODEL_FILE, BackboneInfo, CheckpointInfo
+from pipeline.files import read_json
 from pipeline.inference.quantised import Cost
-from pipeline.results import read_json
 
 TEMPLATE = "model_card.md.j2"
 # The stage that wrote a checkpoint -> what metrics.json calls it.

@@ -4,7 +4,7 @@
 
     classifier = Classifier.load("outputs/finetuned")
     for prediction in classifier.predict(["cat.jpg", "dog.jpg"]):
-        print(prediction.label, prediction.probability, prediction.unlike_anything_seen)
+        print(prediction.label, prediction.probability, prediction.is_ood)
 
 On a processor the network runs in ONNX Runtime, 32 photos at a time, while threads decode the photos that come next. A
 classifier may be used from several threads at once.
@@ -24,15 +24,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline.checkpoint import CheckpointInfo, read_familiarity, read_info, read_model_state
+from pipeline.checkpoint import CheckpointInfo, read_info, read_model_state, read_ood
 from pipeline.cores import usable_cores
-from pipeline.data.decode import Refused
+from pipeline.data.transforms import evaluation_transform
 from pipeline.errors import PipelineError
 from pipeline.inference.photo import Photo, name_of, open_photo
-from pipeline.models.backbone import evaluation_transform, rebuild
-from pipeline.models.engine import Engine, build_engine
-from pipeline.models.familiarity import Familiarity
+from pipeline.models.backbone import rebuild
+from pipeline.models.backends import Backend, build_backend
 from pipeline.models.head import class_probabilities
+from pipeline.models.ood import OodDetector
+from pipeline.preprocess.decode import Refused
 from pipeline.runtime import resolve_device
 
 BATCH_SIZE = 32
@@ -50,7 +51,7 @@ class Prediction:
         label: the likeliest class.
         probability: of that class, in [0, 1], calibrated on the validation photos.
         probabilities: class -> probability; they sum to 1.
-        unlike_anything_seen: whether the photo lies further from the training photos than all but 1% of the validation photos
+        is_ood: whether the photo lies further from the training photos than all but 1% of the validation photos
             do. It may show none of the classes, and the probabilities then mean nothing.
         distance: how far it lies from them, in multiples of the distance from which on a photo is unlike anything seen: above
             1 it is.
@@ -59,16 +60,16 @@ class Prediction:
     label: str
     probability: float
     probabilities: dict[str, float]
-    unlike_anything_seen: bool
+    is_ood: bool
     distance: float
 
 
 class Classifier:
     """A checkpoint ready to predict. Its methods may be called from several threads at once."""
 
-    def __init__(self, info: CheckpointInfo, model: nn.Module, familiarity: Familiarity, engine: Engine) -> None:
-        """Use `Classifier.load`; `engine` runs `model` and gives (n, logits + features)."""
-        self._info, self._model, self._familiarity, self._engine = info, model, familiarity, engine
+    def __init__(self, info: CheckpointInfo, model: nn.Module, ood: OodDetector, backend: Backend) -> None:
+        """Use `Classifier.load`; `backend` runs `model` and gives (n, logits + features)."""
+        self._info, self._model, self._familiarity, self._engine = info, model, ood, backend
         self._transform = evaluation_transform(info.preprocessing)
         self._explaining = threading.Lock()
         self._explained: nn.Module | None = None
@@ -89,17 +90,17 @@ class Classifier:
         info = read_info(folder)
         if "temperature" not in info.metrics:
             raise PipelineError(f"{folder} was saved without a temperature. Make it again with: dvc repro")
-        familiarity = Familiarity(**read_familiarity(folder))
+        ood = OodDetector(**read_ood(folder))
         model = rebuild(info, read_model_state(folder)).eval().requires_grad_(False)
-        engine = build_engine(
+        backend = build_backend(
             _LogitsAndFeatures(model).eval(),
             torch.randn(2, *info.preprocessing.input_size, generator=torch.Generator().manual_seed(0)),
-            choice=info.engine,
+            choice=info.backend,
             device=resolve_device(device),
             threads=threads or usable_cores(),
-            precise=True,
+            float32=True,
         )
-        return cls(info, model, familiarity, engine)
+        return cls(info, model, ood, backend)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -152,7 +153,7 @@ class Classifier:
         outputs = self._engine.run(images)
         logits, features = outputs.tensor_split([self._info.head.num_outputs], dim=1)
         probabilities = class_probabilities(logits.double() / self._info.metrics["temperature"])
-        distances = self._familiarity.distances(features)
+        distances = self._familiarity.scores(features)
         if not (torch.isfinite(probabilities).all() and torch.isfinite(distances).all()):
             raise PipelineError(
                 "The network's outputs are no finite numbers. Make the checkpoint again with: dvc repro --force"

@@ -10,10 +10,10 @@ from itertools import tee
 from pathlib import Path
 from typing import Literal, TextIO
 
-from pipeline.data.decode import Refused
 from pipeline.inference.classifier import Classifier, Prediction
 from pipeline.inference.photo import Photo
 from pipeline.inference.sources import photos_named
+from pipeline.preprocess.decode import Refused
 
 Format = Literal["table", "csv", "json"]
 Row = tuple[str, Photo, Prediction]
@@ -72,13 +72,13 @@ def _write(rows: Iterable[Row], classes: tuple[str, ...], output_format: Format,
         out.write("\n")
     elif output_format == "csv":
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["photo", "label", "probability", *classes, "unlike_anything_seen", "distance"])
+        writer.writerow(["photo", "label", "probability", *classes, "is_ood", "distance"])
         for name, _, one in rows:
             probabilities = [f"{one.probabilities[label]:.6g}" for label in (one.label, *classes)]
-            writer.writerow([name, one.label, *probabilities, str(one.unlike_anything_seen).lower(), f"{one.distance:.4g}"])
+            writer.writerow([name, one.label, *probabilities, str(one.is_ood).lower(), f"{one.distance:.4g}"])
     else:
         width = max(map(len, ("label", *classes)))
         out.write(f"{'label':{width}}  probability  photo\n")
         for name, _, one in rows:
-            warning = "  (unlike anything seen in training)" if one.unlike_anything_seen else ""
+            warning = "  (unlike anything seen in training)" if one.is_ood else ""
             out.write(f"{one.label:{width}}  {one.probability:11.2%}  {name}{warning}\n")

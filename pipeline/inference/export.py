@@ -23,15 +23,16 @@ from safetensors import SafetensorError
 
 from pipeline.checkpoint import MODEL_FILE, CheckpointInfo, read_info, read_model_state, refuse_other_data
 from pipeline.cores import worker_count
-from pipeline.data.loader import Photos, data_fingerprints
+from pipeline.data.dataset import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, read_manifest
+from pipeline.data.transforms import evaluation_transform
 from pipeline.errors import PipelineError
 from pipeline.files import check_room, fsync, megabytes, recover_folder, replace_folder, sha256_of
 from pipeline.inference.card import Card, licence_of, measured_on_test, write_card
 from pipeline.inference.forms import FORMS, ONNX_QUANTISED, Form, Sample, Trained, Unsupported, first_line
 from pipeline.inference.push import push, refuse_unpushable
 from pipeline.inference.quantised import Cost, measure, write_quantised
-from pipeline.models.backbone import evaluation_transform, rebuild
+from pipeline.models.backbone import rebuild
 from pipeline.models.head import class_probabilities
 from pipeline.progress import say
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from pipeline.checkpoint import CheckpointInfo
 from pipeline.inference.pixels import Unsupported, with_preprocessing
-from pipeline.models.engine import export_onnx
+from pipeline.models.backends import export_onnx
 
 ONNX, ONNX_PIXELS, ONNX_QUANTISED = "model.onnx", "model_with_preprocessing.onnx", "model_int8.onnx"
 TIMM, TIMM_CONFIG, PROGRAM = "model.safetensors", "config.json", "model.pt2"

@@ -32,11 +32,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from pipeline.data.decode import Refused
 from pipeline.errors import PipelineError
 from pipeline.files import megabytes
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.photo import open_photo
+from pipeline.preprocess.decode import Refused
 from pipeline.progress import say
 
 PAGE = Path(__file__).with_name("page.html")
@@ -79,7 +79,7 @@ def serve(checkpoints: Mapping[str, Path], *, host: str, port: int) -> None:
 def create_app(classifiers: Mapping[str, Classifier], *, host: str = "127.0.0.1") -> Starlette:
     """The page and what answers it: `GET /` the page, `POST /predict` with a photo's bytes as the body.
 
-    The answer is JSON: {"models": [{"name", "note", "label", "probability", "probabilities", "unlike_anything_seen", "heat"}]},
+    The answer is JSON: {"models": [{"name", "note", "label", "probability", "probabilities", "is_ood", "heat"}]},
     with `heat` an image as a data address, or null where Grad-CAM cannot tell, and `note` mostly empty; or {"error": a
     sentence} with status 408, 413, 422 or 500.
     """
@@ -148,7 +148,7 @@ def _answer(classifiers: Mapping[str, Classifier], photo: bytes) -> dict[str, An
                 "label": prediction.label,
                 "probability": prediction.probability,
                 "probabilities": prediction.probabilities,
-                "unlike_anything_seen": prediction.unlike_anything_seen,
+                "is_ood": prediction.is_ood,
                 "heat": _heat(classifier, image, prediction.label),
             }
         )

@@ -12,9 +12,9 @@ import numpy as np
 import requests
 from PIL import Image
 
-from pipeline.data.decode import Refused, pixels, pixels_of, plain
-from pipeline.data.photo import MAX_FILE_BYTES
 from pipeline.files import megabytes
+from pipeline.preprocess.decode import Refused, pixels, pixels_of, plain
+from pipeline.preprocess.photo import MAX_FILE_BYTES
 
 Photo = str | Path | bytes | Image.Image | np.ndarray
 
@@ -24,7 +24,7 @@ MAX_FETCHED_BYTES = 64 * 2**20
 
 
 def open_photo(photo: Photo) -> Image.Image:
-    """The pixels of a photo, decoded by the rules of `pipeline.data.decode`, as the training photos were.
+    """The pixels of a photo, decoded by the rules of `pipeline.preprocess.decode`, as the training photos were.
 
     Args:
         photo: a path, an http(s) address, the bytes of an image file, a PIL image, or a uint8 array of (height, width),

@@ -19,10 +19,10 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor
 
 from pipeline.checkpoint import Preprocessing
-from pipeline.data.loader import Photos, evaluation_batches
+from pipeline.data.dataset import Photos, evaluation_batches
+from pipeline.data.transforms import evaluation_pixels, normalise
 from pipeline.evaluation.metrics import log_losses
 from pipeline.inference.forms import ONNX, ONNX_QUANTISED, OUTPUT, Unsupported, first_line, open_session
-from pipeline.models.backbone import evaluation_pixels
 from pipeline.models.head import class_probabilities
 from pipeline.progress import progress
 
@@ -67,7 +67,7 @@ def measure(folder: Path, photos: Photos, preprocessing: Preprocessing, *, worke
     rates: dict[str, list[float]] = {file: [] for file in sessions}
     with progress("comparing with 8 bits", total=len(photos)) as advance:
         for pixels, _ in batches:
-            images = preprocessing.normalised(pixels).contiguous()
+            images = normalise(pixels, preprocessing).contiguous()
             for file, session in sessions.items():
                 outputs, seconds = _timed(session, images)
                 logits[file].append(outputs)

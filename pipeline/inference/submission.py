@@ -7,16 +7,16 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from pipeline.data.decode import Refused
 from pipeline.errors import PipelineError
+from pipeline.files import write_csv
 from pipeline.inference.classifier import Classifier, Prediction
 from pipeline.inference.sources import photos_in
+from pipeline.preprocess.decode import Refused
 from pipeline.progress import progress, say
-from pipeline.results import write_csv
 
 Kind = Literal["class", "probability"]
 
-# Some of Kaggle's labels are wrong: beyond 0.5% more sureness gains less than one of those costs, here 5.3 nats at most.
+# Some of Kaggle's labels are wrong: beyond 0.5% more confidence gains less than one of those costs, here 5.3 nats at most.
 LOWEST, HIGHEST = 0.005, 0.995
 UNKNOWN: dict[Kind, float] = {"class": 0, "probability": 0.5}
 

@@ -19,15 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-import numpy as np
 import timm
 import torch
 import torchvision
 from safetensors.torch import save
-from timm.data import create_transform, resolve_data_config
+from timm.data import resolve_data_config
 from timm.models import load_model_config_from_hf
 from torch import Tensor, nn
-from torchvision.transforms import Compose
 
 from pipeline.checkpoint import BackboneInfo, CheckpointInfo, Preprocessing
 from pipeline.errors import PipelineError
@@ -126,25 +124,6 @@ def rebuild(info: CheckpointInfo, state: dict[str, Tensor]) -> nn.Module:
     except RuntimeError as error:
         raise PipelineError(f"The checkpoint's weights do not fit {info.backbone.name}: {error}") from None
     return model
-
-
-def evaluation_transform(preprocessing: Preprocessing) -> Any:
-    """timm's own evaluation transform: PIL image -> float32 tensor (channels, height, width), normalised.
-
-    In plain torch: `transforms.Compose([Resize(256), CenterCrop(224), ToTensor(), Normalize(mean, std)])`, with numbers that
-    are right for one network. Here size, crop, interpolation, mean and deviation are those that the weights were trained with.
-    """
-    return create_transform(**preprocessing.model_dump(), is_training=False)
-
-
-def evaluation_pixels(preprocessing: Preprocessing) -> Any:
-    """The same up to the normalisation: PIL image -> (height, width, channels) uint8, for `Preprocessing.normalised` to finish.
-
-    In plain torchvision: `np.asarray` in place of `ToTensor()` and `Normalize(mean, std)`, which are done later for the batch.
-    Bytes are a quarter of what floats would cost to carry.
-    """
-    *of_image, _ = create_transform(**preprocessing.model_dump(), is_training=False, use_prefetcher=True).transforms
-    return Compose([*of_image, np.asarray])
 
 
 def _random(name: str, kwargs: dict[str, Any]) -> nn.Module:

@@ -26,7 +26,7 @@ from pipeline.errors import PipelineError
 from pipeline.models.head_search import find_head, find_heads, is_linear
 from pipeline.models.initialisation import INITIALISATIONS, TRUNC_NORMAL_STD, initialise_new, initialise_weight
 from pipeline.models.mlp_head import MlpHead, Norm, activation_layer, linear_layer
-from pipeline.models.solved_head import from_probe
+from pipeline.models.solved_head import set_linear_head
 
 __all__ = [
     "MlpHead",
@@ -34,8 +34,8 @@ __all__ = [
     "classification_loss",
     "find_head",
     "find_heads",
-    "from_probe",
     "replace_head",
+    "set_linear_head",
 ]
 
 

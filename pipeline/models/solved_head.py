@@ -1,8 +1,8 @@
 """Give a network's linear head a solution that was found outside of it: a linear probe on frozen features.
 
     replace_head(model, 2, initialisation="zeros")
-    from_probe(model, weight, bias)                 # model(images) == features @ weight.T + bias
-    divide_logits(model, temperature)               # model(images) is what it was, divided by the temperature
+    set_linear_head(model, weight, bias)                 # model(images) == features @ weight.T + bias
+    apply_temperature(model, temperature)               # model(images) is what it was, divided by the temperature
 
 The features are those that the network's head begins with: timm's `forward_head(..., pre_logits=True)`.
 """
@@ -19,7 +19,7 @@ from pipeline.models.head_search import find_heads, is_auxiliary, is_linear
 from pipeline.models.mlp_head import MlpHead
 
 
-def from_probe(model: nn.Module, weight: Tensor, bias: Tensor, *, head: str | None = None) -> None:
+def set_linear_head(model: nn.Module, weight: Tensor, bias: Tensor, *, head: str | None = None) -> None:
     """Give the linear head a solved linear probe.
 
     In plain torch: `model.fc.weight.data.copy_(weight); model.fc.bias.data.copy_(bias)`. What this adds: the classifier is
@@ -41,7 +41,7 @@ def from_probe(model: nn.Module, weight: Tensor, bias: Tensor, *, head: str | No
 
     >>> import timm
     >>> model = timm.create_model("test_resnet", num_classes=2)
-    >>> from_probe(model, torch.ones(2, model.num_features), torch.tensor([0.0, 1.0]))
+    >>> set_linear_head(model, torch.ones(2, model.num_features), torch.tensor([0.0, 1.0]))
     >>> model.fc.bias
     Parameter containing:
     tensor([0., 1.], requires_grad=True)
@@ -68,7 +68,7 @@ def from_probe(model: nn.Module, weight: Tensor, bias: Tensor, *, head: str | No
                 tensor.zero_()
 
 
-def divide_logits(model: nn.Module, temperature: float) -> None:
+def apply_temperature(model: nn.Module, temperature: float) -> None:
     """Scale the classifier so that the logits are divided by a temperature (Guo et al., On calibration, ICML 2017).
 
     In plain torch: `logits / temperature` wherever the network is used, and a number to remember beside its weights. What this
@@ -81,7 +81,7 @@ def divide_logits(model: nn.Module, temperature: float) -> None:
     >>> import timm
     >>> model, images = timm.create_model("test_resnet", num_classes=2).eval(), torch.randn(2, 3, 32, 32)
     >>> before = model(images)
-    >>> divide_logits(model, 2.0)
+    >>> apply_temperature(model, 2.0)
     >>> torch.allclose(model(images), before / 2, atol=1e-6)
     True
     """

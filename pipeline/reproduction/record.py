@@ -18,11 +18,10 @@ from ruamel.yaml import YAML
 from pipeline.checkpoint import read_info
 from pipeline.data.manifest import fingerprint, read_manifest
 from pipeline.errors import PipelineError
-from pipeline.files import sha256_of
+from pipeline.files import read_json, sha256_of
 from pipeline.params import PARAMS_FILE, load_params
 from pipeline.paths import EVALUATION, FINETUNED, METRICS, PROCESSED
 from pipeline.reproduction.reported import SEEDS, Row
-from pipeline.results import read_json
 
 STAGES = ("download", "preprocess", "train-frozen-backbone", "unfreeze-finetune", "evaluate")
 # These have columns of their own; and where and how the work runs is no part of a result.

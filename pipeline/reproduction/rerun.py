@@ -18,7 +18,7 @@ from pathlib import Path
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of
 from pipeline.params import PARAMS_FILE, change_params, load_params
-from pipeline.paths import of_person
+from pipeline.paths import user_path
 from pipeline.progress import say
 from pipeline.reproduction.record import dvc, present_row
 from pipeline.reproduction.reported import Row
@@ -63,12 +63,12 @@ def reproduce(row: Row, project: Path, *, archives: Sequence[Path], weights: Seq
     settings = load_params(project / PARAMS_FILE)
     source, backbone_weights = row.dataset, row.weights
     if row.dataset_sha256:
-        archive = _with_sha256(row.dataset_sha256, [*archives, of_person(settings.download.source)])
+        archive = _with_sha256(row.dataset_sha256, [*archives, user_path(settings.download.source)])
         if archive is None:
             return _not_at_hand(row, "archive", row.dataset, row.dataset_sha256)
         source = str(archive.resolve())
     if row.weights not in ("none", "pretrained"):
-        file = _with_sha256(row.weights_sha256, [*weights, of_person(settings.backbone.weights), project / row.weights])
+        file = _with_sha256(row.weights_sha256, [*weights, user_path(settings.backbone.weights), project / row.weights])
         if file is None:
             return _not_at_hand(row, "weights", row.weights, row.weights_sha256)
         backbone_weights = str(file.resolve())

@@ -13,18 +13,17 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from pipeline.cores import worker_count
-from pipeline.data.archive import unpack_photos
-from pipeline.data.drawn.petimages import draw_petimages
-from pipeline.data.fetch import fetch
-from pipeline.data.first_use import record_sha256, recorded_sha256
-from pipeline.data.hub import hub_files
-from pipeline.data.kaggle_client import download_from_kaggle
+from pipeline.download.archive import unpack_photos
+from pipeline.download.checksums import record_sha256, recorded_sha256
+from pipeline.download.drawn.petimages import draw_petimages
+from pipeline.download.fetch import fetch
+from pipeline.download.hub import hub_files
+from pipeline.download.kaggle_client import download_from_kaggle
 from pipeline.errors import PipelineError
-from pipeline.files import replace_folder, sha256_of
+from pipeline.files import replace_folder, sha256_of, write_csv, write_json
 from pipeline.params import Download, Params
-from pipeline.paths import ARCHIVES, DOWNLOADS, METRICS, PLOTS, RAW, of_person, project_root
+from pipeline.paths import ARCHIVES, DOWNLOADS, METRICS, PLOTS, RAW, project_root, user_path
 from pipeline.progress import say
-from pipeline.results import write_csv, write_json
 
 MICROSOFT_URL = "https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869-8368-6DEBA77B919F/kagglecatsanddogs_5340.zip"
 MICROSOFT_BYTES = 824_887_076
@@ -84,7 +83,7 @@ def _archive(settings: Download) -> tuple[Path, bool]:
         return _from_address(MICROSOFT_URL, settings), True
     if settings.source.startswith(("http://", "https://")):
         return _from_address(settings.source, settings), True
-    return of_person(settings.source), False
+    return user_path(settings.source), False
 
 
 def _from_address(url: str, settings: Download) -> Path:
@@ -92,7 +91,7 @@ def _from_address(url: str, settings: Download) -> Path:
     name = PurePosixPath(urlsplit(url).path).name.strip(".") or "archive"
     target = _folder_of(url) / name
     size, stated = (MICROSOFT_BYTES, MICROSOFT_SHA256) if url == MICROSOFT_URL else (None, None)
-    _fetch_known([url, *settings.mirrors], target, address=url, size=size, stated=stated, wanted=settings.sha256)
+    _fetch_known([url], target, address=url, size=size, stated=stated, wanted=settings.sha256)
     return target
 
 

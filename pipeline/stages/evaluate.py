@@ -1,7 +1,7 @@
 """Stage 5, evaluate: both checkpoints on the test photos, which are read here and nowhere else, in outputs/evaluation.
 
 Run it with `dvc repro evaluate`, or bare with `python -m pipeline evaluate`. Settings: `evaluate` in params.yaml. Out come
-metrics.json, predictions.csv, label_errors.csv, the points of the curves, mistakes.png and report.html, one page that tells
+metrics.json, predictions.csv, label_issues.csv, the points of the curves, mistakes.png and report.html, one page that tells
 all of it. Nothing is written before everything is computed.
 """
 
@@ -15,25 +15,23 @@ import numpy as np
 import pandas as pd
 
 from pipeline.checkpoint import CheckpointInfo, read_info, read_model_state, refuse_other_data
-from pipeline.data.loader import Photos, data_fingerprints
+from pipeline.data.contact_sheet import contact_sheet
+from pipeline.data.dataset import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, read_manifest
 from pipeline.errors import PipelineError
 from pipeline.evaluation import showcase, tables
 from pipeline.evaluation.assessment import Assessment, assess
-from pipeline.evaluation.contact_sheet import contact_sheet
-from pipeline.evaluation.label_errors import Found, hold_against, label_errors
+from pipeline.evaluation.label_issues import Found, hold_against, label_issues
 from pipeline.evaluation.metrics import Scores, score
 from pipeline.evaluation.predictions import predict
 from pipeline.evaluation.provenance import made_from
 from pipeline.evaluation.report import Report, render_report
-from pipeline.files import sha256_of
-from pipeline.machine import machine_name
+from pipeline.files import read_json, sha256_of, write_json
 from pipeline.models.backbone import rebuild
 from pipeline.params import PARAMS_FILE, Params
 from pipeline.paths import EVALUATION, FINETUNED, FROZEN, METRICS, OUT_OF_FOLD, PLOTS, PROCESSED
 from pipeline.progress import say
-from pipeline.results import read_json, write_json
-from pipeline.runtime import resolve_runtime
+from pipeline.runtime import machine_name, resolve_runtime
 
 CHECKPOINTS = {"frozen": FROZEN, "finetuned": FINETUNED}
 EARLIER_STAGES = ("download", "preprocess", "train-frozen-backbone", "unfreeze-finetune")
@@ -42,7 +40,7 @@ EARLIER_STAGES = ("download", "preprocess", "train-frozen-backbone", "unfreeze-f
 def run(params: Params) -> None:
     """Predict every test photo with both checkpoints and tell what the predictions are worth, side by side."""
     started = time.monotonic()
-    confidence = params.evaluate.confidence
+    confidence_level = params.evaluate.confidence_level
     manifest = read_manifest(PROCESSED)
     classes = classes_of(manifest)
     infos = {name: read_info(folder) for name, folder in CHECKPOINTS.items()}
@@ -59,8 +57,8 @@ def run(params: Params) -> None:
     photos = photos.assign(path=pd.Series(list(test.paths)), **predictions.measured)
     temperatures = {name: _recorded(name, info, "temperature") for name, info in infos.items()}
     kept_share, epochs = _recorded("finetuned", infos["finetuned"], "share"), _epochs()
-    assessment = assess(photos, labels, predictions.probabilities, temperatures, confidence=confidence)
-    mirrored = {name: score(labels, values, confidence=confidence) for name, values in predictions.mirrored.items()}
+    assessment = assess(photos, labels, predictions.probabilities, temperatures, confidence_level=confidence_level)
+    mirrored = {name: score(labels, values, confidence_level=confidence_level) for name, values in predictions.mirrored.items()}
     kept, unseen, candidates, found = _suspect(manifest, photos, classes, assessment)
     machine = machine_name(runtime.device, runtime.threads)
     num_parameters = sum(parameter.numel() for parameter in models["finetuned"].parameters())
@@ -70,10 +68,10 @@ def run(params: Params) -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     tables.write_predictions(photos, classes, assessment, fresh / "predictions.csv")
-    tables.write_suspected(kept, unseen, candidates, classes, fresh / "label_errors.csv")
+    tables.write_suspected(kept, unseen, candidates, classes, fresh / "label_issues.csv")
     tables.write_curves(assessment, fresh)
     _picture_mistakes(photos, classes, assessment, params.evaluate.mistakes_shown, fresh / "mistakes.png")
-    metrics = assessment.metrics() | {"label_errors": {"candidates": found.candidates, "recall": found.recall}}
+    metrics = assessment.metrics() | {"label_issues": {"candidates": found.candidates, "recall": found.recall}}
     if mirrored:
         metrics["test_time_augmentation"] = {name: vars(scores) for name, scores in mirrored.items()}
     write_json(fresh / "metrics.json", metrics)
@@ -101,7 +99,7 @@ def run(params: Params) -> None:
     seconds = {"seconds": time.monotonic() - started}
     write_json(METRICS / "evaluate.json", {"num_parameters": num_parameters, "machine": machine} | seconds)
     for name, result in assessment.scores.items():
-        say(_sentence(name, result, confidence))
+        say(_sentence(name, result, confidence_level))
     if infos["finetuned"].note:
         say(infos["finetuned"].note)
     say(f"the whole report: {EVALUATION / 'report.html'}")
@@ -142,16 +140,16 @@ def _suspect(
     images = PROCESSED / "images"
     places = zip(kept["split"], kept["class"], kept["id"], strict=True)
     kept = kept.assign(path=[images / split / name / f"{photo}.jpg" for split, name, photo in places])
-    candidates = label_errors(kept["class"].map(classes.index).to_numpy(), probabilities)
+    candidates = label_issues(kept["class"].map(classes.index).to_numpy(), probabilities)
     return kept, probabilities, candidates, hold_against(kept["doubt"].to_numpy(), candidates)
 
 
 def _picture_mistakes(photos: pd.DataFrame, classes: tuple[str, ...], assessment: Assessment, count: int, file: Path) -> None:
     """The wrong predictions that the fine-tuned checkpoint was surest of."""
-    predicted, sureness = assessment.predicted("finetuned"), assessment.sureness("finetuned")
+    predicted, confidence = assessment.predicted("finetuned"), assessment.confidence("finetuned")
     wrong = assessment.wrong("finetuned")
     shown = [
-        (photos["path"].iloc[i], f"{photos['id'].iloc[i]}\n{classes[predicted[i]]} {sureness[i]:.1%}")
+        (photos["path"].iloc[i], f"{photos['id'].iloc[i]}\n{classes[predicted[i]]} {confidence[i]:.1%}")
         for i in wrong[:count].tolist()
     ]
     title = f"{len(wrong)} of {len(photos)} test photos wrong after fine-tuning; the most confident ones"
@@ -176,6 +174,6 @@ def _put_in_place(fresh: Path) -> None:
     fresh.rmdir()
 
 
-def _sentence(name: str, scores: Scores, confidence: float) -> str:
-    interval = f"{scores.accuracy_low:.2%} to {scores.accuracy_high:.2%} at {confidence:.0%}"
+def _sentence(name: str, scores: Scores, confidence_level: float) -> str:
+    interval = f"{scores.accuracy_low:.2%} to {scores.accuracy_high:.2%} at {confidence_level:.0%}"
     return f"{name}: accuracy {scores.accuracy:.2%} ({interval}), log-loss {scores.log_loss:.4f}, ROC-AUC {scores.roc_auc:.4f}"

@@ -13,19 +13,17 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.cores import worker_count
-from pipeline.data.audit import audit
-from pipeline.data.doubts import drop_doubted, mark_doubts
-from pipeline.data.duplicates import group_duplicates
+from pipeline.data.contact_sheet import contact_sheet
 from pipeline.data.manifest import classes_of, write_manifest
-from pipeline.data.predefined import read_predefined
-from pipeline.data.split import assign_splits, refuse_copies_across
-from pipeline.data.store import place, summary
-from pipeline.evaluation.contact_sheet import contact_sheet
-from pipeline.files import replace_folder
+from pipeline.files import replace_folder, write_csv, write_json
 from pipeline.params import Params, Preprocess
 from pipeline.paths import AUDITED, METRICS, PLOTS, PROCESSED, RAW
+from pipeline.preprocess.audit import audit
+from pipeline.preprocess.doubts import mark_doubts
+from pipeline.preprocess.duplicates import group_duplicates
+from pipeline.preprocess.split import assign_splits, read_splits, refuse_copies_across
+from pipeline.preprocess.store import place, summary
 from pipeline.progress import say
-from pipeline.results import write_csv, write_json
 
 SHOWN_PER_CLASS = 12
 KINDS = ("contradicting", "across splits", "near", "exact")  # of duplicates, in the order in which they are pictured
@@ -37,7 +35,7 @@ def run(params: Params) -> None:
     started = time.monotonic()
     settings = params.preprocess
     workers = max(worker_count(params.runtime.workers), 1)
-    manifest = audit(RAW, AUDITED, stored_size=settings.stored_size, workers=workers)
+    manifest = audit(RAW, AUDITED, stored_size=256 if settings.stored_size == "auto" else settings.stored_size, workers=workers)
     manifest = _settled(group_duplicates(manifest, AUDITED), settings)
     facts = summary(manifest)
     _picture_duplicates(manifest, AUDITED)
@@ -71,15 +69,13 @@ def run(params: Params) -> None:
 
 def _settled(manifest: pd.DataFrame, settings: Preprocess) -> pd.DataFrame:
     """Grouped rows with their split and with what is doubted about their labels."""
-    predefined = read_predefined(RAW)
+    predefined = read_splits(RAW)
     if predefined:
         manifest = refuse_copies_across(manifest, predefined)
         copies = int(manifest["reason"].str.startswith("duplicate of").sum())
         say(f"splits come with the photos; {copies:,} photos with a duplicate in a better one are left out")
     manifest["split"] = assign_splits(manifest, settings.fractions, settings.seed, predefined)
     manifest = mark_doubts(manifest)
-    if settings.label_doubts == "drop":
-        manifest = drop_doubted(manifest)
     if doubted := int((manifest["doubt"] != "").sum()):
         dropped = int(manifest["reason"].str.startswith("label doubted").sum())
         say(f"{doubted:,} photos have a doubtful label; {dropped:,} are left out of training for it")

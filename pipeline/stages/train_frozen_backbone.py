@@ -12,21 +12,21 @@ import pandas as pd
 from torch import Tensor
 
 from pipeline.checkpoint import CheckpointInfo, HeadInfo, library_versions, save_checkpoint
-from pipeline.data.loader import Photos, data_fingerprints
+from pipeline.data.dataset import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, read_manifest, stored_fingerprint
 from pipeline.errors import PipelineError
+from pipeline.files import write_csv, write_json
 from pipeline.models.backbone import Backbone, create_backbone
 from pipeline.models.freezing import frozen_fingerprint, set_trainable
-from pipeline.models.head import from_probe, replace_head
+from pipeline.models.head import replace_head, set_linear_head
 from pipeline.params import Params
-from pipeline.paths import FEATURES, FROZEN, METRICS, OUT_OF_FOLD, PLOTS, PROCESSED, of_person
+from pipeline.paths import FEATURES, FROZEN, METRICS, OUT_OF_FOLD, PLOTS, PROCESSED, user_path
 from pipeline.progress import say
-from pipeline.results import write_csv, write_json
 from pipeline.runtime import ResolvedRuntime, resolve_runtime
 from pipeline.training.depth import with_depth
-from pipeline.training.familiarity import fit_familiarity
 from pipeline.training.features import Kept, Outputs, run_over
 from pipeline.training.frozen_pass import frozen_pass, parts_of_pass, places_at_cut
+from pipeline.training.ood import fit_ood_detector
 from pipeline.training.out_of_fold import out_of_fold
 from pipeline.training.probe import fit_probe
 from pipeline.training.temperature import fit_temperature
@@ -40,7 +40,7 @@ def run(params: Params) -> None:
     manifest = read_manifest(PROCESSED)
     classes, data = classes_of(manifest), data_fingerprints(manifest)
     runtime = resolve_runtime(params.runtime)
-    backbone = create_backbone(params.backbone.name, params.backbone.weights, locate=of_person)
+    backbone = create_backbone(params.backbone.name, params.backbone.weights, locate=user_path)
     model, preprocessing = backbone.model, backbone.preprocessing
     head_path = replace_head(model, len(classes), initialisation="zeros")
     set_trainable(model, "head")
@@ -54,7 +54,7 @@ def run(params: Params) -> None:
         train.values, train.labels, val.values, val.labels, l2_strengths=params.train_frozen_backbone.l2_strengths
     )
     model.to("cpu")
-    from_probe(model, probe.weight, probe.bias)
+    set_linear_head(model, probe.weight, probe.bias)
     if frozen_fingerprint(model) != before:
         raise PipelineError("The frozen backbone moved while its head was solved. This is a defect: please report it.")
     metrics = {"val_accuracy": probe.best.accuracy, "val_log_loss": probe.best.log_loss, "l2": probe.best.l2}
@@ -69,7 +69,7 @@ def run(params: Params) -> None:
         classes=classes,
         preprocessing=preprocessing,
         data=data,
-        engine=params.train_frozen_backbone.engine,
+        backend=params.train_frozen_backbone.backend,
         params=params.model_dump(include={"backbone", "train_frozen_backbone"}),
         epoch=0,
         metrics=metrics,
@@ -83,7 +83,7 @@ def run(params: Params) -> None:
         "optimizer_state_dict": None,
         "loss": probe.best.log_loss,
     }
-    save_checkpoint(FROZEN, info, state, general, fit_familiarity(train.values, train.labels, val.values).tensors())
+    save_checkpoint(FROZEN, info, state, general, fit_ood_detector(train.values, train.labels, val.values).tensors())
     write_csv(PLOTS / "l2_strengths.csv", [{"log10_l2": math.log10(one.l2)} | vars(one) for one in probe.candidates])
     _write_out_of_fold(manifest, splits, classes, train, val_logits, probe.best.l2)
     write_json(METRICS / f"{STAGE}.json", metrics | {"seconds": time.monotonic() - started})
@@ -97,7 +97,7 @@ def _features(
     What fine-tuning starts from is kept on the way. Which blocks it unfreezes changes no bit of the features.
     """
     model, preprocessing, data = backbone.model, backbone.preprocessing, data_fingerprints(manifest)
-    choice, settings = params.train_frozen_backbone.engine, with_depth(params.unfreeze_finetune, model, preprocessing)
+    choice, settings = params.train_frozen_backbone.backend, with_depth(params.unfreeze_finetune, model, preprocessing)
     model.eval()
     run_network = frozen_pass(model, settings.unfrozen_blocks, splits["train"], preprocessing, choice=choice, runtime=runtime)
     stored = stored_fingerprint(manifest)

@@ -14,13 +14,13 @@ from pipeline.checkpoint import (
     refuse_other_data,
     save_checkpoint,
 )
-from pipeline.data.loader import Photos, data_fingerprints
+from pipeline.data.dataset import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, read_manifest, stored_fingerprint
+from pipeline.files import write_json
 from pipeline.models.backbone import rebuild
 from pipeline.params import Params
 from pipeline.paths import EPOCHS, FEATURES, FINETUNED, FROZEN, METRICS, PROCESSED, RESUME, TRACKING, TRAINING_CURVES
 from pipeline.progress import say
-from pipeline.results import write_json
 from pipeline.runtime import resolve_runtime
 from pipeline.training.curves import Curves
 from pipeline.training.depth import with_depth
@@ -30,7 +30,7 @@ from pipeline.training.resume import SharedResumeFolder, parts_of_result
 from pipeline.training.task import Task
 from pipeline.training.tracked import Run
 from pipeline.training.tracking import Trackers
-from pipeline.training.tuned_familiarity import familiarity_of
+from pipeline.training.tuned_ood import ood_detector_of
 
 STAGE = "unfreeze-finetune"
 NOT_BETTER = "fine-tuning did not improve the calibrated validation log-loss: these are the frozen checkpoint's weights"
@@ -58,17 +58,17 @@ def run(params: Params) -> None:
         processes=runtime.processes,
         bfloat16=runtime.bfloat16,
     )
-    of_pass = parts_of_pass(model, info.backbone, info.preprocessing, stored, choice=info.engine, runtime=runtime)
+    of_pass = parts_of_pass(model, info.backbone, info.preprocessing, stored, choice=info.backend, runtime=runtime)
     resume = SharedResumeFolder(runtime, RESUME / STAGE, parts)
     unchanged = {"train": data.train, "val": data.val}  # which the stage before has kept
     keep = places_at_cut(FEATURES, settings, unchanged, of_pass)
-    task = Task(train, val, info.preprocessing, settings, runtime, info.engine, keep)
+    task = Task(train, val, info.preprocessing, settings, runtime, info.backend, keep)
     everything_set = _flat(info.params | params.model_dump(include={"unfreeze_finetune"}))
     tracked = Run(resume.fingerprint, everything_set, classes, val, info.preprocessing)
     trackers = Trackers(params.runtime.trackers, TRACKING, lambda: Curves(TRAINING_CURVES, EPOCHS), tracked)
     result = finetune(model, task, resume, trackers if runtime.is_main else None)
     final = rebuild(info, result.model_state)
-    familiarity = familiarity_of(final, task, result.trunk)
+    ood = ood_detector_of(final, task, result.trunk)
     if not runtime.is_main:
         return
 
@@ -88,7 +88,7 @@ def run(params: Params) -> None:
             "versions": library_versions(),
         }
     )
-    save_checkpoint(FINETUNED, tuned, result.model_state, result.training_state, familiarity.tensors())
+    save_checkpoint(FINETUNED, tuned, result.model_state, result.training_state, ood.tensors())
     epochs = {"best_epoch": epoch, "epochs": len(result.history) - 1}
     write_json(METRICS / f"{STAGE}.json", metrics | epochs | {"seconds": time.monotonic() - started})
     trackers.finish(metrics, FINETUNED)

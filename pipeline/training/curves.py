@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.results import write_csv
+from pipeline.files import write_csv
 
 
 class Curves:

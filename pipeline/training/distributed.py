@@ -1,7 +1,7 @@
 """What processes that train one model together tell each other, by Accelerate's collectives over torch.distributed.
 
-    answer = from_main(runtime, compute)        # computed once, the same in every process
-    outputs = in_turns(runtime, own)            # what the processes made of batches that they took in turns, in order
+    answer = broadcast(runtime, compute)        # computed once, the same in every process
+    outputs = gather(runtime, own)            # what the processes made of batches that they took in turns, in order
     loss = mean_loss_and_gradients(runtime, loss, parameters, weight=share)
 
 Every process must make the same calls in the same order. With one process each is a plain function that changes no bit.
@@ -25,7 +25,7 @@ from pipeline.runtime import ResolvedRuntime
 T = TypeVar("T")
 
 
-def from_main(runtime: ResolvedRuntime, compute: Callable[[], T]) -> T:
+def broadcast(runtime: ResolvedRuntime, compute: Callable[[], T]) -> T:
     """What `compute` gives in the main process, where alone it is called.
 
     For what is read from a disk, or would decide when to stop: processors that differ may round the same sum differently.
@@ -36,7 +36,7 @@ def from_main(runtime: ResolvedRuntime, compute: Callable[[], T]) -> T:
     return answer
 
 
-def in_turns(runtime: ResolvedRuntime, own: list[T]) -> list[T]:
+def gather(runtime: ResolvedRuntime, own: list[T]) -> list[T]:
     """All processes' lists as one: the first of each process in the order of ranks, then the second of each, and so on."""
     if runtime.processes == 1:
         return own

@@ -54,7 +54,7 @@ def check_loss(losses: Sequence[float], *, num_classes: int, learning_rate: floa
         return
     raise PipelineError(
         f"The training loss {what} at step {step} (learning rate {learning_rate:.2g}). Lower unfreeze_finetune.learning_rate, "
-        "or raise warmup_share; `python -m pipeline lr-find` shows which rates the network bears. outputs/frozen is untouched."
+        "or raise warmup_fraction; `python -m pipeline lr-find` shows which rates it bears. outputs/frozen is untouched."
     )
 
 

@@ -1,7 +1,7 @@
 """Each photo's feature, computed once: what the frozen backbone says of it, and all that a linear probe needs.
 
-    engine = engine_for(FeatureExtractor(model).eval(), photos, preprocessing, choice="auto", runtime=runtime)
-    features = run_over(engine.run, photos, preprocessing, runtime=runtime, description="features", kept=Kept(folder))
+    backend = backend_for(FeatureExtractor(model).eval(), photos, preprocessing, choice="auto", runtime=runtime)
+    features = run_over(backend.run, photos, preprocessing, runtime=runtime, description="features", kept=Kept(folder))
     features.values, features.labels     # (n, width) float32, (n,) int64
 
 What is computed is kept in chunks under a key of all that decides it. So a run that is killed goes on with the photos that
@@ -25,13 +25,13 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from pipeline.checkpoint import Preprocessing
-from pipeline.data.loader import Batch, Photos, evaluation_batches
+from pipeline.data.dataset import Batch, Photos, evaluation_batches
+from pipeline.data.transforms import evaluation_pixels, normalise
 from pipeline.files import read_hashed, write_hashed
-from pipeline.models.backbone import evaluation_pixels
-from pipeline.models.engine import Engine, build_engine
+from pipeline.models.backends import Backend, build_backend
 from pipeline.progress import progress, say
 from pipeline.runtime import ResolvedRuntime
-from pipeline.training.distributed import from_main, in_turns
+from pipeline.training.distributed import broadcast, gather
 
 # By the kind of device. A GPU that takes 32 photos is done before the processor has told it what to do next.
 BATCH_SIZES = {"cuda": 128}
@@ -101,33 +101,33 @@ class FeatureExtractor(nn.Module):
 class FromPixels(nn.Module):
     """A network with the normalisation before it: of photos as they are loaded, (n, height, width, channels) uint8.
 
-    Inside an engine's graph the normalisation costs little. Beside it, it would be a pass over four times the bytes, on threads
-    that contend with those of the engine and of the decoding.
+    Inside a backend's graph the normalisation costs little. Beside it, it would be a pass over four times the bytes, on threads
+    that contend with those of the backend and of the decoding.
     """
 
     module: Any
 
     def __init__(self, module: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
-        self.module, self._normalised = module, preprocessing.normalised
+        self.module, self._preprocessing = module, preprocessing
 
     def forward(self, pixels: Tensor) -> Tensor:
         """What the network gives for the normalised photos."""
-        return self.module(self._normalised(pixels))
+        return self.module(normalise(pixels, self._preprocessing))
 
 
-def engine_for(
+def backend_for(
     module: nn.Module,
     photos: Photos,
     preprocessing: Preprocessing,
     *,
     choice: str,
     runtime: ResolvedRuntime,
-    precise: bool = False,
-) -> Engine:
-    """An engine for `module`, from photos as they are loaded, and checked on the first; the rest as in `build_engine`."""
+    float32: bool = False,
+) -> Backend:
+    """A backend for `module`, from photos as they are loaded, and checked on the first; the rest as in `build_backend`."""
     whole, example = FromPixels(module, preprocessing).eval(), first_pixels(photos, preprocessing)
-    return build_engine(whole, example, choice=choice, device=runtime.device, threads=runtime.threads, precise=precise)
+    return build_backend(whole, example, choice=choice, device=runtime.device, threads=runtime.threads, float32=float32)
 
 
 def first_pixels(photos: Photos, preprocessing: Preprocessing) -> Tensor:
@@ -167,13 +167,13 @@ def run_over_batches(
 ) -> Outputs:
     """Run a network over every photo once, as `batches` loads them: `evaluation_batches` or `view_batches`, as uint8.
 
-    `run` is given them so, on the device, and normalises them itself, as an engine of `engine_for` does. Where it gives two
+    `run` is given them so, on the device, and normalises them itself, as a backend of `backend_for` does. Where it gives two
     tensors, the second is not returned but kept in `beside`, for a later stage.
 
     Several processes take the batches in turns, and each ends with all outputs. A batch is the same in any number of
     processes, so the outputs are too, bit for bit, where each computes with as many threads.
     """
-    chunks = from_main(runtime, kept.read) if kept else []
+    chunks = broadcast(runtime, kept.read) if kept else []
     done = sum(map(len, chunks))
     batch_size = batch_size_on(runtime.device)
     loaded = batches(
@@ -198,7 +198,7 @@ def run_over_batches(
             done += turn
             advance(turn)
             if len(fresh) * batch_size == PHOTOS_A_CHUNK or done == len(photos):
-                values, *others = map(torch.cat, zip(*in_turns(runtime, fresh), strict=True))
+                values, *others = map(torch.cat, zip(*gather(runtime, fresh), strict=True))
                 fresh.clear()
                 chunks.append(values)
                 # What lies beside goes first: after a kill in between, the chunk is computed again and both are whole.
@@ -213,7 +213,7 @@ def _some_ahead(
 ) -> Iterator[tuple[Tensor, ...]]:
     """What `run` gives for each batch, in order, on the CPU; the next is begun before one is done, so that nothing waits.
 
-    A GPU works `by_itself` once it is told what to do. An engine on the processor needs a thread for that, which on a GPU would
+    A GPU works `by_itself` once it is told what to do. A backend on the processor needs a thread for that, which on a GPU would
     cost seconds: cuDNN plans each layer anew in every thread.
     """
     begun: deque[Callable[[], tuple[Tensor, ...]]] = deque()

@@ -27,12 +27,12 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pipeline.data.augment import TrainingTransform
-from pipeline.data.loader import Batch, epoch_order, shares_of_batches, training_batches
+from pipeline.data.dataset import Batch, epoch_order, shares_of_batches, training_batches
+from pipeline.data.transforms import TrainingTransform, normalise
 from pipeline.errors import PipelineError
 from pipeline.models.folding import fold_batch_norm
 from pipeline.models.freezing import frozen_fingerprint, set_trainable
-from pipeline.models.solved_head import divide_logits
+from pipeline.models.solved_head import apply_temperature
 from pipeline.progress import progress, say
 from pipeline.training.distributed import mean_loss_and_gradients
 from pipeline.training.faults import check_loss, faults_told
@@ -124,7 +124,7 @@ class Trainer:
         self.trunk = build_trunk(model.train(), task)
         self.validation = Validation(task, self.trunk)
         self.epochs = self._default_epochs() if settings.epochs == "auto" else settings.epochs
-        views = default_views(len(train)) if settings.views == "auto" else settings.views
+        views = default_views(len(train)) if settings.augmented_copies == "auto" else settings.augmented_copies
         self.views = min(views, self.epochs)  # so that the unchanged photos, which cost nothing, have their turn
         self.model = model.to(runtime.device).to(memory_format=torch.channels_last)
         fold_batch_norm(self.model, random_images(task.preprocessing).to(runtime.device))
@@ -133,7 +133,7 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
         self.steps_an_epoch = math.ceil(len(train) / settings.batch_size)
         # Over a share of the steps, whatever their number; it starts short, so that it does not remember the beginning.
-        decay = max(0.0, 1 - 1 / max(1.0, settings.ema_share * self.epochs * self.steps_an_epoch))
+        decay = max(0.0, 1 - 1 / max(1.0, settings.ema_fraction * self.epochs * self.steps_an_epoch))
         self.average = ModelEmaV3(self.model, decay, use_warmup=True)
         self.history: list[Epoch] = []
         self.losses: list[float] = []  # of every step
@@ -217,7 +217,7 @@ class Trainer:
             group["lr"] = rate * group["lr_scale"]
         device = self.runtime.device
         inputs = inputs.to(device, non_blocking=True)
-        inputs = self.task.preprocessing.normalised(inputs) if self.trunk is None else inputs.float()
+        inputs = normalise(inputs, self.task.preprocessing) if self.trunk is None else inputs.float()
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         logits, loss = self._logits_and_loss(inputs, labels.to(device, non_blocking=True))
@@ -243,7 +243,7 @@ class Trainer:
         return learning_rate(
             step,
             total_steps=total_steps,
-            warmup_steps=round(self.settings.warmup_share * total_steps),
+            warmup_steps=round(self.settings.warmup_fraction * total_steps),
             peak=self.settings.learning_rate,
         )
 
@@ -281,7 +281,7 @@ class Trainer:
             return kept, state
         model = copy.deepcopy(self.model).cpu()
         model.load_state_dict(state)
-        divide_logits(model, kept.val_temperature)
+        apply_temperature(model, kept.val_temperature)
         scaled = replace(kept, val_log_loss=kept.val_calibrated_log_loss, val_temperature=1.0)
         return scaled, _on_cpu(model.state_dict())
 

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.checkpoint import BackboneInfo, Preprocessing, library_versions
-from pipeline.data.loader import Photos
-from pipeline.models.boundary import Cut, cut_below_learning
-from pipeline.models.engine import Engine, build_engine
+from pipeline.data.dataset import Photos
+from pipeline.data.transforms import normalise
+from pipeline.models.backends import Backend, build_backend
 from pipeline.models.freezing import frozen_fingerprint, set_trainable
+from pipeline.models.splitting import SplitModel, split_model
 from pipeline.params import UnfreezeFinetune
 from pipeline.progress import say
 from pipeline.runtime import ResolvedRuntime
@@ -42,14 +43,14 @@ def frozen_pass(
     choice: str,
     runtime: ResolvedRuntime,
 ) -> Run:
-    """How to compute a network's features, with what crosses the cut beside them where that is free; says by which engine.
+    """How to compute a network's features, with what crosses the cut beside them where that is free; says by which backend.
 
     Args:
         model: a timm network in eval mode, on the CPU; stays as it is.
         unfrozen_blocks: how many blocks are going to learn, or "all", and so where the network is cut.
-        photos: those of training; on the first of them engines are compared.
+        photos: those of training; on the first of them backends are compared.
         preprocessing: the network's.
-        choice: as for `build_engine`.
+        choice: as for `build_backend`.
         runtime: where to compute.
 
     Returns:
@@ -58,19 +59,19 @@ def frozen_pass(
     """
     pixels = first_pixels(photos, preprocessing)
 
-    def engine_of(module: nn.Module, example: Tensor) -> Engine:
-        return build_engine(module, example, choice=choice, device=runtime.device, threads=runtime.threads)
+    def backend_of(module: nn.Module, example: Tensor) -> Backend:
+        return build_backend(module, example, choice=choice, device=runtime.device, threads=runtime.threads)
 
-    plain = engine_of(FromPixels(FeatureExtractor(copy.deepcopy(model)), preprocessing).eval(), pixels)
+    plain = backend_of(FromPixels(FeatureExtractor(copy.deepcopy(model)), preprocessing).eval(), pixels)
     say(f"features by {plain.name}, which differs from eager float32 by {plain.deviation:.1e} of their size")
-    parts = _parts(model, unfrozen_blocks, preprocessing.normalised(pixels))
+    parts = _parts(model, unfrozen_blocks, normalise(pixels, preprocessing))
     if parts is None:
         return plain.run
-    lower = engine_of(FromPixels(parts.lower, preprocessing).eval(), pixels)
+    lower = backend_of(FromPixels(parts.lower, preprocessing).eval(), pixels)
     features, at_cut = plain.run(pixels), lower.run(pixels)
     if at_cut[0].numel() * 2 * len(photos) > LARGEST:
         return plain.run
-    upper = engine_of(parts.upper, at_cut)
+    upper = backend_of(parts.upper, at_cut)
 
     def run(batch: Tensor) -> tuple[Tensor, Tensor]:
         at_cut = lower.run(batch)
@@ -94,7 +95,7 @@ def parts_of_pass(
         model: with any head, which does not count; that alone is set to learn.
         backbone, preprocessing: of the network.
         stored: fingerprint of the photos' bytes.
-        choice: of the engine, as for `build_engine`.
+        choice: of the backend, as for `build_backend`.
         runtime: where to compute.
     """
     set_trainable(model, "head")
@@ -103,7 +104,7 @@ def parts_of_pass(
         architecture=backbone.model_dump(include={"name", "kwargs"}),
         preprocessing=preprocessing.model_dump(),
         stored=stored,
-        engine=choice,
+        backend=choice,
         device=runtime.device.type,
         bfloat16=runtime.bfloat16,
         threads=runtime.threads,
@@ -132,13 +133,13 @@ def places_at_cut(
     return place
 
 
-def _parts(model: nn.Module, unfrozen_blocks: int | str, images: Tensor) -> Cut | None:
+def _parts(model: nn.Module, unfrozen_blocks: int | str, images: Tensor) -> SplitModel | None:
     """From the images to the cut and from there to the features; None where the network cannot be cut."""
     model = copy.deepcopy(model)
     set_trainable(model, unfrozen_blocks)
     # As fine-tuning cuts it: in training mode, where what is frozen is in eval all the same.
-    whole = cut_below_learning(model.train(), images[:2])
-    features = cut_below_learning(FeatureExtractor(model).eval(), images[:2])
+    whole = split_model(model.train(), images[:2])
+    features = split_model(FeatureExtractor(model).eval(), images[:2])
     if whole is None or features is None:
         return None
-    return Cut(copy.deepcopy(whole.lower).eval(), features.upper.eval())
+    return SplitModel(copy.deepcopy(whole.lower).eval(), features.upper.eval())

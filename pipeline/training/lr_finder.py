@@ -19,13 +19,13 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from pipeline.checkpoint import read_info, read_model_state, refuse_other_data
-from pipeline.data.loader import Photos, data_fingerprints
+from pipeline.data.dataset import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, read_manifest
 from pipeline.errors import PipelineError
+from pipeline.files import write_csv
 from pipeline.models.backbone import rebuild
 from pipeline.params import Params
 from pipeline.progress import progress, say
-from pipeline.results import write_csv
 from pipeline.runtime import resolve_runtime
 from pipeline.training.depth import with_depth
 from pipeline.training.faults import faults_told
@@ -133,7 +133,7 @@ def show_learning_rates(params: Params, checkpoint: Path, data: Path, figure: Pa
     runtime, settings = resolve_runtime(params.runtime), with_depth(params.unfreeze_finetune, model, info.preprocessing)
     train = Photos.of_split(manifest, data, "train", classes)
     train = train[:: math.ceil(len(train) / (STEPS * settings.batch_size))]  # no more than all steps see
-    task = Task(train, train[:BATCH_SIZE], info.preprocessing, settings, runtime, info.engine)
+    task = Task(train, train[:BATCH_SIZE], info.preprocessing, settings, runtime, info.backend)
     tried = try_learning_rates(model, task, np.geomspace(LOWEST, HIGHEST, STEPS).tolist())
     suggested = suggest(tried)
     figure.parent.mkdir(parents=True, exist_ok=True)

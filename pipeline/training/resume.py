@@ -27,7 +27,7 @@ import torch
 from pipeline.files import naming, read_hashed, sha256_of, write_hashed
 from pipeline.progress import say
 from pipeline.runtime import ResolvedRuntime
-from pipeline.training.distributed import from_main
+from pipeline.training.distributed import broadcast
 
 PACKAGE = Path(__file__).resolve().parents[1]
 KEY_FILE = "key.json"
@@ -119,7 +119,7 @@ class SharedResumeFolder(ResumeFolder):
 
     def read(self) -> dict[str, Any] | None:
         """As the main process found it."""
-        return from_main(self._runtime, super().read)
+        return broadcast(self._runtime, super().read)
 
     def write_when_due(self, state: Callable[[], dict[str, Any]]) -> None:
         """In the main process alone, by its clock; `state` must not wait for other processes."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.checkpoint import Preprocessing
-from pipeline.data.loader import Photos
+from pipeline.data.dataset import Photos
 from pipeline.params import UnfreezeFinetune
 from pipeline.runtime import ResolvedRuntime
 from pipeline.training.features import Kept
@@ -18,7 +18,7 @@ def _nowhere(name: str) -> None:
 class Task:
     """A fine-tuning, apart from the network.
 
-    `engine` is what runs a network forward, as `build_engine` takes it. `keep` says, from a name such as "view 1", where what
+    `backend` is what runs a network forward, as `build_backend` takes it. `keep` says, from a name such as "view 1", where what
     the frozen blocks make of the photos outlives a kill.
     """
 
@@ -27,5 +27,5 @@ class Task:
     preprocessing: Preprocessing
     settings: UnfreezeFinetune
     runtime: ResolvedRuntime
-    engine: str = "auto"
+    backend: str = "auto"
     keep: Callable[[str], Kept | None] = _nowhere

@@ -84,12 +84,12 @@ class TensorBoardTracker:
         figure = Figure(figsize=(2 * COLUMNS, 2.2 * ROWS), layout="constrained")
         chosen = torch.linspace(0, len(labels) - 1, min(ROWS * COLUMNS, len(labels))).round().long().unique().tolist()
         for axes, index in zip(figure.subplots(ROWS, COLUMNS).flat, chosen, strict=False):
-            sureness, predicted = probabilities[index].max(0)
+            confidence, predicted = probabilities[index].max(0)
             said, true = self._run.classes[int(predicted)], self._run.classes[int(labels[index])]
             with Image.open(self._run.val.paths[index]) as photo:
                 axes.imshow(photo.convert("RGB"))
             axes.set_title(
-                f"{said} {sureness:.0%}" + ("" if said == true else f", is {true}"),
+                f"{said} {confidence:.0%}" + ("" if said == true else f", is {true}"),
                 color="black" if said == true else "firebrick",
             )
         for axes in figure.axes:

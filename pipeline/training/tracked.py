@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from pipeline.checkpoint import Preprocessing
-from pipeline.data.loader import Photos
+from pipeline.data.dataset import Photos
 from pipeline.training.features import Outputs
 
 

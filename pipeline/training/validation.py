@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from pipeline.errors import PipelineError
 from pipeline.models.folding import unfold_batch_norm
 from pipeline.progress import say
-from pipeline.training.distributed import from_main
-from pipeline.training.features import Outputs, engine_for, run_over
+from pipeline.training.distributed import broadcast
+from pipeline.training.features import Outputs, backend_for, run_over
 from pipeline.training.task import Task
 from pipeline.training.temperature import fit_temperature
 from pipeline.training.trunk import Trunk, run_above
@@ -43,14 +43,14 @@ class Validation:
         module = copy.deepcopy(model).cpu().eval().to(memory_format=torch.contiguous_format)
         unfold_batch_norm(module)
         self.outputs = Outputs(self._logits(module), self._task.val.labels)
-        return from_main(self._task.runtime, lambda: _scored(self.outputs, what))
+        return broadcast(self._task.runtime, lambda: _scored(self.outputs, what))
 
     def _logits(self, module: nn.Module) -> Tensor:
         """(n, classes), of a network in eval mode."""
         task, runtime = self._task, self._task.runtime
         if self._trunk is None:
-            engine = engine_for(module, task.val, task.preprocessing, choice=task.engine, runtime=runtime)
-            return run_over(engine.run, task.val, task.preprocessing, runtime=runtime, description="validating").values
+            backend = backend_for(module, task.val, task.preprocessing, choice=task.backend, runtime=runtime)
+            return run_over(backend.run, task.val, task.preprocessing, runtime=runtime, description="validating").values
         return run_above(module, self._trunk.val, task)
 
 

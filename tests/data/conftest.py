@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.audits import make_raw
-from tests.data.http_server import CONTENT, MisbehavingServer, serve
+from tests.download.http_server import CONTENT, MisbehavingServer, serve
+from tests.preprocess.audits import make_raw
 
 
 @pytest.fixture

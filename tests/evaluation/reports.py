@@ -9,7 +9,7 @@ from PIL import Image
 from pipeline.evaluation import showcase
 from pipeline.evaluation.assessment import Assessment, assess
 from pipeline.evaluation.gallery import Card, Gallery, embedded
-from pipeline.evaluation.label_errors import hold_against, label_errors
+from pipeline.evaluation.label_issues import hold_against, label_issues
 from pipeline.evaluation.report import Report
 
 
@@ -40,14 +40,14 @@ def made_up(folder: Path, classes: tuple[str, ...], count: int = 60) -> tuple[pd
         values[np.arange(count), labels] += least + random.random(count)
         probabilities[name] = values / values.sum(1, keepdims=True)
     temperatures = {"frozen": 1.2, "finetuned": 0.8}
-    return photos, assess(photos, labels, probabilities, temperatures, confidence=0.95)
+    return photos, assess(photos, labels, probabilities, temperatures, confidence_level=0.95)
 
 
 def report_of(folder: Path, classes: tuple[str, ...], note: str = "") -> Report:
     """A report with everything that one can hold."""
     photos, assessment = made_up(folder, classes)
     probabilities = assessment.probabilities["frozen"]
-    candidates = label_errors(assessment.labels, probabilities)
+    candidates = label_issues(assessment.labels, probabilities)
     found = hold_against(photos["doubt"].to_numpy(), candidates)
     heat = [embedded(photos["path"][0], "a photo & its <heat>", f"{name}: {classes[0]} 97%") for name in ("photo", "frozen")]
     return Report(

@@ -1,4 +1,4 @@
-"""Sureness against accuracy, on predictions whose calibration is known."""
+"""Confidence against accuracy, on predictions whose calibration is known."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_bins_hold_every_photo_once() -> None:
     probabilities = np.random.default_rng(0).dirichlet([1, 1, 1], 500)
     bins = reliability(np.zeros(500, dtype=int), probabilities)
     assert sum(one.photos for one in bins) == 500
-    assert all(1 / 3 <= one.sureness <= 1 for one in bins)
+    assert all(1 / 3 <= one.confidence <= 1 for one in bins)
 
 
 @given(st.lists(st.floats(-30, 30), min_size=2, max_size=5), st.floats(0.1, 10))

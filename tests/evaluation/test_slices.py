@@ -28,7 +28,7 @@ def pixels(luma: torch.Tensor) -> torch.Tensor:
 
 def test_every_photo_is_in_one_slice_of_each_kind() -> None:
     right = {"frozen": np.arange(9) % 2 == 0, "finetuned": np.ones(9, dtype=bool)}
-    scores = slice_scores(slices_of(table()), right, confidence=0.95)
+    scores = slice_scores(slices_of(table()), right, confidence_level=0.95)
     for kind in {one.property for one in scores}:
         members = [one for one in scores if one.property == kind]
         assert sum(one.photos for one in members) == 9
@@ -39,7 +39,7 @@ def test_every_photo_is_in_one_slice_of_each_kind() -> None:
 
 
 def test_slices_are_named_by_their_bounds_and_ordered() -> None:
-    scores = slice_scores(slices_of(table()), {"frozen": np.ones(9, dtype=bool)}, confidence=0.95)
+    scores = slice_scores(slices_of(table()), {"frozen": np.ones(9, dtype=bool)}, confidence_level=0.95)
     names = {kind: [one.name for one in scores if one.property == kind] for kind in ("brightness", "shape", "file format")}
     assert [name.split()[0] for name in names["brightness"]] == ["up", "26.7", "over"]
     assert names["shape"] == ["about square", "upright", "wide"]

@@ -17,7 +17,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     In float32, so that what is measured here agrees closely with what the stages measured, through another graph.
     """
     folder = clone(tmp_path_factory.mktemp("clones") / "inference")
-    set_params(folder, {"download.drawn_photos": 160, "train_frozen_backbone.engine": "onnxruntime", "runtime.workers": 0})
+    set_params(folder, {"download.drawn_photos": 160, "train_frozen_backbone.backend": "onnxruntime", "runtime.workers": 0})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         params = load_params()

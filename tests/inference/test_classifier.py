@@ -25,7 +25,7 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def test_it_agrees_with_what_training_measured(classifier: Classifier, checkpoint: Path, photos: list[Path]) -> None:
-    """Decoding, preprocessing, engine and calibration all have a part in this."""
+    """Decoding, preprocessing, backend and calibration all have a part in this."""
     info = read_info(checkpoint)
     predictions = classifier.predict(photos)
     actual = [path.parent.name for path in photos]
@@ -38,8 +38,8 @@ def test_it_agrees_with_what_training_measured(classifier: Classifier, checkpoin
     for one in predictions:
         assert sum(one.probabilities.values()) == pytest.approx(1)
         assert one.probability == max(one.probabilities.values()) == one.probabilities[one.label]
-        assert one.unlike_anything_seen == (one.distance > 1)
-    assert sum(one.unlike_anything_seen for one in predictions) == 1  # the farthest 1% of so few photos is one of them
+        assert one.is_ood == (one.distance > 1)
+    assert sum(one.is_ood for one in predictions) == 1  # the farthest 1% of so few photos is one of them
 
 
 def test_a_photo_may_come_in_any_form(classifier: Classifier, photos: list[Path]) -> None:
@@ -105,11 +105,11 @@ def test_photos_are_taken_as_they_are_needed(classifier: Classifier, photos: lis
     endless.close()
 
 
-def test_nothing_like_a_photo_is_unlike_anything_seen(classifier: Classifier) -> None:
+def test_nothing_like_a_photo_is_is_ood(classifier: Classifier) -> None:
     random = np.random.default_rng(0)
     noise = [random.integers(0, 256, (160, 200, 3), dtype=np.uint8) for _ in range(8)]
     flat = [np.full((160, 200, 3), shade, np.uint8) for shade in (0, 90, 255)]
-    assert all(one.unlike_anything_seen for one in classifier.predict([*noise, *flat]))
+    assert all(one.is_ood for one in classifier.predict([*noise, *flat]))
 
 
 def test_an_explanation_is_the_networks_crop_with_colours_where_it_looked(classifier: Classifier, photos: list[Path]) -> None:
@@ -126,10 +126,10 @@ def test_a_checkpoint_that_cannot_be_used_is_told(checkpoint: Path, tmp_path: Pa
         Classifier.load(tmp_path)
     poor = tmp_path / "poor"
     shutil.copytree(checkpoint, poor)
-    (poor / "familiarity.safetensors").unlink()
-    with pytest.raises(PipelineError, match=r"familiarity.safetensors is missing.*dvc repro"):
+    (poor / "ood.safetensors").unlink()
+    with pytest.raises(PipelineError, match=r"ood.safetensors is missing.*dvc repro"):
         Classifier.load(poor)
-    shutil.copy(checkpoint / "familiarity.safetensors", poor)
+    shutil.copy(checkpoint / "ood.safetensors", poor)
     info = poor / "checkpoint.json"
     info.write_text(info.read_text().replace('"temperature"', '"warmth"'))
     with pytest.raises(PipelineError, match="without a temperature"):

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from pipeline.checkpoint import MODEL_FILE, Preprocessing, read_info, read_model_state
+from pipeline.data.transforms import evaluation_transform
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of
 from pipeline.inference import export as export_module
@@ -20,7 +21,7 @@ from pipeline.inference.export import export
 from pipeline.inference.forms import FORMS, Form, Trained, Unsupported
 from pipeline.inference.pixels import with_preprocessing
 from pipeline.inference.push import push, refuse_unpushable
-from pipeline.models.backbone import evaluation_transform, rebuild
+from pipeline.models.backbone import rebuild
 from tests.inference.hub_uploads import stand_in_hub
 
 FILES = {

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from pipeline.__main__ import app
 from pipeline.inference import Classifier, photo
 from pipeline.inference.commands import predict_photos
-from tests.data.http_server import Answer, serve
+from tests.download.http_server import Answer, serve
 
 
 def call(*arguments: object, stdin: bytes | None = None) -> Result:
@@ -46,7 +46,7 @@ def test_each_photo_is_a_row_and_each_bad_one_a_reason(folder: Path, checkpoint:
     for row, one in zip(rows.values(), classifier.predict(rows), strict=True):
         assert row["label"] == one.label
         assert float(row["dog"]) == pytest.approx(one.probabilities["dog"], rel=1e-4)
-        assert row["unlike_anything_seen"] == str(one.unlike_anything_seen).lower()
+        assert row["is_ood"] == str(one.is_ood).lower()
 
 
 def test_files_patterns_and_standard_input_as_json(folder: Path, checkpoint: Path, photos: list[Path]) -> None:

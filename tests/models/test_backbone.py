@@ -1,4 +1,4 @@
-"""Weights fit or are refused, what the network knows of its input is taken from it, and engines agree with eager torch."""
+"""Weights fit or are refused, what the network knows of its input is taken from it, and backends agree with eager torch."""
 
 import hashlib
 import json
@@ -17,9 +17,10 @@ from safetensors.torch import save, save_file
 from timm.models import save_for_hf
 
 from pipeline.checkpoint import HeadInfo, read_info, save_checkpoint
+from pipeline.data.transforms import evaluation_pixels, evaluation_transform, normalise
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of
-from pipeline.models.backbone import create_backbone, evaluation_pixels, evaluation_transform, rebuild
+from pipeline.models.backbone import create_backbone, rebuild
 from pipeline.models.head import replace_head
 from tests.models.hub_server import serve_hub
 from tests.test_checkpoint import INFO
@@ -161,7 +162,7 @@ def test_the_evaluation_transform_and_its_logits_are_timms(name: str) -> None:
     for size in ((300, 200), (90, 131), (40, 40)):
         photo = Image.effect_noise(size, 90).convert("RGB")
         assert torch.equal(own(photo), expected(photo))
-        assert torch.equal(preprocessing.normalised(torch.tensor(pixels(photo))[None])[0], expected(photo))
+        assert torch.equal(normalise(torch.tensor(pixels(photo))[None], preprocessing)[0], expected(photo))
         with torch.inference_mode():
             assert torch.equal(backbone.model.eval()(own(photo)[None]), model(expected(photo)[None]))
 

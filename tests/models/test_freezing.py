@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.errors import PipelineError
 from pipeline.models.backbone import create_backbone
 from pipeline.models.freezing import blocks_of, frozen_fingerprint, set_trainable
-from pipeline.models.head import from_probe, replace_head
+from pipeline.models.head import replace_head, set_linear_head
 from pipeline.training.probe import fit_probe
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "pipeline/weights/test_resnet.drawn.safetensors"
@@ -185,7 +185,7 @@ def test_unfreezing_with_live_batch_norm_collapses_and_ours_does_not() -> None:
     with torch.inference_mode():
         features = [model.forward_head(model.forward_features(images), pre_logits=True) for images, _ in (train, test)]
     probe = fit_probe(features[0].clone(), train[1], features[1].clone(), test[1], l2_strengths=[1e-2])
-    from_probe(model, probe.weight, probe.bias)
+    set_linear_head(model, probe.weight, probe.bias)
     before = accuracy(model, test)
     assert before >= 0.95
 

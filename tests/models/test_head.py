@@ -19,11 +19,11 @@ from pipeline.models.head import (
     classification_loss,
     find_head,
     find_heads,
-    from_probe,
     replace_head,
+    set_linear_head,
 )
 from pipeline.models.initialisation import INITIALISATIONS, initialise_new, initialise_weight
-from pipeline.models.solved_head import divide_logits
+from pipeline.models.solved_head import apply_temperature
 
 TIMM = {
     "test_resnet": "fc",
@@ -100,7 +100,7 @@ def test_a_distilled_network_gives_the_mean_and_starts_from_equal_heads() -> Non
     replace_head(model, 2, seed=3)
     assert torch.equal(model.head.weight, model.head_dist.weight)
     weight, bias = torch.randn(2, model.num_features), torch.randn(2)
-    from_probe(model, weight, bias)
+    set_linear_head(model, weight, bias)
     images = torch.randn(2, 3, 32, 32)
     features = model.forward_head(model.forward_features(images), pre_logits=True)
     torch.testing.assert_close(model(images), features @ weight.T + bias)
@@ -124,12 +124,12 @@ def test_a_probe_goes_behind_the_norm_that_a_head_begins_with(name: str) -> None
     maps = maps.flatten(2).transpose(1, 2) if name.startswith("levit") else maps
     features = model.forward_head(maps, pre_logits=True).flatten(1)
     weight, bias = torch.randn(2, features.shape[1]), torch.randn(2)
-    from_probe(model, weight, bias)
+    set_linear_head(model, weight, bias)
     torch.testing.assert_close(model.forward_head(maps), features @ weight.T + bias, rtol=1e-4, atol=1e-4)
     assert frozen_fingerprint_of(norms) == before
     nn.init.zeros_(norms[-1].weight[:3])
     with pytest.raises(PipelineError, match="silences 3 features"):
-        from_probe(model, weight, bias)
+        set_linear_head(model, weight, bias)
 
 
 def frozen_fingerprint_of(norms: list[nn.Module]) -> str:
@@ -142,7 +142,7 @@ def test_an_auxiliary_classifier_that_adds_to_the_output_is_silent_under_a_probe
     images, weight, bias = torch.randn(1, 3, 64, 64), torch.randn(2, model.num_features), torch.randn(2)
     features = model.forward_head(model.forward_features(images), pre_logits=True)
     assert find_heads(model) == ("head", "aux_head")
-    from_probe(model, weight, bias)
+    set_linear_head(model, weight, bias)
     torch.testing.assert_close(model(images), features @ weight.T + bias)
 
 
@@ -289,20 +289,20 @@ def test_a_solved_head_computes_what_was_solved() -> None:
     images = torch.randn(2, 3, 64, 64)
     weight, bias = torch.randn(2, model.num_features), torch.randn(2)
     replace_head(model, 2)
-    from_probe(model, weight, bias)
+    set_linear_head(model, weight, bias)
     features = model.forward_head(model.forward_features(images), pre_logits=True)
     torch.testing.assert_close(model(images), features @ weight.T + bias)
     both = class_probabilities(model(images))
     replace_head(model, 1)
-    from_probe(model, weight, bias)
+    set_linear_head(model, weight, bias)
     torch.testing.assert_close(class_probabilities(model(images)), both)
     labels = torch.tensor([0, 1])
     torch.testing.assert_close(classification_loss(model(images), labels), -both[[0, 1], labels].log().mean())
     with pytest.raises(PipelineError, match=r"of \(3, 4\) \(classes, features\)"):
-        from_probe(model, torch.zeros(3, 4), torch.zeros(3))
+        set_linear_head(model, torch.zeros(3, 4), torch.zeros(3))
     replace_head(model, 2, hidden=[4])
     with pytest.raises(PipelineError, match="hidden layers"):
-        from_probe(model, weight, bias)
+        set_linear_head(model, weight, bias)
 
 
 def test_a_hidden_layers_batch_norm_learns_while_the_backbones_is_held() -> None:
@@ -365,5 +365,5 @@ def test_a_temperature_in_the_head_divides_the_logits(name: str, hidden: tuple[i
     images = torch.randn(2, *model.pretrained_cfg["input_size"])
     with torch.no_grad():
         before = model(images)
-        divide_logits(model, 3.0)
+        apply_temperature(model, 3.0)
         torch.testing.assert_close(model(images), before / 3)

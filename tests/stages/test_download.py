@@ -16,9 +16,9 @@ import pytest
 
 from pipeline.stages.download import HUB_DATASET
 from tests.clones import ROOT, run, set_params
-from tests.data.http_server import Answer, MisbehavingServer, serve
-from tests.data.test_parquet import hub_parquet
-from tests.data.tls import proxy_to, serve_https
+from tests.download.http_server import Answer, MisbehavingServer, serve
+from tests.download.test_parquet import hub_parquet
+from tests.download.tls import proxy_to, serve_https
 
 
 @pytest.fixture

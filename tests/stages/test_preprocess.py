@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.data.doubts import read_ledger
 from pipeline.data.manifest import fingerprint, read_manifest
-from pipeline.data.photo import HASH_SIDE, THUMBNAIL_SIDE, perceptual_hash
+from pipeline.preprocess.doubts import read_ledger
+from pipeline.preprocess.photo import HASH_SIDE, THUMBNAIL_SIDE, perceptual_hash
 from tests.clones import ROOT, run, set_params
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.models.boundary import cut_below_learning
 from pipeline.models.freezing import set_trainable
+from pipeline.models.splitting import split_model
 from pipeline.training.depth import default_depth, with_depth
 from tests.training import tiny
 
@@ -31,7 +31,7 @@ def test_what_learns_is_at_most_half_and_another_block_would_be_more(name: str, 
     shares = []
     for count in (blocks, blocks + 1):
         set_trainable(model, count)
-        cut = cut_below_learning(model, images)
+        cut = split_model(model, images)
         assert cut is not None
         shares.append(operations(cut.upper, cut.lower(images)) / whole)
     assert shares[0] <= 0.5 < shares[1]

@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from pipeline.checkpoint import read_model_state
-from pipeline.data.augment import TrainingTransform
-from pipeline.data.loader import epoch_order, training_batches
+from pipeline.data.dataset import epoch_order, training_batches
+from pipeline.data.transforms import TrainingTransform
 from pipeline.params import load_params
 from pipeline.stages import download, preprocess, train_frozen_backbone, unfreeze_finetune
 from tests.clones import ROOT, clone, run, set_params

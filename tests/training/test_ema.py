@@ -23,7 +23,7 @@ def steps_of(trainer: Trainer) -> list[dict[str, torch.Tensor]]:
 
 
 def test_the_average_follows_the_steps(tmp_path: Path) -> None:
-    trainer = Trainer(tiny.network(), task(tmp_path, epochs=4, ema_share=0.2))  # 20 steps, so 4 count
+    trainer = Trainer(tiny.network(), task(tmp_path, epochs=4, ema_fraction=0.2))  # 20 steps, so 4 count
     first, *others = steps_of(trainer)
     assert others
     expected = first
@@ -40,7 +40,7 @@ def test_the_average_follows_the_steps(tmp_path: Path) -> None:
 
 
 def test_without_a_share_the_last_weights_are_kept(tmp_path: Path) -> None:
-    trainer = Trainer(tiny.network(), task(tmp_path, epochs=4, ema_share=0.0))
+    trainer = Trainer(tiny.network(), task(tmp_path, epochs=4, ema_fraction=0.0))
     *_, last = steps_of(trainer)
     averaged = trainer.average.module.state_dict()
     assert all(torch.equal(averaged[name], tensor) for name, tensor in last.items())
@@ -48,7 +48,7 @@ def test_without_a_share_the_last_weights_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.2])
 def test_what_is_frozen_stays_to_the_bit(tmp_path: Path, share: float) -> None:
-    trainer = Trainer(tiny.network(), task(tmp_path, epochs=4, ema_share=share, unfrozen_blocks=1))
+    trainer = Trainer(tiny.network(), task(tmp_path, epochs=4, ema_fraction=share, unfrozen_blocks=1))
     frozen = {name for name, parameter in trainer.model.named_parameters() if not parameter.requires_grad}
     steps_of(trainer)
     averaged = trainer.average.module.state_dict()

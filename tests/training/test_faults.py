@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.data.augment import TrainingTransform
+from pipeline.data.transforms import TrainingTransform
 from pipeline.errors import PipelineError
 from pipeline.training.faults import EXPLODED, WINDOW, check_loss, faults_told
 from tests.clones import ROOT

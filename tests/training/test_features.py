@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.checkpoint import Preprocessing
-from pipeline.data.loader import Photos
+from pipeline.data.dataset import Photos
 from pipeline.params import load_params
 from pipeline.runtime import resolve_runtime
 from pipeline.training import features

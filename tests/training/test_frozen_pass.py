@@ -7,11 +7,11 @@ import pytest
 import timm
 import torch
 
-from pipeline.data.loader import Photos
+from pipeline.data.dataset import Photos
 from pipeline.models.freezing import set_trainable
 from pipeline.runtime import ResolvedRuntime
 from pipeline.training import frozen_pass as frozen_pass_module
-from pipeline.training.features import FeatureExtractor, Kept, engine_for, run_over
+from pipeline.training.features import FeatureExtractor, Kept, backend_for, run_over
 from pipeline.training.frozen_pass import frozen_pass
 from pipeline.training.task import Task
 from pipeline.training.trunk import build_trunk
@@ -42,7 +42,7 @@ def test_features_stay_as_they_are_and_the_cut_is_that_of_fine_tuning(name: str,
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
     assert [parameter.requires_grad for parameter in model.parameters()] == learning
 
-    plain = engine_for(FeatureExtractor(model), photos, tiny.PREPROCESSING, choice=ENGINE, runtime=RUNTIME)
+    plain = backend_for(FeatureExtractor(model), photos, tiny.PREPROCESSING, choice=ENGINE, runtime=RUNTIME)
     over = partial(run_over, photos=photos, preprocessing=tiny.PREPROCESSING, runtime=RUNTIME, description="testing")
     both, beside = over(run, kept=Kept(tmp_path / "kept", part="features"), beside=Kept(tmp_path / "kept", part="cut")), None
     assert torch.equal(both.values, over(plain.run).values)

@@ -9,9 +9,9 @@ import pytest
 import timm
 import torch
 
-from pipeline.data.augment import TrainingTransform
-from pipeline.models.boundary import cut_below_learning
+from pipeline.data.transforms import TrainingTransform, normalise
 from pipeline.models.freezing import set_trainable
+from pipeline.models.splitting import split_model
 from pipeline.runtime import ResolvedRuntime
 from pipeline.training import trunk as trunk_module
 from pipeline.training.features import Kept
@@ -87,7 +87,7 @@ def test_what_is_kept_is_not_computed_again_and_each_photo_is_changed_as_in_its_
         given.preprocessing,
         given.settings,
         given.runtime,
-        given.engine,
+        given.backend,
         lambda name: partial(Kept, tmp_path / "kept")(values=name),
     )
     model = tiny.network()
@@ -96,14 +96,14 @@ def test_what_is_kept_is_not_computed_again_and_each_photo_is_changed_as_in_its_
     first = build_trunk(model.train(), kept)
     assert first is not None
     view = first.view(2)
-    cut = cut_below_learning(model, random_images(tiny.PREPROCESSING))
+    cut = split_model(model, random_images(tiny.PREPROCESSING))
     assert cut is not None
     changed = torch.stack([transform(read(path), 2, path.stem) for path in given.train.paths])
     with torch.no_grad():
-        expected = cut.lower(tiny.PREPROCESSING.normalised(changed))
+        expected = cut.lower(normalise(changed, tiny.PREPROCESSING))
     torch.testing.assert_close(view.float(), expected, rtol=2e-3, atol=2e-3)
 
-    for path in given.train.paths[8:]:  # the engine is checked on the first
+    for path in given.train.paths[8:]:  # the backend is checked on the first
         path.unlink()
     again = build_trunk(model, kept)
     assert again is not None

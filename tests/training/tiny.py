@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from pipeline.checkpoint import Preprocessing
-from pipeline.data.loader import Photos
+from pipeline.data.dataset import Photos
 from pipeline.params import UnfreezeFinetune, load_params
 from pipeline.runtime import ResolvedRuntime
 from pipeline.training.curves import Curves

@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.checkpoint import Preprocessing
-from pipeline.data.augment import TrainingTransform
-from pipeline.data.loader import Photos
-from pipeline.launch import one_of_several
+from pipeline.data.dataset import Photos
+from pipeline.data.transforms import TrainingTransform
+from pipeline.launch import distributed_process
 from pipeline.params import load_params
 from pipeline.runtime import resolve_runtime
 from pipeline.training import finetune
@@ -78,7 +78,7 @@ def train(folder: Path) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    with one_of_several():
+    with distributed_process():
         given = Path(sys.argv[1])
         told = train(given)
         torch.save(told, given / f"rank{os.environ['RANK']}.pt")

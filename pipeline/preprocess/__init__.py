@@ -1,0 +1,1 @@
+"""Stage 2: decoding, audit, duplicates, split, stored photos."""

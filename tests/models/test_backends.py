@@ -1,0 +1,166 @@
+"""Backends agree with eager torch, whatever the batch and the threads, and the rule that chooses one repeats."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from pipeline.errors import PipelineError
+from pipeline.models.backends import TOLERANCE, Backend, build_backend, deviation
+from pipeline.models.freezing import set_trainable
+from pipeline.models.splitting import split_model
+from pipeline.runtime import has_bfloat16
+from tests.clones import ROOT, run
+
+CPU = torch.device("cpu")
+OPENVINO = pytest.param(
+    "openvino", marks=pytest.mark.skipif(not has_bfloat16(CPU), reason="this processor does not multiply in bfloat16")
+)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
+@pytest.mark.parametrize("choice", [OPENVINO, "onnxruntime", "torch"])
+def test_engines_agree_with_eager_torch_at_any_batch_size(name: str, choice: str) -> None:
+    model = timm.create_model(name).eval()
+    images = torch.randn(5, 3, 160, 160)
+    backend = build_backend(model, images[:2], choice=choice, device=CPU, threads=2)
+    assert backend.name == choice
+    with torch.inference_mode():
+        assert deviation(backend.run(images), model(images)) <= TOLERANCE[choice]
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "mobilenetv2_035", "resnet18", "test_vit"])
+@pytest.mark.parametrize("choice", [OPENVINO, "onnxruntime"])
+def test_a_photo_gets_the_same_bits_in_any_batch_by_any_number_of_threads(name: str, choice: str) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    images = torch.randn(11, 3, 160, 160)
+    one, two = (build_backend(model, images[:2], choice=choice, device=CPU, threads=threads) for threads in (1, 2))
+    expected = one.run(images)
+    assert torch.equal(two.run(images), expected)
+    assert torch.equal(torch.cat([two.run(images[:3]), two.run(images[3:])]), expected)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2_035", "efficientnet_b0", "resnet18"])
+def test_a_part_of_a_network_gives_what_it_gives_inside_the_whole(name: str) -> None:
+    """OpenVINO keeps float32 at the end of a graph, so an inner layer that is made the last would give other values."""
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    images = torch.randn(4, 3, 96, 96)
+    set_trainable(model, 2)
+    cut = split_model(model, images)
+    assert cut is not None
+    whole, lower = (backend_of(module, images) for module in (model, cut.lower))
+    assert torch.equal(backend_of(cut.upper, lower.run(images)).run(lower.run(images)), whole.run(images))
+
+
+def backend_of(module: nn.Module, example: torch.Tensor) -> Backend:
+    return build_backend(module.eval(), example, choice="auto", device=CPU, threads=2)
+
+
+def test_the_rule_reads_the_processors_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = timm.create_model("test_resnet").eval(), torch.randn(2, 3, 64, 64)
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx2": True})
+    assert backend_of(model, images).name == "onnxruntime"
+    with pytest.raises(PipelineError, match="bfloat16, which this processor does not multiply in"):
+        build_backend(model, images, choice="openvino", device=CPU, threads=1)
+
+
+@pytest.mark.parametrize("capabilities", [{"avx512_bf16": True}, {"avx2": True}])
+def test_what_is_measured_with_is_float32_on_any_processor(monkeypatch: pytest.MonkeyPatch, capabilities: dict) -> None:
+    model, images = timm.create_model("test_resnet").eval(), torch.randn(2, 3, 64, 64)
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
+    backend = build_backend(model, images, choice="auto", device=CPU, threads=1, float32=True)
+    assert backend.name == "onnxruntime"
+    assert backend.deviation <= 1e-5
+
+
+class Sensitive(nn.Module):
+    """The difference of large numbers, of which bfloat16 keeps too little."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+        nn.init.constant_(self.first.bias, 1e3)
+        self.second.weight.data -= self.second.weight.mean((1, 2, 3), keepdim=True)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(images)).flatten(1)
+
+
+def test_a_network_that_bfloat16_spoils_is_computed_in_float32() -> None:
+    torch.manual_seed(0)
+    assert backend_of(Sensitive().eval(), torch.randn(2, 3, 32, 32)).name == "onnxruntime"
+
+
+class Unexportable(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.svdvals(images.mean(1))
+
+
+def test_a_network_that_onnx_cannot_hold_runs_in_torch_unless_onnx_was_asked_for() -> None:
+    images = torch.randn(2, 3, 8, 8)
+    assert build_backend(Unexportable(), images, choice="auto", device=CPU, threads=1).name == "torch"
+    with pytest.raises(PipelineError, match="cannot run in ONNX Runtime"):
+        build_backend(Unexportable(), images, choice="onnxruntime", device=CPU, threads=1)
+
+
+class Forgetful(nn.Module):
+    """Gives something else each time: no backend can agree with it."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.rand(len(images), 4)
+
+
+def test_an_engine_that_disagrees_is_not_trusted() -> None:
+    with pytest.raises(PipelineError, match="something else than eager torch"):
+        build_backend(Forgetful(), torch.randn(2, 3, 8, 8), choice="torch", device=CPU, threads=1)
+
+
+def test_a_network_that_overflows_is_told_before_anything_is_computed_with_it() -> None:
+    layer = nn.Conv2d(3, 4, 8)
+    nn.init.constant_(layer.weight, 1e38)
+    with pytest.raises(PipelineError, match="not finite numbers on the first photos"):
+        build_backend(nn.Sequential(layer, nn.Flatten()), torch.ones(2, 3, 8, 8), choice="auto", device=CPU, threads=1)
+
+
+@pytest.mark.skipif(not has_bfloat16(CPU), reason="this processor does not multiply in bfloat16")
+def test_openvino_is_first_called_by_one_thread_and_reports_nothing(tmp_path: Path) -> None:
+    code = """
+import threading, timm, torch, sys
+import pipeline.models.backends as backend
+backend._openvino_core()
+import openvino
+infer, callers = openvino.InferRequest.infer, []
+def recorded(self, *arguments, **named):
+    callers.append(threading.current_thread() is threading.main_thread())
+    return infer(self, *arguments, **named)
+openvino.InferRequest.infer = recorded
+images = torch.randn(4, 3, 64, 64)
+model = timm.create_model("test_resnet").eval()
+backend.build_backend(model, images, choice="openvino", device=torch.device("cpu"), threads=2).run(images)
+print(callers[0], any(callers[1:]))
+"""
+    done = run(ROOT, sys.executable, "-c", code, PYTHONPATH=str(ROOT), HOME=str(tmp_path), CI="")
+    assert done.stdout.split() == ["True", "False"]
+    assert not (tmp_path / "intel").exists()  # where its telemetry counts
+
+
+def test_a_signal_that_comes_when_engines_are_gone_is_handled() -> None:
+    """In a process of its own, which OpenVINO's stack for signals, once it was taken away, would end."""
+    code = """
+import os, signal, timm, torch
+from pipeline.models.backends import build_backend
+images = torch.randn(2, 3, 64, 64)
+def backend():
+    return build_backend(timm.create_model("test_resnet").eval(), images, choice="auto", device=torch.device("cpu"), threads=1)
+first, second = backend(), backend()
+del first
+del second
+signal.signal(signal.SIGUSR1, lambda number, frame: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    assert "handled" in run(ROOT, sys.executable, "-c", code, PYTHONPATH=str(ROOT)).stdout

@@ -1,0 +1,297 @@
+"""Decoding: every format and pixel format to upright RGB, everything else to a reason."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline.data import decode as decode_module
+from pipeline.preprocess.decode import EXIF_ORIENTATION, Refused, decode
+from pipeline.preprocess.photo import stored_photo
+
+UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+def picture(width: int = 40, height: int = 30, seed: int = 0) -> Image.Image:
+    """Random patches with smooth transitions, RGB: unlike noise, it survives compression."""
+    patches = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(patches).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encoded(image: Image.Image, format_name: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format_name, **options)
+    return buffer.getvalue()
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return decode(data).pixels
+
+
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_known_formats_decode_whatever_they_are_called(format_name: str) -> None:
+    options = {"lossless": True} if format_name == "WEBP" else {}
+    decoded = decode(encoded(picture(), format_name, **options))
+    assert decoded.format == format_name
+    assert decoded.pixels.dtype == np.uint8
+    difference = np.abs(decoded.pixels.astype(int) - np.asarray(picture()).astype(int))
+    assert difference.mean() < {"JPEG": 12, "GIF": 12}.get(format_name, 1e-9)
+
+
+def test_a_multi_picture_jpeg_gives_its_first_picture_and_no_note() -> None:
+    data = encoded(picture(), "MPO", save_all=True, append_images=[picture(seed=1)], quality=95)
+    decoded = decode(data)
+    assert (decoded.format, decoded.notes) == ("MPO", ())
+    assert np.array_equal(decoded.pixels, pixels(encoded(picture(), "JPEG", quality=95)))
+
+
+@pytest.mark.parametrize("format_name", ["PPM", "ICO", "PCX"])
+def test_other_formats_are_refused(format_name: str) -> None:
+    with pytest.raises(Refused, match=r"^not a photo in a known format$"):
+        decode(encoded(picture(), format_name))
+
+
+@pytest.mark.parametrize(("data", "reason"), [(b"", "empty file"), (b"\xd0\xcf\x11\xe0" + bytes(600), "not a photo")])
+def test_what_is_no_photo_is_refused(data: bytes, reason: str) -> None:
+    with pytest.raises(Refused, match=f"^{reason}"):
+        decode(data)
+
+
+def test_cmyk_is_converted_without_a_profile() -> None:
+    inks = np.array([[[0, 0, 0, 0], [255, 0, 0, 0], [0, 255, 0, 0], [0, 0, 255, 0], [0, 0, 0, 255]]], dtype=np.uint8)
+    decoded = decode(encoded(Image.frombytes("CMYK", (5, 1), inks.tobytes()), "TIFF"))
+    expected = [[255, 255, 255], [0, 255, 255], [255, 0, 255], [255, 255, 0], [0, 0, 0]]
+    assert decoded.pixels[0].tolist() == expected
+    assert (decoded.mode, decoded.notes) == ("CMYK", ("CMYK converted",))
+
+
+def test_a_cmyk_jpeg_looks_like_the_rgb_it_was_made_from() -> None:
+    decoded = decode(encoded(picture().convert("CMYK"), "JPEG", quality=95))
+    difference = np.abs(decoded.pixels.astype(int) - np.asarray(picture()).astype(int))
+    assert decoded.mode == "CMYK"
+    assert difference.mean() < 12
+
+
+def test_a_palette_is_expanded_and_its_transparent_entry_becomes_white() -> None:
+    image = Image.frombytes("P", (3, 1), bytes([0, 1, 2]))
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    assert pixels(encoded(image, "PNG"))[0].tolist() == [[10, 20, 30], [40, 50, 60], [70, 80, 90]]
+    transparent = decode(encoded(image, "PNG", transparency=1))
+    assert transparent.pixels[0].tolist() == [[10, 20, 30], [255, 255, 255], [70, 80, 90]]
+    assert transparent.notes == ("transparency laid over white",)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_transparency_is_laid_over_white(mode: str) -> None:
+    image = Image.new(mode, (3, 1))
+    for x, alpha in enumerate((0, 128, 255)):
+        image.putpixel((x, 0), (100,) * (len(mode) - 1) + (alpha,))
+    values = pixels(encoded(image, "PNG"))[0, :, 0].astype(int)
+    assert values[0] == 255
+    assert abs(values[1] - (100 * 128 + 255 * 127) / 255) <= 1
+    assert values[2] == 100
+
+
+@pytest.mark.parametrize("format_name", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled_to_8(format_name: str) -> None:
+    values = np.array([[0, 257 * 77, 32768, 65535]], dtype=np.uint16)
+    decoded = decode(encoded(Image.fromarray(values), format_name))
+    assert decoded.pixels[0].tolist() == [[0] * 3, [77] * 3, [128] * 3, [255] * 3]
+    assert decoded.notes == ("16-bit scaled to 8",)
+
+
+@pytest.mark.parametrize("mode", ["1", "L"])
+def test_grey_needs_no_note(mode: str) -> None:
+    decoded = decode(encoded(picture().convert(mode), "PNG"))
+    assert decoded.notes == ()
+    assert np.array_equal(decoded.pixels, np.asarray(picture().convert(mode).convert("RGB")))
+
+
+@pytest.mark.parametrize("mode", ["F", "I", "LAB"])
+def test_pixels_without_an_agreed_range_are_refused(mode: str) -> None:
+    data = encoded(Image.new(mode, (4, 4)), "TIFF")
+    with pytest.raises(Refused, match=f"^unsupported pixel format: {mode}$"):
+        decode(data)
+
+
+@pytest.mark.parametrize("format_name", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_the_first_of_several_frames_counts(format_name: str) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
+    options = {"lossless": True} if format_name == "WEBP" else {}
+    decoded = decode(encoded(frames[0], format_name, save_all=True, append_images=frames[1:], **options))
+    assert decoded.pixels[4, 4].tolist() == [255, 0, 0]
+    assert "first frame of several" in decoded.notes
+
+
+@pytest.mark.parametrize("format_name", ["PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_once(format_name: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    decoded = decode(encoded(picture(), format_name, exif=exif))
+    assert np.array_equal(decoded.pixels, UPRIGHT[orientation](np.asarray(picture())))
+    assert decoded.orientation == orientation
+    assert decoded.notes == (() if orientation == 1 else ("EXIF orientation applied",))
+
+
+def test_an_orientation_that_does_not_exist_is_ignored() -> None:
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 42
+    decoded = decode(encoded(picture(), "JPEG", exif=exif))
+    assert (decoded.orientation, decoded.pixels.shape) == (1, (30, 40, 3))
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode_module, "MAX_PIXELS", 40 * 30)
+    assert decode(encoded(picture(), "PNG")).pixels.shape == (30, 40, 3)
+    with pytest.raises(Refused, match=r"^too many pixels: 41 x 30$"):
+        decode(encoded(picture(41), "PNG"))
+
+
+def test_a_decompression_bomb_is_refused() -> None:
+    data = bytearray(encoded(picture(), "BMP"))
+    data[18:26] = (60_000).to_bytes(4, "little") * 2
+    with pytest.raises(Refused, match=r"^too many pixels"):
+        decode(bytes(data))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@given(share=st.floats(0, 1, exclude_max=True))
+@settings(max_examples=60, deadline=None)
+def test_a_jpeg_cut_off_anywhere_is_refused(progressive: bool, share: float) -> None:
+    data = encoded(picture(), "JPEG", progressive=progressive)
+    with pytest.raises(Refused):
+        decode(data[: int(share * len(data))])
+
+
+@pytest.mark.parametrize("format_name", ["PNG", "GIF", "BMP", "TIFF", "WEBP"])
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_other_photos_cut_off_are_refused(format_name: str, share: float) -> None:
+    data = encoded(picture(), format_name)
+    with pytest.raises(Refused):
+        decode(data[: int(share * len(data))])
+
+
+@pytest.mark.parametrize("tail", [b"", bytes(99), bytes(range(1, 200))], ids=["nothing", "zeros", "rubbish"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_jpeg_that_ends_early_in_good_order_is_refused(mode: str, share: float, tail: bytes) -> None:
+    data = encoded(picture(400, 300).convert(mode), "JPEG", quality=90)
+    with pytest.raises(Refused, match=r"^truncated: the coded data end before the picture does$"):
+        decode(data[: int(share * len(data))] + b"\xff\xd9" + tail)
+
+
+def test_a_jpeg_padded_with_zeros_is_refused() -> None:
+    data = encoded(picture(400, 300), "JPEG")
+    with pytest.raises(Refused, match=r"^truncated"):
+        decode(data[: len(data) // 2] + bytes(20 * len(data)))
+
+
+def test_a_photo_that_is_grey_at_the_bottom_is_complete() -> None:
+    image = picture(64, 64)
+    image.paste((128, 128, 128), (0, 32, 64, 64))
+    decoded = decode(encoded(image, "JPEG", quality=95))
+    assert decoded.notes == ()
+    assert decoded.pixels[60, 60].tolist() == [128] * 3
+
+
+def test_stray_bytes_are_noted_and_do_not_change_the_photo() -> None:
+    data = encoded(picture(), "JPEG")
+    clean = decode(data)
+    assert clean.notes == ()
+    for stray, note in [
+        (data + b"rubbish", "bytes after the end marker"),
+        (data[:20] + b"\0\0\0" + data[20:], "stray bytes between segments"),
+    ]:
+        decoded = decode(stray)
+        assert decoded.notes == (note,)
+        assert np.array_equal(decoded.pixels, clean.pixels)
+
+
+def test_warnings_become_notes() -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "a maker with a long name"
+    data = encoded(picture(), "JPEG", exif=exif)
+    length = len("a maker with a long name") + 1
+    overlong = data.replace(length.to_bytes(4, "big"), b"\0\0\xff\xff", 1)
+    assert decode(data).notes == ()
+    (note,) = decode(overlong).notes
+    assert note.startswith("decoder warning: ")
+
+
+SAMPLES = {
+    "JPEG": encoded(picture(), "JPEG"),
+    "progressive JPEG": encoded(picture(), "JPEG", progressive=True),
+    "CMYK JPEG": encoded(picture().convert("CMYK"), "JPEG"),
+    "PNG": encoded(picture(), "PNG"),
+    "palette PNG": encoded(picture().convert("P"), "PNG", transparency=3),
+    "GIF": encoded(picture(), "GIF", save_all=True, append_images=[picture(seed=1)]),
+    "WEBP": encoded(picture(), "WEBP"),
+    "BMP": encoded(picture(), "BMP"),
+    "TIFF": encoded(picture(), "TIFF", compression="tiff_lzw"),
+    "MPO": encoded(picture(), "MPO", save_all=True, append_images=[picture(seed=1)]),
+}
+
+
+@st.composite
+def mutations(draw: st.DrawFn) -> bytes:
+    """One of the samples with bits flipped, bytes inserted, or the end cut off."""
+    data = bytearray(SAMPLES[draw(st.sampled_from(sorted(SAMPLES)))])
+    for _ in range(draw(st.integers(1, 4))):
+        place = draw(st.integers(0, max(0, len(data) - 1)))
+        kind = draw(st.sampled_from(["flip", "cut", "insert"]))
+        if kind == "cut":
+            del data[place:]
+        elif kind == "insert":
+            data[place:place] = draw(st.binary(min_size=1, max_size=12))
+        elif data:
+            data[place] ^= draw(st.integers(1, 255))
+    return bytes(data)
+
+
+ORDINARY = {
+    f"{mode} {subsampling} quality {quality}{' progressive' * progressive} {size}": encoded(
+        picture(*size).convert(mode), "JPEG", quality=quality, subsampling=subsampling, progressive=progressive
+    )
+    for mode, subsampling in [("RGB", "4:4:4"), ("RGB", "4:2:2"), ("RGB", "4:2:0"), ("L", "4:4:4")]
+    for quality, progressive, size in [(30, False, (40, 30)), (75, True, (61, 47)), (95, False, (8, 129)), (100, False, (1, 1))]
+}
+
+
+@pytest.mark.parametrize("data", ORDINARY.values(), ids=ORDINARY)
+def test_opencv_gives_pillows_pixels(data: bytes) -> None:
+    image = Image.open(io.BytesIO(data))
+    pixels = decode_module._ordinary_jpeg(data, image)
+    assert pixels is not None
+    assert np.array_equal(pixels, np.asarray(image.convert("RGB")))
+
+
+@given(data=mutations())
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_a_damaged_file_is_decoded_or_refused_with_a_reason(data: bytes) -> None:
+    reason = ""
+    try:
+        decoded = decode(data)
+        stored_pixels, stored = stored_photo(data, decoded, 20)
+    except Refused as refusal:
+        reason = str(refusal) or "none"
+    if reason:
+        assert re.fullmatch(r"[ -~]{5,}", reason)
+        return
+    assert decoded.pixels.dtype == np.uint8
+    assert decoded.pixels.shape[2:] == (3,)
+    assert all(re.fullmatch(r"[ -:<-~]+", note) for note in decoded.notes)
+    assert Image.open(io.BytesIO(stored)).size == stored_pixels.shape[1::-1]

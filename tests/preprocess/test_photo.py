@@ -1,0 +1,80 @@
+"""Stored photos and hashes: what is copied, what is shrunk, and what counts as equal or alike."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.preprocess.photo import Task, examine, perceptual_hash, pixel_hash
+from tests.preprocess.audits import picture, save
+
+
+def stored(tmp_path: Path, source: Path, stored_size: int) -> tuple[dict, Path]:
+    target = tmp_path / "stored.jpg"
+    row = examine(Task(source, target, "cat.0", source.name, "cat", source.stat().st_size, 0, stored_size))
+    return row, target
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("stored_size", [30, 31])
+def test_a_small_jpeg_is_stored_byte_for_byte(tmp_path: Path, mode: str, stored_size: int) -> None:
+    source = save(tmp_path / "0.jpg", picture(40, 30, 0).convert(mode), quality=70)
+    row, target = stored(tmp_path, source, stored_size)
+    assert target.read_bytes() == source.read_bytes()
+    with Image.open(target) as image:
+        assert pixel_hash(np.asarray(image.convert("RGB"))) == row["pixel_hash"]
+
+
+def test_a_small_photo_that_is_no_plain_jpeg_is_encoded_at_its_size(tmp_path: Path) -> None:
+    source = save(tmp_path / "0.png", picture(40, 30, 0), "PNG")
+    _, target = stored(tmp_path, source, 64)
+    with Image.open(target) as image:
+        assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (40, 30))
+        assert image.layer[0][1:3] == (1, 1)  # colour is not subsampled
+        difference = np.abs(np.asarray(image).astype(int) - np.asarray(picture(40, 30, 0)).astype(int))
+    assert difference.mean() < 3
+
+
+@pytest.mark.parametrize(("size", "expected"), [((97, 50), (47, 24)), ((50, 97), (24, 47)), ((3000, 30), (2400, 24))])
+def test_a_large_photo_is_stored_with_the_shorter_side_asked_for(
+    tmp_path: Path, size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    _, target = stored(tmp_path, save(tmp_path / "0.jpg", picture(*size, 0)), 24)
+    with Image.open(target) as image:
+        assert image.size == expected
+
+
+def test_shrinking_does_not_alias(tmp_path: Path) -> None:
+    stripes = Image.fromarray(np.tile(np.array([[0, 255]], dtype=np.uint8), (400, 200)))
+    _, target = stored(tmp_path, save(tmp_path / "0.png", stripes, "PNG"), 150)
+    with Image.open(target) as image:
+        assert np.asarray(image).std() < 3
+
+
+def test_a_turned_photo_is_stored_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    row, target = stored(tmp_path, save(tmp_path / "0.jpg", picture(40, 30, 0), exif=exif), 64)
+    with Image.open(target) as image:
+        assert image.size == (30, 40) == (row["width"], row["height"])
+        assert 0x0112 not in image.getexif()
+
+
+def test_a_photo_too_long_for_a_jpeg_is_refused(tmp_path: Path) -> None:
+    row, target = stored(tmp_path, save(tmp_path / "0.png", Image.new("L", (70_000, 2)), "PNG"), 64)
+    assert (row["status"], row["reason"]) == ("refused", "too long and thin to store")
+    assert not target.exists()
+
+
+def test_hashes() -> None:
+    image = picture(200, 150, 0)
+    buffer = io.BytesIO()
+    image.resize((160, 120), Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=40)
+    hashes = [
+        int(perceptual_hash(np.asarray(each)), 16) for each in (image, Image.open(buffer).convert("RGB"), picture(200, 150, 1))
+    ]
+    assert (hashes[0] ^ hashes[1]).bit_count() <= 4
+    assert (hashes[0] ^ hashes[2]).bit_count() > 12
+    assert pixel_hash(np.zeros((4, 6, 3), np.uint8)) != pixel_hash(np.zeros((6, 4, 3), np.uint8))
