@@ -121,7 +121,7 @@ class Bench:
         model, stored = rebuild(self.info, self.state), stored_fingerprint(manifest)
         self.settings: UnfreezeFinetune = with_depth(params.unfreeze_finetune, model, self.info.preprocessing)
         self.of_pass = parts_of_pass(
-            model, self.info.backbone, self.info.preprocessing, stored, choice=self.info.backend, runtime=self.runtime
+            model, self.info.backbone, self.info.preprocessing, stored, choice="auto", runtime=self.runtime
         )
         self.prints = {name: fingerprint(manifest, name) for name in self.splits}
         self.deciding = {"frozen": self.info.files, "photos": self.prints, "bfloat16": self.runtime.bfloat16}
@@ -137,7 +137,7 @@ class Bench:
             return unchanged(name) if name in photos else views(name)
 
         train, val = self.splits["train"], self.splits["val"]
-        return Task(train, val, self.info.preprocessing, settings, self.runtime, self.info.backend, place)
+        return Task(train, val, self.info.preprocessing, settings, self.runtime, "auto", place)
 
     def test_logits(self, model: nn.Module, trunk: Trunk | None, task: Task) -> Tensor:
         """Logits (n, classes) of a network in eval mode for the test photos."""

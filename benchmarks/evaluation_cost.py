@@ -46,7 +46,7 @@ def bare_pass() -> tuple[int, Callable[[], float]]:
     preprocessing = infos[0].preprocessing
     models = [rebuild(info, read_model_state(folder)).eval() for folder, info in zip(CHECKPOINTS, infos, strict=True)]
     backends = {  # one where fine-tuning kept the frozen weights, as in the stage
-        info.files[MODEL_FILE]: backend_for(model, test, preprocessing, choice=info.backend, runtime=runtime, float32=True)
+        info.files[MODEL_FILE]: backend_for(model, test, preprocessing, choice="auto", runtime=runtime, float32=True)
         for model, info in zip(models, infos, strict=True)
     }
 

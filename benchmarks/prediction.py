@@ -46,7 +46,7 @@ def bare_engine(checkpoint: Path, photos: list[Path], count: int) -> Callable[[]
     backend = build_backend(
         rebuild(info, read_model_state(checkpoint)).eval(),
         ready[:2],
-        choice=info.backend,
+        choice="auto",
         device=torch.device("cpu"),
         threads=usable_cores(),
         float32=True,

@@ -40,7 +40,7 @@ MODEL_FILE = "model.safetensors"
 INFO_FILE = "checkpoint.json"
 OOD_FILE = "ood.safetensors"
 TRAINING_STATE_FILE = "training_state.pt"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class _Record(BaseModel):
@@ -54,6 +54,7 @@ class BackboneInfo(_Record):
     kwargs: dict[str, Any]
     weights: str
     weights_sha256: str | None  # of the weights file; None for random weights
+    code_sha256: str | None = None  # of the module that builds a network of one's own
 
 
 class Preprocessing(_Record):
@@ -101,7 +102,7 @@ class CheckpointInfo(_Record):
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     data: DataFingerprints
-    backend: str  # what was asked to run the network forward, as for `build_backend`
+    stored_size: int  # photos were stored with their shorter side at most this many pixels before they were transformed
     params: dict[str, Any]
     epoch: int
     metrics: dict[str, float]

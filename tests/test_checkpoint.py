@@ -36,7 +36,7 @@ INFO = CheckpointInfo(
         input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop_pct=0.9, crop_mode="center"
     ),
     data=DATA,
-    backend="auto",
+    stored_size=256,
     params={"backbone": {"name": "test_resnet"}},
     epoch=3,
     metrics={"val_accuracy": 0.9},

@@ -65,7 +65,7 @@ def predict(
     different = {weights[name]: model for name, model in models.items()}
     for name, model in models.items():
         _refuse_broken_weights(name, model)
-    backends = _backends(list(different.values()), photos, preprocessing, choice=any_info.backend, runtime=runtime)
+    backends = _backends(list(different.values()), photos, preprocessing, choice="auto", runtime=runtime)
 
     def run_all(batch: Tensor) -> Tensor:
         views = [batch, batch.flip(2)] if mirrored else [batch]

@@ -95,7 +95,7 @@ class Classifier:
         backend = build_backend(
             _LogitsAndFeatures(model).eval(),
             torch.randn(2, *info.preprocessing.input_size, generator=torch.Generator().manual_seed(0)),
-            choice=info.backend,
+            choice="auto",
             device=resolve_device(device),
             threads=threads or usable_cores(),
             float32=True,

@@ -69,7 +69,7 @@ def run(params: Params) -> None:
         classes=classes,
         preprocessing=preprocessing,
         data=data,
-        backend=params.train_frozen_backbone.backend,
+        stored_size=256,
         params=params.model_dump(include={"backbone", "train_frozen_backbone"}),
         epoch=0,
         metrics=metrics,

@@ -58,11 +58,11 @@ def run(params: Params) -> None:
         processes=runtime.processes,
         bfloat16=runtime.bfloat16,
     )
-    of_pass = parts_of_pass(model, info.backbone, info.preprocessing, stored, choice=info.backend, runtime=runtime)
+    of_pass = parts_of_pass(model, info.backbone, info.preprocessing, stored, choice="auto", runtime=runtime)
     resume = SharedResumeFolder(runtime, RESUME / STAGE, parts)
     unchanged = {"train": data.train, "val": data.val}  # which the stage before has kept
     keep = places_at_cut(FEATURES, settings, unchanged, of_pass)
-    task = Task(train, val, info.preprocessing, settings, runtime, info.backend, keep)
+    task = Task(train, val, info.preprocessing, settings, runtime, "auto", keep)
     everything_set = _flat(info.params | params.model_dump(include={"unfreeze_finetune"}))
     tracked = Run(resume.fingerprint, everything_set, classes, val, info.preprocessing)
     trackers = Trackers(params.runtime.trackers, TRACKING, lambda: Curves(TRAINING_CURVES, EPOCHS), tracked)

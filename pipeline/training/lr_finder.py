@@ -133,7 +133,7 @@ def show_learning_rates(params: Params, checkpoint: Path, data: Path, figure: Pa
     runtime, settings = resolve_runtime(params.runtime), with_depth(params.unfreeze_finetune, model, info.preprocessing)
     train = Photos.of_split(manifest, data, "train", classes)
     train = train[:: math.ceil(len(train) / (STEPS * settings.batch_size))]  # no more than all steps see
-    task = Task(train, train[:BATCH_SIZE], info.preprocessing, settings, runtime, info.backend)
+    task = Task(train, train[:BATCH_SIZE], info.preprocessing, settings, runtime, "auto")
     tried = try_learning_rates(model, task, np.geomspace(LOWEST, HIGHEST, STEPS).tolist())
     suggested = suggest(tried)
     figure.parent.mkdir(parents=True, exist_ok=True)
