@@ -19,6 +19,7 @@ from pipeline.files import cannot_write
 from pipeline.launch import distributed_process, is_distributed, launch, reported_to_launcher
 
 STAGES = {
+    "inputs": "Hash the files of one's own that params.yaml names.",
     "download": "Get the photos, into data/raw.",
     "preprocess": "Check, split and store them, in data/processed.",
     "train-frozen-backbone": "Solve a head on the untouched backbone.",

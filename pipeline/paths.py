@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+INPUTS = Path("data/inputs")  # hashes of the files of one's own that params.yaml names
+HASHES = Path("data/.hashes.json")  # by size and modification time, so that no file is read at every run
 RAW = Path("data/raw")
 PROCESSED = Path("data/processed")
 FROZEN = Path("outputs/frozen")
