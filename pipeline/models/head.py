@@ -369,16 +369,13 @@ def initialise_new(module: nn.Module, *, seed: int = 0) -> None:
 
 
 def _check(num_outputs: int, hidden: Sequence[int], norm: str, dropout: float, initialisation: str) -> None:
-    if num_outputs < 1:
-        raise PipelineError(f"num_outputs = {num_outputs}: a head has at least one output.")
-    if any(width < 1 for width in hidden):
-        raise PipelineError(f"head.hidden = {list(hidden)}: each hidden layer has at least one feature.")
-    if norm not in ("none", "batch", "layer"):
-        raise PipelineError(f"head.norm = {norm!r}, but should be none, batch or layer.")
+    if num_outputs < 1 or any(width < 1 for width in hidden):
+        raise PipelineError(f"num_outputs = {num_outputs}, hidden = {list(hidden)}: each is to be 1 at least.")
     if not 0 <= dropout < 1:
         raise PipelineError(f"head.dropout = {dropout}, but should be at least 0 and below 1.")
-    if initialisation not in INITIALISATIONS:
-        raise PipelineError(f"head.initialisation = {initialisation!r}, but should be one of {', '.join(INITIALISATIONS)}.")
+    for key, value, known in (("norm", norm, ("none", "batch", "layer")), ("initialisation", initialisation, INITIALISATIONS)):
+        if value not in known:
+            raise PipelineError(f"head.{key} = {value!r}, but should be one of {', '.join(known)}.")
 
 
 def _activation(name: str) -> nn.Module:

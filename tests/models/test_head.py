@@ -397,11 +397,11 @@ def test_a_head_with_hidden_layers_can_be_made_linear_again() -> None:
     ("change", "message"),
     [
         ({"initialisation": "xavier"}, "should be one of zeros, normal"),
-        ({"hidden": [0]}, "at least one feature"),
-        ({"norm": "group"}, "none, batch or layer"),
+        ({"hidden": [0]}, "1 at least"),
+        ({"norm": "group"}, "should be one of none, batch, layer"),
         ({"dropout": 1.0}, "below 1"),
         ({"activation": "gellu", "hidden": [4]}, "timm has no such activation"),
-        ({"num_outputs": 0}, "at least one output"),
+        ({"num_outputs": 0}, "1 at least"),
     ],
 )
 def test_what_is_not_allowed_is_told_and_touches_nothing(change: dict, message: str) -> None:
