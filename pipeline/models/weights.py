@@ -12,6 +12,7 @@ import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -112,7 +113,7 @@ def load_weights(
     own = model.state_dict()
     fitting, report = _compare(own, state, leave_out)
     if not report.complete and (convert := _timm_filter(model)):
-        converted = _converted(convert, state, model, what)
+        converted = _converted(convert, state, model)
         fitting, report = min((fitting, report), _compare(own, converted, leave_out), key=lambda found: len(found[1].lines()))
     wanted = len(own) - len(report.left_out)
     differences = "\n".join(str(report).splitlines()[1:])
@@ -213,9 +214,10 @@ def _timm_filter(model: Any) -> Callable[[dict[str, Tensor], nn.Module], dict[st
     return filters[0] if filters else None
 
 
-def _converted(convert: Callable[..., Any], state: Mapping[str, Tensor], model: nn.Module, what: str) -> dict[str, Tensor]:
+def _converted(convert: Callable[..., Any], state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    arguments = ({_bare(name): tensor for name, tensor in state.items()}, model)
     try:
-        return convert({_bare(name): tensor for name, tensor in state.items()}, model)
+        return convert(*arguments[: len(signature(convert).parameters)])  # some take the state alone
     except Exception:  # of any kind, for tensors of a network that the filter is not for: they are compared as they are
         return dict(state)
 
