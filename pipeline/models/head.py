@@ -503,7 +503,9 @@ def _refuse_nonlinear_end(parent: nn.Module, path: str) -> None:
 def _linear_at(model: nn.Module, path: str) -> Any:
     layer = model.get_submodule(path)
     if isinstance(layer, Head):
-        raise PipelineError(f"The head at {path!r} has hidden layers; a linear probe cannot be its solution.")
+        raise PipelineError(
+            f"The head at {path!r} is no single linear layer (it has hidden layers); a linear probe cannot be its solution."
+        )
     if not is_linear(layer) or layer.bias is None:
         raise PipelineError(f"The classifier at {path!r} ({type(layer).__name__}) has no weight and bias of its own.")
     return layer

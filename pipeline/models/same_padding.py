@@ -7,6 +7,8 @@ With stride 2, "same" padding of an even size is one row and column more on one 
 gets a leading row and column of zeros instead. That is measured on processors; on other devices timm's way stays.
 """
 
+from typing import Any
+
 from timm.layers import Conv2dSame, conv2d_same, get_same_padding
 from torch import Tensor, fx, nn
 from torch.nn.functional import conv2d, pad
@@ -37,7 +39,7 @@ class _Conv2dSame(Conv2dSame):
 
 
 @fx.wrap  # one node in a traced graph, because it reads sizes
-def convolve_same(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...], groups: int) -> Tensor:
+def convolve_same(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, groups: int) -> Tensor:
     """A 2d convolution with "same" padding: (n, channels, height, width) -> (n, outputs, ceil(height / stride), ...)."""
     if x.device.type != "cpu":
         return conv2d_same(x, weight, bias, stride, groups=groups)

@@ -20,7 +20,6 @@ from unittest.mock import patch
 import numpy as np
 import timm
 import torch
-from rich.table import Table
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -39,7 +38,7 @@ SHOWN = 20  # names in a message
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of every tensor, by the model's names; `str` of it is a message, `table()` the same for a terminal."""
+    """What became of every tensor, by the model's names; `str` of it is a message."""
 
     loaded: tuple[str, ...]
     missing: tuple[str, ...]  # not in the file: they are as they were
@@ -58,20 +57,6 @@ class LoadReport:
         lines += [f"unknown to the network: {name}" for name in self.unexpected]
         lines += [f"of another shape: {name}: {file} in the file, {own} in the network" for name, file, own in self.other_shape]
         return sorted(lines)
-
-    def table(self) -> Table:
-        """Columns: what became of them, how many tensors, and the first names."""
-        table = Table("tensors", "number", "such as")
-        rows = {
-            "loaded": self.loaded,
-            "missing from the file": self.missing,
-            "unknown to the network": self.unexpected,
-            "of another shape": [f"{name} {file} for {own}" for name, file, own in self.other_shape],
-            "left out": self.left_out,
-        }
-        for what, names in rows.items():
-            table.add_row(what, str(len(names)), ", ".join(names[:3]) + (", …" if len(names) > 3 else ""))
-        return table
 
     def __str__(self) -> str:
         lines = self.lines()

@@ -119,7 +119,6 @@ def test_what_differs_is_reported_and_the_rest_is_loaded() -> None:
     assert set(report.loaded) == set(model.state_dict()) - {"conv.bias", "fc.weight", "fc.bias"}
     assert torch.equal(model.norm.bias, torch.full((4,), 9.0))
     assert torch.equal(model.fc.weight, torch.zeros(3, 4))
-    assert report.table().row_count == 5
     with pytest.raises(PipelineError, match=r"of another shape: fc\.weight: \(5, 4\) in the file, \(3, 4\) in the network"):
         load_weights(zeros(classes=3), state, strict=True)
     assert load_weights(zeros(), network(classes=5).state_dict(), leave_out=["fc"], strict=True).left_out == (
