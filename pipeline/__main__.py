@@ -148,7 +148,7 @@ def summary(
 def backbones(pattern: Annotated[str, typer.Argument(help="Names to list, such as 'convnext*'.")] = "*") -> None:
     """List timm's backbones by a pattern."""
     with _errors_reported():
-        from pipeline.models.catalogue import show_backbones
+        from pipeline.models.summary import show_backbones
 
         show_backbones(pattern)
 
