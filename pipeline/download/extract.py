@@ -46,13 +46,7 @@ _DAMAGE = (
     ArithmeticError,
     ValueError,
 )
-_TAR_EXTENSIONS = (
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-)
+_TAR_EXTENSIONS = (b"L", b"K", b"x", b"g", b"X")  # long names and links of GNU, extended headers of POSIX and Solaris
 _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 _COMPRESSED_STARTS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")
 _HTML = "an HTML page, such as a log-in or an error page that was saved in place of the archive"
@@ -117,17 +111,15 @@ def checked_parts(source: Path, name: str) -> tuple[str, ...]:
         PipelineError: it is not.
     """
     path = PureWindowsPath(name)  # knows both kinds of slash, drive letters and network shares
-    try:
-        too_long = any(len(part.encode()) > MAX_NAME_BYTES for part in path.parts)
-    except UnicodeEncodeError as error:
-        raise refused(source, name, "has a name that is not valid UTF-8") from error
+    if any("\ud800" <= character <= "\udfff" for character in name):  # how Python stands in for bytes that are no UTF-8
+        raise refused(source, name, "has a name that is not valid UTF-8")
     if "\0" in name:
         raise refused(source, name, "has a NUL in its name")
     if path.anchor:
         raise refused(source, name, "has an absolute path")
     if any(not part.strip(". ") for part in path.parts):  # Windows takes ".. " for ".."
         raise refused(source, name, "leads out of its folder")
-    if too_long:
+    if any(len(part.encode()) > MAX_NAME_BYTES for part in path.parts):
         raise refused(source, name, f"has a name of more than {MAX_NAME_BYTES} bytes")
     return path.parts
 
@@ -160,7 +152,7 @@ def reading(what: object) -> Iterator[None]:
     except RuntimeError as error:  # a compression that the standard library does not know
         raise PipelineError(f"{what} cannot be read ({error}): unpack it by other means and give the folder.") from error
     except (*_DAMAGE, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # without a number: damage found by gzip or bz2
+        if isinstance(error, OSError) and error.errno is not None:  # gzip and bz2 report damage without a number
             raise PipelineError(f"{what} cannot be read: {error.strerror}.") from error
         raise PipelineError(f"{what} is damaged or was cut short ({error}): download the archive again.") from error
 

@@ -38,8 +38,7 @@ class _Failure(Exception):
 
     def __init__(self, reason: str, *, final: bool = False, wait: float = 0) -> None:
         super().__init__(reason)
-        self.final = final
-        self.wait = wait
+        self.final, self.wait = final, wait
 
 
 class HttpsSession(requests.Session):
@@ -48,10 +47,8 @@ class HttpsSession(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         """The address that a response redirects to, if it does; requests asks for it before it follows."""
         location = super().get_redirect_target(resp)
-        if location is None or urlsplit(resp.url).scheme != "https":
-            return location
-        target = urljoin(resp.url, location)
-        if urlsplit(target).scheme != "https":
+        target = urljoin(resp.url, location or "")
+        if urlsplit(resp.url).scheme == "https" and urlsplit(target).scheme != "https":
             resp.close()
             raise _Failure(f"it redirects from HTTPS to {target}, which is refused", final=True)
         return location
@@ -76,14 +73,11 @@ def fetch(
     backoff: float = 1.0,
     timeouts: tuple[float, float] = (10.0, 60.0),
 ) -> None:
-    """Download a file; the destination appears whole and verified, or not at all.
-
-    A destination that is there already, with the expected size and SHA-256, is left as it is. Proxies are taken from the
-    environment.
+    """Download a file; the destination appears whole and verified, or not at all. Proxies are taken from the environment.
 
     Args:
         url: http:// or https://.
-        destination: where the file goes; its folder is made.
+        destination: where the file goes; left as it is where it has the expected size and SHA-256 already.
         size: the expected size in bytes.
         sha256: the expected SHA-256, in hexadecimal.
         hint: what a person can do where the download fails; ends the error's text.
@@ -99,10 +93,9 @@ def fetch(
         with HttpsSession() as session:
             session.headers["Accept-Encoding"] = "identity"  # so that ranges and sizes mean the file itself
             download = _Download(session, url, destination, size, sha256 and sha256.lower(), timeouts)
-            if destination.is_file() and download.fault(destination) is None:
-                return
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            download.run(attempts, backoff)
+            if not destination.is_file() or download.fault(destination):
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                download.run(attempts, backoff)
     except _Failure as failure:
         lines = [f"{url} could not be downloaded ({time.monotonic() - started:.0f} s): {failure}"]
         if download.version():
@@ -138,16 +131,18 @@ class _Download:
             version = _Version.model_validate_json(self.note.read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
-        expected = version.url == self.url and (self.size is None or version.total in (None, self.size))
-        possible = self.arrived() > 0 and (version.total is None or self.arrived() <= version.total)
-        return version if version.validator and expected and possible else None
+        total = self.arrived() if version.total is None else version.total
+        fits = version.url == self.url and 0 < self.arrived() <= total and self.size in (None, version.total or self.size)
+        return version if version.validator and fits else None
 
-    def drop(self) -> None:
+    def dropped(self, reason: str, *, final: bool = False) -> _Failure:
+        """Forget what has arrived; the failure to raise."""
         self.note.unlink(missing_ok=True)
         self.part.unlink(missing_ok=True)
+        return _Failure(reason, final=final)
 
     def fault(self, path: Path) -> str | None:
-        """What keeps `path` from being the file that is wanted, or None where nothing does."""
+        """What distinguishes `path` from the expected file, or None where nothing does."""
         if self.size is not None and (size := path.stat().st_size) != self.size:
             return f"the file has {size:,} bytes, and {self.size:,} are expected"
         if self.sha256 is not None and (found := sha256_of(path)) != self.sha256:
@@ -175,8 +170,7 @@ class _Download:
         if version is None or version.total != self.arrived():  # equal after a kill at the very end
             self._receive(version)
         if fault := self.fault(self.part):
-            self.drop()
-            raise _Failure(fault, final=version is None)  # where two halves were joined, the whole may yet be right
+            raise self.dropped(fault, final=version is None)  # where two halves were joined, the whole may yet be right
         fsync(self.part)
         self.part.replace(self.destination)
         self.note.unlink(missing_ok=True)
@@ -205,12 +199,9 @@ class _Download:
         if status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
             return
         if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            self.drop()
-            raise _Failure("the server does not have the range that was asked for")
-        try:
-            wait = urllib3.Retry().get_retry_after(response.raw) or 0
-        except urllib3.exceptions.InvalidHeader:
-            wait = 0
+            raise self.dropped("the server does not have the range that was asked for")
+        seconds = response.headers.get("Retry-After", "")
+        wait = float(seconds) if seconds.isdecimal() else 0
         asked = f", asking to wait {wait:.0f} s" if wait > _LONGEST_WAIT else ""
         final = status not in _TEMPORARY or wait > _LONGEST_WAIT
         raise _Failure(f"HTTP {status} {response.reason}{asked}", final=final, wait=wait)
@@ -219,12 +210,10 @@ class _Download:
         """The size of the whole file, where the response begins exactly where the part ends."""
         found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
         if version is None or found is None or int(found[1]) != self.arrived():
-            self.drop()
-            raise _Failure("the server sent another range than was asked for")
+            raise self.dropped("the server sent another range than was asked for")
         total = version.total if found[2] == "*" else int(found[2])
         if total != (version.total or total) or _validator(response) not in ("", version.validator):
-            self.drop()
-            raise _Failure("the file changed on the server")
+            raise self.dropped("the file changed on the server")
         return total
 
     def _append(self, response: requests.Response, total: int | None) -> None:
@@ -236,14 +225,10 @@ class _Download:
             _network(),
         ):
             for chunk in response.raw.stream(_CHUNK_BYTES, decode_content=False):
-                file.write(chunk)
-                arrived += len(chunk)
+                arrived += file.write(chunk)
                 advance(len(chunk))
                 if total is not None and arrived > total:
-                    break
-        if total is not None and arrived > total:
-            self.drop()
-            raise _Failure(f"more than {total:,} bytes came")
+                    raise self.dropped(f"more than {total:,} bytes came")
         if total is not None and arrived < total:
             raise _Failure(f"only {arrived:,} bytes of {total:,} came")
 

@@ -6,13 +6,14 @@ The photo of row 12 whose class is "cat" becomes the file cat/12.jpg; where the 
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.download.extract import checked_parts, max_bytes, reading
 from pipeline.download.layouts import split_named
 from pipeline.errors import PipelineError
-from pipeline.files import check_room, megabytes
+from pipeline.files import check_room
 from pipeline.progress import progress
 
 MAGIC = b"PAR1"
@@ -45,27 +46,21 @@ def extract_parquet(files: list[Path], folder: Path) -> None:
     for path in files:
         with reading(path):
             file = pyarrow.parquet.ParquetFile(path)
-        parent = folder / splits[path] if several else folder
-        _check_size(path, file.metadata, folder)
+        left = max_bytes(path.stat().st_size)
+        check_room(folder, path.stat().st_size, f"unpack {path}")  # photos are compressed already
         with file, progress(f"unpacking {path.name}", total=file.metadata.num_rows) as advance:
             for picture, label in _rows(path, file):
-                (target := parent.joinpath(*checked_parts(path, label))).mkdir(parents=True, exist_ok=True)
+                left -= len(picture)
+                if left < 0:
+                    raise PipelineError(f"{path} is refused as a decompression bomb: it unpacks to far more than photos do.")
+                target = folder.joinpath(splits[path] if several else "", *checked_parts(path, label))
+                target.mkdir(parents=True, exist_ok=True)
                 (target / f"{rows[splits[path]]}.jpg").write_bytes(picture)
                 rows[splits[path]] += 1
                 advance(1)
 
 
-def _check_size(path: Path, metadata: Any, folder: Path) -> None:
-    size = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
-    if not 0 <= size <= (limit := max_bytes(path.stat().st_size)):
-        raise PipelineError(
-            f"{path} would unpack to {megabytes(size)}, where photos in a file of its size have at most {megabytes(limit)}: it is "
-            "refused as a decompression bomb."
-        )
-    check_room(folder, size, f"unpack {path}")
-
-
-def _rows(path: Path, file: Any) -> Any:
+def _rows(path: Path, file: Any) -> Iterator[tuple[bytes, str]]:
     """Each photo's bytes (empty where the cell is) and class, in the order of rows; `file` is a pyarrow.parquet.ParquetFile."""
     image, label, names = _columns(path, file.schema_arrow)
     batches = file.iter_batches(ROWS_AT_ONCE, columns=[f"{image}.bytes", label])
@@ -89,20 +84,14 @@ def _columns(path: Path, schema: Any) -> tuple[str, str, list[str]]:
     images = [
         column.name for column in schema if pyarrow.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0
     ]
-    features = _features(schema.metadata)
-    classes = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
-    labels = classes or [name for name in ("label", "labels") if name in schema.names]
+    try:  # how the datasets library describes each column, where it wrote the file
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        names = {name: feature["names"] for name, feature in features.items() if feature.get("_type") == "ClassLabel"}
+    except (ValueError, AttributeError, KeyError):
+        names = {}
+    labels = [name for name in names or ("label", "labels") if name in schema.names]
     if len(images) != 1 or len(labels) != 1:
         raise PipelineError(
             f"{path} needs one column of pictures (a struct with bytes) and one of classes, and has {', '.join(schema.names)}."
         )
-    return images[0], labels[0], [str(name) for name in features.get(labels[0], {}).get("names") or ()]
-
-
-def _features(metadata: dict[bytes, bytes] | None) -> dict[str, dict[str, Any]]:
-    """How the datasets library describes each column; empty where another program wrote the file."""
-    try:
-        features = json.loads((metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    except (ValueError, AttributeError):
-        return {}
-    return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+    return images[0], labels[0], [str(name) for name in names.get(labels[0], ())]

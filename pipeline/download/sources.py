@@ -8,6 +8,7 @@ have it.
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.download.fetch import fetch
@@ -67,19 +68,14 @@ def local(path: Path, sha256: str | None = None) -> Source:
     """A source on this disk.
 
     Raises:
-        PipelineError: it does not exist, or has another SHA-256 than is expected.
+        PipelineError: it does not exist, or does not have the expected SHA-256.
     """
     if not path.exists():
         raise PipelineError(f"{path} does not exist: set download.source to what you have, or to drawn.")
-    if path.is_dir():
-        if sha256 is not None:
-            raise PipelineError(f"download.sha256 is set, but {path} is a folder, which has none. Set it to null.")
-        return Source(path, None)
-    found = sha256_of(path)
+    found = sha256_of(path) if path.is_file() else None
     if sha256 not in (None, found):
-        raise PipelineError(
-            f"{path} has the SHA-256 {found}, but download.sha256 is {sha256}: another archive, or a damaged one."
-        )
+        has = f"has the SHA-256 {found}" if found else "is a folder, which has no SHA-256"
+        raise PipelineError(f"{path} {has}, and download.sha256 is {sha256}: another archive, or a damaged one.")
     return Source(path, found)
 
 
@@ -105,21 +101,22 @@ def _from_huggingface(record: Path, sha256: str | None) -> Source:
         raise PipelineError("download.sha256 is set, but the hub has several files, each with its own. Set it to null.")
     try:
         commit = huggingface_hub.HfApi().dataset_info(HUB_DATASET).sha
-        folder = Path(
-            huggingface_hub.snapshot_download(HUB_DATASET, repo_type="dataset", revision=commit, allow_patterns="*.parquet")
-        )
+        kind: dict[str, Any] = {"repo_type": "dataset", "revision": commit}
+        folder = Path(huggingface_hub.snapshot_download(HUB_DATASET, allow_patterns="*.parquet", **kind))
+        stated = {file.path: file.lfs and file.lfs.sha256 for file in huggingface_hub.get_cached_repo_tree(HUB_DATASET, **kind)}
     except (httpx2.HTTPError, HfHubHTTPError, EntryNotFoundError, ValueError, LookupError, ConnectionError) as error:
         endpoint = huggingface_hub.constants.ENDPOINT
         raise PipelineError(f"{HUB_DATASET} could not be downloaded from {endpoint}: {error!r}\n{OFFLINE_HINT}") from error
     except OSError as error:
         raise cannot_write(Path(huggingface_hub.constants.HF_HUB_CACHE), error) from error
-    files = sorted(folder.rglob("*.parquet"))
+    files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*.parquet"))}
     if not files:
         raise PipelineError(f"{HUB_DATASET} has no Parquet files at its commit {commit}. {OFFLINE_HINT}")
-    for file in files:
-        address = f"https://huggingface.co/datasets/{HUB_DATASET}/{file.relative_to(folder).as_posix()}"
-        _check(record, address, sha256_of(file))
-    return Source(files[0].parent, None)
+    for name, file in files.items():
+        if (found := sha256_of(file)) != (stated[name] or found):
+            raise PipelineError(f"{file} has the SHA-256 {found}, and the hub states {stated[name]}: remove it and run again.")
+        _check(record, f"https://huggingface.co/datasets/{HUB_DATASET}/{name}", found)
+    return Source(next(iter(files.values())).parent, None)
 
 
 def _from_kaggle(record: Path, sha256: str | None) -> Source:

@@ -94,7 +94,10 @@ SMALL = {"PetImages/Cat/0.jpg": b"new cat", "PetImages/Dog/0.jpg": b"new dog"}
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"a.jpg": b"", "b.jpg": b""}, r"no photos in a known layout. It holds 'a.jpg', 'b.jpg'\. Known layouts: .*PetImages/Cat/0"),
+        (
+            {"a.jpg": b"", "b.jpg": b""},
+            r"no photos in a known layout. It holds 'a.jpg', 'b.jpg'\. Known layouts: .*PetImages/Cat/0",
+        ),
         ({f"{i:02}.txt": b"" for i in range(99)}, r"holds '00.txt', '01.txt', '02.txt', '03.txt', '04.txt' and 94 more\."),
         ({}, "holds no files"),
         ({"PetImages/Cat/0.jpg": b""}, r"one class only \(Cat\)"),

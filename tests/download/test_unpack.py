@@ -111,7 +111,9 @@ def test_a_file_that_the_disk_does_not_take(tmp_path: Path, destination: Path, k
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
         "u.unpack_photos(*map(pathlib.Path, sys.argv[1:]))"
     )
-    assert f"PipelineError: {destination} cannot be written: {os.strerror(errno.EFBIG)}." in run(code, source, destination).stderr
+    assert (
+        f"PipelineError: {destination} cannot be written: {os.strerror(errno.EFBIG)}." in run(code, source, destination).stderr
+    )
     assert os.listdir(destination.parent) == []
 
 
@@ -136,5 +138,7 @@ def test_a_disk_that_fills_up(tmp_path: Path) -> None:
 
 
 def test_imports_are_light() -> None:
-    code = "import sys, pipeline.download.sources, pipeline.download.unpack; print({'torch', 'numpy', 'cv2'} & set(sys.modules))"
+    code = (
+        "import sys, pipeline.download.sources, pipeline.download.unpack; print({'torch', 'numpy', 'cv2'} & set(sys.modules))"
+    )
     assert run(code).stdout == "set()\n"

@@ -1,96 +1,65 @@
 """The download stage: where it gets photos from, how it checks them, and what it leaves behind."""
 
 import hashlib
-import http.server
+import io
 import json
 import os
-import threading
+import sys
 import zipfile
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.download.sources import HUB_DATASET
+from pipeline.errors import PipelineError
+from pipeline.params import load_params
+from pipeline.stages.download import run as run_stage
 from tests.clones import ROOT, run, set_params
 from tests.download.http_server import Answer, MisbehavingServer, serve
 from tests.download.test_parquet import hub_parquet
 from tests.download.tls import proxy_to, serve_https
 
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A folder, and the address of a server of its files."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield folder, f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+Download = Callable[..., str]
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
+def project(tmp_path: Path, direct: None, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with nothing but params.yaml, as the present folder."""
     folder = tmp_path / "project"
     folder.mkdir()
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    monkeypatch.chdir(folder)
     return folder
 
 
-def pack(path: Path, content: bytes) -> None:
-    path.parent.mkdir(exist_ok=True)
-    with zipfile.ZipFile(path, "w") as file:
-        for name in ("PetImages/Cat/0.jpg", "PetImages/Dog/0.jpg"):
-            file.writestr(name, content)
+@pytest.fixture
+def download(project: Path, capsys: pytest.CaptureFixture[str]) -> Download:
+    """Runs the stage for a source; what it printed, or the error's text where it is to fail."""
+
+    def download(source: str, *, fails: bool = False, **settings: Any) -> str:
+        set_params(project, {"download.source": source} | {f"download.{name}": value for name, value in settings.items()})
+        if fails:
+            with pytest.raises(PipelineError) as caught:
+                run_stage(load_params())
+            return str(caught.value)
+        run_stage(load_params())
+        return capsys.readouterr().out
+
+    return download
 
 
-def download(project: Path, source: str, check: bool = True, **environment: str) -> str:
-    """Run the stage; what it printed, which is never a traceback."""
-    set_params(project, {"download.source": source})
-    settings = {"PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"} | environment
-    done = run(project, "python", "-m", "pipeline", "download", check=check, **settings)
-    printed = done.stdout + done.stderr
-    assert "Traceback" not in printed
-    assert printed.count("error:") == (done.returncode != 0)
-    return printed
+@pytest.fixture
+def server(direct: None) -> Iterator[tuple[dict[str, bytes], str]]:
+    """The files of a server by their paths, and its address."""
+    with serve(b"") as server:
+        yield server.files, server.url.removesuffix("/photos.zip")
 
 
-def photos_of(project: Path) -> list[str]:
-    return sorted(path.relative_to(project / "data/raw/PetImages").as_posix() for path in (project / "data/raw").rglob("*.jpg"))
-
-
-def test_an_address_is_fetched_unpacked_and_cleared_away(served: tuple[Path, str], project: Path) -> None:
-    folder, address = served
-    pack(folder / "photos.zip", b"one")
-    download(project, f"{address}/photos.zip?version=1")
-    assert (project / "data/raw/PetImages/Cat/0.jpg").read_bytes() == b"one"
-    assert not list((project / "data/.downloads").rglob("*"))
-
-
-def test_a_file_of_the_same_name_from_another_address_is_not_taken_for_it(served: tuple[Path, str], project: Path) -> None:
-    folder, address = served
-    (folder / "a").mkdir()
-    (folder / "a/photos.zip").write_bytes(b"<html>no archive</html>")
-    assert "photos.zip" in download(project, f"{address}/a/photos.zip", check=False)
-    pack(folder / "b/photos.zip", b"two")
-    download(project, f"{address}/b/photos.zip")
-    assert (project / "data/raw/PetImages/Dog/0.jpg").read_bytes() == b"two"
-
-
-def test_an_archive_of_the_person_is_never_removed(project: Path) -> None:
-    own = project / "data/.downloads/mine.zip"
-    own.parent.mkdir(parents=True)
-    pack(own, b"mine")
-    download(project, "data/.downloads/mine.zip")
-    assert own.is_file()
-
-
-# What was downloaded first is what is downloaded ever after
+def photos_of(project: Path) -> dict[str, bytes]:
+    folder = project / "data/raw/PetImages"
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.jpg")}
 
 
 def sha256_recorded(project: Path) -> dict[str, str]:
@@ -98,35 +67,97 @@ def sha256_recorded(project: Path) -> dict[str, str]:
     return {line.split("  ", 1)[1]: line.split("  ", 1)[0] for line in lines}
 
 
-def test_the_first_download_is_recorded_and_another_file_is_refused(served: tuple[Path, str], project: Path) -> None:
-    folder, address = served
+def packed(files: dict[str, bytes]) -> bytes:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        for name, content in files.items():
+            file.writestr(name, content)
+    return archive.getvalue()
+
+
+def cat_and_dog(content: bytes) -> bytes:
+    return packed({"PetImages/Cat/0.jpg": content, "PetImages/Dog/0.jpg": content, "readme.txt": b""})
+
+
+def test_an_address_is_fetched_unpacked_and_cleared_away(
+    server: tuple[dict[str, bytes], str], project: Path, download: Download
+) -> None:
+    files, address = server
+    files["/photos.zip"] = cat_and_dog(b"one")
+    printed = download(f"{address}/photos.zip?version=1")
+    assert "2 files of 2 classes (layout: published): Cat 1, Dog 1" in printed
+    assert "Left out 1 files that belong to no class: readme.txt" in printed
+    assert photos_of(project) == {"Cat/0.jpg": b"one", "Dog/0.jpg": b"one"}
+    assert not list((project / "data/.downloads").rglob("*"))
+    metrics = json.loads((project / "outputs/metrics/download.json").read_text())
+    sha256 = hashlib.sha256(files["/photos.zip"]).hexdigest()
+    assert metrics == {"files": 2, "megabytes": 6e-6, "archive_sha256": sha256}
+    assert json.loads((project / "outputs/seconds/download.json").read_text()).keys() == {"seconds"}
+    assert (project / "outputs/plots/downloaded.csv").read_text() == "class,files\nCat,1\nDog,1\n"
+
+
+def test_a_file_of_the_same_name_from_another_address_is_not_taken_for_it(
+    server: tuple[dict[str, bytes], str], project: Path, download: Download
+) -> None:
+    files, address = server
+    files["/a/photos.zip"] = b"<html>no archive</html>"
+    assert "looks like an HTML page" in download(f"{address}/a/photos.zip", fails=True)
+    files["/b/photos.zip"] = cat_and_dog(b"two")
+    download(f"{address}/b/photos.zip")
+    assert photos_of(project)["Dog/0.jpg"] == b"two"
+
+
+def test_a_path(project: Path, download: Download) -> None:
+    own = project / "data/.downloads/mine.zip"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(cat_and_dog(b"mine"))
+    download("data/.downloads/mine.zip")
+    assert own.is_file()  # a user's archive is never removed
+    assert f"has the SHA-256 {hashlib.sha256(own.read_bytes()).hexdigest()}" in download(str(own), fails=True, sha256="0" * 64)
+    assert "data is a folder, which has no SHA-256, and download.sha256 is 0" in download("data", fails=True)
+    assert "none.zip does not exist" in download("none.zip", fails=True, sha256=None)
+    assert photos_of(project)["Cat/0.jpg"] == b"mine"
+
+
+def test_drawn_photos(project: Path, download: Download) -> None:
+    download("drawn", drawn_photos=60)
+    assert len(photos_of(project)) >= 50
+    assert json.loads((project / "outputs/metrics/download.json").read_text())["archive_sha256"] is None
+    assert "drawn photos come from no archive" in download("drawn", fails=True, sha256="0" * 64)
+
+
+# What was downloaded first is what is downloaded ever after
+
+
+def test_the_first_download_is_recorded_and_another_file_is_refused(
+    server: tuple[dict[str, bytes], str], project: Path, download: Download
+) -> None:
+    files, address = server
     source = f"{address}/photos.zip"
-    pack(folder / "photos.zip", b"one")
-    download(project, source)
-    first = hashlib.sha256((folder / "photos.zip").read_bytes()).hexdigest()
+    files["/photos.zip"] = cat_and_dog(b"one")
+    first = hashlib.sha256(files["/photos.zip"]).hexdigest()
+    download(source)
     assert sha256_recorded(project) == {source: first}
-    download(project, source)  # the same file is as welcome as before
+    download(source)  # the same file is as welcome as before
 
-    pack(folder / "photos.zip", b"two")
-    second = hashlib.sha256((folder / "photos.zip").read_bytes()).hexdigest()
-    printed = download(project, source, check=False)
-    assert f"SHA-256 is {second}, and {first} is expected" in printed
-    assert "remove its line from data/archives.sha256" in printed
-    assert (project / "data/raw/PetImages/Cat/0.jpg").read_bytes() == b"one"
+    files["/photos.zip"] = cat_and_dog(b"two")
+    second = hashlib.sha256(files["/photos.zip"]).hexdigest()
+    message = download(source, fails=True)
+    assert f"SHA-256 is {second}, and {first} is expected" in message
+    assert f"remove its line from {project / 'data/archives.sha256'}" in message
+    assert photos_of(project)["Cat/0.jpg"] == b"one"
     assert sha256_recorded(project) == {source: first}
 
-    set_params(project, {"download.sha256": second})  # which says that the other file is meant
-    download(project, source)
-    assert (project / "data/raw/PetImages/Cat/0.jpg").read_bytes() == b"two"
+    download(source, sha256=second)  # which means the other file
+    assert photos_of(project)["Cat/0.jpg"] == b"two"
     assert sha256_recorded(project) == {source: second}
+    assert "is that of download.sha256" in download(source, fails=True, sha256="0" * 64)
 
 
-def test_a_record_that_is_none_is_told(served: tuple[Path, str], project: Path) -> None:
-    folder, address = served
-    pack(folder / "photos.zip", b"one")
+def test_a_damaged_record(project: Path, download: Download) -> None:
     (project / "data").mkdir()
     (project / "data/archives.sha256").write_text("what?\n")
-    assert "archives.sha256 has a line that is no SHA-256" in download(project, f"{address}/photos.zip", check=False)
+    assert "archives.sha256 has a line that is not a SHA-256" in download("http://127.0.0.1:1/photos.zip", fails=True)
 
 
 def test_git_does_not_ignore_the_record() -> None:
@@ -135,7 +166,7 @@ def test_git_does_not_ignore_the_record() -> None:
     assert "archives.sha256" not in (ROOT / "dvc.yaml").read_text()
 
 
-# The Hugging Face hub: its own library against a local hub
+# The Hugging Face hub: its own library, which reads its settings once a process, against a local hub
 
 
 @pytest.fixture
@@ -144,7 +175,7 @@ def hub(tmp_path: Path, direct: None) -> Iterator[tuple[MisbehavingServer, dict[
     with serve(b"") as server:
         put(server, tmp_path, "a" * 40, [[os.urandom(40_000) for _ in range(4)], [os.urandom(40_000) for _ in range(2)]])
         address = server.url.removesuffix("/photos.zip")
-        yield server, {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+        yield server, {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(ROOT)}
 
 
 def put(server: MisbehavingServer, folder: Path, commit: str, photos: list[list[bytes]]) -> None:
@@ -162,20 +193,30 @@ def put(server: MisbehavingServer, folder: Path, commit: str, photos: list[list[
     server.files[f"/api/datasets/{HUB_DATASET}/tree/{commit}"] = json.dumps(files).encode()
 
 
+def from_hub(project: Path, environment: dict[str, str], *, fails: bool = False) -> str:
+    """Run the documented command; what it printed, which is one message where it fails."""
+    set_params(project, {"download.source": "huggingface"})
+    done = run(project, "python", "-m", "pipeline", "download", check=False, **environment)
+    printed = done.stdout + done.stderr
+    assert "Traceback" not in printed
+    assert (done.returncode, printed.count("error: ")) == ((1, 1) if fails else (0, 0)), printed
+    return printed
+
+
 def test_photos_from_the_hub(hub: tuple[MisbehavingServer, dict[str, str]], project: Path, tmp_path: Path) -> None:
     server, environment = hub
-    printed = download(project, "huggingface", **environment)
-    assert photos_of(project) == ["cat/0.jpg", "cat/1.jpg", "cat/4.jpg", "dog/2.jpg", "dog/3.jpg", "dog/5.jpg"]
-    assert all(path.stat().st_size == 40_000 for path in (project / "data/raw").rglob("*.jpg"))
+    printed = from_hub(project, environment)
+    assert sorted(photos_of(project)) == ["cat/0.jpg", "cat/1.jpg", "cat/4.jpg", "dog/2.jpg", "dog/3.jpg", "dog/5.jpg"]
+    assert {len(photo) for photo in photos_of(project).values()} == {40_000}
     assert "6 files of 2 classes (layout: class folders): cat 3, dog 3" in printed
     assert len(sha256_recorded(project)) == 2
 
     server.requests.clear()
-    download(project, "huggingface", **environment)
+    from_hub(project, environment)
     assert not [path for path, _ in server.requests if "parquet" in path]  # what is there is not asked for again
 
     put(server, tmp_path, "b" * 40, [[os.urandom(100) for _ in range(4)]] * 2)
-    printed = download(project, "huggingface", check=False, **environment)
+    printed = from_hub(project, environment, fails=True)
     assert "train-00000-of-00002.parquet has the SHA-256" in printed
     assert "remove its line from" in printed
 
@@ -185,6 +226,7 @@ def test_photos_from_the_hub(hub: tuple[MisbehavingServer, dict[str, str]], proj
     [
         (f"/api/datasets/{HUB_DATASET}", b"<html>log in first</html>", "JSON"),
         (f"/api/datasets/{HUB_DATASET}", b"{}", "KeyError('id')"),
+        (f"/datasets/{HUB_DATASET}/resolve/{'a' * 40}/data/train-00001-of-00002.parquet", b"", "and the hub states"),
         (f"/api/datasets/{HUB_DATASET}/tree/{'a' * 40}", b"[]", "has no Parquet files at its commit aaaa"),
     ],
 )
@@ -192,8 +234,8 @@ def test_a_hub_that_is_none(
     hub: tuple[MisbehavingServer, dict[str, str]], project: Path, path: str, content: bytes, message: str
 ) -> None:
     server, environment = hub
-    server.files[path] = content
-    printed = download(project, "huggingface", check=False, **environment)
+    server.files[path] = content or bytes(len(server.files[path]))
+    printed = from_hub(project, environment, fails=True)
     assert message in printed
     assert "set download.source to the path" in printed
 
@@ -205,7 +247,7 @@ def test_a_hub_that_cannot_be_had(
     server, environment = hub
     server.answers = [Answer(status)] * 9
     environment |= {} if status else {"HF_ENDPOINT": "http://127.0.0.1:1"}
-    printed = download(project, "huggingface", check=False, **environment)
+    printed = from_hub(project, environment, fails=True)
     assert f"{HUB_DATASET} could not be downloaded from {environment['HF_ENDPOINT']}" in printed
     assert message in printed
     assert "set download.source to the path" in printed
@@ -213,71 +255,59 @@ def test_a_hub_that_cannot_be_had(
 
 # Kaggle
 
-
-def pack_kaggle(path: Path) -> None:
-    with zipfile.ZipFile(path, "w") as file:
-        for name in ("train/cat.0.jpg", "train/cat.1.jpg", "train/dog.0.jpg"):
-            file.writestr(name, name)
+KAGGLE = {"train/cat.0.jpg": os.urandom(2**20), "train/cat.1.jpg": os.urandom(2**20), "train/dog.0.jpg": b"dog"}
 
 
-def test_kaggles_whole_download_holds_the_photos_in_a_zip_inside(project: Path) -> None:
-    pack_kaggle(project / "train.zip")
-    with zipfile.ZipFile(project / "dogs-vs-cats.zip", "w", zipfile.ZIP_DEFLATED) as file:
-        file.write(project / "train.zip", "train.zip")
-        file.writestr("test1.zip", b"not asked for")
-        file.writestr("sampleSubmission.csv", "id,label")
-    download(project, "dogs-vs-cats.zip")
-    assert photos_of(project) == ["Cat/0.jpg", "Cat/1.jpg", "Dog/0.jpg"]
-    assert {path.name for path in (project / "data").iterdir()} == {"raw"}
+def test_kaggles_whole_download_holds_the_photos_in_a_zip_inside(project: Path, download: Download) -> None:
+    whole = {"train.zip": packed(KAGGLE), "test1.zip": b"not asked for", "sampleSubmission.csv": b"id,label"}
+    Path("dogs-vs-cats.zip").write_bytes(packed(whole))
+    download("dogs-vs-cats.zip")
+    assert set(photos_of(project)) == {"Cat/0.jpg", "Cat/1.jpg", "Dog/0.jpg"}
+    assert os.listdir("data") == ["raw"]
 
 
-def test_a_damaged_zip_inside(project: Path) -> None:
-    with zipfile.ZipFile(project / "dogs-vs-cats.zip", "w") as file:
-        file.writestr("train.zip", b"PK\x03\x04 and no more")
-    assert "dogs-vs-cats.zip/train.zip is damaged" in download(project, "dogs-vs-cats.zip", check=False)
-    assert list((project / "data").iterdir()) == []
+def test_a_damaged_zip_inside(download: Download) -> None:
+    Path("dogs-vs-cats.zip").write_bytes(packed({"train.zip": b"PK\x03\x04 and no more"}))
+    assert "dogs-vs-cats.zip/train.zip is damaged" in download("dogs-vs-cats.zip", fails=True)
+    assert os.listdir("data") == []
 
 
-def test_kaggle_without_its_library(project: Path) -> None:
-    """A Python that has everything but kagglehub: what a person has who did not ask for the extra."""
-    blocker = project / "site/sitecustomize.py"
-    blocker.parent.mkdir()
-    blocker.write_text(
-        "import importlib.machinery as m\n"
-        "find = m.PathFinder.find_spec\n"
-        "m.PathFinder.find_spec = lambda name, *rest: None if name == 'kagglehub' else find(name, *rest)\n"
-    )
-    printed = download(project, "kaggle", check=False, PYTHONPATH=f"{ROOT}{os.pathsep}{blocker.parent}")
-    assert "uv sync --extra kaggle" in printed
+def test_kaggle_without_its_library(download: Download, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kagglehub", None)
+    assert "uv sync --extra kaggle" in download("kaggle", fails=True)
 
 
-def test_kaggle_without_a_token(project: Path) -> None:
-    printed = download(project, "kaggle", check=False, HOME=str(project), KAGGLE_CONFIG_DIR=str(project))
-    assert "https://www.kaggle.com/settings/api" in printed
-
-
-def test_photos_from_kaggle(project: Path, tmp_path: Path, direct: None) -> None:
-    """kagglehub against a server that calls itself Kaggle, behind a proxy that leads nowhere else."""
-    pack_kaggle(tmp_path / "train.zip")
-    content = (tmp_path / "train.zip").read_bytes()
+@pytest.fixture
+def kaggle(tmp_path: Path, direct: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[MisbehavingServer]:
+    """A server that calls itself Kaggle, behind a proxy that leads nowhere else, and no token."""
     with serve_https(b"", ["api.kaggle.com"], tmp_path) as (server, authority), proxy_to(server) as proxy:
-        server.files["/files/train.zip"] = content
+        server.files["/files/train.zip"] = packed(KAGGLE)
         server.headers = {"Accept-Ranges": "bytes"}
-        environment = {"HOME": str(tmp_path), "https_proxy": proxy.url, "REQUESTS_CA_BUNDLE": str(authority)}
-        environment |= {"KAGGLE_USERNAME": "somebody", "KAGGLE_KEY": "0" * 32, "NO_PROXY": "", "no_proxy": ""}
-        moved = Answer(302, {"Location": "/files/train.zip?signed=1"})
-        server.answers = [moved, Answer(after=100, cut=True)]
-        printed = download(project, "kaggle", check=False, **environment)
-        assert "train.zip could not be downloaded from Kaggle" in printed
-        server.answers = [moved]
-        download(project, "kaggle", **environment)
-        assert "bytes=100-" in server.asked()
-        assert photos_of(project) == ["Cat/0.jpg", "Cat/1.jpg", "Dog/0.jpg"]
-        assert sha256_recorded(project) == {
-            "https://www.kaggle.com/c/dogs-vs-cats/train.zip": hashlib.sha256(content).hexdigest()
-        }
+        monkeypatch.setenv("https_proxy", proxy.url)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority))
+        for name, folder in {"HOME": "home", "KAGGLE_CONFIG_DIR": "home", "KAGGLEHUB_CACHE": "cache"}.items():
+            monkeypatch.setenv(name, str(tmp_path / folder))
+        for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"):
+            monkeypatch.delenv(name, raising=False)
+        yield server
 
-        server.answers = [Answer(403)]
-        printed = download(project, "kaggle", check=False, **environment | {"KAGGLEHUB_CACHE": str(tmp_path / "other")})
-    assert "403" in printed
-    assert "https://www.kaggle.com/competitions/dogs-vs-cats/rules" in printed
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # kagglehub closes no broken connection
+def test_photos_from_kaggle(
+    kaggle: MisbehavingServer, project: Path, download: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through kagglehub: without a token, without the rules accepted, with a connection that breaks, and then whole."""
+    assert "https://www.kaggle.com/settings/api" in download("kaggle", fails=True)
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "0" * 32)
+    kaggle.answers = [Answer(403)]
+    assert "kaggle.com/competitions/dogs-vs-cats/rules" in download("kaggle", fails=True)
+
+    moved = Answer(302, {"Location": "/files/train.zip?signed=1"})
+    kaggle.answers = [moved, Answer(after=3 * 2**19, cut=True)]
+    assert "train.zip could not be downloaded from Kaggle" in download("kaggle", fails=True)
+    kaggle.answers = [moved]
+    download("kaggle")
+    assert f"bytes={2**20}-" in kaggle.asked()
+    assert set(photos_of(project)) == {"Cat/0.jpg", "Cat/1.jpg", "Dog/0.jpg"}
+    sha256 = hashlib.sha256(kaggle.files["/files/train.zip"]).hexdigest()
+    assert sha256_recorded(project) == {"https://www.kaggle.com/c/dogs-vs-cats/train.zip": sha256}
