@@ -8,7 +8,6 @@ have it.
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.download.fetch import fetch
@@ -100,23 +99,23 @@ def _from_huggingface(record: Path, sha256: str | None) -> Source:
     if sha256 is not None:
         raise PipelineError("download.sha256 is set, but the hub has several files, each with its own. Set it to null.")
     try:
-        commit = huggingface_hub.HfApi().dataset_info(HUB_DATASET).sha
-        kind: dict[str, Any] = {"repo_type": "dataset", "revision": commit}
-        folder = Path(huggingface_hub.snapshot_download(HUB_DATASET, allow_patterns="*.parquet", **kind))
-        stated = {file.path: file.lfs and file.lfs.sha256 for file in huggingface_hub.get_cached_repo_tree(HUB_DATASET, **kind)}
+        info = huggingface_hub.HfApi().dataset_info(HUB_DATASET, files_metadata=True)
+        stated = {file.rfilename: file.lfs and file.lfs.sha256 for file in info.siblings or ()}
+        files = sorted(name for name in stated if name.endswith(".parquet"))
+        folder = huggingface_hub.snapshot_download(HUB_DATASET, repo_type="dataset", revision=info.sha, allow_patterns=files)
     except (httpx2.HTTPError, HfHubHTTPError, EntryNotFoundError, ValueError, LookupError, ConnectionError) as error:
         endpoint = huggingface_hub.constants.ENDPOINT
         raise PipelineError(f"{HUB_DATASET} could not be downloaded from {endpoint}: {error!r}\n{OFFLINE_HINT}") from error
     except OSError as error:
         raise cannot_write(Path(huggingface_hub.constants.HF_HUB_CACHE), error) from error
-    files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*.parquet"))}
     if not files:
-        raise PipelineError(f"{HUB_DATASET} has no Parquet files at its commit {commit}. {OFFLINE_HINT}")
-    for name, file in files.items():
+        raise PipelineError(f"{HUB_DATASET} has no Parquet files at its commit {info.sha}. {OFFLINE_HINT}")
+    for name in files:
+        file = Path(folder, name).resolve()  # the cache's blob, which the snapshot links to
         if (found := sha256_of(file)) != (stated[name] or found):
             raise PipelineError(f"{file} has the SHA-256 {found}, and the hub states {stated[name]}: remove it and run again.")
         _check(record, f"https://huggingface.co/datasets/{HUB_DATASET}/{name}", found)
-    return Source(next(iter(files.values())).parent, None)
+    return Source(Path(folder, files[0]).parent, None)
 
 
 def _from_kaggle(record: Path, sha256: str | None) -> Source:

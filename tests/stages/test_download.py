@@ -185,11 +185,13 @@ def put(server: MisbehavingServer, folder: Path, commit: str, photos: list[list[
         name = f"data/train-0000{number}-of-0000{len(photos)}.parquet"
         half = len(contents) // 2
         content = hub_parquet(folder / name, list(contents), [0] * half + [1] * half).read_bytes()
-        lfs = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+        sha256 = hashlib.sha256(content).hexdigest()
+        lfs = {"oid": sha256, "sha256": sha256, "size": len(content), "pointerSize": 134}
         files.append({"type": "file", "path": name, "size": len(content), "oid": "1" * 40, "lfs": lfs})
         server.files[f"/datasets/{HUB_DATASET}/resolve/{commit}/{name}"] = content
     server.headers = {"X-Repo-Commit": commit}
-    server.files[f"/api/datasets/{HUB_DATASET}"] = json.dumps({"id": HUB_DATASET, "sha": commit}).encode()
+    siblings = [{"rfilename": file["path"]} | file for file in files]
+    server.files[f"/api/datasets/{HUB_DATASET}"] = json.dumps({"id": HUB_DATASET, "sha": commit, "siblings": siblings}).encode()
     server.files[f"/api/datasets/{HUB_DATASET}/tree/{commit}"] = json.dumps(files).encode()
 
 
@@ -226,18 +228,29 @@ def test_photos_from_the_hub(hub: tuple[MisbehavingServer, dict[str, str]], proj
     [
         (f"/api/datasets/{HUB_DATASET}", b"<html>log in first</html>", "JSON"),
         (f"/api/datasets/{HUB_DATASET}", b"{}", "KeyError('id')"),
-        (f"/datasets/{HUB_DATASET}/resolve/{'a' * 40}/data/train-00001-of-00002.parquet", b"", "and the hub states"),
-        (f"/api/datasets/{HUB_DATASET}/tree/{'a' * 40}", b"[]", "has no Parquet files at its commit aaaa"),
+        (f"/api/datasets/{HUB_DATASET}", b'{"id": "", "sha": "%s"}' % (b"a" * 40), "has no Parquet files at its commit aaaa"),
     ],
 )
 def test_a_hub_that_is_none(
     hub: tuple[MisbehavingServer, dict[str, str]], project: Path, path: str, content: bytes, message: str
 ) -> None:
     server, environment = hub
-    server.files[path] = content or bytes(len(server.files[path]))
+    server.files[path] = content
     printed = from_hub(project, environment, fails=True)
     assert message in printed
     assert "set download.source to the path" in printed
+
+
+def test_a_file_that_is_not_what_the_hub_states(hub: tuple[MisbehavingServer, dict[str, str]], project: Path) -> None:
+    server, environment = hub
+    path = f"/datasets/{HUB_DATASET}/resolve/{'a' * 40}/data/train-00001-of-00002.parquet"
+    server.files[path], right = bytes(len(server.files[path])), server.files[path]
+    printed = from_hub(project, environment, fails=True)
+    assert f"and the hub states {hashlib.sha256(right).hexdigest()}: remove it and run again" in printed
+    server.files[path] = right
+    Path(printed.split("error: ")[1].split(" has the SHA-256")[0]).unlink()
+    from_hub(project, environment)
+    assert len(photos_of(project)) == 6
 
 
 @pytest.mark.parametrize(("status", "message"), [(401, "401"), (0, "refused")])
