@@ -32,7 +32,6 @@ MAX_RATIO = 100
 HARMLESS_BYTES = 100 * 10**6
 MAX_NAME_BYTES = 255  # of one file or folder; the limit of ext4, XFS, APFS and NTFS
 MAX_TAR_HEADER_BYTES = 2**20  # of the extended header that carries a long name; tarfile reads it into memory whole
-MAX_TAR_PADDING_BYTES = 2**20
 _CHUNK_BYTES = 2**20
 _BLOCK_BYTES = 4096  # what a file takes up on most disks is a multiple of this
 
@@ -49,18 +48,12 @@ _DAMAGE = (
 _TAR_EXTENSIONS = (b"L", b"K", b"x", b"g", b"X")  # long names and links of GNU, extended headers of POSIX and Solaris
 _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 _COMPRESSED_STARTS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")
-_HTML = "an HTML page, such as a log-in or an error page that was saved in place of the archive"
 _LOOKS = {
     b"rar!": "a RAR archive: unpack it with its own program and give the folder",
     b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive: unpack it with its own program and give the folder",
-    b"\xff\xd8\xff": "a JPEG photo",
-    b"\x89png": "a PNG picture",
-    b"%pdf": "a PDF document",
     b"version https://git-lfs": "a Git LFS pointer, which stands for a file that was not fetched: run git lfs pull",
-    b"<!doctype html": _HTML,
-    b"<html": _HTML,
-    b"<": "an XML document",
-    b"{": "a JSON document",
+    b"<": "an HTML page, such as a log-in or an error page that was saved in place of the archive",
+    b"{": "a JSON document, such as an error that was saved in place of the archive",
 }
 
 
@@ -260,4 +253,4 @@ def _tar_members(source: Path, archive: tarfile.TarFile) -> Iterator[_Member]:
         yield _Member(parts, info.size if info.isfile() else 0, info.isdir(), partial(archive.extractfile, info))
     # The checksum of a compressed tar comes after the padding, and is compared once that has been read.
     if archive.fileobj is not None:
-        archive.fileobj.read(MAX_TAR_PADDING_BYTES)
+        archive.fileobj.read(2**20)

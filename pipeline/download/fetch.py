@@ -41,7 +41,7 @@ class _Failure(Exception):
         self.final, self.wait = final, wait
 
 
-class HttpsSession(requests.Session):
+class _HttpsSession(requests.Session):
     """A session that follows no redirect from HTTPS to anything else."""
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
@@ -66,7 +66,6 @@ def fetch(
     url: str,
     destination: Path,
     *,
-    size: int | None = None,
     sha256: str | None = None,
     hint: str = "",
     attempts: int = 5,
@@ -77,8 +76,7 @@ def fetch(
 
     Args:
         url: http:// or https://.
-        destination: where the file goes; left as it is where it has the expected size and SHA-256 already.
-        size: the expected size in bytes.
+        destination: where the file goes; left as it is where it has the expected SHA-256 already.
         sha256: the expected SHA-256, in hexadecimal.
         hint: what a person can do where the download fails; ends the error's text.
         attempts: how many attempts in a row may bring next to nothing.
@@ -90,9 +88,9 @@ def fetch(
     """
     started = time.monotonic()
     try:
-        with HttpsSession() as session:
+        with _HttpsSession() as session:
             session.headers["Accept-Encoding"] = "identity"  # so that ranges and sizes mean the file itself
-            download = _Download(session, url, destination, size, sha256 and sha256.lower(), timeouts)
+            download = _Download(session, url, destination, sha256 and sha256.lower(), timeouts)
             if not destination.is_file() or download.fault(destination):
                 destination.parent.mkdir(parents=True, exist_ok=True)
                 download.run(attempts, backoff)
@@ -110,7 +108,6 @@ class _Download:
     session: requests.Session
     url: str
     destination: Path
-    size: int | None
     sha256: str | None
     timeouts: tuple[float, float]
 
@@ -132,8 +129,7 @@ class _Download:
         except (FileNotFoundError, ValidationError):
             return None
         total = self.arrived() if version.total is None else version.total
-        fits = version.url == self.url and 0 < self.arrived() <= total and self.size in (None, version.total or self.size)
-        return version if version.validator and fits else None
+        return version if version.url == self.url and version.validator and 0 < self.arrived() <= total else None
 
     def dropped(self, reason: str, *, final: bool = False) -> _Failure:
         """Forget what has arrived; the failure to raise."""
@@ -143,11 +139,8 @@ class _Download:
 
     def fault(self, path: Path) -> str | None:
         """What distinguishes `path` from the expected file, or None where nothing does."""
-        if self.size is not None and (size := path.stat().st_size) != self.size:
-            return f"the file has {size:,} bytes, and {self.size:,} are expected"
-        if self.sha256 is not None and (found := sha256_of(path)) != self.sha256:
-            return f"the file's SHA-256 is {found}, and {self.sha256} is expected"
-        return None
+        found = sha256_of(path) if self.sha256 else None
+        return None if found == self.sha256 else f"the file's SHA-256 is {found}, and {self.sha256} is expected"
 
     def run(self, attempts: int, backoff: float) -> None:
         """Try until the file is there; raises the last attempt's `_Failure`."""
@@ -190,9 +183,7 @@ class _Download:
                 self.part.write_bytes(b"")  # before the note, which must never name another version than the part's
                 note = _Version(url=self.url, validator=_validator(response), total=total)
                 self.note.write_text(note.model_dump_json(), encoding="utf-8")
-            if None not in (total, self.size) and total != self.size:
-                raise _Failure(f"the file there has {total:,} bytes, and {self.size:,} are expected", final=True)
-            self._append(response, self.size if total is None else total)
+            self._append(response, total)
 
     def _check_status(self, response: requests.Response) -> None:
         status = response.status_code

@@ -26,7 +26,7 @@ SPLIT_NAMES = {
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
-NAMES_SHOWN = 5
+NAMES_SHOWN = 10
 MAX_SPLITS_BYTES = 2**28
 _FLAT_NAME = re.compile(r"(cat|dog)\.(\d+\.\w+)", re.IGNORECASE)
 
@@ -105,6 +105,12 @@ def is_photo(name: str) -> bool:
     return PurePath(name).suffix.lower() in PHOTO_SUFFIXES
 
 
+def first_few(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - NAMES_SHOWN:,} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more
+
+
 def split_named(name: str) -> str:
     """The split that goes by a name ("Validation" is "val"), or "" where none does."""
     return next((split for split, names in SPLIT_NAMES.items() if name.strip().casefold() in names), "")
@@ -159,11 +165,8 @@ def _one_set(source: Path, folders: set[Parts]) -> dict[Parts, str]:
     distinct = "" not in splits.values() and len(set(splits.values())) == len(splits)
     if distinct and len({folder[:-1] for folder in folders}) == 1:
         return splits
-    names = ", ".join(repr("/".join(folder) or ".") for folder in sorted(folders)[:NAMES_SHOWN])
-    raise PipelineError(
-        f"{source} holds {len(folders)} sets of photos, in {names}: put the one that is meant in a folder of its own "
-        "and give that."
-    )
+    names = first_few(sorted(repr("/".join(folder) or ".") for folder in folders))
+    raise PipelineError(f"{source} holds {len(folders)} sets of photos, in {names}: give one of these folders.")
 
 
 def _unique_names(placed: list[PlacedPhoto]) -> list[PlacedPhoto]:
@@ -226,13 +229,9 @@ def _place_in_class_folder(parts: Parts) -> tuple[str, str] | None:
 
 
 def _unknown(source: Path, files: Sequence[str]) -> PipelineError:
-    if not files:
-        return PipelineError(f"{source} holds no files.")
-    more = f" and {len(files) - NAMES_SHOWN:,} more" if len(files) > NAMES_SHOWN else ""
-    return PipelineError(
-        f"{source} holds no photos in a known layout. It holds {', '.join(map(repr, files[:NAMES_SHOWN]))}{more}. "
-        f"Known layouts: {', '.join(layout.example for layout in LAYOUTS)}."
-    )
+    known = ", ".join(layout.example for layout in LAYOUTS)
+    held = first_few([repr(path) for path in files]) or "no files"
+    return PipelineError(f"{source} holds no photos in a known layout. It holds {held}. Known layouts: {known}.")
 
 
 LAYOUTS = (  # the first that finds a folder is taken

@@ -15,7 +15,6 @@ from pipeline.errors import PipelineError
 from pipeline.files import cannot_write, sha256_of
 
 MICROSOFT_URL = "https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869-8368-6DEBA77B919F/kagglecatsanddogs_5340.zip"
-MICROSOFT_BYTES = 824_887_076
 MICROSOFT_SHA256 = "b7974bd00a84a99921f36ee4403f089853777b5ae8d151c76a86e64900334af9"
 HUB_DATASET = "microsoft/cats_vs_dogs"
 KAGGLE_COMPETITION, KAGGLE_FILE = "dogs-vs-cats", "train.zip"
@@ -82,10 +81,10 @@ def _from_address(url: str, downloads: Path, record: Path, sha256: str | None) -
     # In a folder of the address, so that a file of the same name from another one is never taken for it.
     folder = downloads / hashlib.sha256(url.encode()).hexdigest()[:16]
     target = folder / (PurePosixPath(urlsplit(url).path).name.strip(".") or "archive")
-    size, published = (MICROSOFT_BYTES, MICROSOFT_SHA256) if url == MICROSOFT_URL else (None, None)
+    published = MICROSOFT_SHA256 if url == MICROSOFT_URL else None
     recorded = _read_record(record).get(url)
     hint = f"{_origin(record, sha256)} {OFFLINE_HINT}" if sha256 or recorded else OFFLINE_HINT
-    fetch(url, target, size=size, sha256=sha256 or recorded or published, hint=hint)
+    fetch(url, target, sha256=sha256 or recorded or published, hint=hint)
     found = sha256_of(target)
     _check(record, url, found, sha256)
     return Source(target, found, temporary=folder)

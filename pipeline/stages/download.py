@@ -8,10 +8,10 @@ download on first use; later downloads must have it.
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable
 
 from pipeline.cores import worker_count
 from pipeline.download.drawn import draw_petimages
+from pipeline.download.layouts import first_few
 from pipeline.download.sources import Source, download, is_download, local
 from pipeline.download.unpack import Unpacked, unpack_photos
 from pipeline.errors import PipelineError
@@ -19,8 +19,6 @@ from pipeline.files import replace_folder, write_csv, write_json
 from pipeline.params import Download, Params
 from pipeline.paths import ARCHIVES, DOWNLOADS, METRICS, PLOTS, RAW, SECONDS, project_root, user_path
 from pipeline.progress import say
-
-NAMES_SHOWN = 10
 
 
 def run(params: Params) -> None:
@@ -60,15 +58,9 @@ def _source(settings: Download) -> Source:
 
 def _report(unpacked: Unpacked) -> None:
     """Print what was understood: the layout, the classes with their counts, predefined splits, and what was left out."""
-    counts = _listed(f"{name} {count:,}" for name, count in unpacked.classes.items())
+    counts = first_few([f"{name} {count:,}" for name, count in unpacked.classes.items()])
     say(f"{sum(unpacked.classes.values()):,} files of {len(unpacked.classes)} classes (layout: {unpacked.layout}): {counts}")
     if unpacked.splits:
         say("Predefined splits: " + ", ".join(f"{split} {count:,}" for split, count in unpacked.splits.items()))
     if unpacked.left_out:
-        say(f"Left out {len(unpacked.left_out):,} files that belong to no class: {_listed(unpacked.left_out)}")
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - NAMES_SHOWN:,} more" if len(names) > NAMES_SHOWN else ""
-    return ", ".join(names[:NAMES_SHOWN]) + more
+        say(f"Left out {len(unpacked.left_out):,} files that belong to no class: {first_few(unpacked.left_out)}")

@@ -2,7 +2,6 @@
 
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.download.fetch import HttpsSession, fetch
+from pipeline.download.fetch import fetch
 from pipeline.errors import PipelineError
 from tests.download.http_server import CONTENT, QUICK, SHA256, Answer, MisbehavingServer, assert_whole, part_of
 from tests.download.tls import Proxy, proxy_to, serve_https
@@ -28,8 +27,8 @@ def assert_refused(server: MisbehavingServer, destination: Path, message: str, *
 
 
 def test_what_is_there_is_not_asked_for_again(server: MisbehavingServer, destination: Path) -> None:
-    fetch(server.url, destination, size=SIZE, sha256=SHA256.upper())
-    fetch(server.url, destination, size=SIZE, sha256=SHA256)
+    fetch(server.url, destination, sha256=SHA256.upper())
+    fetch(server.url, destination, sha256=SHA256)
     assert len(server.requests) == 1
     destination.write_bytes(CONTENT[::-1])
     fetch(server.url, destination, sha256=SHA256)
@@ -68,23 +67,21 @@ def test_waits_grow_and_retry_after_is_honoured(server: MisbehavingServer, desti
 
 
 @pytest.mark.parametrize(
-    ("answers", "message", "wanted"),
+    ("answers", "message"),
     [
-        ([Answer(more=100, ignores_range=True)] * 3, "IncompleteRead.*100 more expected", {}),
-        ([Answer(length=False)] * 9, "only 300,000 bytes of 300,100 came", {"size": 300_100}),
-        ([Answer(length=False, extra=100)] * 3, "more than 300,000 bytes came", {"size": SIZE}),
-        ([], "has 300,000 bytes, and 300,001 are expected", {"size": 300_001}),
-        ([], f"SHA-256 is {SHA256}, and {'0' * 64} is expected", {"sha256": "0" * 64}),
-        ([Answer(length=False)], r"no room to download .*1,000,000,000,000\.0 MB are needed", {"size": 10**18}),
-        ([Answer(302, {"Location": "/photos.zip"})] * 99, "Exceeded 30 redirects", {}),
+        ([Answer(more=100, ignores_range=True)] * 3, "IncompleteRead.*100 more expected"),
+        ([Answer(more=10**18)], r"no room to download .*1,000,000,000,000\.3 MB are needed"),
+        ([Answer(302, {"Location": "/photos.zip"})] * 99, "Exceeded 30 redirects"),
+        ([Answer(stall=True)] * 3, "ReadTimeout: timed out|ReadTimeoutError: .*timed out"),
+        ([Answer(length=False, cut=True)] * 3, "ProtocolError: "),
+        ([], f"SHA-256 is {SHA256}, and {'0' * 64} is expected"),
     ],
-    ids=["short", "short and chunked", "long and chunked", "other size", "other SHA-256", "no room", "redirects"],
+    ids=["short", "no room", "redirects", "stalled", "short and chunked", "other SHA-256"],
 )
-def test_what_is_not_the_file(
-    server: MisbehavingServer, destination: Path, answers: list[Answer], message: str, wanted: dict[str, Any]
-) -> None:
+def test_what_is_not_the_file(server: MisbehavingServer, destination: Path, answers: list[Answer], message: str) -> None:
     server.answers = answers
-    assert_refused(server, destination, message, **wanted)
+    assert_refused(server, destination, message, sha256="0" * 64)
+    assert not list(destination.parent.glob("*.zip"))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
@@ -113,43 +110,6 @@ def test_no_network_is_one_message(destination: Path, url: str, message: str) ->
     first, hint = str(caught.value).splitlines()
     assert re.match(rf"{url} could not be downloaded \(\d s\): \w+: .*{message}", first)
     assert hint == "Without a network, draw photos instead."
-
-
-@pytest.mark.usefixtures("direct")
-def test_a_server_that_never_answers(destination: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}/photos.zip"
-        with pytest.raises(PipelineError, match="ReadTimeout: timed out"):
-            fetch(url, destination, **{**QUICK, "attempts": 1})
-
-
-def test_the_proxy_is_used(server: MisbehavingServer, destination: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", server.url.removesuffix("/photos.zip"))
-    fetch("http://photos.invalid/photos.zip", destination, **QUICK)
-    assert [path for path, _ in server.requests] == ["http://photos.invalid/photos.zip"]
-    assert_whole(destination)
-
-
-@pytest.mark.parametrize(
-    ("location", "refused"),
-    [
-        ("http://photos.invalid/a.zip", True),
-        ("HTTP://photos.invalid/a.zip", True),
-        ("ftp://photos.invalid/a.zip", True),
-        ("https://elsewhere.invalid/a.zip", False),
-        ("/b.zip", False),
-        ("//elsewhere.invalid/b.zip", False),
-    ],
-)
-def test_redirects_from_https(server: MisbehavingServer, location: str, refused: bool) -> None:
-    server.answers = [Answer(302, {"Location": location})]
-    with HttpsSession() as session, session.get(server.url, allow_redirects=False) as response:
-        response.url = "https://photos.invalid/a.zip"
-        if not refused:
-            assert session.get_redirect_target(response) == location
-            return
-        with pytest.raises(Exception, match=f"(?i)redirects from HTTPS to {location}, which is refused"):
-            session.get_redirect_target(response)
 
 
 @pytest.fixture
