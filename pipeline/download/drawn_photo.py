@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from pipeline.errors import PipelineError
 
@@ -73,7 +73,7 @@ class Frame:
         return Frame(x, y, self.scale * scale, (self.turn + turn) / (1 - self.turn * turn), self.flip)
 
 
-def smooth(points: Points, rounds: int = 3) -> list[tuple[float, float]]:
+def smooth(points: Points, rounds: int = 2) -> list[tuple[float, float]]:
     """A closed curve along a polygon: its corners cut off again and again (Chaikin 1974)."""
     for _ in range(rounds):
         pairs = list(zip(points, [*points[1:], points[0]], strict=True))
@@ -91,7 +91,7 @@ def symmetric(half: Points, shift: float = 0.0) -> list[tuple[float, float]]:
 def ellipse(x: float, y: float, a: float, b: float) -> list[tuple[float, float]]:
     """A closed curve that looks like an ellipse with the semi-axes a and b."""
     corners = ((1.08, 0.46), (0.46, 1.08), (-0.46, 1.08), (-1.08, 0.46), (-1.08, -0.46), (-0.46, -1.08), (0.46, -1.08), (1.08, -0.46))
-    return smooth([(x + a * u, y + b * v) for u, v in corners], 2)
+    return smooth([(x + a * u, y + b * v) for u, v in corners])
 
 
 def tube(path: Points, widths: Sequence[float]) -> list[tuple[float, float]]:
@@ -118,12 +118,20 @@ def mix(first: Colour, second: Colour, part: float) -> Colour:
     return red, green, blue
 
 
+def blend(grey: Image.Image, dark: Colour, light: Colour) -> Image.Image:
+    """A grey image in two colours: `dark` where it is black, `light` where it is white."""
+    image = Image.new("RGB", grey.size, dark)
+    image.paste(light, (0, 0), grey)
+    return image
+
+
 class Canvas:
     """A photo in the making, and the random numbers that decide it."""
 
     def __init__(self, random: Random) -> None:
         self.random = random
-        long, short = random.randint(240, 360), random.randint(180, 270)
+        short = random.randint(180, 260)
+        long = short + random.randint(0, 2 * short // 5)
         self.size = (long, short) if random.random() < 0.6 else (short, long)
         self.width, self.height = self.size
         self.light = random.choice((-1, 1)) * random.uniform(0.05, 0.14)
@@ -141,8 +149,8 @@ class Canvas:
         box = (left, top, right, bottom)
         mask = self._mask(outline, box)
         self._paste(cover, box, mask)
-        if lit is not None:
-            wide, high = max(xs) - min(xs), max(ys) - min(ys)
+        wide, high = max(xs) - min(xs), max(ys) - min(ys)
+        if lit is not None and min(wide, high) > 6:
             x, y = min(xs) + wide * (0.5 + self.light), min(ys) + high * 0.42
             inner = self._mask([(x + (u - x) * 0.8, y + (v - y) * 0.76) for u, v in outline], box)
             soft = inner.filter(ImageFilter.BoxBlur(max(1, int(min(wide, high) * 0.14))))
@@ -162,7 +170,7 @@ class Canvas:
     def _mask(self, outline: Points, box: tuple[int, int, int, int]) -> Image.Image:
         left, top, right, bottom = box
         mask = Image.new("L", ((right - left) * 2, (bottom - top) * 2))
-        ImageDraw.Draw(mask).polygon([(round((x - left) * 2), round((y - top) * 2)) for x, y in outline], fill=255)
+        ImageDraw.Draw(mask).polygon([((x - left) * 2, (y - top) * 2) for x, y in outline], fill=255)
         return mask.reduce(2)
 
     def _paste(self, cover: Cover, box: tuple[int, int, int, int], mask: Image.Image) -> None:
@@ -181,9 +189,9 @@ class Canvas:
         """A room or a meadow out of focus: wall, floor and things on both."""
         random = self.random
         wall, floor = random.sample(ROOMS, 2)
-        horizon = self.height * random.uniform(0.4, 0.8)
-        self.photo = ImageOps.colorize(self.noise(5, 4, self.size), shade(wall, 0.75), shade(wall, 1.15))
-        ground = ImageOps.colorize(self.noise(30, 12, self.size), shade(floor, 0.7), shade(floor, 1.1))
+        horizon = self.height * random.uniform(0.3, 0.6)
+        self.photo = blend(self.noise(5, 4, self.size), shade(wall, 0.75), shade(wall, 1.15))
+        ground = blend(self.noise(30, 12, self.size), shade(floor, 0.7), shade(floor, 1.1))
         tilt = random.uniform(-12, 12)
         self.part(
             [(0, horizon - tilt), (self.width, horizon + tilt), (self.width, self.height), (0, self.height)], ground
@@ -234,14 +242,14 @@ class Canvas:
         random = self.random
         light = self.noise(3, 3, self.size).point([200 + value * 55 // 255 for value in range(256)])
         self.photo = ImageChops.multiply(self.photo, Image.merge("RGB", [light] * 3))
-        contrast, level = random.uniform(0.55, 1.1), random.uniform(-30, 25)
+        contrast, level = random.uniform(0.6, 1.25), random.uniform(-25, 30)
         table = []
         for _ in range(3):
             offset = 118 + level + random.uniform(-12, 12)
             table += [max(0, min(255, int(offset + (value - 118) * contrast))) for value in range(256)]
         photo = self.photo.point(table)
         if random.random() < 0.5:
-            photo = photo.filter(ImageFilter.GaussianBlur(random.randint(1, 9) / 5))
+            photo = photo.filter(ImageFilter.BoxBlur(random.randint(1, 10) / 5))
         strength = random.randint(2, 26)
         grain = Image.frombytes("L", self.size, random.randbytes(self.width * self.height))
         grain = grain.point([128 + (value - 128) * strength // 256 for value in range(256)])
@@ -273,7 +281,7 @@ class Pet:
         canvas, random = self.canvas, self.random
         width, height = canvas.size
         streaks = canvas.noise(width // 4, height // 14, canvas.size)
-        coat = ImageOps.colorize(streaks, shade(self.colour, 0.86), shade(self.colour, 1.16))
+        coat = blend(streaks, shade(self.colour, 0.86), shade(self.colour, 1.16))
         pattern = random.choices(("plain", "stripes", "patches"), (4, 3, 3))[0]
         if pattern == "plain":
             return coat
@@ -291,7 +299,7 @@ class Pet:
                 x, y = canvas.point()
                 outline = ellipse(x, y, random.uniform(0.06, 0.2) * width, random.uniform(0.08, 0.22) * height)
                 pen.polygon([(round(u), round(v)) for u, v in outline], fill=strength)
-        second = ImageOps.colorize(streaks, shade(self.second, 0.86), shade(self.second, 1.16))
+        second = blend(streaks, shade(self.second, 0.86), shade(self.second, 1.16))
         coat.paste(second, (0, 0), mask.filter(ImageFilter.BoxBlur(2)))
         return coat
 
@@ -325,11 +333,11 @@ class Pet:
             x, y = side * t["ear_x"] * t["width"] / 0.95 - 0.1 * yaw, -0.78 * t["height"]
             ear = frame.at(x, y, size, side * random.uniform(0.06, 0.22))
             if self.ears == "pricked":
-                self.fur(ear, smooth([(-0.48, 0.4), (-0.36, -0.3), (side * 0.08 - 0.04, -1.0), (side * 0.08 + 0.04, -1.0), (0.36, -0.3), (0.48, 0.4)], 2))
+                self.fur(ear, smooth([(-0.48, 0.4), (-0.36, -0.3), (side * 0.08 - 0.04, -1.0), (side * 0.08 + 0.04, -1.0), (0.36, -0.3), (0.48, 0.4)]))
                 self.canvas.part(ear([(-0.26, 0.16), (side * 0.06, -0.68), (0.26, 0.16)]), shade(mix(PINK, self.colour, 0.4), 0.8))
             elif self.ears == "button":
-                self.fur(ear, smooth([(-0.46, 0.4), (-0.4, -0.2), (0.0, -0.55), (0.4, -0.2), (0.46, 0.4)], 2))
-                self.fur(ear, smooth([(-0.42, -0.2), (0, -0.58), (0.42, -0.2), (side * 0.3, 0.4), (side * 0.22, 0.44)], 2), hairy=False)
+                self.fur(ear, smooth([(-0.46, 0.4), (-0.4, -0.2), (0.0, -0.55), (0.4, -0.2), (0.46, 0.4)]))
+                self.fur(ear, smooth([(-0.42, -0.2), (0, -0.58), (0.42, -0.2), (side * 0.3, 0.4), (side * 0.22, 0.44)]), hairy=False)
             else:
                 ear = frame.at(side * 0.86 * t["width"] - 0.1 * yaw, -0.5 * t["height"], size, side * random.uniform(-0.16, 0.02))
                 lobe = [(-side * 0.3, -0.2), (0, -0.4), (side * 0.36, 0.1), (side * 0.42, 0.9), (side * 0.1, 1.3), (-side * 0.2, 0.9)]
@@ -396,13 +404,13 @@ class Pet:
             shape = [(-0.4, 0.4), (-0.3, -0.2), (0.02, -1.0), (0.1, -1.0), (0.36, -0.2), (0.5, 0.4)]
             if self.ears == "button":
                 shape = [(-0.5, 0.4), (-0.5, 0.0), (-0.2, -0.5), (0.3, -0.45), (0.5, 0.4)]
-            self.fur(ear.at(-0.34, 0.06, 0.9), smooth(shape, 2))
-            self.fur(ear, smooth(shape, 2))
+            self.fur(ear.at(-0.34, 0.06, 0.9), smooth(shape))
+            self.fur(ear, smooth(shape))
         if not cat and self.mouth_open:
             part(frame(smooth([(tip + 0.3, 0.45), (tip + 0.1, 0.95), (tip + 0.36, 1.0), (-0.5, 0.5)])), (190, 96, 104), (222, 128, 134))
         outline = [(0.95, 0.2), (0.9, -0.45), (0.35, -0.86), (-0.3, -0.8), (-0.68, -0.4), (-0.75 - 0.5 * s, -0.06), (tip, 0.02)]
         outline += [(tip - 0.06, 0.3), (tip + 0.06, 0.52), (-0.55, 0.62), (-0.2, 0.84), (0.5, 0.9)]
-        self.fur(frame, smooth(outline, 2))
+        self.fur(frame, smooth(outline))
         self.fur(frame, ellipse(-0.62 - 0.6 * s, 0.34, 0.24 + 0.4 * s, 0.22), pale=True, hairy=False)
         size = t["nose"] * 0.9
         part(frame(ellipse(tip + size * 0.4, 0.08, size, size * 0.85)), self._nose())
@@ -418,7 +426,7 @@ class Pet:
         random = self.random
         tilt = random.uniform(-0.2, 0.2)
         if random.random() < 0.3:
-            self.profile(frame.at(0, 0, turn=tilt * 0.7))
+            self.profile(frame.at(0.3, 0, turn=tilt * 0.7))
         else:
             self.front(frame.at(0, 0, turn=tilt), random.uniform(-1, 1))
 
@@ -482,14 +490,18 @@ class Pet:
 
 
 def draw_pet(kind: str, canvas: Canvas) -> None:
-    """A cat or a dog somewhere in the photo, near or far, in one of the poses."""
+    """A cat or a dog somewhere in the photo, near or far, in one of the poses; its head is never out of sight."""
     random = canvas.random
     pet = Pet(kind, canvas)
     pose = random.choices(list(POSES), list(POSES.values()))[0]
     side = min(canvas.size)
-    scale = side * (random.uniform(0.2, 0.36) if pose == "face" else random.uniform(0.075, 0.17))
-    x, y = canvas.width * random.uniform(0.3, 0.7), canvas.height * random.uniform(0.35, 0.6)
-    getattr(pet, pose)(Frame(x, y, scale, random.uniform(-0.08, 0.08), random.choice((-1, 1))))
+    scale = side * (random.uniform(0.18, 0.3) if pose == "face" else random.uniform(0.075, 0.16))
+    x, y = canvas.width / 2 + side * random.uniform(-0.12, 0.12), canvas.height * random.uniform(0.45, 0.6)
+    frame = Frame(x, y, scale, random.uniform(-0.08, 0.08), random.choice((-1, 1)))
+    if pose != "face":
+        x, y, a = {"sit": (0, 2.2, 1.9), "stand": (0.5, 2.3, 2.9), "lie": (0.2, 1.6, 2.9)}[pose]
+        canvas.part(frame(ellipse(x, y, a, 0.35)), canvas.photo.point([value * 7 // 10 for value in range(256)] * 3))
+    getattr(pet, pose)(frame)
 
 
 def draw_house(canvas: Canvas) -> None:
@@ -522,9 +534,9 @@ def draw_car(canvas: Canvas) -> None:
     random = canvas.random
     x, y = canvas.width * random.uniform(0.4, 0.6), canvas.height * random.uniform(0.5, 0.65)
     frame, colour = Frame(x, y, min(canvas.size) * random.uniform(0.17, 0.26), 0, random.choice((-1, 1))), random.choice(THINGS)
-    canvas.part(frame(smooth([(-1.0, 0), (-0.6, -0.8), (0.5, -0.8), (1.1, 0)], 2)), shade(colour, 0.8), colour)
+    canvas.part(frame(smooth([(-1.0, 0), (-0.6, -0.8), (0.5, -0.8), (1.1, 0)])), shade(colour, 0.8), colour)
     canvas.part(frame([(-0.75, -0.05), (-0.5, -0.6), (0.4, -0.6), (0.8, -0.05)]), (60, 76, 90), (170, 190, 205))
-    canvas.part(frame(smooth([(-1.8, 0), (1.6, -0.1), (1.9, 0.2), (1.9, 0.6), (-1.9, 0.6)], 2)), shade(colour, 0.8), colour)
+    canvas.part(frame(smooth([(-1.8, 0), (1.6, -0.1), (1.9, 0.2), (1.9, 0.6), (-1.9, 0.6)])), shade(colour, 0.8), colour)
     for wheel in (-1.1, 1.1):
         canvas.part(frame(ellipse(wheel, 0.6, 0.36, 0.36)), DARK)
         canvas.part(frame(ellipse(wheel, 0.6, 0.16, 0.16)), (150, 150, 150))
