@@ -1,6 +1,6 @@
 """Drawn cats and dogs as files in the layout of the published data set, its defects included, so that no stage needs a network.
 
-    draw_petimages(Path("data/raw"), num_photos=1600, seed=0)  # data/raw/PetImages/{Cat,Dog}/N.jpg
+draw_petimages(Path("data/raw"), num_photos=1600, seed=0)  # data/raw/PetImages/{Cat,Dog}/N.jpg
 """
 
 import io

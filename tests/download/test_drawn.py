@@ -1,5 +1,6 @@
-"""The drawn photos: their files, their defects, the same pixels everywhere, and no class to be had from colour and brightness."""
+"""The drawn photos: their files, their defects, the same pixels everywhere, and that colour and brightness are not enough."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -13,8 +14,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.thumbnail_baseline import MODELS, cross_validated_accuracy, read_thumbnails
-from pipeline.download.drawn import DEFECTS, FOLDERS, OTHER_KINDS, defects, draw_petimages, draw_photo, photo_file
-from pipeline.download.drawn import random_of
+from pipeline.download.drawn import DEFECTS, FOLDERS, OTHER_KINDS, defects, draw_petimages, draw_photo, photo_file, random_of
 from pipeline.errors import PipelineError
 
 SEED = 3
@@ -24,8 +24,8 @@ import hashlib, json, sys
 from random import Random
 from pipeline.download.drawn import FOLDERS, OTHER_KINDS, draw_photo, photo_file
 pixels, files = hashlib.sha256(), hashlib.sha256()
-for kind in ("cat", "dog") * 15 + OTHER_KINDS:
-    pixels.update(draw_photo(kind, Random(pixels.hexdigest())).tobytes())
+for number, kind in enumerate(("cat", "dog") * 20 + OTHER_KINDS * 2):
+    pixels.update(draw_photo(kind, Random(number)).tobytes())
 for folder in FOLDERS:
     files.update(photo_file(folder, 50, {SEED}))
 print(json.dumps([pixels.hexdigest(), files.hexdigest(), [name for name in ("torch", "numpy", "cv2") if name in sys.modules]]))
@@ -80,7 +80,12 @@ def test_a_file_depends_on_seed_class_and_index() -> None:
         {},
         {"OPENBLAS_CORETYPE": "Haswell", "ONEDNN_MAX_CPU_ISA": "AVX2", "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512_SKX"},
         {"OPENBLAS_CORETYPE": "SkylakeX", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "JSIMD_FORCENONE": "1"},
-        {"OPENBLAS_CORETYPE": "Prescott", "ONEDNN_MAX_CPU_ISA": "SSE41", "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3", "JSIMD_FORCESSE2": "1"},
+        {
+            "OPENBLAS_CORETYPE": "Prescott",
+            "ONEDNN_MAX_CPU_ISA": "SSE41",
+            "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3",
+            "JSIMD_FORCESSE2": "1",
+        },
         {"OPENBLAS_CORETYPE": "Zen", "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-FMA,-FMA4,-AVX512F", "PYTHONHASHSEED": "7"},
     ],
     ids=["as it is", "Haswell", "SkylakeX", "Prescott", "Zen"],
@@ -89,7 +94,7 @@ def test_the_same_pixels_and_files_on_every_processor(environment: dict[str, str
     """And nothing is imported that computes in one way on one processor and in another way on another."""
     command, variables = [sys.executable, "-c", HASHES], os.environ | environment
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
-    files = __import__("hashlib").sha256(b"".join(photo_file(folder, 50, SEED) for folder in FOLDERS)).hexdigest()
+    files = hashlib.sha256(b"".join(photo_file(folder, 50, SEED) for folder in FOLDERS)).hexdigest()
     assert json.loads(done.stdout) == [PIXELS, files, []]
 
 
