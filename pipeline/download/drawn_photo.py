@@ -10,6 +10,7 @@ on the processor. An angle is therefore given as a `turn`, the tangent of its ha
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import sqrt
 from random import Random
 
 from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFilter
@@ -125,7 +126,7 @@ def tube(path: Points, widths: Sequence[float]) -> Points:
     for index, ((x, y), width) in enumerate(zip(path, widths, strict=True)):
         (x0, y0), (x1, y1) = path[max(index - 1, 0)], path[min(index + 1, len(path) - 1)]
         dx, dy = x1 - x0, y1 - y0
-        width /= (dx * dx + dy * dy) ** 0.5
+        width /= sqrt(dx * dx + dy * dy)
         left.append((x - dy * width, y + dx * width))
         right.append((x + dy * width, y - dx * width))
     return smooth([*left, *reversed(right)])
@@ -145,9 +146,8 @@ def mix(first: Colour, second: Colour, fraction: float) -> Colour:
 
 def two_tone(grey: Image.Image, colour: Colour, contrast: float) -> Image.Image:
     """A grey image in a darker and a lighter tone of a colour."""
-    image = Image.new("RGB", grey.size, shade(colour, 1 - contrast))
-    image.paste(shade(colour, 1 + contrast), (0, 0), grey)
-    return image
+    tones = zip(shade(colour, 1 - contrast), shade(colour, 1 + contrast), strict=True)
+    return Image.merge("RGB", [grey.point([a + (b - a) * value // 255 for value in range(256)]) for a, b in tones])
 
 
 def darker(image: Image.Image) -> Image.Image:
@@ -180,23 +180,16 @@ class Frame:
 class Canvas:
     """A photo in the making, and the random numbers that decide it."""
 
-    def __init__(self, random: Random) -> None:
-        self.random = random
-        short = random.randint(180, 260)
-        long = short + random.randint(0, 2 * short // 5)
-        self.size = self.width, self.height = (long, short) if random.random() < 0.6 else (short, long)
+    def __init__(self, random: Random, photo: Image.Image) -> None:
+        self.random, self.photo = random, photo
+        self.size = self.width, self.height = photo.size
         self.light = random.choice((-1, 1)) * random.uniform(0.05, 0.14)
-        self.photo = Image.new("RGB", self.size)
 
     def part(self, outline: Points, cover: Cover, lit: Cover | None = None) -> None:
         """Paint what lies inside an outline with `cover`, and softly towards the light with `lit`."""
         xs, ys = [x for x, _ in outline], [y for _, y in outline]
-        box = (
-            max(0, int(min(xs)) - 1),
-            max(0, int(min(ys)) - 1),
-            min(self.width, int(max(xs)) + 2),
-            min(self.height, int(max(ys)) + 2),
-        )
+        right, bottom = min(self.width, int(max(xs)) + 2), min(self.height, int(max(ys)) + 2)
+        box = max(0, int(min(xs)) - 1), max(0, int(min(ys)) - 1), right, bottom
         if box[0] >= box[2] or box[1] >= box[3]:
             return
         mask = self._mask(outline, box)
@@ -204,15 +197,15 @@ class Canvas:
         wide, high = max(xs) - min(xs), max(ys) - min(ys)
         if lit is not None and min(wide, high) > 6:
             x, y = min(xs) + wide * (0.5 + self.light), min(ys) + high * 0.42
-            inner = self._mask([(x + (u - x) * 0.8, y + (v - y) * 0.76) for u, v in outline], box)
+            inner = self._mask([(x + (u - x) * 0.8, y + (v - y) * 0.76) for u, v in outline], box, 1)
             soft = inner.filter(ImageFilter.BoxBlur(max(1, int(min(wide, high) * 0.14))))
             self._paste(lit, box, ImageChops.multiply(soft, mask))
 
-    def _mask(self, outline: Points, box: tuple[int, int, int, int]) -> Image.Image:
+    def _mask(self, outline: Points, box: tuple[int, int, int, int], zoom: int = 2) -> Image.Image:
         left, top, right, bottom = box
-        mask = Image.new("L", ((right - left) * 2, (bottom - top) * 2))
-        ImageDraw.Draw(mask).polygon([((x - left) * 2, (y - top) * 2) for x, y in outline], fill=255)
-        return mask.reduce(2)
+        mask = Image.new("L", ((right - left) * zoom, (bottom - top) * zoom))
+        ImageDraw.Draw(mask).polygon([((x - left) * zoom, (y - top) * zoom) for x, y in outline], fill=255)
+        return mask.reduce(zoom)
 
     def _paste(self, cover: Cover, box: tuple[int, int, int, int], mask: Image.Image) -> None:
         self.photo.paste(cover.crop(box) if isinstance(cover, Image.Image) else cover, box, mask)
@@ -222,7 +215,7 @@ class Canvas:
         xs, ys = [x for x, _ in outline], [y for _, y in outline]
         x, y, spiky = (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, []
         for u, v in outline:
-            out = 1 + hair * self.random.random() / (((u - x) * (u - x) + (v - y) * (v - y)) ** 0.5 + 1)
+            out = 1 + hair * self.random.random() / (1 + sqrt((u - x) * (u - x) + (v - y) * (v - y)))
             spiky += [(u, v), (x + (u - x) * out, y + (v - y) * out + hair * 0.4)]
         return spiky
 
@@ -235,19 +228,19 @@ class Canvas:
         """The colour of a thing that is not the subject."""
         return mix(self.random.choice(BRIGHT), self.random.choice(ROOMS), self.random.uniform(0.2, 0.8))
 
-    def scene(self) -> None:
+    def scene(self) -> Image.Image:
         """A room or a meadow out of focus: wall, floor and things on both."""
         random, width, height = self.random, self.width, self.height
         wall, floor = random.sample(ROOMS, 2)
-        horizon, tilt = height * random.uniform(0.3, 0.6), random.uniform(-12, 12)
-        self.photo = two_tone(self.noise(5, 4), wall, 0.2)
+        horizon, tilt = height * random.uniform(0.3, 0.6), random.uniform(-6, 6)
+        self.photo.paste(two_tone(self.noise(5, 4), wall, 0.2))
         ground = [(0, horizon - tilt), (width, horizon + tilt), (width, height), (0, height)]
         self.part(ground, two_tone(self.noise(30, 12), floor, 0.2))
         for _ in range(random.randint(2, 8)):
             frame = Frame(random.uniform(0, width), random.uniform(0, height), random.uniform(0.05, 0.2) * height)
             outline, colour = frame(shape(random.choice(("box", "disc", "disc", "post")))), self.thing_colour()
             self.part(self.hairy(outline, random.choice((0, 0.3)) * frame.scale), shade(colour, 0.8), colour)
-        self.photo = self.photo.filter(ImageFilter.BoxBlur(random.randint(0, 5)))
+        return self.photo.filter(ImageFilter.BoxBlur(random.randint(0, 5) / 2))
 
     def foreground(self) -> None:
         """Now and then something between the camera and its subject: bars, grass, leaves or a cushion."""
@@ -270,7 +263,7 @@ class Canvas:
                 path = [(x, height), ((x + tip) / 2 + 12, height - high / 2), (tip, height - high)]
                 self.part(tube(path, (2, 12, 0.5)), shade(green, random.uniform(0.5, 0.9)), green)
         elif kind == "cushion":
-            frame = Frame(x, height * random.uniform(0.85, 1.1), width * random.uniform(0.3, 0.6))
+            frame = Frame(x, height * random.uniform(1.0, 1.15), width * random.uniform(0.3, 0.6))
             self.part(frame(shape("disc", 1, 0.5)), shade(colour, 0.75), colour)
 
     def finish(self) -> Image.Image:
@@ -501,8 +494,11 @@ def draw_photo(kind: str, random: Random) -> Image.Image:
     """
     if kind not in DRAWERS:
         raise PipelineError(f"cannot draw '{kind}'; the kinds that can be drawn are {', '.join(DRAWERS)}")
-    canvas = Canvas(random)
-    canvas.scene()
+    short = random.randint(90, 130)
+    long = short + random.randint(0, 2 * short // 5)
+    size = (long, short) if random.random() < 0.6 else (short, long)
+    scene = Canvas(random, Image.new("RGB", size)).scene()  # in half of the photo's size: it is out of focus anyway
+    canvas = Canvas(random, scene.resize((2 * scene.width, 2 * scene.height), Image.Resampling.BILINEAR))
     DRAWERS[kind](canvas)
     canvas.foreground()
     return canvas.finish()
