@@ -417,11 +417,8 @@ class Pet:
     def tail(self, frame: Frame, x: float, y: float) -> None:
         """From (x, y) to the right and up, or along the ground; dogs also curl theirs."""
         random, length, wide = self.random, self.traits["tail"], self.traits["tail_width"]
-        up, bend, end = (
-            random.choice((-1, -1, 0.3)) * length,
-            random.uniform(0.2, 0.7) * length,
-            random.uniform(-0.3, 0.3) * length,
-        )
+        up, bend = random.choice((-1, -1, 0.3)) * length, random.uniform(0.2, 0.7) * length
+        end = random.uniform(-0.3, 0.3) * length
         path = [(x, y), (x + bend * 0.7, y + up * 0.1), (x + bend, y + up * 0.5), (x + bend + end, y + up * 0.8)]
         if not self.cat and random.random() < 0.3:
             path = [(x, y), (x + 0.5, y - 0.6), (x + 0.2, y - 1.1), (x - 0.3, y - 0.9)]
@@ -469,9 +466,8 @@ def draw_pet(kind: str, canvas: Canvas) -> None:
 def draw_thing(kind: str, canvas: Canvas) -> None:
     """A house, a car, a flower, or a pattern that means nothing."""
     random, side = canvas.random, min(canvas.size)
-    frame = Frame(
-        canvas.width * random.uniform(0.4, 0.6), canvas.height * random.uniform(0.4, 0.6), side * random.uniform(0.18, 0.28)
-    )
+    x, y = canvas.width * random.uniform(0.4, 0.6), canvas.height * random.uniform(0.4, 0.6)
+    frame = Frame(x, y, side * random.uniform(0.18, 0.28))
     colours = random.sample(BRIGHT, 3)
     tones = {str(number): (shade(colour, 0.8), colour) for number, colour in enumerate(colours)}
     tones |= {"glass": (DARK, ROOMS[1]), "dark": (DARK, DARK), "leaf": (DARK, GREEN)}
