@@ -51,7 +51,7 @@ def read_thumbnails(root: Path) -> tuple[Features, Labels]:
 
 @threadpool_limits.wrap(limits=1)  # threads only get in each other's way on problems of this size
 def cross_validated_accuracy(name: str, features: Features, labels: Labels) -> float:
-    """The share of photos that one of `MODELS` classifies correctly when trained on the other folds."""
+    """The fraction of photos that one of `MODELS` classifies correctly when trained on the other folds."""
     build, penalties = MODELS[name]
     correct = np.zeros(len(labels), bool)
     for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(features, labels):
