@@ -27,7 +27,7 @@ from pipeline.evaluation.metrics import Scores
 LEAST_CERTAIN, LABEL_ISSUES, DUPLICATE_GROUPS, SHOWN_OF_A_GROUP, EXPLAINED = 12, 18, 6, 3, 8  # photos shown
 SIDE = 320  # pixels, about twice what photos are shown at, for screens that show two pixels as one
 JPEG_QUALITY = 78
-NAMES = {"frozen": "frozen", "finetuned": "fine-tuned"}
+NAMES = {"frozen": "Frozen", "finetuned": "Fine-tuned"}
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,8 @@ def grad_cam_gallery(
         pictures = [embed(crop, f"Photo {photo}, a {actual}, as the network gets it", "photo")]
         for name, heat in heats.items():
             predicted = scores[name].classes[scores[name].predicted[index]]
-            alternative = f"Grad-CAM of photo {photo}: what spoke for {predicted} in the {NAMES[name]} network"
-            label = f"{NAMES[name]}: {predicted} {scores[name].confidence[index]:.0%}"
+            alternative = f"Grad-CAM of photo {photo}: what spoke for {predicted} in the {NAMES[name].lower()} network"
+            label = f"{NAMES[name].lower()}: {predicted} {scores[name].confidence[index]:.0%}"
             pictures.append(embed(overlay(crop, heat[position]), alternative, label))
         cards.append(Card(pictures, f"a {actual}", photo))
     return Gallery(anchor, title, text, cards, "heat")

@@ -180,11 +180,11 @@ def _clipped(places: Points, style: str) -> str:
     """A line without what lies beyond the axes, and without points that would not be seen."""
     inside = (LEFT + 1, TOP + 1, WIDTH - RIGHT - 1, HEIGHT - BOTTOM - 1)  # Matplotlib leaves a margin of 1
     path = Path(np.array(places, dtype=float)).cleaned(clip=inside, simplify=True)
-    pieces: list[list[tuple[float, float]]] = []
+    pieces: list[list[list[float]]] = []
     for place, code in zip(np.asarray(path.vertices).tolist(), np.asarray(path.codes).tolist(), strict=True):
         if code == Path.MOVETO:
-            pieces.append([])
-        if code != Path.STOP:
+            pieces.append([place])
+        elif code == Path.LINETO and place != pieces[-1][-1]:
             pieces[-1].append(place)
     return "".join(_path(piece, style) for piece in pieces)
 

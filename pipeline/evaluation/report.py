@@ -7,10 +7,10 @@ of its inputs alone: it holds no time, no machine and no revision.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,12 +20,11 @@ from markupsafe import Markup
 from pipeline.checkpoint import MODEL_FILE, CheckpointInfo, library_versions
 from pipeline.data.manifest import fingerprint
 from pipeline.evaluation.comparison import Comparison
-from pipeline.evaluation.error_analysis import Gallery
+from pipeline.evaluation.error_analysis import NAMES, Gallery
 from pipeline.evaluation.figures import Axis, Line, Range, histogram, line_chart, range_chart
 from pipeline.evaluation.metrics import METRICS, Metric, Scores
 from pipeline.evaluation.slices import Slice
 
-NAMES = {"frozen": "Frozen", "finetuned": "Fine-tuned"}
 STYLES = {"frozen": "first", "finetuned": "second"}
 CONFIDENCE_BINS = 20
 MAX_CLASSES_DRAWN = 12  # in a confusion matrix; of more, the most confused pairs are listed
@@ -45,7 +44,7 @@ class Report:
         slices: accuracy by slice.
         note: which weights fine-tuning chose and why, a sentence of the fine-tuned checkpoint.
         alpha: of the chosen weights: 0 is the frozen checkpoint, 1 the weights of the best epoch.
-        epochs: rows with epoch, train_loss and val_log_loss.
+        epochs: a row each, with epoch, train_loss (NaN for the frozen checkpoint, epoch 0) and val_log_loss.
         best_epoch: by validation; 0 where the frozen checkpoint was chosen.
         galleries: in order.
         provenance: heading -> (name, value) pairs.
@@ -59,22 +58,12 @@ class Report:
     slices: Sequence[Slice]
     note: str
     alpha: float
-    epochs: Sequence[Mapping[str, Any]]
+    epochs: pd.DataFrame
     best_epoch: int
     galleries: Sequence[Gallery]
     provenance: Provenance
     settings: str
     predictions_sha256: str
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Their names."""
-        return self.scores["finetuned"].classes
-
-    @property
-    def num_photos(self) -> int:
-        """How many test photos there are."""
-        return len(self.scores["finetuned"].labels)
 
 
 @dataclass(frozen=True)
@@ -101,6 +90,8 @@ def render_report(report: Report) -> str:
     return environment.get_template("report.html.j2").render(
         report=report,
         scores=report.scores,
+        classes=report.scores["finetuned"].classes,
+        num_photos=len(report.scores["finetuned"].labels),
         comparison=report.comparison,
         names=NAMES,
         styles=STYLES,
@@ -110,10 +101,10 @@ def render_report(report: Report) -> str:
         overview=_overview(report.scores),
         gains=_gain_charts(report.comparison),
         agreement=_agreement(report),
-        confused=_confused_pairs(report.scores) if len(report.classes) > MAX_CLASSES_DRAWN else [],
-        figures=[_training(report), _reliability(report.scores), _roc(report), _precision_recall(report), _confidence(report)],
-        slice_groups=_slice_groups(report),
-        uniform=[f"{one.property} ({one.name})" for one in report.slices if one.photos == report.num_photos],
+        max_classes_drawn=MAX_CLASSES_DRAWN,
+        confused=_confused_pairs(report.scores),
+        figures=_figures(report),
+        least_accuracy=math.floor(20 * min(low for one in report.slices for _, low, _ in one.accuracy.values())) / 20,
     )
 
 
@@ -199,77 +190,65 @@ def _agreement(report: Report) -> dict[str, int]:
 
 
 def _confused_pairs(scores: Mapping[str, Scores]) -> list[dict[str, Any]]:
-    """The most frequent confusions of the fine-tuned checkpoint, with how often each checkpoint makes them."""
-    tuned = scores["finetuned"]
-    counts = tuned.confusion * (1 - np.eye(len(tuned.classes), dtype=int))
-    pairs = [divmod(int(place), len(tuned.classes)) for place in np.argsort(-counts, axis=None, kind="stable")[:CONFUSED_PAIRS]]
+    """The classes that both checkpoints together confuse most often, and how often each does."""
+    classes = scores["finetuned"].classes
+    confusion = {name: one.confusion - np.diag(one.confusion.diagonal()) for name, one in scores.items()}
+    total = np.sum(list(confusion.values()), axis=0)
+    order = np.column_stack(np.unravel_index(np.argsort(-total, axis=None, kind="stable"), total.shape))
     return [
         {
-            "actual": tuned.classes[actual],
-            "predicted": tuned.classes[predicted],
-            "counts": {name: int(one.confusion[actual, predicted]) for name, one in scores.items()},
+            "actual": classes[actual],
+            "predicted": classes[predicted],
+            "counts": {name: int(counts[actual, predicted]) for name, counts in confusion.items()},
         }
-        for actual, predicted in pairs
-        if counts[actual, predicted]
+        for actual, predicted in order[:CONFUSED_PAIRS].tolist()
+        if total[actual, predicted]
     ]
 
 
-def _both() -> dict[str, str]:
-    return {NAMES[name]: STYLES[name] for name in NAMES}
+def _figures(report: Report) -> list[Figure]:
+    classes = report.scores["finetuned"].classes
+    whose = f"“{classes[-1]}”" if len(classes) == 2 else "over all classes"
+    found = f"How many photos of a class are found, by how many others are taken for it: {whose}."
+    correct = f"How many predictions of a class are correct, by how many of its photos are found: {whose}."
+    return [
+        _training(report),
+        _reliability(report.scores),
+        _curves(report.scores, "roc", "ROC", found, ideal=(0, 1)),
+        _curves(report.scores, "precision_recall", "Precision and recall", correct, ideal=(1, 1)),
+        _confidence(report.scores["finetuned"]),
+    ]
 
 
-def _roc(report: Report) -> Figure:
-    curves = {name: one.roc.to_numpy() for name, one in report.scores.items()}
-    corner = _corner(curves, lambda curve: np.maximum(curve[:, 0], 1 - curve[:, 1]))
+def _curves(
+    scores: Mapping[str, Scores], curve: Literal["roc", "precision_recall"], title: str, text: str, *, ideal: tuple[int, int]
+) -> Figure:
+    """Both checkpoints' curves, zoomed in to the corner with the ideal model as far as the worse curve allows."""
+    points = {name: getattr(one, curve) for name, one in scores.items()}
+    needed = 4 * max(float(np.abs(table.to_numpy() - ideal).max(1).min()) for table in points.values())
+    size = next((corner for corner in CORNERS if corner >= needed), 1.0)
+    x, y = (
+        Axis(column.replace("_", " "), at * (1 - size), at + (1 - at) * size, percent=True)
+        for column, at in zip(points["frozen"].columns, ideal, strict=True)
+    )
     chart = line_chart(
-        [Line(STYLES[name], curve.tolist()) for name, curve in curves.items()],
-        x=Axis("false positive rate", 0, corner, percent=True),
-        y=Axis("true positive rate", 1 - corner, 1, percent=True),
-        diagonal=True,
-        description="True positive rate by false positive rate, for both checkpoints",
+        [Line(STYLES[name], table.to_numpy().tolist()) for name, table in points.items()],
+        x=x,
+        y=y,
+        diagonal=curve == "roc",
+        description=f"{y.label} by {x.label}, for both checkpoints",
     )
-    text = f"How many photos of a class are found, by how many others are taken for it: {_whose(report)}.{_zoomed(corner)}"
-    return Figure("ROC", text, chart, _both())
-
-
-def _precision_recall(report: Report) -> Figure:
-    curves = {name: one.precision_recall.to_numpy() for name, one in report.scores.items()}
-    corner = _corner(curves, lambda curve: 1 - curve.min(1))
-    chart = line_chart(
-        [Line(STYLES[name], curve.tolist()) for name, curve in curves.items()],
-        x=Axis("recall", 1 - corner, 1, percent=True),
-        y=Axis("precision", 1 - corner, 1, percent=True),
-        description="Precision by recall, for both checkpoints",
-    )
-    text = (
-        f"How many predictions of a class are correct, by how many of its photos are found: {_whose(report)}.{_zoomed(corner)}"
-    )
-    return Figure("Precision and recall", text, chart, _both())
-
-
-def _whose(report: Report) -> str:
-    return f"“{report.classes[-1]}”" if len(report.classes) == 2 else "over all classes"
-
-
-def _corner(curves: Mapping[str, np.ndarray], distance: Callable[[np.ndarray], np.ndarray]) -> float:
-    """How much of both axes is shown around the ideal corner: four times the distance of the worst curve from it, at most 1."""
-    needed = 4 * max(float(distance(curve).min()) for curve in curves.values())
-    return next((corner for corner in CORNERS if corner >= needed), 1.0)
-
-
-def _zoomed(corner: float) -> str:
-    return f" Only the corner of a good model is shown, the last {corner:.0%} of both axes." if corner < 1 else ""
+    zoomed = f" Only the corner of a good model is shown: {size:.0%} of either axis." if size < 1 else ""
+    return Figure(title, text + zoomed, chart, {NAMES[name]: STYLES[name] for name in scores})
 
 
 def _training(report: Report) -> Figure:
-    val = [(row["epoch"], row["val_log_loss"]) for row in report.epochs]
-    train = [(row["epoch"], row["train_loss"]) for row in report.epochs if row["train_loss"] is not None]
-    best = next(point for point in val if point[0] == report.best_epoch)
+    val, train = (report.epochs[["epoch", column]].dropna().to_numpy().tolist() for column in ("val_log_loss", "train_loss"))
     chart = line_chart(
         [Line(style, points, radii=[3.0] * len(points)) for style, points in (("faint", train), ("second", val))],
         x=Axis("epoch", 0, max(len(val) - 1, 1)),
         y=Axis("log-loss, nats", low=0),
-        marked=best,
+        marked=next(point for point in val if point[0] == report.best_epoch),
         description=f"Log-loss by epoch on training and validation photos; the chosen epoch is {report.best_epoch}",
     )
     chosen = f"alpha = {report.alpha:.2g} of the way to epoch {report.best_epoch}" if report.alpha else "epoch 0"
@@ -282,9 +261,8 @@ def _training(report: Report) -> Figure:
 def _reliability(scores: Mapping[str, Scores]) -> Figure:
     lines = []
     for name, one in scores.items():
-        bins = one.reliability
-        radii = [2 + 5 * math.sqrt(photos / len(one.labels)) for photos in bins["photos"]]
-        lines.append(Line(STYLES[name], bins[["confidence", "accuracy"]].to_numpy().tolist(), radii))
+        radii = 2 + 5 * np.sqrt(one.reliability["photos"] / len(one.labels))
+        lines.append(Line(STYLES[name], one.reliability[["confidence", "accuracy"]].to_numpy().tolist(), radii.tolist()))
     chart = line_chart(
         lines,
         x=_confidence_axis(scores["finetuned"]),
@@ -293,16 +271,13 @@ def _reliability(scores: Mapping[str, Scores]) -> Figure:
         description="Accuracy of both checkpoints by their confidence",
     )
     text = "Accuracy by confidence; larger dots are more photos. On the diagonal, confidence and accuracy are equal."
-    return Figure("Reliability", text, chart, _both())
+    return Figure("Reliability", text, chart, {NAMES[name]: STYLES[name] for name in scores})
 
 
-def _confidence(report: Report) -> Figure:
-    scores = report.scores["finetuned"]
+def _confidence(scores: Scores) -> Figure:
     axis = _confidence_axis(scores)
-    right, wrong = (
-        np.histogram(scores.confidence[part], CONFIDENCE_BINS, (axis.low or 0, 1))[0].tolist()
-        for part in (scores.correct, ~scores.correct)
-    )
+    edges = np.linspace(axis.low or 0, 1, CONFIDENCE_BINS + 1)
+    right, wrong = (np.histogram(scores.confidence[part], edges)[0].tolist() for part in (scores.correct, ~scores.correct))
     description = "How many predictions of the fine-tuned checkpoint are right and wrong, by confidence"
     chart = histogram(right, wrong, x=axis, description=description)
     text = "Confidence of the fine-tuned checkpoint’s predictions. Wrong ones should have a low one."
@@ -311,26 +286,3 @@ def _confidence(report: Report) -> Figure:
 
 def _confidence_axis(scores: Scores) -> Axis:
     return Axis("confidence", 0.5 if len(scores.classes) == 2 else 0, 1, percent=True)
-
-
-def _slice_groups(report: Report) -> dict[str, list[dict[str, Any]]]:
-    """Property -> its slices, with places in percent of the width between the lowest bound of all and 100% accuracy."""
-    lowest = min(low for one in report.slices for _, low, _ in one.accuracy.values())
-    floor = min(math.floor(lowest * 20) / 20, 0.95)
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for one in report.slices:
-        if one.photos == report.num_photos:
-            continue  # a sentence names the properties that all photos have in common
-        bars = [
-            {
-                "style": STYLES[name],
-                "value": value,
-                "label": f"{NAMES[name]}: {value:.1%}, {low:.1%} to {high:.1%}",
-                "left": 100 * (low - floor) / (1 - floor),
-                "width": 100 * (high - low) / (1 - floor),
-                "place": 100 * (value - floor) / (1 - floor),
-            }
-            for name, (value, low, high) in one.accuracy.items()
-        ]
-        groups.setdefault(one.property, []).append({"name": one.name, "photos": one.photos, "bars": bars})
-    return groups

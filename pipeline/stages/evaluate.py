@@ -5,7 +5,6 @@ metrics.json, predictions.csv, label_issues.csv, the points of the curves, mista
 once everything is computed. How long it took, and where, is written to outputs/seconds/evaluate.json.
 """
 
-import csv
 import io
 import os
 import shutil
@@ -188,12 +187,10 @@ def _picture_mistakes(photos: pd.DataFrame, scores: Scores, count: int, file: Pa
     contact_sheet(shown, file, title=title)
 
 
-def _epochs() -> list[dict[str, float | None]]:
-    """The epochs of fine-tuning; what an epoch does not have is None."""
+def _epochs() -> pd.DataFrame:
     try:
-        with EPOCHS.open(newline="", encoding="utf-8") as lines:
-            return [{key: float(value) if value else None for key, value in row.items()} for row in csv.DictReader(lines)]
-    except (FileNotFoundError, ValueError) as error:
+        return pd.read_csv(EPOCHS)[["epoch", "train_loss", "val_log_loss"]]
+    except (FileNotFoundError, KeyError, ValueError) as error:
         raise PipelineError(f"{EPOCHS} cannot be used ({error}). Make it again with: dvc repro") from None
 
 

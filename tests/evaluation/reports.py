@@ -60,11 +60,7 @@ def report_of(folder: Path, classes: tuple[str, ...], *, alpha: float = 0.5) -> 
         slices=accuracy_by_slice(slices_of(photos), correct, confidence_level=0.95),
         note=CHOSEN if alpha else "Frozen weights: fine-tuning is not better beyond chance.",
         alpha=alpha,
-        epochs=[
-            {"epoch": 0, "train_loss": None, "val_log_loss": 0.5},
-            {"epoch": 1, "train_loss": 0.4, "val_log_loss": 0.3},
-            {"epoch": 2, "train_loss": 0.2, "val_log_loss": 0.35},
-        ],
+        epochs=pd.DataFrame({"epoch": [0, 1, 2], "train_loss": [np.nan, 0.4, 0.2], "val_log_loss": [0.5, 0.3, 0.35]}),
         best_epoch=1 if alpha else 0,
         galleries=[
             error_analysis.mistakes(tuned, photos, count=24),
