@@ -44,11 +44,12 @@ def photos_in(project: Path) -> pd.DataFrame:
     return manifest
 
 
-def checkpoint(folder: Path, manifest: pd.DataFrame, metrics: dict[str, float], *, weight: float = 1, note: str = "") -> None:
+def checkpoint(folder: Path, manifest: pd.DataFrame, metrics: dict[str, float], *, bias: float = 0.0, note: str = "") -> None:
     backbone = create_backbone("test_resnet", "none")
     path = replace_head(backbone.model, 2, initialisation="zeros")
     head = backbone.model.get_submodule(path)
-    torch.nn.init.normal_(head.weight, std=abs(weight), generator=torch.Generator().manual_seed(weight > 0))
+    torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(0))
+    torch.nn.init.constant_(head.bias, bias)
     info = CheckpointInfo(
         stage=folder.name,
         backbone=backbone.info,
@@ -70,7 +71,7 @@ def checkpoint(folder: Path, manifest: pd.DataFrame, metrics: dict[str, float], 
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = tmp_path_factory.mktemp("project")
     manifest = photos_in(project)
-    checkpoint(project / "outputs/frozen", manifest, {"val_log_loss": 0.6}, weight=-1)
+    checkpoint(project / "outputs/frozen", manifest, {"val_log_loss": 0.6}, bias=0.5)
     checkpoint(project / "outputs/finetuned", manifest, {"alpha": 0.7}, note="Fine-tuned: better by 0.1 (lower bound 0.05).")
     seen = manifest[manifest["split"] != "test"]
     rows = [
@@ -141,7 +142,7 @@ def test_a_second_run_writes_the_same_bytes(project: Path, monkeypatch: pytest.M
         ("outputs/out_of_fold.csv", "id,cat\n", "cannot be used"),
         ("outputs/plots/epochs.csv", "epoch\n", "cannot be used"),
         ("outputs/finetuned", {"metrics": {}}, "was saved without alpha"),
-        ("outputs/finetuned", {"metrics": {"alpha": 0.5}, "weight": float("nan")}, "weights that are not finite numbers"),
+        ("outputs/finetuned", {"metrics": {"alpha": 0.5}, "bias": float("nan")}, "weights that are not finite numbers"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_and_nothing_is_written(
