@@ -25,39 +25,26 @@ class Gain(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on the same photos.
+    """Two models on the same photos, at a confidence level for the intervals and the verdict."""
 
-    Attributes:
-        only_first: photos that the first model alone classifies correctly.
-        only_second: photos that the second alone classifies correctly.
-        p_value: of McNemar's exact test that both are equally often correct.
-        accuracy_gain: the second's accuracy less the first's.
-        log_loss_gain: the first's log-loss less the second's, in nats.
-        confidence_level: of the intervals and of the verdict.
-    """
-
-    only_first: int
+    only_first: int  # photos that the first model alone classifies correctly
     only_second: int
-    p_value: float
+    p_value: float  # of McNemar's exact test that both are equally often correct
     accuracy_gain: Gain
-    log_loss_gain: Gain
+    log_loss_gain: Gain  # in nats
     confidence_level: float
 
     @property
     def verdict(self) -> str:
         """The second model is "better", "worse" or "no different", by accuracy at the confidence level."""
-        if self.p_value >= 1 - self.confidence_level:
-            return "no different"
-        return "better" if self.only_second > self.only_first else "worse"
+        direction = "better" if self.only_second > self.only_first else "worse"
+        return direction if self.p_value < 1 - self.confidence_level else "no different"
 
     def as_dict(self) -> dict[str, float | str]:
         """Gains with their intervals, p-value and verdict, for metrics.json."""
-        gains = {
-            f"{name}{bound}": value
-            for name in ("accuracy_gain", "log_loss_gain")
-            for bound, value in zip(("", "_low", "_high"), getattr(self, name), strict=True)
-        }
-        return gains | {"p_value": self.p_value, "verdict": self.verdict}
+        names = [f"{name}_gain{bound}" for name in ("accuracy", "log_loss") for bound in ("", "_low", "_high")]
+        gains = zip(names, [*self.accuracy_gain, *self.log_loss_gain], strict=True)
+        return {**dict(gains), "p_value": self.p_value, "verdict": self.verdict}
 
 
 def compare(first: Scores, second: Scores) -> Comparison:

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import nn
 
 from pipeline.checkpoint import Preprocessing
@@ -79,12 +79,7 @@ def least_certain(scores: Scores, photos: pd.DataFrame) -> Gallery:
 
 
 def label_issue_gallery(issues: pd.DataFrame, num_examined: int) -> Gallery:
-    """The labels of all splits that deserve a second look.
-
-    Args:
-        issues: as `label_issues` gives them, with `id`, `path`, `class` and `split`.
-        num_examined: photos among which they were found.
-    """
+    """The labels of all splits that deserve a second look, as `label_issues` gives them for photos with `split` too."""
     text = (
         f"{len(issues):,} of {num_examined:,} labels are probably wrong by confident learning: a head on frozen features that "
         "was not fitted on the photo is confident of another class."
@@ -115,14 +110,7 @@ def near_duplicates(photos: pd.DataFrame) -> Gallery:
 def grad_cam_gallery(
     scores: Mapping[str, Scores], photos: pd.DataFrame, models: Mapping[str, nn.Module], preprocessing: Preprocessing
 ) -> Gallery:
-    """Grad-CAM of both checkpoints on the most confident mistakes and the most confident correct predictions.
-
-    Args:
-        scores: checkpoint -> its predictions, "finetuned" among them.
-        photos: as above.
-        models: checkpoint -> network in eval mode, on the CPU.
-        preprocessing: of all of them.
-    """
+    """Grad-CAM of both checkpoints' networks on the most confident mistakes and correct predictions of the fine-tuned one."""
     anchor, title = "looks", "Where the models look"
     chosen = _most_confident(scores["finetuned"])
     batch = torch.stack([_network_input(path, preprocessing) for path in photos["path"].iloc[chosen]])
@@ -153,8 +141,8 @@ def embed(photo: Path | Image.Image, alternative: str, label: str = "") -> Pictu
     if isinstance(photo, Path):
         with Image.open(photo) as image:
             photo = image.convert("RGB")
-    size = (min(SIDE, photo.width), min(SIDE, photo.height))
-    small = ImageOps.contain(photo, size, Image.Resampling.LANCZOS)
+    small = photo.copy()
+    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
     source = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

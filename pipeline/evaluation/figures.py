@@ -96,12 +96,7 @@ def line_chart(
 ) -> Markup:
     """Lines over a grid; what lies beyond the axes is not drawn.
 
-    Args:
-        lines: drawn in order.
-        x, y: the axes.
-        description: what the chart shows, for those who cannot see it.
-        diagonal: draw the line x = y, faintly.
-        marked: a point to put a ring around.
+    `description` is for those who cannot see the chart. `diagonal` adds the line x = y, and `marked` a ring around a point.
     """
     across = _Scale(x, [point[0] for line in lines for point in line.points], LEFT, WIDTH - RIGHT)
     up = _Scale(y, [point[1] for line in lines for point in line.points], HEIGHT - BOTTOM, TOP)

@@ -35,20 +35,14 @@ BINS = 15  # of confidence, for the reliability diagram and the ECE
 class Scores:
     """The predictions of one model for n photos; each metric and curve is computed when first asked for, and once.
 
-    Attributes:
-        labels: (n,) indices of classes, every class present.
-        probabilities: (n, classes), rows sum to 1. The prediction is the most probable class.
-        classes: their names.
-        confidence_level: of all intervals, in (0, 1).
-
     Raises:
         PipelineError: there is no photo, only one class, a class without photos, or a probability is not finite.
     """
 
-    labels: np.ndarray
-    probabilities: np.ndarray
-    classes: tuple[str, ...]
-    confidence_level: float
+    labels: np.ndarray  # (n,) indices of classes, every class present
+    probabilities: np.ndarray  # (n, classes), rows sum to 1; the prediction is the most probable class
+    classes: tuple[str, ...]  # their names
+    confidence_level: float  # of all intervals, in (0, 1)
 
     def __post_init__(self) -> None:
         present = len(np.unique(self.labels))
@@ -84,7 +78,7 @@ class Scores:
 
     @cached_property
     def log_losses(self) -> np.ndarray:
-        """(n,) in nats, as `log_losses` gives them."""
+        """(n,) in nats, as the function of that name gives them."""
         return log_losses(self.labels, self.probabilities)
 
     @cached_property
@@ -159,7 +153,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric: its name in metrics.json, and its label, meaning and format in the report."""
+    """A metric: its name in metrics.json, its function, and its label, meaning and format in the report."""
 
     name: str
     label: str
@@ -207,13 +201,7 @@ METRICS = (
 
 
 def wilson(correct: int, total: int, confidence_level: float) -> tuple[float, float]:
-    """Wilson's confidence interval of a proportion (Probable inference, JASA 1927).
-
-    Args:
-        correct: of `total`, which is at least 1.
-        total: number of trials.
-        confidence_level: in (0, 1).
-    """
+    """Wilson's confidence interval of `correct` of `total`, which is at least 1 (Probable inference, JASA 1927)."""
     interval = binomtest(correct, total).proportion_ci(confidence_level, method="wilson")
     return float(interval.low), float(interval.high)
 

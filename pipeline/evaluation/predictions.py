@@ -23,17 +23,11 @@ from pipeline.training.features import backend_for, first_pixels, run_over
 
 @dataclass(frozen=True)
 class Predictions:
-    """For n photos, in the order of their ids.
+    """For n photos, in the order of their ids."""
 
-    Attributes:
-        probabilities: checkpoint -> (n, classes) float64, the softmax of its logits.
-        mirrored: the same, as the mean over each photo and its mirror image; empty unless asked for.
-        measured: brightness and sharpness -> (n,) of the photos as the networks get them.
-    """
-
-    probabilities: dict[str, np.ndarray]
-    mirrored: dict[str, np.ndarray]
-    measured: dict[str, np.ndarray]
+    probabilities: dict[str, np.ndarray]  # checkpoint -> (n, classes) float64, the softmax of its logits
+    mirrored: dict[str, np.ndarray]  # the same as the mean over photo and mirror image; empty unless asked for
+    measured: dict[str, np.ndarray]  # brightness and sharpness -> (n,) of the photos as the networks get them
 
 
 def predict(
@@ -57,7 +51,12 @@ def predict(
         PipelineError: a weight is not finite.
     """
     for name, model in models.items():
-        _refuse_broken_weights(name, model)
+        broken = [key for key, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
+        if broken:
+            raise PipelineError(
+                f"The {name} checkpoint holds weights that are not finite numbers, for example in {broken[0]}. Make it again "
+                "with: dvc repro --force"
+            )
     weights = {name: infos[name].files[MODEL_FILE] for name in models}
     different = {weights[name]: model for name, model in models.items()}
     info = next(iter(infos.values()))
@@ -82,9 +81,9 @@ def _outputs(
     """
     images = normalise(first_pixels(photos, preprocessing), preprocessing)
     together = computed_together(models, images) if len(models) > 1 else None
-    modules = models if together is None else [together]
     backends = [
-        backend_for(module, photos, preprocessing, choice="auto", runtime=runtime, float32=True).run for module in modules
+        backend_for(module, photos, preprocessing, choice="auto", runtime=runtime, float32=True).run
+        for module in (models if together is None else [together])
     ]
 
     def run(batch: Tensor) -> Tensor:
@@ -93,12 +92,3 @@ def _outputs(
         return torch.cat([*logits, brightness_and_sharpness(batch)], 1)
 
     return run_over(run, photos, preprocessing, runtime=runtime, description="testing").values
-
-
-def _refuse_broken_weights(name: str, model: nn.Module) -> None:
-    broken = [key for key, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise PipelineError(
-            f"The {name} checkpoint holds weights that are not finite numbers, for example in {broken[0]}. Make it again with: "
-            "dvc repro --force"
-        )

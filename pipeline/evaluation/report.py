@@ -30,39 +30,24 @@ CONFIDENCE_BINS = 20
 MAX_CLASSES_DRAWN = 12  # in a confusion matrix; of more, the most confused pairs are listed
 CONFUSED_PAIRS = 12
 CORNERS = (0.02, 0.05, 0.1, 0.2, 0.5)  # how far ROC and precision-recall curves are zoomed in
-Provenance = Mapping[str, Sequence[tuple[str, str]]]
+Provenance = Mapping[str, Sequence[tuple[str, str]]]  # heading -> (name, value) pairs
 
 
 @dataclass(frozen=True)
 class Report:
-    """The content of the page.
+    """The content of the page."""
 
-    Attributes:
-        scores: "frozen" and "finetuned" -> scores on the test photos.
-        mirrored: the same with test-time augmentation, empty where it was not asked for.
-        comparison: of the fine-tuned checkpoint with the frozen one.
-        slices: accuracy by slice.
-        note: which weights fine-tuning chose and why, a sentence of the fine-tuned checkpoint.
-        alpha: of the chosen weights: 0 is the frozen checkpoint, 1 the weights of the best epoch.
-        epochs: a row each, with epoch, train_loss (NaN for the frozen checkpoint, epoch 0) and val_log_loss.
-        best_epoch: by validation; 0 where the frozen checkpoint was chosen.
-        galleries: in order.
-        provenance: heading -> (name, value) pairs.
-        settings: of all sections but runtime, as YAML.
-        predictions_sha256: of predictions.csv.
-    """
-
-    scores: Mapping[str, Scores]
-    mirrored: Mapping[str, Scores]
-    comparison: Comparison
+    scores: Mapping[str, Scores]  # of "frozen" and "finetuned" on the test photos
+    mirrored: Mapping[str, Scores]  # the same with test-time augmentation, empty where it was not asked for
+    comparison: Comparison  # of the fine-tuned checkpoint with the frozen one
     slices: Sequence[Slice]
-    note: str
-    alpha: float
-    epochs: pd.DataFrame
-    best_epoch: int
+    note: str  # which weights fine-tuning chose and why: a sentence of the fine-tuned checkpoint
+    alpha: float  # of the chosen weights: 0 is the frozen checkpoint, 1 the weights of the best epoch
+    epochs: pd.DataFrame  # epoch, train_loss (NaN for epoch 0, the frozen checkpoint) and val_log_loss
+    best_epoch: int  # by validation; 0 where the frozen checkpoint was chosen
     galleries: Sequence[Gallery]
     provenance: Provenance
-    settings: str
+    settings: str  # of all sections but runtime, as YAML
     predictions_sha256: str
 
 
@@ -78,13 +63,8 @@ class Figure:
 
 def render_report(report: Report) -> str:
     """The page, as HTML."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    folder = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = lambda value, digits=1: f"{100 * value:.{digits}f}%"
     environment.filters["points"] = lambda value: f"{100 * value:+.1f}".replace("-", "−")
     return environment.get_template("report.html.j2").render(
@@ -125,14 +105,7 @@ def verdict(report: Report) -> str:
 def provenance(
     manifest: pd.DataFrame, infos: Mapping[str, CheckpointInfo], *, archive_sha256: str | None, num_parameters: int
 ) -> Provenance:
-    """What the result was made from: photos, network, checkpoints and versions.
-
-    Args:
-        manifest: of all photos.
-        infos: checkpoint -> its description, "finetuned" among them.
-        archive_sha256: of the photos' archive, None where there was none.
-        num_parameters: of the network.
-    """
+    """What the result was made from: photos, network, checkpoints and versions, as (name, value) pairs under headings."""
     tuned = infos["finetuned"]
     counts = manifest["split"].value_counts()
     size = " × ".join(map(str, tuned.preprocessing.input_size[1:]))

@@ -44,11 +44,7 @@ def brightness_and_sharpness(pixels: Tensor) -> Tensor:
 
 
 def slices_of(photos: pd.DataFrame) -> dict[str, pd.Series]:
-    """Property -> an ordered categorical: the slice that each photo belongs to.
-
-    Args:
-        photos: a row a photo, with the manifest's width, height and format, and the `MEASURED` properties.
-    """
+    """Property -> the slice of each photo, a categorical, by the manifest's columns and the `MEASURED` ones."""
     shapes = pd.cut(photos["width"] / photos["height"], [0, 0.9, 1.1, np.inf], labels=["portrait", "about square", "landscape"])
     return {
         "shorter side": _thirds(photos[["width", "height"]].min(axis=1), " px"),
@@ -62,13 +58,7 @@ def slices_of(photos: pd.DataFrame) -> dict[str, pd.Series]:
 def accuracy_by_slice(
     slices: Mapping[str, pd.Series], correct: Mapping[str, np.ndarray], *, confidence_level: float
 ) -> list[Slice]:
-    """Each model's accuracy on each slice that holds a photo.
-
-    Args:
-        slices: as `slices_of` gives them, for n photos.
-        correct: model -> (n,) whether its prediction is correct.
-        confidence_level: of the intervals.
-    """
+    """Accuracy on each slice of `slices_of` that holds a photo; `correct` is model -> (n,) of its predictions."""
     scores = []
     for kind, values in slices.items():
         for name in values.cat.remove_unused_categories().cat.categories:

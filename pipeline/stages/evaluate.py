@@ -48,7 +48,8 @@ def run(params: Params) -> None:
     infos = {name: read_info(folder) for name, folder in CHECKPOINTS.items()}
     for name, info in infos.items():
         refuse_other_data(info, CHECKPOINTS[name], classes, data_fingerprints(manifest))
-    tuned, alpha, epochs = infos["finetuned"], _recorded("finetuned", infos["finetuned"], "alpha"), _epochs()
+    validation = {name: _recorded(name, info, "val_accuracy", "val_log_loss") for name, info in infos.items()}
+    tuned, alpha, epochs = infos["finetuned"], _recorded("finetuned", infos["finetuned"], "alpha")["alpha"], _epochs()
     runtime = resolve_runtime(params.runtime)
     test = Photos.of_split(manifest, PROCESSED, "test", classes)
     _refuse_missing_classes(test, classes)
@@ -64,6 +65,7 @@ def run(params: Params) -> None:
     )
     comparison = compare(scores["frozen"], scores["finetuned"])
     correct = {name: one.correct for name, one in scores.items()}
+    archive = read_json(METRICS / "download.json").get("archive_sha256")
     issues, num_examined = _label_issues(manifest, photos, scores["frozen"])
 
     fresh = EVALUATION.with_name(f".{EVALUATION.name}.new")
@@ -79,7 +81,10 @@ def run(params: Params) -> None:
         "num_test": len(test),
         "test_fingerprint": fingerprint(manifest, "test"),
         "num_parameters": num_parameters,
-        **{name: one.as_dict() | _of_checkpoint(name, infos[name]) for name, one in scores.items()},
+        **{
+            name: one.as_dict() | validation[name] | {"model_sha256": infos[name].files[MODEL_FILE]}
+            for name, one in scores.items()
+        },
         "unfreezing": comparison.as_dict() | {"alpha": alpha},
         "num_label_issues": len(issues),
     }
@@ -102,12 +107,7 @@ def run(params: Params) -> None:
             error_analysis.near_duplicates(photos),
             error_analysis.grad_cam_gallery(scores, photos, models, tuned.preprocessing),
         ],
-        provenance=provenance(
-            manifest,
-            infos,
-            archive_sha256=read_json(METRICS / "download.json").get("archive_sha256"),
-            num_parameters=num_parameters,
-        ),
+        provenance=provenance(manifest, infos, archive_sha256=archive, num_parameters=num_parameters),
         settings=_settings(params),
         predictions_sha256=sha256_of(fresh / "predictions.csv"),
     )
@@ -124,26 +124,18 @@ def run(params: Params) -> None:
 
 def _refuse_missing_classes(test: Photos, classes: tuple[str, ...]) -> None:
     """Stop before anything is predicted that could not be scored."""
-    present = {classes[index] for index in test.labels.tolist()}
-    missing = [name for name in classes if name not in present]
-    if missing:
+    if missing := [name for index, name in enumerate(classes) if index not in test.labels.tolist()]:
         raise PipelineError(
             f"The test split holds {len(test)} photos, none of them of {', '.join(missing)}, so there is nothing to score by. "
             "Store the photos anew with: dvc repro --force preprocess"
         )
 
 
-def _recorded(name: str, info: CheckpointInfo, metric: str) -> float:
-    value = info.metrics.get(metric)
-    if value is None:
-        raise PipelineError(f"{CHECKPOINTS[name]} was saved without {metric}. Make it again with: dvc repro")
-    return value
-
-
-def _of_checkpoint(name: str, info: CheckpointInfo) -> dict[str, Any]:
-    """The validation metrics, by which experiments are ranked, and the hash by which a checkpoint finds its metrics."""
-    validation = {metric: _recorded(name, info, metric) for metric in ("val_accuracy", "val_log_loss")}
-    return validation | {"model_sha256": info.files[MODEL_FILE]}
+def _recorded(name: str, info: CheckpointInfo, *metrics: str) -> dict[str, float]:
+    """Metrics of the checkpoint itself: those on validation photos are what experiments are ranked by."""
+    if missing := [metric for metric in metrics if metric not in info.metrics]:
+        raise PipelineError(f"{CHECKPOINTS[name]} was saved without {missing[0]}. Make it again with: dvc repro")
+    return {metric: info.metrics[metric] for metric in metrics}
 
 
 def _label_issues(manifest: pd.DataFrame, photos: pd.DataFrame, frozen: Scores) -> tuple[pd.DataFrame, int]:
@@ -210,10 +202,6 @@ def _put_in_place(fresh: Path) -> None:
 
 
 def _summary(name: str, scores: Scores) -> str:
-    low, high = scores.accuracy_interval
+    (low, high), metrics = scores.accuracy_interval, scores.metrics
     interval = f"{low:.2%} to {high:.2%} at {scores.confidence_level:.0%}"
-    metrics = scores.metrics
-    return (
-        f"{name}: accuracy {metrics['accuracy']:.2%} ({interval}), log-loss {metrics['log_loss']:.4f}, "
-        f"ROC-AUC {metrics['roc_auc']:.4f}"
-    )
+    return f"{name}: accuracy {metrics['accuracy']:.2%} ({interval}), log-loss {metrics['log_loss']:.4f}"
