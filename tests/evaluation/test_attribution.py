@@ -49,6 +49,10 @@ def test_the_heat_lies_on_what_spoke_for_the_class() -> None:
 
 def random_network(name: str) -> tuple[nn.Module, tuple[int, ...]]:
     torch.manual_seed(0)
+    if name == "torchvision/vit":
+        model = torchvision.models.VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=2)
+        nn.init.normal_(model.heads.head.weight)
+        return model.eval(), (3, 32, 32)
     if name.startswith("torchvision/"):
         return torchvision.models.get_model(name.removeprefix("torchvision/"), num_classes=2).eval(), (3, 64, 64)
     model = timm.create_model(name, num_classes=2, **({"depths": (1, 1, 1, 1)} if name.startswith("swin") else {})).eval()
@@ -66,6 +70,7 @@ def random_network(name: str) -> tuple[nn.Module, tuple[int, ...]]:
         "test_mambaout",
         "torchvision/resnet18",
         "torchvision/mobilenet_v3_small",
+        "torchvision/vit",
     ],
 )
 def test_networks_of_every_layout(name: str) -> None:
@@ -81,27 +86,6 @@ def test_networks_of_every_layout(name: str) -> None:
     assert heat.max() == 1
     assert torch.equal(model(images), before)
     assert not any(module._forward_hooks for module in model.modules())
-
-
-def test_tokens_of_a_network_of_ones_own() -> None:
-    """Without timm's attributes: a class token before a square grid of patches, as in torchvision's transformers."""
-
-    class Tokens(Corner):
-        def __init__(self) -> None:
-            super().__init__()
-            self.features, self.patches = nn.Identity(), nn.Sequential(self.features, nn.ReLU(), nn.Flatten(2))
-            self.encoder, self.pool = nn.Identity(), nn.AdaptiveAvgPool1d(1)
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            patches = self.patches(images).transpose(1, 2)
-            tokens = self.encoder(torch.cat([torch.zeros(len(images), 1, 2), patches], 1))
-            return self.head(self.pool(tokens.transpose(1, 2))[..., 0])
-
-    image = torch.zeros(1, 3, 32, 32)
-    image[..., :8, :8] = 1.0
-    heat = grad_cam(Tokens().eval(), image, [0])[0]
-    assert heat[3, 3] > 0.9
-    assert heat[28, 28] == 0
 
 
 def test_a_network_without_maps_is_refused_and_the_report_gives_the_reason(tmp_path: Path) -> None:
