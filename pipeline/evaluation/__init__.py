@@ -1,1 +1,1 @@
-"""What a model is worth: metrics, comparison, calibration, figures and the report."""
+"""Evaluation on the test photos: metrics, comparison, label issues, error analysis and the report."""

@@ -1,11 +1,10 @@
-"""Where a network looks: Grad-CAM for convolutional networks and transformers alike.
+"""Attribution: Grad-CAM, the places in a photo that speak for a class, for convolutional networks and transformers.
 
-heat = grad_cam(model, images, classes=[0, 1])        # (n, height, width) in [0, 1]: what spoke for these classes
-picture = overlay(photo, heat[0])
+heat = grad_cam(model, images, classes=[0, 1])          # (n, height, width) in [0, 1]
+picture = overlay(denormalise(images[0], preprocessing), heat[0])
 
-Grad-CAM (Selvaraju et al., ICCV 2017) weighs the channels of a late layer by how much the class's logit grows with them. captum
-does it for maps laid out as (n, channels, height, width); transformers keep tokens or put channels last, so their layer's
-output is shown to captum as maps on its way.
+Grad-CAM (Selvaraju et al., ICCV 2017) weights the channels of a late layer by the gradient of the class's logit. captum does it
+for maps (n, channels, height, width); the output of layers with tokens or with channels last is shown to captum as such maps.
 """
 
 import math
@@ -19,26 +18,26 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor, nn
 
+from pipeline.checkpoint import Preprocessing
 from pipeline.errors import PipelineError
 
 HEAT = colormaps["inferno"]
-STRENGTH = 0.65  # how much of the hottest pixel is heat
+STRENGTH = 0.65  # opacity of the heat where it is highest
 
 
 def grad_cam(model: Any, images: Tensor, classes: Sequence[int]) -> Tensor:
-    """Where in each image a network sees a class.
+    """Grad-CAM of one class an image.
 
-    The layer is the last one to hold a grid of the network's features that the logit depends on at more than one place. In a
-    network that pools its maps that is the last map; in one that reads a class token it lies before the last attention.
+    The layer is the last one with feature maps on which the logit depends at more than one place. In a network that pools its
+    maps that is the last map; in one with a class token it lies before the last attention.
 
     Args:
-        model: a timm network in eval mode, on the CPU.
+        model: in eval mode, on the CPU: timm's, torchvision's, or any network with feature maps or a square grid of tokens.
         images: (n, 3, height, width), normalised.
         classes: the index of a class for each image.
 
     Returns:
-        (n, height, width) float32: 0 where nothing speaks for the class, 1 at the hottest place of the image; all 0 where no
-        place speaks for it.
+        (n, height, width) float32: from 0 to 1 at the highest place of the image; all 0 where no place speaks for the class.
 
     Raises:
         PipelineError: the network has no such layer.
@@ -57,14 +56,21 @@ def overlay(photo: Image.Image, heat: Tensor) -> Image.Image:
     """The photo in grey with its heat (height, width) in colours over it."""
     grey = np.asarray(photo.convert("L").convert("RGB"), dtype=np.float32)
     resized = Image.fromarray(heat.numpy()).resize(photo.size, Image.Resampling.BILINEAR)
-    share = np.clip(np.asarray(resized), 0, 1)
-    alpha = STRENGTH * share[..., None] ** 0.8
-    mixed = (1 - alpha) * grey + alpha * HEAT(0.35 + 0.65 * share)[..., :3] * 255
+    value = np.clip(np.asarray(resized), 0, 1)
+    opacity = STRENGTH * value[..., None] ** 0.8
+    mixed = (1 - opacity) * grey + opacity * HEAT(0.35 + 0.65 * value)[..., :3] * 255
     return Image.fromarray(mixed.astype(np.uint8))
 
 
+def denormalise(tensor: Tensor, preprocessing: Preprocessing) -> Image.Image:
+    """A network's input (3, height, width) as a photo again."""
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+    pixels = ((tensor * std + mean).clamp(0, 1) * 255).round().byte()
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+
 class _Maps(nn.Module):
-    """Passes a layer's output on unchanged, by way of `grid`, which sees it as (n, channels, height, width)."""
+    """Passes a layer's output on unchanged, through `grid`, which gets it as (n, channels, height, width)."""
 
     def __init__(self, to_maps: Callable[[Tensor], Tensor], from_maps: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
@@ -76,7 +82,7 @@ class _Maps(nn.Module):
 
 
 def _last_grid(model: Any, image: Tensor, label: int) -> tuple[nn.Module, _Maps]:
-    """The layer to look at, and how its output is a map."""
+    """The layer for Grad-CAM, and how its output is a map."""
     outputs: list[tuple[nn.Module, Tensor]] = []
 
     def record(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -86,7 +92,7 @@ def _last_grid(model: Any, image: Tensor, label: int) -> tuple[nn.Module, _Maps]
     hooks = [module.register_forward_hook(record) for module in model.modules() if module is not model]
     try:
         with torch.enable_grad():
-            # Asked of the input, because a frozen network keeps no gradients of its own.
+            # The input requires a gradient, because no parameter of a frozen network does.
             logit = model(image.clone().requires_grad_())[0, label]
     finally:
         for hook in hooks:
@@ -96,7 +102,7 @@ def _last_grid(model: Any, image: Tensor, label: int) -> tuple[nn.Module, _Maps]
         maps = _maps_of(model, output)
         if gradient is not None and maps is not None and _places(maps._to_maps(gradient)) > 1:
             return module, maps
-    raise PipelineError(f"{type(model).__name__} keeps no grid of features that Grad-CAM could look at.")
+    raise PipelineError(f"{type(model).__name__} has no layer with feature maps for Grad-CAM.")
 
 
 def _places(gradient: Tensor) -> int:
@@ -105,23 +111,30 @@ def _places(gradient: Tensor) -> int:
 
 
 def _maps_of(model: Any, output: Tensor) -> _Maps | None:
-    """How a layer's output is a map of the network's features: channels first or last, or tokens; None where it is none."""
-    channels, prefix = model.num_features, getattr(model, "num_prefix_tokens", 0)
-    shape = output.shape
-    if output.ndim == 4 and shape[1] == channels and shape[2] * shape[3] > 1:
+    """How a layer's output is a map: channels first, channels last (timm's `num_features`) or tokens; None where it is none."""
+    channels, shape = getattr(model, "num_features", None), output.shape
+    if output.ndim == 4 and channels in (shape[1], None) and shape[2] * shape[3] > 1:
         return _Maps(lambda maps: maps, lambda maps, _: maps)
     if output.ndim == 4 and shape[3] == channels and shape[1] * shape[2] > 1:
         return _Maps(lambda maps: maps.permute(0, 3, 1, 2), lambda maps, _: maps.permute(0, 2, 3, 1))
-    if output.ndim == 3 and shape[2] == channels and (grid := _grid_size(model, shape[1] - prefix)) is not None:
-        return _Maps(
-            lambda tokens: tokens[:, prefix:].transpose(1, 2).unflatten(2, grid),
-            lambda maps, tokens: torch.cat([tokens[:, :prefix], maps.flatten(2).transpose(1, 2)], 1),
-        )
+    if output.ndim != 3 or channels not in (shape[2], None):
+        return None
+    for prefix in [model.num_prefix_tokens] if hasattr(model, "num_prefix_tokens") else [0, 1]:
+        if (grid := _grid_size(model, shape[1] - prefix)) is not None:
+            return _token_maps(prefix, grid)
     return None
 
 
+def _token_maps(prefix: int, grid: tuple[int, int]) -> _Maps:
+    """Tokens (n, prefix + rows * columns, channels) as maps; the first `prefix` ones stand for no place."""
+    return _Maps(
+        lambda tokens: tokens[:, prefix:].transpose(1, 2).unflatten(2, grid),
+        lambda maps, tokens: torch.cat([tokens[:, :prefix], maps.flatten(2).transpose(1, 2)], 1),
+    )
+
+
 def _grid_size(model: Any, tokens: int) -> tuple[int, int] | None:
-    """Rows and columns that a network's tokens stand for."""
+    """Rows and columns of the tokens: as the network's patch embedding says, or a square."""
     stated = getattr(getattr(model, "patch_embed", None), "grid_size", None)
     if stated is not None and math.prod(stated) == tokens:
         return int(stated[0]), int(stated[1])

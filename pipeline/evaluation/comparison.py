@@ -1,22 +1,21 @@
-"""Whether one model is better than another on the same photos, or only luckier.
+"""Paired comparison of two models: McNemar's exact test and a bootstrap over photos.
 
-comparison = compare(labels, before, after, confidence_level=0.95)
-comparison.p_value, comparison.accuracy_gain, comparison.log_loss_gain
+comparison = compare(frozen_scores, finetuned_scores)
+comparison.p_value, comparison.accuracy_gain, comparison.verdict
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, bootstrap
 
-from pipeline.evaluation.metrics import log_losses
+from pipeline.evaluation.metrics import Scores
 
-RESAMPLES = 2_000
-VALUES_AT_ONCE = 1_000_000
+VALUES_AT_ONCE = 1_000_000  # resampled, which bounds the memory
 
 
-@dataclass(frozen=True)
-class Gain:
+class Gain(NamedTuple):
     """How much better the second model is than the first, positive where better, with the bounds of its interval."""
 
     mean: float
@@ -26,61 +25,66 @@ class Gain:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on the same photos.
+    """Two models on the same photos, at a confidence level for the intervals and the verdict."""
 
-    Attributes:
-        only_first: photos that the first model alone gets right.
-        only_second: photos that the second alone gets right.
-        p_value: of McNemar's exact test that the two are equally often right.
-        accuracy: the second's accuracy less the first's.
-        log_loss: the first's log-loss less the second's, in nats.
-    """
-
-    only_first: int
+    only_first: int  # photos that the first model alone classifies correctly
     only_second: int
-    p_value: float
-    accuracy: Gain
-    log_loss: Gain
+    p_value: float  # of McNemar's exact test that both are equally often correct
+    accuracy_gain: Gain
+    log_loss_gain: Gain  # in nats
+    confidence_level: float
 
     @property
     def verdict(self) -> str:
-        """What the second is: better, worse or no different, by how often it is right, at a p-value below 0.05."""
-        if self.p_value >= 0.05:
-            return "no different"
-        return "better" if self.only_second > self.only_first else "worse"
+        """The second model is "better", "worse" or "no different", by accuracy at the confidence level."""
+        direction = "better" if self.only_second > self.only_first else "worse"
+        return direction if self.p_value < 1 - self.confidence_level else "no different"
+
+    def as_dict(self) -> dict[str, float | str]:
+        """Gains with their intervals, p-value and verdict, for metrics.json."""
+        names = [f"{name}_gain{bound}" for name in ("accuracy", "log_loss") for bound in ("", "_low", "_high")]
+        gains = zip(names, [*self.accuracy_gain, *self.log_loss_gain], strict=True)
+        return {**dict(gains), "p_value": self.p_value, "verdict": self.verdict}
 
 
-def compare(labels: np.ndarray, first: np.ndarray, second: np.ndarray, *, confidence_level: float) -> Comparison:
-    """Compare two models by their predictions of the same photos.
+def compare(first: Scores, second: Scores) -> Comparison:
+    """Compare two models by their predictions for the same photos, at the confidence level of the first's scores.
 
     McNemar's test (Note on the sampling error of the difference between correlated proportions, Psychometrika 1947) in its
-    exact form looks only at the photos on which one is right and the other wrong. The intervals come from resampling photos,
-    both models' predictions together (Efron, Bootstrap methods, Annals of Statistics 1979).
+    exact form looks only at the photos that one model classifies correctly and the other does not.
+    """
+    level = first.confidence_level
+    only_first, only_second = int((first.correct & ~second.correct).sum()), int((second.correct & ~first.correct).sum())
+    differing = only_first + only_second
+    return Comparison(
+        only_first,
+        only_second,
+        float(binomtest(only_second, differing).pvalue) if differing else 1.0,
+        paired_bootstrap(second.correct.astype(float) - first.correct, confidence_level=level),
+        paired_bootstrap(first.log_losses - second.log_losses, confidence_level=level),
+        level,
+    )
+
+
+def paired_bootstrap(
+    differences: np.ndarray, *, confidence_level: float, one_sided: bool = False, resamples: int = 2000
+) -> Gain:
+    """The mean of paired differences with its percentile interval (Efron, Bootstrap methods, Annals of Statistics 1979).
 
     Args:
-        labels: (n,) indices of classes.
-        first, second: (n, classes) probabilities.
-        confidence_level: level of the intervals, in (0, 1).
+        differences: (n,) of each photo's scores, n at least 2; which photos are drawn is the same in every call with n photos.
+        confidence_level: in (0, 1).
+        one_sided: all of the error probability is given to the lower bound, and the upper one is infinite.
+        resamples: how often the n photos are drawn, with replacement.
     """
-    right_first, right_second = (values.argmax(1) == labels for values in (first, second))
-    only_first, only_second = int((right_first & ~right_second).sum()), int((right_second & ~right_first).sum())
-    differing = only_first + only_second
-    p_value = binomtest(only_second, differing).pvalue if differing else 1.0
-    differences = np.stack(
-        [right_second.astype(float) - right_first, log_losses(labels, first) - log_losses(labels, second)], axis=1
-    )
-    accuracy, log_loss = _gains(differences, confidence_level)
-    return Comparison(only_first, only_second, float(p_value), accuracy, log_loss)
-
-
-def _gains(differences: np.ndarray, confidence_level: float) -> list[Gain]:
-    """The mean of each column of (n, columns), with the percentiles of its bootstrap distribution."""
-    random, count = np.random.default_rng(0), len(differences)
-    block = max(VALUES_AT_ONCE // count, 1)
-    means = [
-        differences[random.integers(count, size=(min(block, RESAMPLES - start), count))].mean(1)
-        for start in range(0, RESAMPLES, block)
-    ]
-    tail = (1 - confidence_level) / 2
-    lows, highs = np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0)
-    return [Gain(*map(float, triple)) for triple in zip(differences.mean(0), lows, highs, strict=True)]
+    interval = bootstrap(
+        (differences,),
+        np.mean,
+        n_resamples=resamples,
+        batch=max(VALUES_AT_ONCE // len(differences), 1),
+        confidence_level=confidence_level,
+        alternative="greater" if one_sided else "two-sided",
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return Gain(float(differences.mean()), float(interval.low), float(interval.high))

@@ -1,103 +1,212 @@
-"""What predictions are worth: accuracy with its interval, and the usual scores beside it.
+"""Metrics of predicted probabilities: accuracy, ROC and precision-recall curves, log-loss, Brier score, calibration (ECE).
 
-scores = score(labels, probabilities, confidence_level=0.95)
-scores.accuracy, scores.accuracy_low, scores.accuracy_high
+scores = Scores(labels, probabilities, classes=("cat", "dog"), confidence_level=0.95)
+scores.metrics["accuracy"], scores.accuracy_interval, scores.roc
+
+A further metric is a further line of `METRICS`: it is then part of metrics.json and of the report's table.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.stats import binomtest
-from sklearn.metrics import average_precision_score, balanced_accuracy_score, brier_score_loss, f1_score, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    balanced_accuracy_score,
+    brier_score_loss,
+    confusion_matrix,
+    f1_score,
+    precision_recall_curve,
+    roc_auc_score,
+    roc_curve,
+)
 
 from pipeline.errors import PipelineError
-from pipeline.evaluation.calibration import calibration_error
 
-CLIP = 1e-15  # as Kaggle clips: one sure and wrong prediction costs 34.5 nats, not infinitely many
+CLIP = 1e-15  # as Kaggle clips: a wrong prediction with probability 1 costs 34.5 nats, not infinitely many
+BINS = 15  # of confidence, for the reliability diagram and the ECE
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scores:
-    """All in [0, 1] but the log-loss, which is in nats; low and high bound the accuracy's Wilson interval."""
-
-    accuracy: float
-    accuracy_low: float
-    accuracy_high: float
-    balanced_accuracy: float
-    log_loss: float
-    roc_auc: float
-    pr_auc: float
-    f1: float
-    brier: float
-    calibration_error: float
-
-
-def score(labels: np.ndarray, probabilities: np.ndarray, *, confidence_level: float) -> Scores:
-    """Score predictions.
-
-    Args:
-        labels: (n,) indices of classes, every class present.
-        probabilities: (n, classes), rows sum to 1. The prediction is the most probable class.
-        confidence_level: level of the accuracy's interval, in (0, 1).
-
-    Returns:
-        The scores. With two classes the areas are those of the second class, and the Brier score is the mean square of what
-        is missing from the true class's probability; with more, areas are means of each class against the rest, and the
-        Brier score sums the squares over the classes. F1 is the mean over the classes in either case.
+    """The predictions of one model for n photos; each metric and curve is computed when first asked for, and once.
 
     Raises:
         PipelineError: there is no photo, only one class, a class without photos, or a probability is not finite.
     """
-    present, classes = np.unique(labels), np.arange(probabilities.shape[1])
-    if len(present) < 2:
-        raise PipelineError("The test split holds photos of fewer than two classes, so there is nothing to score.")
-    if len(present) < len(classes):
-        raise PipelineError(f"The test split holds photos of only {len(present)} of {len(classes)} classes.")
-    refuse_broken(probabilities)
-    predicted = probabilities.argmax(1)
-    correct = int((predicted == labels).sum())
-    low, high = wilson(correct, len(labels), confidence_level)
-    of_each = probabilities[:, 1] if len(classes) == 2 else probabilities
-    one_hot = labels[:, None] == classes
-    return Scores(
-        accuracy=correct / len(labels),
-        accuracy_low=low,
-        accuracy_high=high,
-        balanced_accuracy=float(balanced_accuracy_score(labels, predicted)),
-        log_loss=float(log_losses(labels, probabilities).mean()),
-        roc_auc=float(roc_auc_score(labels, of_each, multi_class="ovr")),
-        pr_auc=float(average_precision_score(one_hot[:, 1] if len(classes) == 2 else one_hot, of_each)),
-        f1=float(f1_score(labels, predicted, average="macro")),
-        brier=float(brier_score_loss(labels, of_each, labels=classes)),
-        calibration_error=calibration_error(labels, probabilities),
-    )
+
+    labels: np.ndarray  # (n,) indices of classes, every class present
+    probabilities: np.ndarray  # (n, classes), rows sum to 1; the prediction is the most probable class
+    classes: tuple[str, ...]  # their names
+    confidence_level: float  # of all intervals, in (0, 1)
+
+    def __post_init__(self) -> None:
+        present = len(np.unique(self.labels))
+        if present < 2:
+            raise PipelineError("The test split holds photos of fewer than two classes, so there is nothing to score.")
+        if present < len(self.classes):
+            raise PipelineError(f"The test split holds photos of only {present} of {len(self.classes)} classes.")
+        if not np.isfinite(self.probabilities).all():
+            raise PipelineError(
+                "A predicted probability is not a finite number; the checkpoint is broken. Make it anew: dvc repro --force"
+            )
+
+    @cached_property
+    def predicted(self) -> np.ndarray:
+        """(n,) indices of the predicted classes."""
+        return self.probabilities.argmax(1)
+
+    @cached_property
+    def confidence(self) -> np.ndarray:
+        """(n,) probabilities of the predicted classes, from 1 / classes to 1."""
+        return self.probabilities.max(1)
+
+    @cached_property
+    def correct(self) -> np.ndarray:
+        """(n,) whether the prediction is the label."""
+        return self.predicted == self.labels
+
+    @cached_property
+    def mistakes(self) -> np.ndarray:
+        """Indices of the wrong predictions, the most confident first."""
+        wrong = np.flatnonzero(~self.correct)
+        return wrong[np.argsort(-self.confidence[wrong], kind="stable")]
+
+    @cached_property
+    def log_losses(self) -> np.ndarray:
+        """(n,) in nats, as the function of that name gives them."""
+        return log_losses(self.labels, self.probabilities)
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """Name -> value, for all of `METRICS`."""
+        return {metric.name: float(metric.function(self)) for metric in METRICS}
+
+    @cached_property
+    def accuracy_interval(self) -> tuple[float, float]:
+        """Wilson's interval of the accuracy."""
+        return wilson(int(self.correct.sum()), len(self.labels), self.confidence_level)
+
+    @cached_property
+    def confusion(self) -> np.ndarray:
+        """(classes, classes) counts: a row is a label, a column a prediction."""
+        return confusion_matrix(self.labels, self.predicted, labels=np.arange(len(self.classes)))
+
+    @cached_property
+    def per_class(self) -> dict[str, dict[str, float]]:
+        """Class -> precision and recall with their Wilson intervals, and support (how many photos have that label).
+
+        The precision of a class that is never predicted is 0, and its interval is everything.
+        """
+        correct, support, predicted = self.confusion.diagonal(), self.confusion.sum(1), self.confusion.sum(0)
+        table = {}
+        for index, name in enumerate(self.classes):
+            row: dict[str, float] = {}
+            for metric, total in (("precision", int(predicted[index])), ("recall", int(support[index]))):
+                low, high = wilson(int(correct[index]), total, self.confidence_level) if total else (0.0, 1.0)
+                row |= {metric: correct[index] / max(total, 1), f"{metric}_low": low, f"{metric}_high": high}
+            table[name] = row | {"support": int(support[index])}
+        return table
+
+    @cached_property
+    def roc(self) -> pd.DataFrame:
+        """The ROC curve from (0, 0) to (1, 1): false_positive_rate, true_positive_rate.
+
+        With two classes it is that of the second; with more, every (photo, class) pair counts once (the micro average).
+        """
+        false_positives, true_positives, _ = roc_curve(*self._pairs)
+        return pd.DataFrame({"false_positive_rate": false_positives, "true_positive_rate": true_positives})
+
+    @cached_property
+    def precision_recall(self) -> pd.DataFrame:
+        """The precision-recall curve from recall 0 to 1: recall, precision; of the same classes as the ROC curve."""
+        precision, recall, _ = precision_recall_curve(*self._pairs, drop_intermediate=True)
+        return pd.DataFrame({"recall": recall[::-1], "precision": precision[::-1]})
+
+    @cached_property
+    def reliability(self) -> pd.DataFrame:
+        """The reliability diagram: mean confidence, accuracy and photos of each of 15 equally wide bins that holds any."""
+        bins = np.minimum((self.confidence * BINS).astype(int), BINS - 1)
+        table = pd.DataFrame({"confidence": self.confidence, "accuracy": self.correct.astype(float), "photos": 1})
+        return table.groupby(bins).agg({"confidence": "mean", "accuracy": "mean", "photos": "sum"}).reset_index(drop=True)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All metrics, the accuracy's interval and the metrics of each class, for metrics.json."""
+        low, high = self.accuracy_interval
+        return self.metrics | {"accuracy_low": low, "accuracy_high": high, "per_class": self.per_class}
+
+    @property
+    def one_vs_rest(self) -> tuple[np.ndarray, np.ndarray]:
+        """What ranks photos: (n,) of the second class where there are two; else (n, classes), each class against the rest."""
+        one_hot = self.labels[:, None] == np.arange(len(self.classes))
+        return (one_hot[:, 1], self.probabilities[:, 1]) if len(self.classes) == 2 else (one_hot, self.probabilities)
+
+    @property
+    def _pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        truth, probabilities = self.one_vs_rest
+        return truth.ravel(), probabilities.ravel()
 
 
-def refuse_broken(probabilities: np.ndarray) -> None:
-    """Stop at a probability that is no number.
+@dataclass(frozen=True)
+class Metric:
+    """A metric: its name in metrics.json, its function, and its label, meaning and format in the report."""
 
-    Raises:
-        PipelineError: a probability is not finite.
+    name: str
+    label: str
+    meaning: str
+    function: Callable[[Scores], float]
+    format: str = ".4f"
+    lower_is_better: bool = False
+
+
+def ece(scores: Scores) -> float:
+    """The expected calibration error in [0, 1] (Guo et al., On calibration of modern neural networks, ICML 2017).
+
+    The mean distance between confidence and accuracy over the bins of the reliability diagram, weighted by their photos.
     """
-    if not np.isfinite(probabilities).all():
-        raise PipelineError(
-            "A predicted probability is not a finite number; the checkpoint is broken. Make it again with: dvc repro --force"
-        )
+    bins = scores.reliability
+    return float((bins["photos"] * (bins["confidence"] - bins["accuracy"]).abs()).sum() / len(scores.labels))
+
+
+METRICS = (
+    Metric("accuracy", "Accuracy", "fraction of photos classified correctly", lambda s: s.correct.mean(), ".2%"),
+    Metric(
+        "balanced_accuracy",
+        "Balanced accuracy",
+        "mean recall of the classes",
+        lambda s: balanced_accuracy_score(s.labels, s.predicted),
+        ".2%",
+    ),
+    Metric("f1", "F1", "mean over the classes (macro)", lambda s: f1_score(s.labels, s.predicted, average="macro")),
+    Metric(
+        "roc_auc", "ROC-AUC", "area under the ROC curve, one class against the rest", lambda s: roc_auc_score(*s.one_vs_rest)
+    ),
+    Metric("pr_auc", "PR-AUC", "average precision", lambda s: average_precision_score(*s.one_vs_rest)),
+    Metric(
+        "log_loss", "Log-loss", "nats, clipped at 1e-15 as Kaggle does", lambda s: s.log_losses.mean(), lower_is_better=True
+    ),
+    Metric(
+        "brier",
+        "Brier score",
+        "mean squared error of the probabilities",
+        lambda s: brier_score_loss(s.labels, s.one_vs_rest[1], labels=np.arange(len(s.classes))),
+        lower_is_better=True,
+    ),
+    Metric("ece", "Calibration error (ECE)", f"distance of confidence from accuracy, {BINS} bins", ece, lower_is_better=True),
+)
 
 
 def wilson(correct: int, total: int, confidence_level: float) -> tuple[float, float]:
-    """The interval of a share (Wilson, Probable inference, JASA 1927).
-
-    Args:
-        correct: of `total`, which is at least 1.
-        total: number of trials.
-        confidence_level: level, in (0, 1).
-    """
+    """Wilson's confidence interval of `correct` of `total`, which is at least 1 (Probable inference, JASA 1927)."""
     interval = binomtest(correct, total).proportion_ci(confidence_level, method="wilson")
     return float(interval.low), float(interval.high)
 
 
 def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """What each prediction costs, (n,) in nats: -log of the true class's probability, clipped as Kaggle clips it."""
+    """The log-loss of each prediction, (n,) in nats: -log of the true class's probability, clipped as Kaggle clips it."""
     of_true = probabilities[np.arange(len(labels)), labels]
     return -np.log(np.clip(of_true, CLIP, 1 - CLIP))

@@ -1,4 +1,4 @@
-"""What several checkpoints say of the same photos, from one pass over them: each photo is decoded once.
+"""Predictions of several checkpoints for the same photos, in float32 and in one pass: each photo is decoded once.
 
 predictions = predict(models, infos, photos, runtime, mirrored=False)
 predictions.probabilities["frozen"]           # (n, classes) float64
@@ -6,7 +6,6 @@ predictions.probabilities["frozen"]           # (n, classes) float64
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -16,9 +15,7 @@ from pipeline.checkpoint import MODEL_FILE, CheckpointInfo, Preprocessing
 from pipeline.data.dataset import Photos
 from pipeline.data.transforms import normalise
 from pipeline.errors import PipelineError
-from pipeline.evaluation.metrics import refuse_broken
-from pipeline.evaluation.slices import MEASURED, of_batch
-from pipeline.models.backends import Backend
+from pipeline.evaluation.slices import MEASURED, brightness_and_sharpness
 from pipeline.models.splitting import computed_together
 from pipeline.runtime import ResolvedRuntime
 from pipeline.training.features import backend_for, first_pixels, run_over
@@ -26,17 +23,11 @@ from pipeline.training.features import backend_for, first_pixels, run_over
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of n photos, in the order of their ids.
+    """For n photos, in the order of their ids."""
 
-    Attributes:
-        probabilities: checkpoint -> (n, classes) float64.
-        mirrored: the same, as the mean over each photo and its mirror image; empty unless asked for.
-        measured: property -> (n,) of the photos as the networks see them.
-    """
-
-    probabilities: dict[str, np.ndarray]
-    mirrored: dict[str, np.ndarray]
-    measured: dict[str, np.ndarray]
+    probabilities: dict[str, np.ndarray]  # checkpoint -> (n, classes) float64, the softmax of its logits
+    mirrored: dict[str, np.ndarray]  # the same as the mean over photo and mirror image; empty unless asked for
+    measured: dict[str, np.ndarray]  # brightness and sharpness -> (n,) of the photos as the networks get them
 
 
 def predict(
@@ -47,7 +38,7 @@ def predict(
     *,
     mirrored: bool,
 ) -> Predictions:
-    """Run every checkpoint over the photos; checkpoints of equal weights run once, and equal lower blocks too.
+    """Run every checkpoint on the photos; checkpoints with the same weights run once.
 
     Args:
         models: checkpoint -> network in eval mode, on the CPU.
@@ -57,26 +48,21 @@ def predict(
         mirrored: whether to run mirror images too, which doubles the work.
 
     Raises:
-        PipelineError: a weight or a probability is not finite.
+        PipelineError: a weight is not finite.
     """
-    any_info = next(iter(infos.values()))
-    preprocessing, classes = any_info.preprocessing, any_info.head.num_outputs
+    for name, model in models.items():
+        broken = [key for key, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
+        if broken:
+            raise PipelineError(
+                f"The {name} checkpoint holds weights that are not finite numbers, for example in {broken[0]}. Make it again "
+                "with: dvc repro --force"
+            )
     weights = {name: infos[name].files[MODEL_FILE] for name in models}
     different = {weights[name]: model for name, model in models.items()}
-    for name, model in models.items():
-        _refuse_broken_weights(name, model)
-    backends = _backends(list(different.values()), photos, preprocessing, choice="auto", runtime=runtime)
-
-    def run_all(batch: Tensor) -> Tensor:
-        views = [batch, batch.flip(2)] if mirrored else [batch]
-        logits = [backend.run(view) for view in views for backend in backends]
-        return torch.cat([*logits, of_batch(batch)], 1)
-
-    outputs = run_over(run_all, photos, preprocessing, runtime=runtime, description="testing").values
-    *logits, measured = outputs.split([classes] * len(different) * (1 + mirrored) + [len(MEASURED)], 1)
+    info = next(iter(infos.values()))
+    outputs = _outputs(list(different.values()), photos, info.preprocessing, runtime, mirrored=mirrored)
+    *logits, measured = outputs.split([info.head.num_outputs] * len(different) * (1 + mirrored) + [len(MEASURED)], 1)
     probabilities = [part.double().softmax(1).numpy() for part in logits]
-    for values in probabilities:
-        refuse_broken(values)
     plain = dict(zip(different, probabilities, strict=False))
     mirror = dict(zip(different, probabilities[len(different) :], strict=False))
     return Predictions(
@@ -86,21 +72,23 @@ def predict(
     )
 
 
-def _backends(
-    models: Sequence[nn.Module], photos: Photos, preprocessing: Preprocessing, *, choice: str, runtime: ResolvedRuntime
-) -> list[Backend]:
-    """One for all networks where they share their lower blocks, which then compute once; else one for each."""
+def _outputs(
+    models: Sequence[nn.Module], photos: Photos, preprocessing: Preprocessing, runtime: ResolvedRuntime, *, mirrored: bool
+) -> Tensor:
+    """Each network's logits side by side, those of the mirror images after them, then what is measured: (n, all of them).
+
+    The frozen part that the networks have in common is computed once.
+    """
     images = normalise(first_pixels(photos, preprocessing), preprocessing)
     together = computed_together(models, images) if len(models) > 1 else None
-    modules = models if together is None else [together]
-    backend = partial(backend_for, photos=photos, preprocessing=preprocessing, choice=choice, runtime=runtime, float32=True)
-    return [backend(module) for module in modules]
+    backends = [
+        backend_for(module, photos, preprocessing, choice="auto", runtime=runtime, float32=True).run
+        for module in (models if together is None else [together])
+    ]
 
+    def run(batch: Tensor) -> Tensor:
+        copies = [batch, batch.flip(2)] if mirrored else [batch]
+        logits = [backend(copy) for copy in copies for backend in backends]
+        return torch.cat([*logits, brightness_and_sharpness(batch)], 1)
 
-def _refuse_broken_weights(name: str, model: nn.Module) -> None:
-    broken = [key for key, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise PipelineError(
-            f"The {name} checkpoint holds weights that are not finite numbers, in {broken[0]} for one. Make it again with: "
-            "dvc repro --force"
-        )
+    return run_over(run, photos, preprocessing, runtime=runtime, description="testing").values

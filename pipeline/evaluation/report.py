@@ -1,344 +1,261 @@
-"""report.html: what the two checkpoints are worth, on one page that needs no other file and no network.
+"""report.html: metrics, figures, slices and galleries of both checkpoints on one page that needs no other file and no network.
 
-page = render_report(Report(assessment, classes, ...))
+page = render_report(Report(classes, scores, ...))
 
-The words and the layout stand in report.html.j2 beside this module; here are the figures, and the sentences that depend on
-numbers.
+Words and layout are in report.html.j2; here are the figures, and the sentences that depend on numbers. The page is a function
+of its inputs alone: it holds no time, no machine and no revision.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.evaluation.assessment import Assessment
-from pipeline.evaluation.calibration import reliability
-from pipeline.evaluation.curves import Points, precision_recall, roc
+from pipeline.checkpoint import MODEL_FILE, CheckpointInfo, library_versions
+from pipeline.data.manifest import fingerprint
+from pipeline.evaluation.comparison import Comparison
+from pipeline.evaluation.error_analysis import NAMES, Gallery
 from pipeline.evaluation.figures import Axis, Line, Range, histogram, line_chart, range_chart
-from pipeline.evaluation.gallery import Gallery
-from pipeline.evaluation.metrics import Scores
-from pipeline.evaluation.provenance import Made
+from pipeline.evaluation.metrics import METRICS, Metric, Scores
+from pipeline.evaluation.slices import Slice
 
-NAMES = {"frozen": "Frozen", "finetuned": "Fine-tuned"}
 STYLES = {"frozen": "first", "finetuned": "second"}
 CONFIDENCE_BINS = 20
-MAX_CLASSES_NAMED = 12  # in a confusion matrix; of more, only colours are shown
+MAX_CLASSES_DRAWN = 12  # in a confusion matrix; of more, the most confused pairs are listed
+CONFUSED_PAIRS = 12
+CORNERS = (0.02, 0.05, 0.1, 0.2, 0.5)  # how far ROC and precision-recall curves are zoomed in
+Provenance = Mapping[str, Sequence[tuple[str, str]]]  # heading -> (name, value) pairs
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page tells.
+    """The content of the page."""
 
-    Attributes:
-        assessment: of the checkpoints.
-        mirrored: checkpoint -> scores with test-time augmentation, empty where it was not asked for.
-        classes: their names.
-        note: what fine-tuning said of itself, empty where there is nothing to say.
-        epochs: rows of the course of fine-tuning, with epoch, train_loss and val_log_loss.
-        best_epoch: the best one of training; 0 where none improved on the frozen checkpoint.
-        kept_share: how far the kept weights lie on the way from the frozen ones to those of the best epoch.
-        galleries: in order.
-        made: heading -> (name, value) pairs: what the result was made from.
-        settings: params.yaml as text.
-        predictions_sha256: of predictions.csv.
-    """
-
-    assessment: Assessment
-    mirrored: Mapping[str, Scores]
-    classes: tuple[str, ...]
-    note: str
-    epochs: Sequence[Mapping[str, float | None]]
-    best_epoch: int
-    kept_share: float
+    scores: Mapping[str, Scores]  # of "frozen" and "finetuned" on the test photos
+    mirrored: Mapping[str, Scores]  # the same with test-time augmentation, empty where it was not asked for
+    comparison: Comparison  # of the fine-tuned checkpoint with the frozen one
+    slices: Sequence[Slice]
+    note: str  # which weights fine-tuning chose and why: a sentence of the fine-tuned checkpoint
+    alpha: float  # of the chosen weights: 0 is the frozen checkpoint, 1 the weights of the best epoch
+    epochs: pd.DataFrame  # epoch, train_loss (NaN for epoch 0, the frozen checkpoint) and val_log_loss
+    best_epoch: int  # by validation; 0 where the frozen checkpoint was chosen
     galleries: Sequence[Gallery]
-    made: Made
-    settings: str
+    provenance: Provenance
+    settings: str  # of all sections but runtime, as YAML
     predictions_sha256: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with a title, a sentence and a legend (name -> CSS class)."""
+
+    title: str
+    text: str
+    chart: Markup
+    legend: Mapping[str, str]
 
 
 def render_report(report: Report) -> str:
     """The page, as HTML."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    folder = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = lambda value, digits=1: f"{100 * value:.{digits}f}%"
-    environment.filters["points"] = _points
-    template = environment.get_template("report.html.j2")
-    assessment = report.assessment
-    return template.render(
+    environment.filters["points"] = lambda value: f"{100 * value:+.1f}".replace("-", "−")
+    return environment.get_template("report.html.j2").render(
         report=report,
-        assessment=assessment,
+        scores=report.scores,
+        classes=report.scores["finetuned"].classes,
+        num_photos=len(report.scores["finetuned"].labels),
+        comparison=report.comparison,
         names=NAMES,
         styles=STYLES,
-        level=f"{100 * assessment.confidence_level:.4g}%",
+        level=f"{100 * report.comparison.confidence_level:.4g}%",
         verdict=verdict(report),
-        metric_rows=_metric_rows(assessment),
-        overview=_overview(assessment),
-        gains=_gain_charts(assessment),
-        agreement=_agreement(assessment),
-        confusions=_confusions(assessment, report.classes),
+        metric_rows=[_metric_row(metric, report.scores) for metric in METRICS],
+        overview=_overview(report.scores),
+        gains=_gain_charts(report.comparison),
+        agreement=_agreement(report),
+        max_classes_drawn=MAX_CLASSES_DRAWN,
+        confused=_confused_pairs(report.scores),
         figures=_figures(report),
-        slices=_slice_charts(assessment),
-        slice_count=len(assessment.slices),
-        alike=[f"{one.property} ({one.name})" for one in assessment.slices if one.photos == len(assessment.labels)],
+        least_accuracy=math.floor(20 * min(low for one in report.slices for _, low, _ in one.accuracy.values())) / 20,
     )
 
 
 def verdict(report: Report) -> str:
-    """Whether unfreezing helped, in one or two sentences."""
-    if report.note:
-        return "Fine-tuning did not improve the log-loss on validation, so the fine-tuned checkpoint is the frozen one."
-    comparison = report.assessment.comparison
-    counts = f"{comparison.only_second} photos put right and {comparison.only_first} put wrong"
-    chance = f"McNemar’s exact p = {comparison.p_value:.2g}"
-    match comparison.verdict:
-        case "better":
-            return f"Unfreezing helped: {counts} ({chance})."
-        case "worse":
-            return f"Unfreezing hurt: {counts} ({chance})."
-    return f"These photos cannot tell whether unfreezing helped: {counts} ({chance})."
-
-
-def _points(value: float) -> str:
-    """A difference of shares in percentage points, with its sign."""
-    return f"{100 * value:+.1f}".replace("-", "−")
-
-
-@dataclass(frozen=True)
-class _Row:
-    name: str
-    meaning: str
-    values: dict[str, str]
-    best: str
-
-
-def _metric_rows(assessment: Assessment) -> list[_Row]:
-    """The rows of the table; `best` names the checkpoint that does better, empty where the shown digits are equal."""
-    scores, calibrated, undoubted = assessment.scores, assessment.calibrated, assessment.undoubted
-    rows = [
-        _row("Accuracy", "share of photos put right", {n: s.accuracy for n, s in scores.items()}, ".2%"),
-        _row("Balanced accuracy", "mean over the classes", {n: s.balanced_accuracy for n, s in scores.items()}, ".2%"),
-        _row("ROC-AUC", "how well the classes are ranked apart", {n: s.roc_auc for n, s in scores.items()}, ".4f"),
-        _row("PR-AUC", "average precision", {n: s.pr_auc for n, s in scores.items()}, ".4f"),
-        _row("F1", "mean over the classes", {n: s.f1 for n, s in scores.items()}, ".4f"),
-        _row("Log-loss", "nats, clipped at 1e-15 as Kaggle does", {n: s.log_loss for n, s in scores.items()}, ".4f", low=True),
-        _row("Brier score", "mean squared error of probabilities", {n: s.brier for n, s in scores.items()}, ".4f", low=True),
-        _row(
-            "Calibration error",
-            "how far confidence is from accuracy, 15 bins",
-            {n: s.calibration_error for n, s in scores.items()},
-            ".4f",
-            low=True,
-        ),
-        _row(
-            "… after temperature scaling",
-            "fitted on validation; "
-            + ", ".join(f"{NAMES[n].lower()} T = {c.temperature:.2f}" for n, c in calibrated.items())
-            + "; fine-tuning leaves its own in the head",
-            {n: c.calibration_error for n, c in calibrated.items()},
-            ".4f",
-            low=True,
-        ),
-    ]
-    if assessment.num_doubtful:
-        rows.append(
-            _row(
-                "Accuracy, sound labels",
-                f"without {assessment.num_doubtful} test photos whose label is doubted",
-                {n: u.accuracy for n, u in undoubted.items()},
-                ".2%",
-            )
-        )
-    return rows
-
-
-def _row(name: str, meaning: str, values: dict[str, float], form: str, *, low: bool = False) -> _Row:
-    shown = {checkpoint: format(value, form) for checkpoint, value in values.items()}
-    best = (min if low else max)(values, key=lambda checkpoint: values[checkpoint])
-    return _Row(name, meaning, shown, best if len(set(shown.values())) > 1 else "")
-
-
-def _overview(assessment: Assessment) -> Markup:
-    ranges = [Range(NAMES[n], STYLES[n], s.accuracy, s.accuracy_low, s.accuracy_high) for n, s in assessment.scores.items()]
-    told = "; ".join(f"{one.name} {one.value:.2%}, {one.low:.2%} to {one.high:.2%}" for one in ranges)
-    return range_chart(ranges, x=Axis("accuracy on the test photos", percent=True), description=told)
-
-
-def _gain_charts(assessment: Assessment) -> list[Markup]:
-    comparison = assessment.comparison
-    charts = []
-    for name, gain, percent in (("Accuracy", comparison.accuracy, True), ("Log-loss", comparison.log_loss, False)):
-        shown = Range(name, "second", gain.mean, gain.low, gain.high)
-        label = "gain in accuracy" if percent else "gain in log-loss, nats"
-        told = f"{label}: {gain.mean:.4f}, {gain.low:.4f} to {gain.high:.4f}"
-        charts.append(range_chart([shown], x=Axis(label, percent=percent), description=told, zero=True))
-    return charts
-
-
-def _agreement(assessment: Assessment) -> dict[str, int]:
-    right = {name: assessment.predicted(name) == assessment.labels for name in NAMES}
+    """Whether unfreezing helped on the test photos, in one sentence."""
+    if report.alpha == 0:
+        return "The fine-tuned checkpoint has the frozen checkpoint’s weights, so both score the same."
+    comparison = report.comparison
+    counts = f"{comparison.only_second} photos only fine-tuned correct, {comparison.only_first} only frozen correct"
+    evidence = f"{counts} (McNemar’s exact p = {comparison.p_value:.2g})"
     return {
-        "both right": int((right["frozen"] & right["finetuned"]).sum()),
-        "only fine-tuned right": assessment.comparison.only_second,
-        "only frozen right": assessment.comparison.only_first,
-        "both wrong": int((~right["frozen"] & ~right["finetuned"]).sum()),
+        "better": f"Unfreezing helped: {evidence}.",
+        "worse": f"Unfreezing hurt: {evidence}.",
+        "no different": f"Whether unfreezing helped, these photos cannot show: {evidence}.",
+    }[comparison.verdict]
+
+
+def provenance(
+    manifest: pd.DataFrame, infos: Mapping[str, CheckpointInfo], *, archive_sha256: str | None, num_parameters: int
+) -> Provenance:
+    """What the result was made from: photos, network, checkpoints and versions, as (name, value) pairs under headings."""
+    tuned = infos["finetuned"]
+    counts = manifest["split"].value_counts()
+    size = " × ".join(map(str, tuned.preprocessing.input_size[1:]))
+    return {
+        "Photos": [
+            ("archive", archive_sha256 or "none: drawn, or from a folder"),
+            ("splits", ", ".join(f"{counts.get(split, 0):,} {split}" for split in ("train", "val", "test"))),
+            ("not used", f"{counts.get('', 0):,} files"),
+            ("test photos", fingerprint(manifest, "test")),
+        ],
+        "Network": [
+            ("backbone", f"{tuned.backbone.name}, {num_parameters / 1e6:,.2f} million parameters"),
+            ("weights", tuned.backbone.weights),
+            ("sha256", tuned.backbone.weights_sha256 or "none: random"),
+            ("input", f"{size} px, {tuned.preprocessing.interpolation}"),
+        ],
+        "Checkpoints": [(NAMES[name].lower(), info.files[MODEL_FILE]) for name, info in infos.items()],
+        "Versions": list(library_versions().items()),
     }
 
 
-@dataclass(frozen=True)
-class _Confusion:
-    name: str
-    counts: list[list[int]]
-    shares: list[list[float]]  # of the row's photos
-    named: bool
+def _metric_row(metric: Metric, scores: Mapping[str, Scores]) -> dict[str, Any]:
+    """A row of the table; `best` names the better checkpoint, and nothing where the shown digits are equal."""
+    values = {name: one.metrics[metric.name] for name, one in scores.items()}
+    shown = {name: format(value, metric.format) for name, value in values.items()}
+    best = (min if metric.lower_is_better else max)(values, key=values.__getitem__)
+    return {"metric": metric, "shown": shown, "best": best if len(set(shown.values())) > 1 else ""}
 
 
-def _confusions(assessment: Assessment, classes: tuple[str, ...]) -> list[_Confusion]:
-    tables = []
-    for name in NAMES:
-        counts = np.zeros((len(classes), len(classes)), dtype=int)
-        np.add.at(counts, (assessment.labels, assessment.predicted(name)), 1)
-        shares = counts / counts.sum(1, keepdims=True).clip(1)
-        tables.append(_Confusion(name, counts.tolist(), shares.tolist(), len(classes) <= MAX_CLASSES_NAMED))
-    return tables
+def _overview(scores: Mapping[str, Scores]) -> Markup:
+    ranges = [Range(NAMES[n], STYLES[n], s.metrics["accuracy"], *s.accuracy_interval) for n, s in scores.items()]
+    description = "; ".join(f"{one.name} {one.value:.2%}, {one.low:.2%} to {one.high:.2%}" for one in ranges)
+    return range_chart(ranges, x=Axis("accuracy on the test photos", percent=True), description=description)
 
 
-@dataclass(frozen=True)
-class _Figure:
-    title: str
-    text: str
-    chart: Markup
-    legend: dict[str, str]  # name -> CSS class
+def _gain_charts(comparison: Comparison) -> list[Markup]:
+    charts = []
+    for name, gain, axis in (
+        ("Accuracy", comparison.accuracy_gain, Axis("gain in accuracy", percent=True)),
+        ("Log-loss", comparison.log_loss_gain, Axis("gain in log-loss, nats")),
+    ):
+        description = f"{axis.label}: {gain.mean:.4f}, {gain.low:.4f} to {gain.high:.4f}"
+        charts.append(range_chart([Range(name, "second", *gain)], x=axis, description=description, zero=True))
+    return charts
 
 
-def _figures(report: Report) -> list[_Figure]:
-    assessment = report.assessment
-    both = {NAMES[name]: STYLES[name] for name in NAMES}
-    last = f"finding “{report.classes[-1]}”" if len(report.classes) == 2 else "over all classes"
+def _agreement(report: Report) -> dict[str, int]:
+    frozen, tuned = (report.scores[name].correct for name in NAMES)
+    return {
+        "both correct": int((frozen & tuned).sum()),
+        "only fine-tuned correct": report.comparison.only_second,
+        "only frozen correct": report.comparison.only_first,
+        "both wrong": int((~frozen & ~tuned).sum()),
+    }
+
+
+def _confused_pairs(scores: Mapping[str, Scores]) -> list[dict[str, Any]]:
+    """The classes that both checkpoints together confuse most often, and how often each does."""
+    classes = scores["finetuned"].classes
+    confusion = {name: one.confusion - np.diag(one.confusion.diagonal()) for name, one in scores.items()}
+    total = np.sum(list(confusion.values()), axis=0)
+    order = np.column_stack(np.unravel_index(np.argsort(-total, axis=None, kind="stable"), total.shape))
+    return [
+        {
+            "actual": classes[actual],
+            "predicted": classes[predicted],
+            "counts": {name: int(counts[actual, predicted]) for name, counts in confusion.items()},
+        }
+        for actual, predicted in order[:CONFUSED_PAIRS].tolist()
+        if total[actual, predicted]
+    ]
+
+
+def _figures(report: Report) -> list[Figure]:
+    classes = report.scores["finetuned"].classes
+    whose = f"“{classes[-1]}”" if len(classes) == 2 else "over all classes"
+    found = f"How many photos of a class are found, by how many others are taken for it: {whose}."
+    correct = f"How many predictions of a class are correct, by how many of its photos are found: {whose}."
     return [
         _training(report),
-        _reliability(assessment),
-        _Figure(
-            "ROC",
-            f"Of the photos that are not meant, how many are taken along, against how many of the meant are found: {last}.",
-            _curves(assessment, roc, "false positive rate", "true positive rate", diagonal=True),
-            both,
-        ),
-        _Figure(
-            "Precision and recall",
-            f"How many of the photos named are right, against how many of the meant are found: {last}.",
-            _curves(assessment, precision_recall, "recall", "precision"),
-            both,
-        ),
-        _confidence(assessment),
+        _reliability(report.scores),
+        _curves(report.scores, "roc", "ROC", found, ideal=(0, 1)),
+        _curves(report.scores, "precision_recall", "Precision and recall", correct, ideal=(1, 1)),
+        _confidence(report.scores["finetuned"]),
     ]
 
 
 def _curves(
-    assessment: Assessment, of: Callable[[np.ndarray, np.ndarray], Points], x: str, y: str, *, diagonal: bool = False
-) -> Markup:
-    lines = [
-        Line(NAMES[name], STYLES[name], of(assessment.labels, values)) for name, values in assessment.probabilities.items()
-    ]
-    return line_chart(
-        lines, x=Axis(x, 0, 1), y=Axis(y, 0, 1), diagonal=diagonal, description=f"{y} by {x}, of both checkpoints"
+    scores: Mapping[str, Scores], curve: Literal["roc", "precision_recall"], title: str, text: str, *, ideal: tuple[int, int]
+) -> Figure:
+    """Both checkpoints' curves, zoomed in to the corner with the ideal model as far as the worse curve allows."""
+    points = {name: getattr(one, curve) for name, one in scores.items()}
+    needed = 4 * max(float(np.abs(table.to_numpy() - ideal).max(1).min()) for table in points.values())
+    size = next((corner for corner in CORNERS if corner >= needed), 1.0)
+    x, y = (
+        Axis(column.replace("_", " "), at * (1 - size), at + (1 - at) * size, percent=True)
+        for column, at in zip(points["frozen"].columns, ideal, strict=True)
     )
-
-
-def _training(report: Report) -> _Figure:
-    epochs = report.epochs
-    val = [(row["epoch"], row["val_log_loss"]) for row in epochs]
-    train = [(row["epoch"], row["train_loss"]) for row in epochs if row["train_loss"] is not None]
-    best = next(point for point in val if point[0] == report.best_epoch)
-    kept = f"{report.kept_share:.0%} of the way from epoch 0 to epoch {report.best_epoch}, ringed," if best[0] else "epoch 0"
     chart = line_chart(
-        [Line("training", "faint", train, radii=[3.0] * len(train)), Line("validation", "second", val, radii=[3.0] * len(val))],  # type: ignore[arg-type]
-        x=Axis("epoch", 0, max(len(epochs) - 1, 1)),
+        [Line(STYLES[name], table.to_numpy().tolist()) for name, table in points.items()],
+        x=x,
+        y=y,
+        diagonal=curve == "roc",
+        description=f"{y.label} by {x.label}, for both checkpoints",
+    )
+    zoomed = f" Only the corner of a good model is shown: {size:.0%} of either axis." if size < 1 else ""
+    return Figure(title, text + zoomed, chart, {NAMES[name]: STYLES[name] for name in scores})
+
+
+def _training(report: Report) -> Figure:
+    val, train = (report.epochs[["epoch", column]].dropna().to_numpy().tolist() for column in ("val_log_loss", "train_loss"))
+    chart = line_chart(
+        [Line(style, points, radii=[3.0] * len(points)) for style, points in (("faint", train), ("second", val))],
+        x=Axis("epoch", 0, max(len(val) - 1, 1)),
         y=Axis("log-loss, nats", low=0),
-        marked=best,  # type: ignore[arg-type]
-        description=f"Log-loss by epoch on training and validation photos; the best is epoch {report.best_epoch}",
+        marked=next(point for point in val if point[0] == report.best_epoch),
+        description=f"Log-loss by epoch on training and validation photos; the chosen epoch is {report.best_epoch}",
     )
+    chosen = f"alpha = {report.alpha:.2g} of the way to epoch {report.best_epoch}" if report.alpha else "epoch 0"
     text = (
-        f"Epoch 0 is the frozen checkpoint; kept is {kept} by the log-loss on validation after temperature "
-        "scaling. Training photos are changed at random, which makes them harder."
+        f"Epoch 0 is the frozen checkpoint; chosen is {chosen}, ringed. Training photos are augmented, which makes them harder."
     )
-    return _Figure("Fine-tuning", text, chart, {"training": "faint", "validation": "second"})
+    return Figure("Fine-tuning", text, chart, {"training": "faint", "validation": "second"})
 
 
-def _reliability(assessment: Assessment) -> _Figure:
-    lines = [
-        Line(
-            NAMES[name],
-            STYLES[name],
-            [(one.confidence, one.accuracy) for one in reliability(assessment.labels, shown)],
-            radii=[2 + 5 * math.sqrt(one.photos / len(shown)) for one in reliability(assessment.labels, shown)],
-        )
-        for name, shown in assessment.probabilities.items()
-    ]
-    low = 0.5 if assessment.probabilities["finetuned"].shape[1] == 2 else 0.0
+def _reliability(scores: Mapping[str, Scores]) -> Figure:
+    lines = []
+    for name, one in scores.items():
+        radii = 2 + 5 * np.sqrt(one.reliability["photos"] / len(one.labels))
+        lines.append(Line(STYLES[name], one.reliability[["confidence", "accuracy"]].to_numpy().tolist(), radii.tolist()))
     chart = line_chart(
         lines,
-        x=Axis("confidence", low, 1, percent=True),
+        x=_confidence_axis(scores["finetuned"]),
         y=Axis("accuracy", 0, 1, percent=True),
         diagonal=True,
         description="Accuracy of both checkpoints by their confidence",
     )
-    text = (
-        "How often a checkpoint is right when it says that it is so sure; larger dots stand for more photos. On the diagonal "
-        "its word can be taken."
-    )
-    return _Figure("Reliability", text, chart, {line.name: line.style for line in lines})
+    text = "Accuracy by confidence; larger dots are more photos. On the diagonal, confidence and accuracy are equal."
+    return Figure("Reliability", text, chart, {NAMES[name]: STYLES[name] for name in scores})
 
 
-def _confidence(assessment: Assessment) -> _Figure:
-    low = 0.5 if assessment.probabilities["finetuned"].shape[1] == 2 else 0.0
-    confidence = assessment.confidence("finetuned")
-    right = assessment.predicted("finetuned") == assessment.labels
-    counts = [np.histogram(confidence[part], CONFIDENCE_BINS, (low, 1))[0].tolist() for part in (right, ~right)]
-    chart = histogram(
-        *counts,
-        low=low,
-        high=1,
-        x=Axis("confidence", percent=True),
-        description="How many predictions of the fine-tuned checkpoint are right and wrong, by confidence",
-    )
-    text = "How sure the fine-tuned checkpoint is of its predictions. Wrong ones should lie to the left."
-    return _Figure("Confidence", text, chart, {"right": "right", "wrong": "wrong"})
+def _confidence(scores: Scores) -> Figure:
+    axis = _confidence_axis(scores)
+    edges = np.linspace(axis.low or 0, 1, CONFIDENCE_BINS + 1)
+    right, wrong = (np.histogram(scores.confidence[part], edges)[0].tolist() for part in (scores.correct, ~scores.correct))
+    description = "How many predictions of the fine-tuned checkpoint are right and wrong, by confidence"
+    chart = histogram(right, wrong, x=axis, description=description)
+    text = "Confidence of the fine-tuned checkpoint’s predictions. Wrong ones should have a low one."
+    return Figure("Confidence", text, chart, {"right": "right", "wrong": "wrong"})
 
 
-@dataclass(frozen=True)
-class _SliceGroup:
-    property: str
-    rows: list[dict[str, object]]
-
-
-def _slice_charts(assessment: Assessment) -> list[_SliceGroup]:
-    """Slices by property, with places in percent of the width between the lowest bound of all and 100% accuracy."""
-    lowest = min(low for one in assessment.slices for _, low, _ in one.accuracy.values())
-    floor = min(np.floor(lowest * 20) / 20, 0.95)
-    groups: dict[str, _SliceGroup] = {}
-    for one in assessment.slices:
-        if one.photos == len(assessment.labels):
-            continue  # all photos are of this kind: told in a sentence
-        bars = [
-            {
-                "style": STYLES[name],
-                "value": value,
-                "told": f"{NAMES[name]}: {value:.1%}, {low:.1%} to {high:.1%}",
-                "left": 100 * (low - floor) / (1 - floor),
-                "width": 100 * (high - low) / (1 - floor),
-                "place": 100 * (value - floor) / (1 - floor),
-            }
-            for name, (value, low, high) in one.accuracy.items()
-        ]
-        group = groups.setdefault(one.property, _SliceGroup(one.property, []))
-        group.rows.append({"name": one.name, "photos": one.photos, "bars": bars})
-    return list(groups.values())
+def _confidence_axis(scores: Scores) -> Axis:
+    return Axis("confidence", 0.5 if len(scores.classes) == 2 else 0, 1, percent=True)

@@ -1,179 +1,207 @@
-"""Stage 5, evaluate: both checkpoints on the test photos, which are read here and nowhere else, in outputs/evaluation.
+"""Stage 5, evaluate: both checkpoints on the test photos, which no other stage reads, in outputs/evaluation.
 
-Run it with `dvc repro evaluate`, or bare with `python -m pipeline evaluate`. Settings: `evaluate` in params.yaml. Out come
-metrics.json, predictions.csv, label_issues.csv, the points of the curves, mistakes.png and report.html, one page that tells
-all of it. Nothing is written before everything is computed.
+Run it with `dvc repro evaluate`, or bare with `python -m pipeline evaluate`. Settings: `evaluate` in params.yaml. It writes
+metrics.json, predictions.csv, label_issues.csv, the points of the curves, mistakes.png and report.html, and all of them only
+once everything is computed. How long it took, and where, is written to outputs/seconds/evaluate.json.
 """
 
-import csv
+import io
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from ruamel.yaml import YAML
 
-from pipeline.checkpoint import CheckpointInfo, read_info, read_model_state, refuse_other_data
+from pipeline.checkpoint import MODEL_FILE, CheckpointInfo, read_info, read_model_state, refuse_other_data
 from pipeline.data.contact_sheet import contact_sheet
 from pipeline.data.dataset import Photos, data_fingerprints
-from pipeline.data.manifest import classes_of, read_manifest
+from pipeline.data.manifest import classes_of, fingerprint, read_manifest
 from pipeline.errors import PipelineError
-from pipeline.evaluation import showcase, tables
-from pipeline.evaluation.assessment import Assessment, assess
-from pipeline.evaluation.label_issues import Found, hold_against, label_issues
-from pipeline.evaluation.metrics import Scores, score
+from pipeline.evaluation import error_analysis
+from pipeline.evaluation.comparison import compare
+from pipeline.evaluation.label_issues import label_issues
+from pipeline.evaluation.metrics import Scores
 from pipeline.evaluation.predictions import predict
-from pipeline.evaluation.provenance import made_from
-from pipeline.evaluation.report import Report, render_report
-from pipeline.files import read_json, sha256_of, write_json
+from pipeline.evaluation.report import Report, provenance, render_report
+from pipeline.evaluation.slices import accuracy_by_slice, slices_of
+from pipeline.files import read_json, sha256_of, write_csv, write_json
 from pipeline.models.backbone import rebuild
-from pipeline.params import PARAMS_FILE, Params
-from pipeline.paths import EVALUATION, FINETUNED, FROZEN, METRICS, OUT_OF_FOLD, PLOTS, PROCESSED
+from pipeline.params import Params
+from pipeline.paths import EPOCHS, EVALUATION, FINETUNED, FROZEN, METRICS, OUT_OF_FOLD, PROCESSED, SECONDS
 from pipeline.progress import say
 from pipeline.runtime import machine_name, resolve_runtime
 
 CHECKPOINTS = {"frozen": FROZEN, "finetuned": FINETUNED}
-EARLIER_STAGES = ("download", "preprocess", "train-frozen-backbone", "unfreeze-finetune")
 
 
 def run(params: Params) -> None:
-    """Predict every test photo with both checkpoints and tell what the predictions are worth, side by side."""
+    """Predict every test photo with both checkpoints, and score, compare and show the predictions."""
     started = time.monotonic()
-    confidence_level = params.evaluate.confidence_level
+    level, shown = params.evaluate.confidence_level, params.evaluate.mistakes_shown
     manifest = read_manifest(PROCESSED)
     classes = classes_of(manifest)
     infos = {name: read_info(folder) for name, folder in CHECKPOINTS.items()}
     for name, info in infos.items():
         refuse_other_data(info, CHECKPOINTS[name], classes, data_fingerprints(manifest))
+    validation = {name: _recorded(name, info, "val_accuracy", "val_log_loss") for name, info in infos.items()}
+    tuned, alpha, epochs = infos["finetuned"], _recorded("finetuned", infos["finetuned"], "alpha")["alpha"], _epochs()
     runtime = resolve_runtime(params.runtime)
     test = Photos.of_split(manifest, PROCESSED, "test", classes)
-    _refuse_poor(test, classes)
+    _refuse_missing_classes(test, classes)
     models = {name: rebuild(info, read_model_state(CHECKPOINTS[name])).eval() for name, info in infos.items()}
-    predictions = predict(models, infos, test, runtime, mirrored=params.evaluate.test_time_augmentation)
+    num_parameters = sum(parameter.numel() for parameter in models["finetuned"].parameters())
 
-    labels = test.labels.numpy()
+    predictions = predict(models, infos, test, runtime, mirrored=params.evaluate.test_time_augmentation)
     photos = manifest.set_index("id", drop=False).loc[list(test.ids)].reset_index(drop=True)
     photos = photos.assign(path=pd.Series(list(test.paths)), **predictions.measured)
-    temperatures = {name: _recorded(name, info, "temperature") for name, info in infos.items()}
-    kept_share, epochs = _recorded("finetuned", infos["finetuned"], "share"), _epochs()
-    assessment = assess(photos, labels, predictions.probabilities, temperatures, confidence_level=confidence_level)
-    mirrored = {name: score(labels, values, confidence_level=confidence_level) for name, values in predictions.mirrored.items()}
-    kept, unseen, candidates, found = _suspect(manifest, photos, classes, assessment)
-    machine = machine_name(runtime.device, runtime.threads)
-    num_parameters = sum(parameter.numel() for parameter in models["finetuned"].parameters())
-    facts = {stage: read_json(METRICS / f"{stage}.json") for stage in EARLIER_STAGES}
+    scores, mirrored = (
+        {name: Scores(test.labels.numpy(), values, classes, level) for name, values in probabilities.items()}
+        for probabilities in (predictions.probabilities, predictions.mirrored)
+    )
+    comparison = compare(scores["frozen"], scores["finetuned"])
+    correct = {name: one.correct for name, one in scores.items()}
+    archive = read_json(METRICS / "download.json").get("archive_sha256")
+    issues, num_examined = _label_issues(manifest, photos, scores["frozen"])
 
     fresh = EVALUATION.with_name(f".{EVALUATION.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    tables.write_predictions(photos, classes, assessment, fresh / "predictions.csv")
-    tables.write_suspected(kept, unseen, candidates, classes, fresh / "label_issues.csv")
-    tables.write_curves(assessment, fresh)
-    _picture_mistakes(photos, classes, assessment, params.evaluate.mistakes_shown, fresh / "mistakes.png")
-    metrics = assessment.metrics() | {"label_issues": {"candidates": found.candidates, "recall": found.recall}}
+    _write_predictions(photos, scores, fresh / "predictions.csv")
+    issues.drop(columns="path").to_csv(fresh / "label_issues.csv", index=False, float_format="%.6f", lineterminator="\n")
+    for name, one in scores.items():
+        for curve in ("roc", "precision_recall", "reliability"):
+            write_csv(fresh / f"{curve}_{name}.csv", getattr(one, curve).to_dict("records"))
+    _picture_mistakes(photos, scores["finetuned"], shown, fresh / "mistakes.png")
+    metrics: dict[str, Any] = {
+        "num_test": len(test),
+        "test_fingerprint": fingerprint(manifest, "test"),
+        "num_parameters": num_parameters,
+        **{
+            name: one.as_dict() | validation[name] | {"model_sha256": infos[name].files[MODEL_FILE]}
+            for name, one in scores.items()
+        },
+        "unfreezing": comparison.as_dict() | {"alpha": alpha},
+        "num_label_issues": len(issues),
+    }
     if mirrored:
-        metrics["test_time_augmentation"] = {name: vars(scores) for name, scores in mirrored.items()}
+        metrics["test_time_augmentation"] = {name: one.metrics for name, one in mirrored.items()}
     write_json(fresh / "metrics.json", metrics)
     report = Report(
-        assessment=assessment,
+        scores=scores,
         mirrored=mirrored,
-        classes=classes,
-        note=infos["finetuned"].note,
+        comparison=comparison,
+        slices=accuracy_by_slice(slices_of(photos), correct, confidence_level=level),
+        note=tuned.note,
+        alpha=alpha,
         epochs=epochs,
-        best_epoch=infos["finetuned"].epoch,
-        kept_share=kept_share,
+        best_epoch=tuned.epoch,
         galleries=[
-            showcase.mistakes(assessment, photos, classes, count=params.evaluate.mistakes_shown),
-            showcase.least_certain(assessment, photos, classes),
-            showcase.suspected_labels(kept, unseen, candidates, found, classes),
-            showcase.near_duplicates(photos),
-            showcase.where_models_look(assessment, photos, classes, models, infos["frozen"].preprocessing),
+            error_analysis.mistakes(scores["finetuned"], photos, count=shown),
+            error_analysis.least_certain(scores["finetuned"], photos),
+            error_analysis.label_issue_gallery(issues, num_examined),
+            error_analysis.near_duplicates(photos),
+            error_analysis.grad_cam_gallery(scores, photos, models, tuned.preprocessing),
         ],
-        made=made_from(manifest, infos, facts, num_parameters=num_parameters, machine=machine),
-        settings=PARAMS_FILE.read_text(encoding="utf-8"),
+        provenance=provenance(manifest, infos, archive_sha256=archive, num_parameters=num_parameters),
+        settings=_settings(params),
         predictions_sha256=sha256_of(fresh / "predictions.csv"),
     )
     (fresh / "report.html").write_text(render_report(report), encoding="utf-8")
     _put_in_place(fresh)
-    seconds = {"seconds": time.monotonic() - started}
-    write_json(METRICS / "evaluate.json", {"num_parameters": num_parameters, "machine": machine} | seconds)
-    for name, result in assessment.scores.items():
-        say(_sentence(name, result, confidence_level))
-    if infos["finetuned"].note:
-        say(infos["finetuned"].note)
+    machine = machine_name(runtime.device, runtime.threads)
+    write_json(SECONDS / "evaluate.json", {"seconds": time.monotonic() - started, "machine": machine})
+    for name, one in scores.items():
+        say(_summary(name, one))
+    if tuned.note:
+        say(tuned.note)
     say(f"the whole report: {EVALUATION / 'report.html'}")
 
 
-def _refuse_poor(test: Photos, classes: tuple[str, ...]) -> None:
-    """Stop where a class has no test photo: what cannot be scored need not be predicted."""
-    present = {classes[index] for index in test.labels.tolist()}
-    missing = [name for name in classes if name not in present]
-    if missing:
+def _refuse_missing_classes(test: Photos, classes: tuple[str, ...]) -> None:
+    """Stop before anything is predicted that could not be scored."""
+    if missing := [name for index, name in enumerate(classes) if index not in test.labels.tolist()]:
         raise PipelineError(
             f"The test split holds {len(test)} photos, none of them of {', '.join(missing)}, so there is nothing to score by. "
             "Store the photos anew with: dvc repro --force preprocess"
         )
 
 
-def _recorded(name: str, info: CheckpointInfo, metric: str) -> float:
-    value = info.metrics.get(metric)
-    if value is None:
-        raise PipelineError(f"{CHECKPOINTS[name]} was saved without a {metric}. Make it again with: dvc repro")
-    return value
+def _recorded(name: str, info: CheckpointInfo, *metrics: str) -> dict[str, float]:
+    """Metrics of the checkpoint itself: those on validation photos are what experiments are ranked by."""
+    if missing := [metric for metric in metrics if metric not in info.metrics]:
+        raise PipelineError(f"{CHECKPOINTS[name]} was saved without {missing[0]}. Make it again with: dvc repro")
+    return {metric: info.metrics[metric] for metric in metrics}
 
 
-def _suspect(
-    manifest: pd.DataFrame, photos: pd.DataFrame, classes: tuple[str, ...], assessment: Assessment
-) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, Found]:
-    """All kept photos, what a head that does not know them says of them, the suspected among them, and the ledger's word."""
+def _label_issues(manifest: pd.DataFrame, photos: pd.DataFrame, frozen: Scores) -> tuple[pd.DataFrame, int]:
+    """Candidates of all splits: id, split, class, path, likely, probability; and how many photos were examined."""
+    classes = list(frozen.classes)
     try:
-        unseen = pd.read_csv(OUT_OF_FOLD, dtype={"id": str}, keep_default_na=False).set_index("id")[list(classes)]
+        out_of_fold = pd.read_csv(OUT_OF_FOLD, dtype={"id": str}, keep_default_na=False).set_index("id")[classes]
     except (FileNotFoundError, KeyError, ValueError) as error:
         raise PipelineError(f"{OUT_OF_FOLD} cannot be used ({error}). Make it again with: dvc repro") from None
-    # The frozen head was fitted on training photos alone: of test photos it speaks out of fold as it is.
-    of_test = pd.DataFrame(assessment.probabilities["frozen"], photos["id"], list(classes))
-    kept = manifest[manifest["split"] != ""].sort_values("id", ignore_index=True)
-    probabilities = pd.concat([unseen, of_test]).reindex(kept["id"]).to_numpy()
+    # The frozen checkpoint was not fitted on test photos, so its own probabilities of them are out of fold.
+    of_test = pd.DataFrame(frozen.probabilities, photos["id"], classes)
+    used = manifest.loc[manifest["split"] != "", ["id", "split", "class"]].sort_values("id", ignore_index=True)
+    probabilities = pd.concat([out_of_fold, of_test]).reindex(used["id"]).to_numpy()
     if not np.isfinite(probabilities).all():
-        raise PipelineError(f"{OUT_OF_FOLD} is of other photos than {PROCESSED}. Make it again with: dvc repro")
-    images = PROCESSED / "images"
-    places = zip(kept["split"], kept["class"], kept["id"], strict=True)
-    kept = kept.assign(path=[images / split / name / f"{photo}.jpg" for split, name, photo in places])
-    candidates = label_issues(kept["class"].map(classes.index).to_numpy(), probabilities)
-    return kept, probabilities, candidates, hold_against(kept["doubt"].to_numpy(), candidates)
+        raise PipelineError(f"{OUT_OF_FOLD} has other photos than {PROCESSED}. Make it again with: dvc repro")
+    places = zip(used["split"], used["class"], used["id"], strict=True)
+    used["path"] = [PROCESSED / "images" / split / name / f"{photo}.jpg" for split, name, photo in places]
+    return label_issues(used, probabilities, frozen.classes), len(used)
 
 
-def _picture_mistakes(photos: pd.DataFrame, classes: tuple[str, ...], assessment: Assessment, count: int, file: Path) -> None:
-    """The wrong predictions that the fine-tuned checkpoint was surest of."""
-    predicted, confidence = assessment.predicted("finetuned"), assessment.confidence("finetuned")
-    wrong = assessment.wrong("finetuned")
+def _write_predictions(photos: pd.DataFrame, scores: Mapping[str, Scores], file: Path) -> None:
+    """Every test photo, with every digit of the probabilities, so that equal files mean equal bits.
+
+    Columns: id, path, actual, and for each checkpoint the predicted class (CHECKPOINT) and each class's probability
+    (CHECKPOINT_CLASS).
+    """
+    table = {"id": photos["id"], "path": [path.as_posix() for path in photos["path"]], "actual": photos["class"]}
+    for checkpoint, one in scores.items():
+        table[checkpoint] = np.array(one.classes)[one.predicted]
+        table |= {f"{checkpoint}_{name}": one.probabilities[:, index] for index, name in enumerate(one.classes)}
+    pd.DataFrame(table).to_csv(file, index=False, lineterminator="\n")
+
+
+def _picture_mistakes(photos: pd.DataFrame, scores: Scores, count: int, file: Path) -> None:
+    """The most confident mistakes in one picture."""
     shown = [
-        (photos["path"].iloc[i], f"{photos['id'].iloc[i]}\n{classes[predicted[i]]} {confidence[i]:.1%}")
-        for i in wrong[:count].tolist()
+        (photos["path"].iloc[i], f"{photos['id'].iloc[i]}\n{scores.classes[scores.predicted[i]]} {scores.confidence[i]:.1%}")
+        for i in scores.mistakes[:count].tolist()
     ]
-    title = f"{len(wrong)} of {len(photos)} test photos wrong after fine-tuning; the most confident ones"
+    title = f"{len(scores.mistakes)} of {len(photos)} test photos wrong after fine-tuning; the most confident ones"
     contact_sheet(shown, file, title=title)
 
 
-def _epochs() -> list[dict[str, float | None]]:
-    """The course of fine-tuning; what an epoch does not have is None."""
-    file = PLOTS / "epochs.csv"
+def _epochs() -> pd.DataFrame:
     try:
-        with file.open(newline="", encoding="utf-8") as lines:
-            return [{key: float(value) if value else None for key, value in row.items()} for row in csv.DictReader(lines)]
-    except (FileNotFoundError, ValueError) as error:
-        raise PipelineError(f"{file} cannot be used ({error}). Make it again with: dvc repro") from None
+        return pd.read_csv(EPOCHS)[["epoch", "train_loss", "val_log_loss"]]
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        raise PipelineError(f"{EPOCHS} cannot be used ({error}). Make it again with: dvc repro") from None
+
+
+def _settings(params: Params) -> str:
+    """All settings that decide the result, as YAML: those of the runtime do not."""
+    text = io.StringIO()
+    YAML().dump(params.model_dump(mode="json", exclude={"runtime"}), text)
+    return text.getvalue()
 
 
 def _put_in_place(fresh: Path) -> None:
-    """Move what is whole over what was there, file by file: DVC keeps a file of its own in the same folder."""
+    """Move the new files over the old ones one by one: DVC keeps a file of its own in the same folder."""
     EVALUATION.mkdir(parents=True, exist_ok=True)
     for file in sorted(fresh.iterdir()):
         os.replace(file, EVALUATION / file.name)
     fresh.rmdir()
 
 
-def _sentence(name: str, scores: Scores, confidence_level: float) -> str:
-    interval = f"{scores.accuracy_low:.2%} to {scores.accuracy_high:.2%} at {confidence_level:.0%}"
-    return f"{name}: accuracy {scores.accuracy:.2%} ({interval}), log-loss {scores.log_loss:.4f}, ROC-AUC {scores.roc_auc:.4f}"
+def _summary(name: str, scores: Scores) -> str:
+    (low, high), metrics = scores.accuracy_interval, scores.metrics
+    interval = f"{low:.2%} to {high:.2%} at {scores.confidence_level:.0%}"
+    return f"{name}: accuracy {metrics['accuracy']:.2%} ({interval}), log-loss {metrics['log_loss']:.4f}"

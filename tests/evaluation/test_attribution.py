@@ -5,20 +5,24 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import torchvision
 from PIL import Image
 from torch import nn
 
 from pipeline.checkpoint import Preprocessing
+from pipeline.data.transforms import evaluation_transform
 from pipeline.errors import PipelineError
-from pipeline.evaluation.attribution import grad_cam, overlay
-from pipeline.evaluation.showcase import where_models_look
+from pipeline.evaluation.attribution import denormalise, grad_cam, overlay
+from pipeline.evaluation.error_analysis import grad_cam_gallery
 from tests.evaluation.reports import made_up
+
+SIZE = Preprocessing(
+    input_size=(3, 8, 8), mean=(0.5,) * 3, std=(0.2,) * 3, interpolation="bilinear", crop_pct=1.0, crop_mode="center"
+)
 
 
 class Corner(nn.Module):
-    """A convolutional network that says "1" where its picture is bright, and "0" where it is dark."""
-
-    num_features = 2
+    """A convolutional network that predicts class 0 where its picture is bright, and class 1 where it is dark."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +30,7 @@ class Corner(nn.Module):
         self.head = nn.Linear(2, 2, bias=False)
         with torch.no_grad():
             self.features.weight[0], self.features.weight[1] = 1 / 48, -1 / 48
-            self.head.weight.copy_(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+            self.head.weight.copy_(torch.eye(2))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.head(self.features(images).relu().mean((2, 3)))
@@ -35,7 +39,7 @@ class Corner(nn.Module):
 def test_the_heat_lies_on_what_spoke_for_the_class() -> None:
     image = torch.zeros(1, 3, 32, 32)
     image[..., :8, :8], image[..., 24:, 24:] = 1.0, -1.0
-    bright, dark = grad_cam(Corner().eval(), image.expand(2, -1, -1, -1), [1, 0])
+    bright, dark = grad_cam(Corner().eval(), image.expand(2, -1, -1, -1), [0, 1])
     for heat, hot, cold in ((bright, (3, 3), (28, 28)), (dark, (28, 28), (3, 3))):
         assert heat.max() == 1
         assert heat[hot] > 0.9
@@ -43,15 +47,37 @@ def test_the_heat_lies_on_what_spoke_for_the_class() -> None:
         assert heat[3, 28] == 0
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_vit", "swin_tiny_patch4_window7_224", "test_mambaout"])
-def test_networks_of_every_layout(name: str) -> None:
-    """Maps with channels first and last, and tokens with a class token; frozen or not, the network is unchanged."""
+def random_network(name: str) -> tuple[nn.Module, tuple[int, ...]]:
     torch.manual_seed(0)
+    if name == "torchvision/vit":
+        model = torchvision.models.VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=2)
+        nn.init.normal_(model.heads.head.weight)
+        return model.eval(), (3, 32, 32)
+    if name.startswith("torchvision/"):
+        return torchvision.models.get_model(name.removeprefix("torchvision/"), num_classes=2).eval(), (3, 64, 64)
     model = timm.create_model(name, num_classes=2, **({"depths": (1, 1, 1, 1)} if name.startswith("swin") else {})).eval()
-    model.requires_grad_(False)
-    images = torch.randn(2, *model.pretrained_cfg["input_size"])
-    before = model(images)
     nn.init.normal_(model.get_classifier().weight, generator=torch.Generator().manual_seed(1))
+    return model, model.pretrained_cfg["input_size"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_resnet",
+        "test_convnext",
+        "test_vit",
+        "swin_tiny_patch4_window7_224",
+        "test_mambaout",
+        "torchvision/resnet18",
+        "torchvision/mobilenet_v3_small",
+        "torchvision/vit",
+    ],
+)
+def test_networks_of_every_layout(name: str) -> None:
+    """Maps with channels first and last, and tokens with a class token; a frozen network stays unchanged."""
+    model, input_size = random_network(name)
+    model.requires_grad_(False)
+    images = torch.randn(2, *input_size)
     before = model(images)
     heat = grad_cam(model, images, [0, 1])
     assert heat.shape == (2, *images.shape[2:])
@@ -62,28 +88,29 @@ def test_networks_of_every_layout(name: str) -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_a_network_without_maps_is_told() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
-    model.num_features = 12
-    with pytest.raises(PipelineError, match="no grid of features"):
-        grad_cam(model, torch.zeros(1, 3, 2, 2), [0])
-
-
-def test_a_report_says_where_there_is_nothing_to_see(tmp_path: Path) -> None:
-    """As with CrossViT and EfficientViM: the section stands, with the reason in place of the pictures."""
-    photos, assessment = made_up(tmp_path, ("cat", "dog"), count=12)
+def test_a_network_without_maps_is_refused_and_the_report_gives_the_reason(tmp_path: Path) -> None:
+    """As with CrossViT and EfficientViM: the section stands, with the reason in place of the photos."""
+    photos, scores = made_up(tmp_path, ("cat", "dog"), count=12)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2)).eval()
-    model.num_features = 12
-    size = Preprocessing(
-        input_size=(3, 8, 8), mean=(0.5,) * 3, std=(0.2,) * 3, interpolation="bilinear", crop_pct=1.0, crop_mode="center"
-    )
-    models = {"frozen": model, "finetuned": model}
-    gallery = where_models_look(assessment, photos, ("cat", "dog"), models, size)
+    with pytest.raises(PipelineError, match="no layer with feature maps"):
+        grad_cam(model, torch.zeros(1, 3, 8, 8), [0])
+    gallery = grad_cam_gallery(scores, photos, {"frozen": model, "finetuned": model}, SIZE)
     assert gallery.cards == []
-    assert gallery.text.startswith("Grad-CAM cannot tell for this network: Sequential keeps no grid of features")
+    assert gallery.text.startswith("Grad-CAM cannot show it for this network: Sequential has no layer with feature maps")
 
 
-def test_an_overlay_is_grey_where_it_is_cold() -> None:
+def test_the_gallery_shows_mistakes_first_and_each_class_in_turn(tmp_path: Path) -> None:
+    photos, scores = made_up(tmp_path, ("cat", "dog"), count=12)
+    gallery = grad_cam_gallery({"frozen": scores["frozen"], "finetuned": scores["frozen"]}, photos, {"frozen": Corner()}, SIZE)
+    wrong = scores["frozen"].mistakes[:4]
+    shown = [card.note for card in gallery.cards]
+    assert len(wrong) > 0
+    assert shown[: len(wrong)] == photos["id"].iloc[wrong].tolist()
+    assert {card.title for card in gallery.cards[len(wrong) :][:2]} == {"a cat", "a dog"}
+    assert [picture.label.split(":")[0] for picture in gallery.cards[0].pictures] == ["photo", "frozen"]
+
+
+def test_an_overlay_is_grey_where_the_heat_is_zero() -> None:
     heat = torch.zeros(20, 20)
     heat[:, 10:] = 1.0
     mixed = overlay(Image.new("RGB", (40, 40), (200, 100, 50)), heat)
@@ -91,3 +118,8 @@ def test_an_overlay_is_grey_where_it_is_cold() -> None:
     assert red == green == blue
     red, green, blue = mixed.getpixel((37, 20))
     assert red > blue + 50
+
+
+def test_denormalised_inputs_are_the_photo() -> None:
+    photo = Image.new("RGB", (8, 8), (200, 100, 50))
+    assert denormalise(evaluation_transform(SIZE)(photo), SIZE).getpixel((4, 4)) == (200, 100, 50)

@@ -2,48 +2,73 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pipeline.evaluation.comparison import compare
+from pipeline.evaluation.comparison import Comparison, compare, paired_bootstrap
+from pipeline.evaluation.metrics import Scores
 
 
-def predicting(classes: list[int], confidence: float = 0.9) -> np.ndarray:
-    return np.array([[confidence, 1 - confidence] if chosen == 0 else [1 - confidence, confidence] for chosen in classes])
+def scores_of(wrong: list[int], count: int = 40, *, confidence: float = 0.9, level: float = 0.95) -> Scores:
+    """Predictions of equal confidence, wrong for some photos."""
+    labels = np.arange(count) % 2
+    chosen = labels.copy()
+    chosen[wrong] = 1 - chosen[wrong]
+    probabilities = np.where(np.arange(2) == chosen[:, None], confidence, 1 - confidence)
+    return Scores(labels, probabilities, ("cat", "dog"), level)
+
+
+def ten_against_two(level: float = 0.95) -> tuple[Comparison, Comparison]:
+    first, second = scores_of(list(range(10)), level=level), scores_of([10, 11], level=level)
+    return compare(first, second), compare(second, first)
 
 
 def test_the_p_value_is_mcnemars_exact_one() -> None:
-    """Ten photos that only the second gets right, two that only the first does: 2 · P(at most 2 of 12) = 158 / 4096."""
-    labels = np.zeros(40, dtype=int)
-    first, second = predicting([1] * 10 + [0] * 30), predicting([0] * 10 + [1] * 2 + [0] * 28)
-    comparison = compare(labels, first, second, confidence_level=0.95)
+    """Ten photos that only the second classifies correctly, two only the first: 2 · P(at most 2 of 12) = 158 / 4096."""
+    comparison, reverse = ten_against_two()
     assert (comparison.only_first, comparison.only_second) == (2, 10)
     assert comparison.p_value == pytest.approx(158 / 4096)
-    assert comparison.verdict == "better"
-    assert compare(labels, second, first, confidence_level=0.95).verdict == "worse"
-    assert comparison.accuracy.mean == pytest.approx(8 / 40)
+    assert comparison.accuracy_gain.mean == pytest.approx(8 / 40)
+    assert (comparison.verdict, reverse.verdict) == ("better", "worse")
+
+
+def test_the_verdict_holds_at_the_confidence_level() -> None:
+    """p = 0.039: enough at 95%, too little at 99%."""
+    assert [one.verdict for one in ten_against_two(0.99)] == ["no different", "no different"]
 
 
 def test_equal_models_differ_in_nothing() -> None:
-    values = predicting([0, 1, 0, 1])
-    comparison = compare(np.array([0, 1, 1, 1]), values, values, confidence_level=0.95)
-    assert comparison.p_value == 1
-    assert comparison.verdict == "no different"
-    assert (comparison.accuracy.mean, comparison.accuracy.low, comparison.accuracy.high) == (0, 0, 0)
-
-
-def test_the_bootstrap_agrees_with_the_normal_interval_of_many_photos() -> None:
-    random = np.random.default_rng(1)
-    labels = np.zeros(4000, dtype=int)
-    first, second = (predicting((random.random(4000) > share).astype(int).tolist()) for share in (0.8, 0.85))
-    gain = compare(labels, first, second, confidence_level=0.95).accuracy
-    differences = (second.argmax(1) == labels).astype(float) - (first.argmax(1) == labels)
-    half = 1.96 * differences.std() / np.sqrt(4000)
-    assert gain.mean == pytest.approx(differences.mean())
-    assert gain.low == pytest.approx(gain.mean - half, abs=0.15 * half)
-    assert gain.high == pytest.approx(gain.mean + half, abs=0.15 * half)
+    scores = scores_of([0, 1])
+    comparison = compare(scores, scores)
+    assert comparison.as_dict() == {
+        **dict.fromkeys(("accuracy_gain", "accuracy_gain_low", "accuracy_gain_high"), 0.0),
+        **dict.fromkeys(("log_loss_gain", "log_loss_gain_low", "log_loss_gain_high"), 0.0),
+        "p_value": 1.0,
+        "verdict": "no different",
+    }
 
 
 def test_a_lower_log_loss_is_a_gain() -> None:
-    labels = np.zeros(20, dtype=int)
-    gain = compare(labels, predicting([0] * 20, 0.6), predicting([0] * 20, 0.9), confidence_level=0.95).log_loss
+    gain = compare(scores_of([], confidence=0.6), scores_of([], confidence=0.9)).log_loss_gain
     assert gain.mean == pytest.approx(np.log(0.9 / 0.6))
     assert gain.low > 0
+
+
+@pytest.mark.parametrize(("one_sided", "quantile"), [(False, 1.96), (True, 1.645)])
+def test_the_bootstrap_agrees_with_the_normal_interval_of_many_photos(one_sided: bool, quantile: float) -> None:
+    differences = np.random.default_rng(1).choice([-1.0, 0.0, 1.0], 4000, p=[0.1, 0.75, 0.15])
+    gain = paired_bootstrap(differences, confidence_level=0.95, one_sided=one_sided)
+    half = quantile * differences.std() / np.sqrt(4000)
+    assert gain.mean == pytest.approx(differences.mean())
+    assert gain.low == pytest.approx(gain.mean - half, abs=0.15 * half)
+    assert gain.high == (np.inf if one_sided else pytest.approx(gain.mean + half, abs=0.15 * half))
+
+
+@settings(max_examples=25)
+@given(st.lists(st.floats(-5, 5), min_size=2, max_size=50))
+def test_the_bootstrap_is_repeatable_antisymmetric_and_within_the_data(values: list[float]) -> None:
+    differences = np.array(values)
+    gain, opposite = (paired_bootstrap(sign * differences, confidence_level=0.9, resamples=200) for sign in (1, -1))
+    assert gain == paired_bootstrap(differences, confidence_level=0.9, resamples=200)
+    assert min(values) - 1e-12 <= gain.low <= gain.high <= max(values) + 1e-12
+    assert (opposite.low, opposite.high) == pytest.approx((-gain.high, -gain.low), abs=1e-12)

@@ -1,38 +1,88 @@
-"""Scores against values that were worked out by hand or are published."""
+"""Metrics, intervals, curves and calibration against values that were worked out by hand or are published."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import log_loss
+from sklearn.metrics import log_loss, roc_auc_score
 
 from pipeline.errors import PipelineError
-from pipeline.evaluation.metrics import log_losses, score, wilson
+from pipeline.evaluation.metrics import METRICS, Metric, Scores, log_losses, wilson
+
+
+def scores_of(labels: list[int] | np.ndarray, probabilities: np.ndarray, level: float = 0.95) -> Scores:
+    return Scores(np.asarray(labels), probabilities, tuple("abcdefgh"[: probabilities.shape[1]]), level)
+
+
+def binary(first: list[float]) -> np.ndarray:
+    values = np.array(first)
+    return np.stack([values, 1 - values], 1)
+
+
+def made_up(classes: int, count: int = 300) -> Scores:
+    random = np.random.default_rng(0)
+    labels = np.arange(count) % classes
+    probabilities = random.dirichlet(np.ones(classes), count)
+    probabilities[np.arange(count), labels] += 0.3
+    return scores_of(labels, probabilities / probabilities.sum(1, keepdims=True))
 
 
 def test_two_classes() -> None:
-    labels = np.array([0, 0, 1, 1])
-    cat = np.array([0.9, 0.4, 0.2, 0.3])
-    scores = score(labels, np.stack([cat, 1 - cat], 1), confidence_level=0.95)
-    assert scores.accuracy == scores.balanced_accuracy == 0.75
-    assert scores.log_loss == pytest.approx(-np.log([0.9, 0.4, 0.8, 0.7]).mean())
-    assert scores.brier == pytest.approx(np.square([0.1, 0.6, 0.2, 0.3]).mean())
-    assert scores.roc_auc == scores.pr_auc == 1.0
-    assert scores.f1 == pytest.approx((2 / 3 + 4 / 5) / 2)
+    scores = scores_of([0, 0, 1, 1], binary([0.9, 0.4, 0.2, 0.3]))
+    metrics = scores.metrics
+    assert metrics["accuracy"] == metrics["balanced_accuracy"] == 0.75
+    assert metrics["log_loss"] == pytest.approx(-np.log([0.9, 0.4, 0.8, 0.7]).mean())
+    assert metrics["brier"] == pytest.approx(np.square([0.1, 0.6, 0.2, 0.3]).mean())
+    assert metrics["roc_auc"] == metrics["pr_auc"] == 1.0
+    assert metrics["f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)
+    assert scores.confusion.tolist() == [[1, 1], [0, 2]]
+    assert scores.mistakes.tolist() == [1]
+
+
+def test_more_than_two_classes() -> None:
+    labels = np.array([0, 1, 2, 2])
+    probabilities = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8], [0.5, 0.3, 0.2]])
+    metrics = scores_of(labels, probabilities).metrics
+    assert metrics["accuracy"] == 0.75
+    assert metrics["roc_auc"] == 1.0  # each class is ranked above the rest, although one prediction is wrong
+    assert metrics["brier"] == pytest.approx((3 * (0.04 + 0.01 + 0.01) + 0.25 + 0.09 + 0.64) / 4)
+    assert metrics["log_loss"] == pytest.approx(log_loss(labels, probabilities))
+
+
+def test_precision_recall_and_support_of_each_class() -> None:
+    table = scores_of([0, 0, 0, 1, 1, 2], np.eye(3)[[0, 0, 1, 1, 1, 0]]).per_class
+    assert [row["support"] for row in table.values()] == [3, 2, 1]
+    assert [row["precision"] for row in table.values()] == pytest.approx([2 / 3, 2 / 3, 0])
+    assert [row["recall"] for row in table.values()] == pytest.approx([2 / 3, 1, 0])
+    assert (table["a"]["recall_low"], table["a"]["recall_high"]) == wilson(2, 3, 0.95)
+    assert (table["c"]["precision_low"], table["c"]["precision_high"]) == (0, 1)  # never predicted
+
+
+def test_a_metric_is_one_line_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    added = Metric("median_confidence", "Median confidence", "of all predictions", lambda scores: np.median(scores.confidence))
+    monkeypatch.setattr("pipeline.evaluation.metrics.METRICS", (*METRICS, added))
+    assert scores_of([0, 1], binary([0.9, 0.3])).as_dict()["median_confidence"] == pytest.approx(0.8)
+
+
+def test_curves_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = made_up(2)
+    first = scores.roc, scores.precision_recall, scores.reliability, scores.metrics
+    monkeypatch.delattr("pipeline.evaluation.metrics.roc_curve")
+    monkeypatch.delattr("pipeline.evaluation.metrics.precision_recall_curve")
+    assert all(
+        a is b for a, b in zip(first, (scores.roc, scores.precision_recall, scores.reliability, scores.metrics), strict=True)
+    )
 
 
 def test_the_interval_is_wilsons() -> None:
     """81 of 263 gives 0.2553 to 0.3662 (Newcombe, Statistics in Medicine, 1998, table I)."""
-    labels = np.array([0] * 81 + [1] * 182)
-    probabilities = np.tile([0.9, 0.1], (263, 1))
-    scores = score(labels, probabilities, confidence_level=0.95)
-    assert scores.accuracy_low == pytest.approx(0.2553, abs=5e-5)
-    assert scores.accuracy_high == pytest.approx(0.3662, abs=5e-5)
-    assert scores.balanced_accuracy == 0.5
+    scores = scores_of([0] * 81 + [1] * 182, np.tile([0.9, 0.1], (263, 1)))
+    assert scores.accuracy_interval == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert scores.metrics["balanced_accuracy"] == 0.5
 
 
 @given(st.integers(1, 500), st.data())
-def test_the_interval_holds_the_share_and_narrows_with_more_photos(total: int, data: st.DataObject) -> None:
+def test_the_interval_holds_the_proportion_and_narrows_with_more_photos(total: int, data: st.DataObject) -> None:
     correct = data.draw(st.integers(0, total))
     low, high = wilson(correct, total, 0.95)
     assert 0 <= low <= correct / total <= high <= 1
@@ -40,27 +90,47 @@ def test_the_interval_holds_the_share_and_narrows_with_more_photos(total: int, d
     assert higher - lower < high - low
 
 
-def test_more_than_two_classes() -> None:
-    labels = np.array([0, 1, 2, 2])
-    probabilities = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8], [0.5, 0.3, 0.2]])
-    scores = score(labels, probabilities, confidence_level=0.9)
-    assert scores.accuracy == 0.75
-    assert scores.roc_auc == 1.0  # each class is ranked above the rest, although one photo is predicted wrong
-    assert scores.brier == pytest.approx((3 * (0.04 + 0.01 + 0.01) + 0.25 + 0.09 + 0.64) / 4)
-    assert scores.log_loss == pytest.approx(log_loss(labels, probabilities))
-
-
-def test_a_sure_mistake_costs_what_kaggle_charges() -> None:
+def test_a_confident_mistake_costs_what_kaggle_charges() -> None:
     assert log_losses(np.array([0]), np.array([[0.0, 1.0]])) == pytest.approx(34.5, abs=0.05)
     assert log_losses(np.array([1]), np.array([[0.0, 1.0]])) == pytest.approx(0.0, abs=1e-14)
 
 
-def test_what_cannot_be_scored_is_told() -> None:
-    with pytest.raises(PipelineError, match="fewer than two classes"):
-        score(np.array([1, 1]), np.array([[0.5, 0.5]] * 2), confidence_level=0.95)
-    with pytest.raises(PipelineError, match="fewer than two classes"):
-        score(np.array([], int), np.empty((0, 2)), confidence_level=0.95)
-    with pytest.raises(PipelineError, match="2 of 3 classes"):
-        score(np.array([0, 1]), np.full((2, 3), 1 / 3), confidence_level=0.95)
-    with pytest.raises(PipelineError, match="not a finite number"):
-        score(np.array([0, 1]), np.array([[0.5, np.nan], [0.5, 0.5]]), confidence_level=0.95)
+@pytest.mark.parametrize(
+    ("labels", "probabilities", "message"),
+    [
+        ([1, 1], np.full((2, 2), 0.5), "fewer than two classes"),
+        (np.array([], int), np.empty((0, 2)), "fewer than two classes"),
+        ([0, 1], np.full((2, 3), 1 / 3), "2 of 3 classes"),
+        ([0, 1], np.array([[0.5, np.nan], [0.5, 0.5]]), "not a finite number"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(labels: list[int] | np.ndarray, probabilities: np.ndarray, message: str) -> None:
+    with pytest.raises(PipelineError, match=message):
+        scores_of(labels, probabilities)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_the_area_under_the_curve_is_the_metric(classes: int) -> None:
+    scores = made_up(classes)
+    x, y = scores.roc.to_numpy().T
+    assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
+    pairs = (scores.labels[:, None] == np.arange(classes)).ravel(), scores.probabilities.ravel()
+    assert np.trapezoid(y, x) == pytest.approx(scores.metrics["roc_auc"] if classes == 2 else roc_auc_score(*pairs))
+    recall, precision = scores.precision_recall.to_numpy().T
+    assert (recall[0], precision[0], recall[-1]) == (0, 1, 1)
+    assert (np.diff(recall) >= 0).all()
+
+
+def test_the_ece_is_the_weighted_distance_of_the_bins() -> None:
+    """Four predictions at 0.95, three right; six at 0.65, all right: 4/10 · 0.2 + 6/10 · 0.35."""
+    scores = scores_of([0, 0, 0, 1] + [0] * 6, binary([0.95] * 4 + [0.65] * 6))
+    assert scores.reliability["photos"].tolist() == [6, 4]
+    assert scores.reliability["accuracy"].tolist() == [1.0, 0.75]
+    assert scores.metrics["ece"] == pytest.approx(0.4 * 0.2 + 0.6 * 0.35)
+    assert scores_of([0, 1], np.eye(2)).metrics["ece"] == 0
+
+
+def test_bins_hold_every_photo_once() -> None:
+    scores = made_up(3, 500)
+    assert scores.reliability["photos"].sum() == 500
+    assert scores.reliability["confidence"].between(1 / 3, 1).all()

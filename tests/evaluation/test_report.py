@@ -1,13 +1,15 @@
 """The report: one file that says what it should, escapes what comes from outside, and looks right in a real browser."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from pipeline.evaluation.metrics import METRICS
 from pipeline.evaluation.report import render_report, verdict
-from tests.evaluation.reports import report_of
+from tests.evaluation.reports import nearly_perfect, report_of
 
 CHROMIUM = Path("/usr/bin/chromium")
 CUT_OFF = """() => [...document.querySelectorAll("body *")].filter(element => {
@@ -63,21 +65,51 @@ def test_what_comes_from_outside_is_escaped(tmp_path: Path) -> None:
     assert "dog &amp; wolf" in page
 
 
-def test_the_verdict_says_what_the_numbers_say(tmp_path: Path) -> None:
-    report = report_of(tmp_path, ("cat", "dog"))
-    assert report.assessment.comparison.p_value < 0.05
-    assert "Unfreezing helped" in verdict(report)
-    assert "the fine-tuned checkpoint is the frozen one" in verdict(report_of(tmp_path, ("cat", "dog"), note="not better"))
+@pytest.mark.parametrize(("alpha", "expected"), [(0.5, "Unfreezing helped: "), (0, "has the frozen checkpoint’s weights")])
+def test_the_page_says_what_was_chosen_and_why(tmp_path: Path, alpha: float, expected: str) -> None:
+    report = report_of(tmp_path, ("cat", "dog"), alpha=alpha)
+    page = render_report(report)
+    assert expected in verdict(report)
+    assert verdict(report) in page
+    assert report.note in page
+    assert ("the fine-tuned weights, alpha = 0.5" if alpha else "the frozen checkpoint, alpha = 0") in page
 
 
-def test_numbers_of_the_page_are_those_of_the_metrics(tmp_path: Path) -> None:
+def test_the_verdict_is_that_of_the_confidence_level(tmp_path: Path) -> None:
     report = report_of(tmp_path, ("cat", "dog"))
-    page, metrics = render_report(report), report.assessment.metrics()
-    for checkpoint in ("frozen", "finetuned"):
-        assert f"{metrics[checkpoint]['accuracy']:.2%}" in page
-        assert f"{metrics[checkpoint]['calibrated_calibration_error']:.4f}" in page
-        assert f"{metrics[checkpoint]['undoubted_accuracy']:.2%}" in page
-    assert metrics["num_doubtful"] == 3
+    doubtful = replace(report, comparison=replace(report.comparison, p_value=0.03))
+    assert "Unfreezing helped" in verdict(doubtful)
+    strict = replace(doubtful, comparison=replace(doubtful.comparison, confidence_level=0.99))
+    assert "Whether unfreezing helped, these photos cannot show" in verdict(strict)
+
+
+def test_every_metric_is_in_the_table(tmp_path: Path) -> None:
+    report = report_of(tmp_path, ("cat", "dog"))
+    page = render_report(report)
+    for metric in METRICS:
+        assert metric.label in page
+        for scores in report.scores.values():
+            assert format(scores.metrics[metric.name], metric.format) in page
+
+
+def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    first, second = (render_report(report_of(tmp_path / name, ("cat", "dog"))) for name in "ab")
+    assert first == second
+
+
+def test_curves_of_a_good_model_are_zoomed_in(tmp_path: Path) -> None:
+    report = report_of(tmp_path, ("cat", "dog"))
+    assert "Only the corner" not in render_report(report)
+    page = render_report(nearly_perfect(report))
+    assert page.count("Only the corner of a good model is shown: 2% of either axis") == 2
+
+
+def test_beyond_twelve_classes_the_most_confused_pairs_are_listed(tmp_path: Path) -> None:
+    page = render_report(report_of(tmp_path, tuple(f"breed {n}" for n in range(15))))
+    assert 'class="confusion"' not in page
+    assert re.search(r"<th scope=\"row\">breed \d+ → breed \d+</th><td>\d+</td><td>\d+</td>", page)
 
 
 @pytest.mark.slow
@@ -91,14 +123,14 @@ def test_a_browser_shows_it_without_fault(tmp_path: Path, classes: tuple[str, ..
 
     page_file = tmp_path / "report.html"
     page_file.write_text(render_report(report_of(tmp_path, classes)), encoding="utf-8")
-    told: list[str] = []
+    reported: list[str] = []
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=arguments)
         page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        page.on("console", lambda message: told.append(message.text))
-        page.on("pageerror", lambda error: told.append(str(error)))
-        page.on("request", lambda request: None if request.url.startswith(("file:", "data:")) else told.append(request.url))
+        page.on("console", lambda message: reported.append(message.text))
+        page.on("pageerror", lambda error: reported.append(str(error)))
+        page.on("request", lambda request: None if request.url.startswith(("file:", "data:")) else reported.append(request.url))
         page.goto(page_file.as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") == width
         assert page.evaluate(CUT_OFF) == []
@@ -106,4 +138,4 @@ def test_a_browser_shows_it_without_fault(tmp_path: Path, classes: tuple[str, ..
         paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, re.findall(r"\d+", paper)[:3])) < 200) == (scheme == "dark")
         browser.close()
-    assert told == []
+    assert reported == []

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline.evaluation.slices import of_batch, slice_scores, slices_of
+from pipeline.evaluation.slices import accuracy_by_slice, brightness_and_sharpness, slices_of
 
 
 def table(count: int = 9) -> pd.DataFrame:
@@ -27,8 +27,8 @@ def pixels(luma: torch.Tensor) -> torch.Tensor:
 
 
 def test_every_photo_is_in_one_slice_of_each_kind() -> None:
-    right = {"frozen": np.arange(9) % 2 == 0, "finetuned": np.ones(9, dtype=bool)}
-    scores = slice_scores(slices_of(table()), right, confidence_level=0.95)
+    correct = {"frozen": np.arange(9) % 2 == 0, "finetuned": np.ones(9, dtype=bool)}
+    scores = accuracy_by_slice(slices_of(table()), correct, confidence_level=0.95)
     for kind in {one.property for one in scores}:
         members = [one for one in scores if one.property == kind]
         assert sum(one.photos for one in members) == 9
@@ -39,10 +39,10 @@ def test_every_photo_is_in_one_slice_of_each_kind() -> None:
 
 
 def test_slices_are_named_by_their_bounds_and_ordered() -> None:
-    scores = slice_scores(slices_of(table()), {"frozen": np.ones(9, dtype=bool)}, confidence_level=0.95)
+    scores = accuracy_by_slice(slices_of(table()), {"frozen": np.ones(9, dtype=bool)}, confidence_level=0.95)
     names = {kind: [one.name for one in scores if one.property == kind] for kind in ("brightness", "shape", "file format")}
     assert [name.split()[0] for name in names["brightness"]] == ["up", "26.7", "over"]
-    assert names["shape"] == ["about square", "upright", "wide"]
+    assert names["shape"] == ["portrait", "about square", "landscape"]
     assert names["file format"] == ["GIF", "JPEG"]
 
 
@@ -53,7 +53,7 @@ def test_equal_values_are_one_slice() -> None:
 def test_brightness_is_the_mean_luma_and_blur_lowers_sharpness() -> None:
     noise = torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0))
     blurred = torch.nn.functional.avg_pool2d(noise[:, None], 5, 1, 2, count_include_pad=False)[:, 0]
-    measured = of_batch(pixels(torch.cat([torch.full((1, 32, 32), 0.2), noise, blurred])))
+    measured = brightness_and_sharpness(pixels(torch.cat([torch.full((1, 32, 32), 0.2), noise, blurred])))
     assert measured[0].tolist() == pytest.approx([0.2, 0.0], abs=1e-5)
     assert measured[1, 0] == pytest.approx(noise.mean().item(), abs=1e-3)
     assert measured[2, 1] < measured[1, 1] / 4

@@ -1,0 +1,174 @@
+"""Error analysis: galleries of mistakes, uncertain photos, label issues, near duplicates and Grad-CAM for the report.
+
+galleries = [mistakes(scores, photos, count=24), least_certain(scores, photos)]
+
+`photos` has a row for each test photo, in the order of the scores: `id`, `path` (of the stored photo), `class` and `group`.
+"""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import nn
+
+from pipeline.checkpoint import Preprocessing
+from pipeline.data.transforms import evaluation_transform
+from pipeline.errors import PipelineError
+from pipeline.evaluation.attribution import denormalise, grad_cam, overlay
+from pipeline.evaluation.metrics import Scores
+
+LEAST_CERTAIN, LABEL_ISSUES, DUPLICATE_GROUPS, SHOWN_OF_A_GROUP, EXPLAINED = 12, 18, 6, 3, 8  # photos shown
+SIDE = 320  # pixels, about twice what photos are shown at, for screens that show two pixels as one
+JPEG_QUALITY = 78
+NAMES = {"frozen": "Frozen", "finetuned": "Fine-tuned"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image inside a page: `source` is a data address; width and height are in pixels; `label` may stand below."""
+
+    source: str
+    width: int
+    height: int
+    alternative: str
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One or several pictures of one photo, a title and a note, and the confidence of its prediction in [0, 1]."""
+
+    pictures: Sequence[Picture]
+    title: str
+    note: str
+    confidence: float | None = None
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Cards under a heading: photos, or photos with Grad-CAM ("heat")."""
+
+    anchor: str
+    title: str
+    text: str
+    cards: Sequence[Card]
+    kind: Literal["photos", "heat"] = "photos"
+
+
+def mistakes(scores: Scores, photos: pd.DataFrame, *, count: int) -> Gallery:
+    """The fine-tuned checkpoint's most confident mistakes."""
+    text = (
+        f"The fine-tuned checkpoint is wrong on {len(scores.mistakes)} of {len(photos)} test photos. These are the wrong "
+        "predictions with the highest confidence, which the bar shows. Either the model, the photo or the label is at fault."
+    )
+    return Gallery("mistakes", "The most confident mistakes", text, _prediction_cards(scores, photos, scores.mistakes[:count]))
+
+
+def least_certain(scores: Scores, photos: pd.DataFrame) -> Gallery:
+    """The photos with the fine-tuned checkpoint's least confident predictions, right or wrong."""
+    text = "The fine-tuned checkpoint’s least confident predictions. To label more photos, begin with ones like these."
+    order = np.argsort(scores.confidence, kind="stable")[:LEAST_CERTAIN]
+    return Gallery("uncertain", "The least certain", text, _prediction_cards(scores, photos, order))
+
+
+def label_issue_gallery(issues: pd.DataFrame, num_examined: int) -> Gallery:
+    """The labels of all splits that deserve a second look, as `label_issues` gives them for photos with `split` too."""
+    text = (
+        f"{len(issues):,} of {num_examined:,} labels are probably wrong by confident learning: a head on frozen features that "
+        "was not fitted on the photo is confident of another class."
+    )
+    cards = []
+    for row in issues.head(LABEL_ISSUES).to_dict("records"):
+        picture = embed(row["path"], f"Photo {row['id']}, labelled {row['class']}, probably {row['likely']}")
+        note = f"{row['likely']} at {row['probability']:.1%} · {row['split']} · {row['id']}"
+        cards.append(Card([picture], f"labelled {row['class']}", note))
+    return Gallery("labels", "Label issues", text, cards)
+
+
+def near_duplicates(photos: pd.DataFrame) -> Gallery:
+    """Test photos that show the same picture."""
+    groups = [members for _, members in photos.groupby("group") if len(members) > 1]
+    text = (
+        f"{sum(map(len, groups))} of {len(photos)} test photos show the same picture as another one, in {len(groups)} "
+        f"group{'s' if len(groups) != 1 else ''}. A group is never divided between splits, so none of them was trained on."
+    )
+    cards = []
+    for members in groups[:DUPLICATE_GROUPS]:
+        shown, count = members.head(SHOWN_OF_A_GROUP), len(members)
+        pictures = [embed(path, f"Photo {photo}, one of {count} alike") for photo, path in shown[["id", "path"]].to_numpy()]
+        cards.append(Card(pictures, f"{count} × {members['class'].iloc[0]}", " · ".join(shown["id"])))
+    return Gallery("duplicates", "Near duplicates", text, cards)
+
+
+def grad_cam_gallery(
+    scores: Mapping[str, Scores], photos: pd.DataFrame, models: Mapping[str, nn.Module], preprocessing: Preprocessing
+) -> Gallery:
+    """Grad-CAM of both checkpoints' networks on the most confident mistakes and correct predictions of the fine-tuned one."""
+    anchor, title = "looks", "Where the models look"
+    chosen = _most_confident(scores["finetuned"])
+    batch = torch.stack([_network_input(path, preprocessing) for path in photos["path"].iloc[chosen]])
+    try:
+        heats = {name: grad_cam(model, batch, scores[name].predicted[chosen].tolist()) for name, model in models.items()}
+    except PipelineError as error:
+        return Gallery(anchor, title, f"Grad-CAM cannot show it for this network: {error}", [], "heat")
+    text = (
+        "Grad-CAM: the brighter a place, the more it spoke for the predicted class. Photos are cropped as the network gets "
+        "them: first mistakes of the fine-tuned checkpoint, then its most confident correct predictions."
+    )
+    cards = []
+    for position, index in enumerate(chosen):
+        actual, photo = photos["class"].iloc[index], photos["id"].iloc[index]
+        crop = denormalise(batch[position], preprocessing)
+        pictures = [embed(crop, f"Photo {photo}, a {actual}, as the network gets it", "photo")]
+        for name, heat in heats.items():
+            predicted = scores[name].classes[scores[name].predicted[index]]
+            alternative = f"Grad-CAM of photo {photo}: what spoke for {predicted} in the {NAMES[name].lower()} network"
+            label = f"{NAMES[name].lower()}: {predicted} {scores[name].confidence[index]:.0%}"
+            pictures.append(embed(overlay(crop, heat[position]), alternative, label))
+        cards.append(Card(pictures, f"a {actual}", photo))
+    return Gallery(anchor, title, text, cards, "heat")
+
+
+def embed(photo: Path | Image.Image, alternative: str, label: str = "") -> Picture:
+    """A photo, made small, inside a page."""
+    if isinstance(photo, Path):
+        with Image.open(photo) as image:
+            photo = image.convert("RGB")
+    small = photo.copy()
+    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    source = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return Picture(source, small.width, small.height, alternative, label)
+
+
+def _prediction_cards(scores: Scores, photos: pd.DataFrame, indices: np.ndarray) -> list[Card]:
+    cards = []
+    for index in indices.tolist():
+        row, confidence = photos.iloc[index], float(scores.confidence[index])
+        actual, predicted = row["class"], scores.classes[scores.predicted[index]]
+        title = f"{actual}, predicted {predicted}" if actual != predicted else f"{actual}, correct"
+        picture = embed(row["path"], f"Photo {row['id']}: labelled {actual}, predicted {predicted} at {confidence:.1%}")
+        cards.append(Card([picture], title, f"{confidence:.1%} · {row['id']}", confidence))
+    return cards
+
+
+def _most_confident(scores: Scores) -> list[int]:
+    """The most confident mistakes, then the most confident correct predictions, a class in turn."""
+    wrong = scores.mistakes[: EXPLAINED // 2].tolist()
+    table = pd.DataFrame({"label": scores.labels, "confidence": scores.confidence})[scores.correct]
+    table = table.sort_values("confidence", ascending=False, kind="stable")
+    in_turn = table.groupby("label").cumcount().sort_values(kind="stable").index
+    return wrong + in_turn[: EXPLAINED - len(wrong)].tolist()
+
+
+def _network_input(path: Path, preprocessing: Preprocessing) -> torch.Tensor:
+    with Image.open(path) as image:
+        return evaluation_transform(preprocessing)(image.convert("RGB"))

@@ -1,0 +1,163 @@
+"""The evaluate stage on a few photos and two untrained checkpoints: what it writes, repeats and refuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.checkpoint import CheckpointInfo, HeadInfo, library_versions, save_checkpoint
+from pipeline.data.dataset import data_fingerprints
+from pipeline.data.manifest import fingerprint, write_manifest
+from pipeline.errors import PipelineError
+from pipeline.files import read_json, sha256_of, write_csv, write_json
+from pipeline.models.backbone import create_backbone
+from pipeline.models.head import replace_head
+from pipeline.params import Params
+from pipeline.stages import evaluate
+
+CLASSES = ("cat", "dog")
+PARAMS = Params.model_validate(
+    {"runtime": {"device": "cpu", "workers": 0, "threads": 1}, "evaluate": {"test_time_augmentation": True}}
+)
+
+
+def photos_in(project: Path) -> pd.DataFrame:
+    """24 photos in three splits, cats dark and dogs bright, with a pair of duplicates, and their manifest."""
+    random, rows = np.random.default_rng(0), []
+    for number in range(24):
+        label, split = CLASSES[number % 2], ("train", "val", "test")[number // 8]
+        path = project / f"data/processed/images/{split}/{label}/{label}.{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 128, (80, 90, 3)) + 120 * (number % 2)
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+        group = f"group-{number - number // 2 % 2 * 2 if number > 19 else number}"
+        rows.append({"id": f"{label}.{number}", "path": path.name, "class": label, "split": split, "group": group})
+    text = {"status": "kept", "reason": "", "format": "JPEG", "mode": "RGB", "sha256": "", "pixel_hash": "0"}
+    number = {"width": 90, "height": 80, "orientation": 1, "bytes": 9, "stored_width": 90, "stored_height": 80}
+    manifest = pd.DataFrame(rows).assign(**text, **number, stored_bytes=9, doubt_lists=0)
+    write_manifest(manifest, project / "data/processed")
+    return manifest
+
+
+def checkpoint(folder: Path, manifest: pd.DataFrame, metrics: dict[str, float], *, bias: float = 0.0, note: str = "") -> None:
+    backbone = create_backbone("test_resnet", "none")
+    path = replace_head(backbone.model, 2, initialisation="zeros")
+    head = backbone.model.get_submodule(path)
+    torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(0))
+    torch.nn.init.constant_(head.bias, bias)
+    info = CheckpointInfo(
+        stage=folder.name,
+        backbone=backbone.info,
+        head=HeadInfo(path=path, num_outputs=2, initialisation="zeros"),
+        classes=CLASSES,
+        preprocessing=backbone.preprocessing.model_copy(update={"input_size": (3, 64, 64)}),
+        data=data_fingerprints(manifest),
+        stored_size=80,
+        params={},
+        epoch=1 if metrics.get("alpha") else 0,
+        metrics={"val_accuracy": 0.75, "val_log_loss": 0.5, **metrics},
+        note=note,
+        versions=library_versions(),
+    )
+    save_checkpoint(folder, info, backbone.model.state_dict(), {})
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    project = tmp_path_factory.mktemp("project")
+    manifest = photos_in(project)
+    checkpoint(project / "outputs/frozen", manifest, {"val_log_loss": 0.6}, bias=0.5)
+    checkpoint(project / "outputs/finetuned", manifest, {"alpha": 0.7}, note="Fine-tuned: better by 0.1 (lower bound 0.05).")
+    seen = manifest[manifest["split"] != "test"]
+    rows = [
+        {"id": photo, "cat": 0.9 - 0.8 * (label == "dog"), "dog": 0.1 + 0.8 * (label == "dog")}
+        for photo, label in zip(seen["id"], seen["class"], strict=True)
+    ]
+    rows[3] |= {"cat": 0.99, "dog": 0.01}  # a wrong label
+    write_csv(project / "outputs/out_of_fold.csv", rows)
+    write_csv(
+        project / "outputs/plots/epochs.csv",
+        [{"epoch": 0, "train_loss": None, "val_log_loss": 0.6}, {"epoch": 1, "train_loss": 0.4, "val_log_loss": 0.5}],
+    )
+    write_json(project / "outputs/metrics/download.json", {"files": 24})  # of a folder: without archive_sha256
+    return project
+
+
+def run(project: Path, monkeypatch: pytest.MonkeyPatch, params: Params = PARAMS) -> dict[str, Any]:
+    monkeypatch.chdir(project)
+    evaluate.run(params)
+    return read_json(Path("outputs/evaluation/metrics.json"))
+
+
+def test_metrics_name_the_checkpoint_and_its_validation_metrics(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = run(project, monkeypatch)
+    assert metrics["num_test"] == 8
+    assert metrics["test_fingerprint"] == fingerprint(evaluate.read_manifest(Path("data/processed")), "test")
+    assert metrics["num_parameters"] > 10_000
+    assert (metrics["frozen"]["val_log_loss"], metrics["finetuned"]["val_log_loss"]) == (0.6, 0.5)
+    table = pd.read_csv("outputs/evaluation/predictions.csv")
+    for name in ("frozen", "finetuned"):
+        assert metrics[name]["model_sha256"] == sha256_of(Path("outputs", name, "model.safetensors"))
+        assert metrics[name]["accuracy"] == (table[name] == table["actual"]).mean()
+        assert metrics[name]["per_class"]["cat"]["support"] == 4
+        of_true = np.where(table["actual"] == "cat", table[f"{name}_cat"], table[f"{name}_dog"])
+        assert metrics[name]["log_loss"] == pytest.approx(-np.log(of_true).mean(), rel=1e-5)
+    assert metrics["unfreezing"]["alpha"] == 0.7
+    assert metrics["unfreezing"]["verdict"] in {"better", "worse", "no different"}
+    assert set(metrics["test_time_augmentation"]) == {"frozen", "finetuned"}
+    assert not [key for key in metrics["finetuned"] if key.startswith(("calibrated", "undoubted", "temperature"))]
+    issues = pd.read_csv("outputs/evaluation/label_issues.csv")
+    assert issues.columns.tolist() == ["id", "split", "class", "likely", "probability"]
+    assert issues.loc[0, ["id", "class", "likely", "probability"]].tolist() == ["dog.3", "dog", "cat", 0.99]
+    assert metrics["num_label_issues"] == len(issues)
+    assert pd.read_csv("outputs/evaluation/reliability_frozen.csv")["photos"].sum() == 8
+
+
+def test_a_second_run_writes_the_same_bytes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the runtime section says, and however long it took; only outputs/seconds differs."""
+    run(project, monkeypatch)
+    before = {file.name: file.read_bytes() for file in Path("outputs/evaluation").iterdir()}
+    report = before["report.html"].decode()
+    assert "Fine-tuned: better by 0.1 (lower bound 0.05)." in report
+    assert "none: drawn, or from a folder" in report
+    write_json(Path("outputs/metrics/download.json"), {"files": 24, "seconds": 77.7})
+    run(project, monkeypatch, PARAMS.model_copy(update={"runtime": PARAMS.runtime.model_copy(update={"workers": 1})}))
+    assert {file.name: file.read_bytes() for file in Path("outputs/evaluation").iterdir()} == before
+    seconds = json.loads(Path("outputs/seconds/evaluate.json").read_text())
+    assert seconds["seconds"] > 0
+    assert seconds["machine"]
+    assert seconds["machine"] not in report
+    assert "runtime:" not in report
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("outputs/out_of_fold.csv", "id,cat,dog\ncat.0,0.5,0.5\n", "has other photos"),
+        ("outputs/out_of_fold.csv", "id,cat\n", "cannot be used"),
+        ("outputs/plots/epochs.csv", "epoch\n", "cannot be used"),
+        ("outputs/finetuned", {"metrics": {}}, "was saved without alpha"),
+        ("outputs/finetuned", {"metrics": {"alpha": 0.5}, "bias": float("nan")}, "weights that are not finite numbers"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_and_nothing_is_written(
+    project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: str, content: Any, message: str
+) -> None:
+    manifest = photos_in(tmp_path)
+    for path in project.rglob("*"):
+        if path.is_file() and "evaluation" not in path.parts and "data" not in path.parts:
+            target = tmp_path / path.relative_to(project)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    if isinstance(content, str):
+        (tmp_path / file).write_text(content)
+    else:
+        checkpoint(tmp_path / file, manifest, **content)
+    with pytest.raises(PipelineError, match=message):
+        run(tmp_path, monkeypatch)
+    assert not (tmp_path / "outputs/evaluation").exists()
