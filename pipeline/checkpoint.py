@@ -117,7 +117,8 @@ def library_versions() -> dict[str, str]:
     In plain Python: `torch.__version__, timm.__version__ ...`, each after its import; here from the installed packages' own
     records, without importing any.
     """
-    libraries = ("torch", "torchvision", "timm", "albumentations", "onnxruntime", "openvino", "numpy", "pillow", "scikit-learn")
+    libraries = ["torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "onnxruntime", "openvino", "numpy"]
+    libraries += ["scipy", "scikit-learn", "pillow", "accelerate"]
     return {"python": platform.python_version()} | {name: _version(name) for name in libraries}
 
 
