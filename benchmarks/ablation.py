@@ -55,9 +55,8 @@ def report(results: Runs) -> str:
     """The table, the lowest mean validation log-loss first; runs of equal place have the same seed."""
 
     def over_seeds(values: list[float], form: str) -> str:
-        return f"{statistics.mean(values):{form}}" + (
-            f" ± {statistics.stdev(values):{form.strip('+')}}" if len(values) > 1 else ""
-        )
+        spread = f" ± {statistics.stdev(values):{form.strip('+')}}" if len(values) > 1 else ""
+        return f"{statistics.mean(values):{form}}{spread}"
 
     rows = []
     for setting, runs in sorted(results.items(), key=lambda item: statistics.mean(one["val_log_loss"] for one in item[1])):

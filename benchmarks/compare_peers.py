@@ -31,7 +31,6 @@ from common import (
     backbone_of,
     fine_tuned_parameters,
     lend_photos,
-    median_ratio,
     run_measured,
     run_or_exit,
     run_stage,
@@ -47,6 +46,7 @@ SCRIPTS = {
     "PyTorch tutorial": "tutorial",
 }
 STAGES = dict(zip(("frozen", "finetuned"), TRAINING, strict=True))
+SHARED = ("backbone", "weights", "epochs_frozen", "epochs_unfrozen", "threads")
 OUR_SETTINGS = {
     "optimizer": "logistic regression to convergence; AdamW, cosine; moving average, interpolated with the frozen weights",
     "augmentation": "light",
@@ -86,23 +86,13 @@ def run_peer(script: Path, given: argparse.Namespace, photos: Path, folder: Path
     """A peer, in the environment that its script describes."""
     options = {
         "images": photos / "data/processed/images",
-        "backbone": given.backbone,
-        "weights": given.weights,
-        "epochs-frozen": given.epochs_frozen,
-        "epochs-unfrozen": given.epochs_unfrozen,
-        "seed": seed,
-        "threads": given.threads,
         "same-blocks": photos / "same_blocks.json",
-        "rates": json.dumps(rates),
         "output": folder / "peer.json",
     }
-    command = [
-        "uv",
-        "run",
-        "--script",
-        str(script),
-        *(text for name, value in options.items() for text in (f"--{name}", str(value))),
-    ]
+    options |= {"seed": seed, "rates": json.dumps(rates)}  # type: ignore[dict-item]
+    options |= {name.replace("_", "-"): vars(given)[name] for name in SHARED}
+    command = ["uv", "run", "--script", str(script)]
+    command += [text for name, value in options.items() for text in (f"--{name}", str(value))]
     peak = run_measured(command, PEERS, folder / "log.txt", given.threads)
     return json.loads((folder / "peer.json").read_text(encoding="utf-8")) | {"peak": peak}
 
@@ -123,18 +113,11 @@ def run_ours(given: argparse.Namespace, photos: Path, folder: Path, seed: int) -
         run_stage("evaluate", clone, folder / "log.txt", given.threads)
         scores = read_json(clone / "outputs/evaluation/metrics.json")
         seconds = {key: read_json(clone / f"outputs/seconds/{stage}.json")["seconds"] for key, stage in STAGES.items()}
-    blocks = read_json(photos / "sizes.json")
-    stages = {
-        key: {
-            "seconds": seconds[key],
-            "learnt": blocks[key],
-            "parameters": blocks["all"],
-            "rate": None,
-            "n": scores["num_test"],
-        }
-        | {name: scores[key][name] for name in ("accuracy", "log_loss", "val_log_loss")}
-        for key in STAGES
-    }
+    counts = json.loads((photos / "counts.json").read_text(encoding="utf-8"))
+    stages: dict[str, Any] = {}
+    for key in STAGES:
+        stages[key] = {name: scores[key][name] for name in ("accuracy", "log_loss", "val_log_loss")}
+        stages[key] |= {"seconds": seconds[key], "learnt": counts[key], "parameters": counts["all"], "rate": None}
     versions = {name: importlib.metadata.version(name) for name in ("torch", "timm", "scikit-learn")}
     return {"settings": OUR_SETTINGS, "versions": versions, "stages": stages, "peak": peak}
 
@@ -142,17 +125,16 @@ def run_ours(given: argparse.Namespace, photos: Path, folder: Path, seed: int) -
 def describe_blocks(given: argparse.Namespace, photos: Path) -> None:
     """Which parameters fine-tuning changes, for the peers, and how many each of our stages trains."""
     from pipeline.data.manifest import classes_of, read_manifest
-    from pipeline.files import write_json
     from pipeline.models.head import replace_head
 
     backbone = backbone_of(given)
     path = replace_head(backbone.model, len(classes_of(read_manifest(photos / "data/processed"))))
     learning = fine_tuned_parameters(backbone.model, backbone.preprocessing)
     sizes = {name: parameter.numel() for name, parameter in backbone.model.named_parameters()}
+    counts = {"frozen": sum(size for name, size in sizes.items() if name.startswith(f"{path}.")), "all": sum(sizes.values())}
+    counts["finetuned"] = sum(sizes[name] for name in learning)
+    (photos / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
     (photos / "same_blocks.json").write_text(json.dumps(learning), encoding="utf-8")
-    of_head = sum(size for name, size in sizes.items() if name.startswith(f"{path}."))
-    of_stages = {"frozen": of_head, "finetuned": sum(sizes[name] for name in learning), "all": sum(sizes.values())}
-    write_json(photos / "sizes.json", of_stages)
 
 
 def compare(given: argparse.Namespace) -> None:
@@ -165,15 +147,8 @@ def compare(given: argparse.Namespace) -> None:
     given.threads = given.threads or usable_cores()
     given.weights = str(Path(given.weights).resolve())
     manifest = sample(read_manifest(PROJECT / "data/processed"), given.photos, given.seed)
-    decides = [
-        given.backbone,
-        sha256_of(Path(given.weights)),
-        given.epochs_frozen,
-        given.epochs_unfrozen,
-        given.threads,
-        given.seed,
-    ]
-    decides += [fingerprint(manifest), sha256_of(PEERS / "peer.py")]
+    decides = [vars(given)[name] for name in SHARED if name != "weights"]
+    decides += [given.seed, sha256_of(Path(given.weights)), fingerprint(manifest), sha256_of(PEERS / "peer.py")]
     runs = RUNS / hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
     if not (runs / "same_blocks.json").is_file():
         shutil.rmtree(runs, ignore_errors=True)
@@ -203,45 +178,43 @@ def compare(given: argparse.Namespace) -> None:
 
 def report(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """One table of all sides, where ours is not the best, and how each side was set up; ratios are of the same repeat."""
-    rows, setups, measures = [], [], {}
-    ours = [sum(run["stages"][stage]["seconds"] for stage in STAGES) for run in results[OURS]]
-    for side, runs in results.items():
-        stages = {stage: [run["stages"][stage] for run in runs] for stage in STAGES}
-        seconds = [sum(run["stages"][stage]["seconds"] for stage in STAGES) for run in runs]
-        mean = {
-            s: {k: statistics.mean(one[k] for one in stages[s]) for k in ("val_log_loss", "log_loss", "accuracy")}
-            for s in STAGES
-        }
-        tuned, first = mean["finetuned"], {stage: stages[stage][0] for stage in STAGES}
-        measures[side] = {
-            "seconds": statistics.median(seconds),
-            "validation log-loss": tuned["val_log_loss"],
-            "test log-loss": tuned["log_loss"],
-            "test accuracy": -tuned["accuracy"],
-        }
+    import pandas as pd
+
+    runs: Any = pd.DataFrame(
+        {"side": side, "stage": stage, "repeat": repeat, **numbers}
+        for side, own in results.items()
+        for repeat, run in enumerate(own)
+        for stage, numbers in run["stages"].items()
+    ).set_index(["side", "stage", "repeat"])
+    seconds = runs["seconds"].unstack("stage")
+    seconds["both"] = seconds.sum(axis=1)
+    ratio = seconds.div(seconds.loc[OURS], level="repeat").groupby("side").median()
+    seconds, mean = (
+        seconds.groupby("side").median(),
+        runs[["val_log_loss", "log_loss", "accuracy"]].groupby(["side", "stage"]).mean(),
+    )
+    rows, setups, lost = [], [], []
+    for side, own in results.items():
+        first, tuned, ours = own[0]["stages"], mean.loc[side, "finetuned"], mean.loc[OURS, "finetuned"]
         rows.append(
-            (
+            [
                 side,
-                *(f"{statistics.median(one['seconds'] for one in stages[stage]):.0f} s" for stage in STAGES),
-                f"{median_ratio(seconds, ours):.2f}",
-                *(f"{first[s]['learnt']:,} ({first[s]['learnt'] / first[s]['parameters']:.1%})" for s in STAGES),
-                " / ".join(f"{first[stage]['rate']:g}" if first[stage]["rate"] else "-" for stage in STAGES),
+                *(f"{seconds.at[side, stage]:.0f} s ({ratio.at[side, stage]:.2f})" for stage in (*STAGES, "both")),
+                *(f"{one['learnt']:,} ({one['learnt'] / one['parameters']:.1%})" for one in first.values()),
+                " / ".join(f"{one['rate']:g}" if one["rate"] else "-" for one in first.values()),
                 f"{tuned['val_log_loss']:.4f}",
                 f"{tuned['log_loss']:.4f}",
-                *(f"{mean[stage]['accuracy']:.2%}" for stage in STAGES),
-                f"{statistics.median(run['peak'] for run in runs):,.0f} MB",
-            )
+                *(f"{mean.at[(side, stage), 'accuracy']:.2%}" for stage in STAGES),
+                f"{statistics.median(run['peak'] for run in own):,.0f} MB",
+            ]
         )
-        versions = ", ".join(f"{name} {version}" for name, version in runs[0]["versions"].items())
-        setups.append(f"- {side}: {'; '.join(f'{name}: {value}' for name, value in runs[0]['settings'].items())}; {versions}")
-    head = ("", "frozen", "fine-tuning", "both, ratio to ours", "learns, frozen", "learns, fine-tuning", "learning rates")
-    head += ("val log-loss", "test log-loss", "accuracy, frozen", "accuracy, fine-tuned", "peak memory")  # type: ignore[assignment]
-    lost = [
-        f"{side} is better in {measure}"
-        for measure in measures[OURS]
-        for side in measures
-        if measures[side][measure] < measures[OURS][measure]
-    ]
+        versions = ", ".join(f"{name} {version}" for name, version in own[0]["versions"].items())
+        setups.append(f"- {side}: {'; '.join(f'{name}: {value}' for name, value in own[0]['settings'].items())}; {versions}")
+        better = {"seconds": ratio.at[side, "both"] < 1, "test accuracy": tuned["accuracy"] > ours["accuracy"]}
+        better |= {name: tuned[name] < ours[name] for name in ("val_log_loss", "log_loss")}
+        lost += [f"{side} is better in {name}" for name, is_better in better.items() if is_better]
+    head = ["", "frozen (ratio to ours)", "fine-tuning", "both", "learns, frozen", "learns, fine-tuning", "learning rates"]
+    head += ["val log-loss", "test log-loss", "accuracy, frozen", "accuracy, fine-tuned", "peak memory"]
     return "\n\n".join([table(head, rows), f"{'; '.join(lost) or 'No side is better in anything'}.", "\n".join(setups)])
 
 

@@ -74,7 +74,9 @@ def measure(given: argparse.Namespace) -> None:
         "BatchNorm in eval": {"frozen_norms": True},
         "BatchNorm folded": {"folded": True},
         "only the last two blocks unfrozen": {"unfrozen": 2},
-    } | ({"compiled": {"compiled": True}} if given.compiled else {})
+    }
+    if given.compiled:
+        added["compiled"] = {"compiled": True}
     steps = {}
     for name, changes in added.items():
         plain |= changes

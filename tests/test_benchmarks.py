@@ -85,9 +85,9 @@ def test_the_report_has_ratios_of_the_same_repeat_and_says_where_ours_is_not_the
     peer = [a_run((10, 20), 0.8, 0.001), a_run((20, 40), 0.9, 0.001)]
     text = report({OURS: [a_run((1, 4), 0.9), a_run((2, 8), 1.0)], "peer": peer, "slow": [a_run((90, 90), 0.99)] * 2})
     line = next(line for line in text.splitlines() if line.startswith("| peer"))
-    for cell in ("15 s", "30 s", "6.00", "5 (5.0%)", "0.001 / 0.001", "85.00%", "0.1500", "1,000 MB"):
+    for cell in ("15 s (10.00)", "30 s (5.00)", "45 s (6.00)", "5 (5.0%)", "0.001 / 0.001", "85.00%", "0.1500", "1,000 MB"):
         assert f" {cell} |" in line, cell
-    assert "slow is better in test log-loss; slow is better in test accuracy." in text
+    assert "slow is better in test accuracy; slow is better in log_loss." in text
     assert "- peer: head: zeros; torch 2.15.0" in text
 
 
