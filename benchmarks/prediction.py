@@ -1,87 +1,80 @@
-"""What `python -m pipeline predict` costs beside the bare network: its rate on photo files against that of its backend alone.
+"""Cost of prediction and of the evaluate stage against running the bare network, after a `dvc repro` in this folder.
 
-    python benchmarks/prediction.py --checkpoint outputs/finetuned --photos data/processed/images
+    uv run python benchmarks/prediction.py
+    uv run python benchmarks/prediction.py --photos data/processed/images --count 5000 --turns 5
 
-The backend takes batches that are ready in memory; the classifier reads, checks, decodes and preprocesses the files on the same
-cores. Both take turns, so that a machine that slows down slows both; the median of the turns' ratios is printed. 1 would be
-photos that cost nothing to read.
+All take turns over as many photos: the network's backend on batches in memory; the classifier on photo files; and the whole
+stage by its own clock, with statistics, figures and report, which runs two networks where fine-tuning was kept.
 """
 
 import argparse
 import itertools
+import shutil
 import statistics
-import time
-from collections.abc import Callable
+import tempfile
 from pathlib import Path
 
-import torch
-from torch import Tensor
+from common import (
+    PROJECT,
+    checkpoint_backend,
+    first_batches,
+    in_turns,
+    median_ratio,
+    resolved,
+    run_or_exit,
+    run_stage,
+    stored_photos,
+    table,
+)
 
-from pipeline.checkpoint import read_info, read_model_state
-from pipeline.cores import usable_cores
-from pipeline.data.transforms import evaluation_transform
-from pipeline.inference import Classifier
-from pipeline.inference.classifier import BATCH_SIZE
-from pipeline.inference.photo import open_photo
-from pipeline.inference.sources import photos_in
-from pipeline.models.backbone import rebuild
-from pipeline.models.backends import build_backend
-from pipeline.preprocess.decode import Refused
-
-BATCHES_IN_MEMORY = 8
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """By the clock."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+CHECKPOINT = PROJECT / "outputs/finetuned"
 
 
-def bare_engine(checkpoint: Path, photos: list[Path], count: int) -> Callable[[], None]:
-    """A function that runs the network alone over `count` photos, a few ready batches again and again."""
-    info = read_info(checkpoint)
-    transform = evaluation_transform(info.preprocessing)
-    ready: Tensor = torch.stack([transform(open_photo(path)) for path in photos[: BATCHES_IN_MEMORY * BATCH_SIZE]])
-    backend = build_backend(
-        rebuild(info, read_model_state(checkpoint)).eval(),
-        ready[:2],
-        choice="auto",
-        device=torch.device("cpu"),
-        threads=usable_cores(),
-        float32=True,
-    )
-    batches = list(itertools.islice(itertools.cycle(ready.split(BATCH_SIZE)), count // BATCH_SIZE))
+def measure(given: argparse.Namespace) -> None:
+    """Print the table."""
+    from pipeline.files import read_json
+    from pipeline.inference import Classifier
 
-    def run() -> None:
-        for batch in batches:
+    files, test, runtime = sorted(given.photos.rglob("*.jpg")), stored_photos("test"), resolved("cpu")
+    backend, preprocessing = checkpoint_backend(CHECKPOINT, test, runtime)
+    batches = first_batches(test, preprocessing, runtime)
+    each = len(batches[0])
+    count = given.count // each * each
+    classifier = Classifier.load(CHECKPOINT, device="cpu")
+
+    def bare() -> None:
+        for batch in itertools.islice(itertools.cycle(batches), count // each):
             backend.run(batch)
 
-    return run
+    def predict() -> None:
+        list(classifier.predict_each(itertools.islice(itertools.cycle(files), count)))
+
+    taken = in_turns({"bare network": bare, "predict": predict}, given.turns)
+    with tempfile.TemporaryDirectory() as temporary:  # a copy, so that no result is touched
+        copy = Path(temporary)
+        shutil.copytree(PROJECT / "outputs", copy / "outputs", ignore=shutil.ignore_patterns(".*"))
+        shutil.copy(PROJECT / "params.yaml", copy)
+        for name in ("data", "pipeline"):
+            (copy / name).symlink_to(PROJECT / name)
+        taken["evaluate"] = []
+        for _ in range(given.turns):
+            run_stage("evaluate", copy, copy / "log.txt")
+            seconds = read_json(copy / "outputs/seconds/evaluate.json")["seconds"]
+            taken["evaluate"].append(seconds * count / len(test))  # of as many photos as the others
+    rates = {name: f"{count / statistics.median(values):.0f}" for name, values in taken.items()}
+    print(f"{count:,} photos, {len(test):,} of them in the test split, {given.turns} turns")
+    rows = [(name, rates[name], f"{median_ratio(taken['bare network'], values):.2f}") for name, values in taken.items()]
+    print(table(("", "photos/s", "ratio"), rows))
 
 
 def main() -> None:
-    """Print both rates and their ratio."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--checkpoint", type=Path, default=Path("outputs/finetuned"))
-    arguments.add_argument("--photos", type=Path, default=Path("data/processed/images"))
-    arguments.add_argument("--count", type=int, default=2000, help="photos a turn; fewer files are taken again")
-    arguments.add_argument("--turns", type=int, default=3)
-    given = arguments.parse_args()
-    files = photos_in(given.photos)
-    count = given.count // BATCH_SIZE * BATCH_SIZE
-    classifier = Classifier.load(given.checkpoint, device="cpu")
-    bare = bare_engine(given.checkpoint, files, count)
-
-    def predict() -> None:
-        outcomes = classifier.predict_each(itertools.islice(itertools.cycle(files), count))
-        assert not any(isinstance(one, Refused) for one in outcomes)
-
-    turns = [(seconds(bare), seconds(predict)) for _ in range(1 + given.turns)][1:]  # the first turn warms up
-    for name, times in zip(("bare backend", "predict"), zip(*turns, strict=True), strict=True):
-        print(f"{name:11} {count / statistics.median(times):7.1f} photos/s")
-    ratio = statistics.median(backend / whole for backend, whole in turns)
-    print(f"ratio       {ratio:7.2f} over {count:,} photos, {given.turns} turns, {usable_cores()} cores")
+    """Parse the options and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photos", type=Path, default=PROJECT / "data/processed/images", help="a folder of files to predict")
+    parser.add_argument("--count", type=int, default=2000, help="photos a turn; fewer files are taken again")
+    parser.add_argument("--turns", type=int, default=3)
+    given = parser.parse_args()
+    run_or_exit(lambda: measure(given))
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def _report_result(
 ) -> None:
     """Add the present run to the reported results."""
     with _errors_reported():
-        from pipeline.reproduction.commands import report_result
+        from pipeline.reproduce import report_result
 
         report_result(name, replace=replace)
 
@@ -87,7 +87,7 @@ def _reproduce(
 ) -> None:
     """Run a reported result again and compare."""
     with _errors_reported():
-        from pipeline.reproduction.commands import list_reported, reproduce_reported
+        from pipeline.reproduce import list_reported, reproduce_reported
 
         if listed:
             list_reported()
@@ -97,13 +97,13 @@ def _reproduce(
 
 @app.command("leaderboard")
 def _leaderboard(
-    figure: Annotated[Path, typer.Option(help="Where to draw accuracy against cost, as .svg or .png.")] = Path(
+    figure: Annotated[Path, typer.Option(help="Where to draw accuracy by seconds of training, as .svg or .png.")] = Path(
         "outputs/leaderboard.svg"
     ),
 ) -> None:
-    """Show all experiments, the most accurate first."""
+    """Show all experiments, the lowest validation log-loss first."""
     with _errors_reported():
-        from pipeline.reproduction.commands import show_leaderboard
+        from pipeline.leaderboard import show_leaderboard
 
         show_leaderboard(figure)
 

@@ -109,7 +109,8 @@ class CheckpointInfo(_Record):
 
 def library_versions() -> dict[str, str]:
     """The versions of what decides a result, from the packages' own records, without importing any."""
-    libraries = ("torch", "torchvision", "timm", "albumentations", "onnxruntime", "openvino", "numpy", "pillow", "scikit-learn")
+    libraries = ["torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "onnxruntime", "openvino", "numpy"]
+    libraries += ["scipy", "scikit-learn", "pillow", "accelerate"]
     return {"python": platform.python_version()} | {name: _version(name) for name in libraries}
 
 

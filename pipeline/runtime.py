@@ -6,6 +6,8 @@ runtime.rank, runtime.processes     # 0 of 1, unless torchrun, `accelerate launc
 """
 
 import ctypes
+import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -170,6 +172,21 @@ def machine_name(device: torch.device, threads: int) -> str:
     """The processor's model and the threads that compute, and the accelerator where one does."""
     name = f"{_processor()}, {threads} thread{'s' if threads != 1 else ''}"
     return f"{name}, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else name
+
+
+def processor_fingerprint() -> str:
+    """SHA-256 of the processor's vendor, family, model, stepping and flags, which decide how sums are rounded.
+
+    Hypervisors mask the name that `machine_name` gives; elsewhere than on Linux it is what `platform` knows.
+    """
+    known = {"processor": platform.processor(), "machine": platform.machine(), "system": platform.system()}
+    if CPU_INFO.is_file():
+        first = CPU_INFO.read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
+        fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+        names = ["vendor_id", "cpu family", "model", "stepping", "flags"]
+        names += ["CPU implementer", "CPU variant", "CPU part", "CPU revision", "Features"]  # what they are called on Arm
+        known = {name: " ".join(sorted(fields.get(name, "").split())) for name in names}
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
 def source_revision() -> str | None:

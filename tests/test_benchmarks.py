@@ -1,35 +1,43 @@
-"""Benchmarks start, and the comparison with peers counts and reports as it says."""
+"""Benchmarks start at once, and the comparison with peers samples and reports as it says."""
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
-from tests.clones import ROOT, run
+from tests.clones import ROOT
 
-PEERS = ROOT / "benchmarks/peers"
-SCRIPTS = sorted(PEERS.glob("*_peer.py"))
+PEERS = sorted((ROOT / "benchmarks/peers").glob("*_peer.py"))
 METADATA = re.compile(r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$")  # as PEP 723 defines it
-COMMANDS = [*sorted((ROOT / "benchmarks").glob("*.py")), PEERS / "compare.py"]
+COMMANDS = [path for path in sorted((ROOT / "benchmarks").glob("*.py")) if path.stem != "common"]
+HEAVY = """
+import runpy, sys
+from pathlib import Path
+path = sys.argv[1]
+sys.argv[1:] = ["--help"]
+sys.path.insert(0, str(Path(path).parent))
+try:
+    runpy.run_path(path, run_name="__main__")
+except SystemExit:
+    assert not {"torch", "timm", "pipeline.training"} & sys.modules.keys()
+"""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("script", COMMANDS, ids=lambda path: path.stem)
-def test_help(script: Path) -> None:
-    assert "usage:" in run(ROOT, "python", str(script), "--help").stdout
+def test_help_comes_without_heavy_imports(script: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", HEAVY, str(script)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout
+    assert f"python {script.relative_to(ROOT)}" in (ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or "")
 
 
-@pytest.mark.parametrize("script", COMMANDS, ids=lambda path: path.stem)
-def test_it_says_how_to_run_it(script: Path) -> None:
-    described = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or ""
-    assert f"python {script.relative_to(ROOT)}" in described
-
-
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("script", PEERS, ids=lambda path: path.stem)
 def test_a_peer_has_an_environment_of_its_own(script: Path) -> None:
     text = script.read_text(encoding="utf-8")
     described = METADATA.search(text)
@@ -41,43 +49,103 @@ def test_a_peer_has_an_environment_of_its_own(script: Path) -> None:
 
 
 @pytest.fixture
-def peers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(PEERS)
-    for name in ("photos", "sides", "peer_report"):
+def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("benchmarks", "benchmarks/peers"):
+        monkeypatch.syspath_prepend(ROOT / folder)
+    for name in ("common", "compare_peers", "ablation", "peer"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
-@pytest.mark.usefixtures("peers")
-def test_a_sample_keeps_the_classes_shares_and_the_other_splits() -> None:
-    from photos import chosen
+@pytest.mark.usefixtures("scripts")
+def test_a_sample_has_the_fraction_of_each_class_and_the_other_splits_whole() -> None:
+    from compare_peers import sample
 
     splits = ["train"] * 100 + ["val"] * 10 + ["test"] * 10
     classes = [["cat", "dog", "dog", "dog"][number % 4] for number in range(120)]
     manifest = pd.DataFrame({"id": [f"{number:03d}" for number in range(120)], "class": classes, "split": splits})
-    fewer = chosen(manifest, 20, seed=0)
-    kept = fewer[fewer["split"] == "train"]
-    assert kept["class"].value_counts().to_dict() == {"dog": 15, "cat": 5}
+    fewer = sample(manifest, 20, seed=0)
+    assert fewer[fewer["split"] == "train"]["class"].value_counts().to_dict() == {"dog": 15, "cat": 5}
     assert (fewer["split"] == "val").sum() == (fewer["split"] == "test").sum() == 10
-    assert chosen(manifest, 20, seed=0).equals(fewer)
-    assert not chosen(manifest, 20, seed=1).equals(fewer)
-    assert chosen(manifest, 100, seed=0).equals(manifest)
+    assert sample(manifest.sample(frac=1, random_state=0), 20, seed=0).sort_index().equals(fewer)
+    assert not sample(manifest, 20, seed=1).equals(fewer)
+    assert sample(manifest, 100, seed=0).equals(manifest)
 
 
-@pytest.mark.usefixtures("peers")
-def test_ratios_are_of_the_same_repeat() -> None:
-    from peer_report import summarise
-    from sides import OURS
+def a_run(seconds: tuple[float, float], accuracy: float, rate: float | None = None) -> dict[str, Any]:
+    scores = {"accuracy": accuracy, "log_loss": 1 - accuracy, "val_log_loss": 0.5, "learnt": 5, "parameters": 100, "rate": rate}
+    stages = {name: {"seconds": one} | scores for name, one in zip(("frozen", "finetuned"), seconds, strict=True)}
+    return {"stages": stages, "peak": 1000.0, "settings": {"head": "zeros"}, "versions": {"torch": "2.15.0"}}
 
-    def of(frozen: float, finetuned: float, correct: int) -> dict[str, object]:
-        common = {"photos": 100, "correct": correct, "n": 50}
-        stages = {"frozen": {"seconds": frozen, **common}, "finetuned": {"seconds": finetuned, **common}}
-        return {"stages": stages, "peak_memory_mb": 1000.0, "settings": {}, "versions": {}}
 
-    # A machine twice as slow in the second repeat slows both, and leaves the ratio as it is.
-    results = {OURS: [of(1, 4, 50), of(2, 8, 50)], "peer": [of(10, 20, 40), of(20, 40, 45)]}
-    peer = summarise("peer", results)
-    assert peer.ratio == {"frozen": 10, "finetuned": 5}
-    assert peer.total_ratio == 6
-    assert peer.accuracy["frozen"][0] == pytest.approx(0.85)
-    low, high = peer.accuracy["frozen"][1:]
-    assert low < 0.85 < high
+@pytest.mark.usefixtures("scripts")
+def test_the_report_has_ratios_of_the_same_repeat_and_says_where_ours_is_not_the_best() -> None:
+    """A machine twice as slow in the second repeat slows both sides, and leaves the ratio as it is."""
+    from compare_peers import OURS, report
+
+    peer = [a_run((10, 20), 0.8, 0.001), a_run((20, 40), 0.9, 0.001)]
+    text = report({OURS: [a_run((1, 4), 0.9), a_run((2, 8), 1.0)], "peer": peer, "slow": [a_run((90, 90), 0.99)] * 2})
+    line = next(line for line in text.splitlines() if line.startswith("| peer"))
+    for cell in ("15 s (10.00)", "30 s (5.00)", "45 s (6.00)", "5 (5.0%)", "0.001 / 0.001", "85.00%", "0.1500", "1,000 MB"):
+        assert f" {cell} |" in line, cell
+    assert "slow is better in test accuracy; slow is better in log_loss." in text
+    assert "- peer: head: zeros; torch 2.15.0" in text
+
+
+@pytest.mark.usefixtures("scripts")
+def test_an_ablation_is_ranked_by_validation_and_paired_by_seed() -> None:
+    from ablation import RECIPE, report
+
+    def runs(*scores: tuple[float, float]) -> list[dict[str, float]]:
+        return [{"val_log_loss": val, "log_loss": test, "accuracy": 0.9, "seconds": 5.0} for val, test in scores]
+
+    text = report({RECIPE: runs((0.3, 0.1), (0.3, 0.2)), "a": runs((0.1, 0.4), (0.1, 0.5)), "b": runs((0.2, 0.0), (0.2, 0.1))})
+    lines = text.splitlines()[2:]
+    assert [line.split(" | ")[0] for line in lines] == ["| a", "| b", f"| {RECIPE}"]
+    assert "+0.3000 ± 0.0000" in lines[0]
+    assert "-0.1000 ± 0.0000" in lines[1]
+
+
+@pytest.mark.usefixtures("scripts")
+def test_the_rate_with_the_lowest_validation_log_loss_is_chosen_and_the_next_stage_starts_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peer whose network is one weight, which learns a tenth of the rate from where it starts."""
+    import json
+
+    import peer
+    import torch
+    from torch import nn
+
+    class OneWeight(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(1, 1, bias=False)
+            nn.init.zeros_(self.weight)
+
+    def prepare(model: Any, stage: str, rate: Any, given: Any) -> Any:
+        def train() -> nn.Module:
+            with torch.no_grad():
+                model.weight += rate
+            return model
+
+        return train
+
+    monkeypatch.setattr(peer, "evaluation_batches", lambda given, split: split)
+    score = {"accuracy": 0.5, "n": 4}  # the nearer the weight is to 3, the better
+    monkeypatch.setattr(peer, "score", lambda model, _: score | {"log_loss": abs(model.weight.item() - 3)})
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    options = {"images": tmp_path, "backbone": "net", "weights": "net.safetensors", "epochs-frozen": 1, "epochs-unfrozen": 1}
+    options |= {"seed": 0, "threads": 1, "same-blocks": "blocks.json", "output": tmp_path / "out.json"}
+    command = ["peer", *(text for name, value in options.items() for text in (f"--{name}", str(value)))]
+
+    def stages(*more: str) -> dict[str, Any]:
+        monkeypatch.setattr(sys, "argv", [*command, *more])
+        rates = {"frozen": (0.5, 2.0, 9.0), "finetuned": (0.5, 1.0, 2.0)}
+        peer.main("A peer.", prepare, rates=rates, settings={}, build=lambda given: OneWeight())
+        return json.loads((tmp_path / "out.json").read_text())["stages"]
+
+    found = stages()
+    assert (found["frozen"]["rate"], found["finetuned"]["rate"]) == (2.0, 1.0)
+    assert found["frozen"]["tried"] == {"0.5": 2.5, "2.0": 1.0, "9.0": 6.0}
+    assert found["finetuned"]["val_log_loss"] == 0
+    assert (found["finetuned"]["learnt"], found["finetuned"]["parameters"]) == (1, 1)
+    assert list(stages("--rates", '{"frozen": 9.0}')["frozen"]["tried"]) == ["9.0"]

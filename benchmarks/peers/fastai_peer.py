@@ -6,9 +6,9 @@
 # ///
 """fastai's vision_learner on a timm backbone, trained as its fine_tune does.
 
-https://docs.fast.ai/callback.schedule.html#learner.fine_tune: one cycle over the head at 2e-3, then one cycle over everything,
-at 1e-3 in the head down to 1e-5 in the lowest layers; photos resized in the workers and augmented in batches
-(aug_transforms), channels_last by fastai's own callback. Its mixed precision is for GPUs.
+https://docs.fast.ai/callback.schedule.html#learner.fine_tune: one cycle over its own head, then one cycle over everything, the
+rate falling to a hundredth in the lowest layers; photos resized in the workers and augmented in batches (aug_transforms),
+channels_last by fastai's own callback. Its mixed precision is for GPUs.
 
     uv run --script benchmarks/peers/fastai_peer.py --help
 """
@@ -17,64 +17,53 @@ import argparse
 from typing import Any
 
 from fastai.callback.channelslast import ChannelsLast
-from fastai.vision.all import ImageDataLoaders, Resize, accuracy, aug_transforms, vision_learner
-from peer import BATCH_SIZE, Run, arguments, data_config, model_kwargs, pretrained, weights_overlay
+from fastai.vision.all import ImageDataLoaders, Resize, aug_transforms, vision_learner
+from peer import BATCH_SIZE, data_config, main, timm_arguments
+from torch import nn
 
-BASE_LR, LR_MULT = 2e-3, 100  # fine_tune's defaults, and so are the percentages and divisors below
+RATES = {"frozen": (2e-3, 5e-3, 1e-2), "finetuned": (3e-4, 1e-3, 3e-3)}  # fine_tune's defaults among them: 2e-3 and 1e-3
 SETTINGS = {
-    "optimiser": "Adam, one cycle; 2e-3 frozen, then 1e-5 to 1e-3",
+    "optimizer": "Adam, one cycle, a hundredth of the rate in the lowest layers; the last epoch",
     "augmentation": "aug_transforms",
+    "head": "fastai's own",
     "precision": "float32, channels_last",
-    "kept": "the last epoch",
 }
 
 
-def learner(given: argparse.Namespace, num_classes: int) -> Any:
+def learner(given: argparse.Namespace) -> Any:
     """fastai's learner with its own head on the timm body, which starts frozen."""
-    size = data_config(pretrained(given, num_classes))["input_size"][-1]
     data = ImageDataLoaders.from_folder(
         given.images,
         train="train",
         valid="val",
-        item_tfms=Resize(size),
+        item_tfms=Resize(data_config(given)["input_size"][-1]),
         batch_tfms=aug_transforms(),
         bs=BATCH_SIZE,
         num_workers=given.threads,
         seed=given.seed,
     )
-    return vision_learner(
-        data,
-        given.backbone,
-        metrics=accuracy,
-        cbs=ChannelsLast(),
-        pretrained_cfg_overlay=weights_overlay(given.weights),
-        **model_kwargs(given.weights),
-    )
+    return vision_learner(data, given.backbone, cbs=ChannelsLast(), **timm_arguments(given))
 
 
-def score(run: Run, stage: str, learn: Any, given: argparse.Namespace) -> None:
-    """On the test photos, in fastai's transforms for validation."""
-    files = sorted((given.images / "test").glob("*/*"))
-    probabilities, labels = learn.get_preds(dl=learn.dls.test_dl(files, with_labels=True))
-    run.score(stage, probabilities.argmax(1), labels)
-
-
-def main() -> None:
-    """Both stages, timed and scored."""
-    given = arguments(__doc__)
-    run = Run(given)
-    learn = learner(given, run.num_classes)
-    with learn.no_bar():
+def prepare(model: Any, stage: str, rate: Any, given: argparse.Namespace) -> Any:
+    """fine_tune's two cycles, with its percentages and divisors."""
+    learn = learner(given)
+    learn.model, learn.opt = model, None  # an optimizer of this network's parameters is made by what follows
+    if stage == "frozen":
         learn.freeze()
-        with run.stage("frozen"):
-            learn.fit_one_cycle(given.epochs_frozen, slice(BASE_LR), pct_start=0.99)
-        score(run, "frozen", learn, given)
+    else:
         learn.unfreeze()
-        with run.stage("finetuned"):
-            learn.fit_one_cycle(given.epochs_unfrozen, slice(BASE_LR / 2 / LR_MULT, BASE_LR / 2), pct_start=0.3, div=5.0)
-        score(run, "finetuned", learn, given)
-    run.write(SETTINGS)
+
+    def train() -> nn.Module:
+        with learn.no_bar(), learn.no_logging():
+            if stage == "frozen":
+                learn.fit_one_cycle(given.epochs_frozen, slice(rate), pct_start=0.99)
+            else:
+                learn.fit_one_cycle(given.epochs_unfrozen, slice(rate / 100, rate), pct_start=0.3, div=5.0)
+        return learn.model
+
+    return train
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, prepare, rates=RATES, settings=SETTINGS, build=lambda given: learner(given).model)

@@ -1,21 +1,19 @@
-"""What the peers' scripts share, so that they differ in their training alone. Needs torch and timm, nothing of this project.
+"""What the peers share, so that they differ in their training alone. Needs torch and timm, nothing of this project.
 
-    given = arguments(__doc__)
-    run = Run(given)
-    with run.stage("frozen"): ...        # timed; nothing else is
-    run.score("frozen", predicted, true)
-    run.write({"optimiser": "AdamW"})
+    main(__doc__, prepare, rates={"frozen": (1e-3, 1e-2), "finetuned": (1e-4, 1e-3)}, settings={"optimizer": "AdamW"})
 
-Every script takes the same arguments and writes one JSON: seconds, photos trained on and test photos got right, a stage each.
+`prepare(model, stage, rate, given)` returns a function that trains `model` and returns the network to score, and only that
+function is timed. Each stage tries its learning rates from the same start; the one with the lowest validation log-loss stays,
+its seconds alone count, and the next stage starts from its network. A rate that is given is taken without trying others.
 """
 
 import argparse
+import copy
 import importlib.metadata
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +21,71 @@ import numpy as np
 import timm
 import torch
 from timm.data import create_transform, resolve_data_config
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-LIBRARIES = ("torch", "timm", "torchvision", "fastai", "transformers", "accelerate")
-DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct")
+LIBRARIES = ("torch", "timm", "torchvision", "fastai", "transformers", "accelerate", "scikit-learn")
+DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "num_classes")
 BATCH_SIZE = 32
-STEPS_TRIED = 3
+Train = Callable[[], nn.Module]
+Prepare = Callable[[Any, str, Any, argparse.Namespace], Train]
+
+
+def main(
+    description: str,
+    prepare: Prepare,
+    *,
+    rates: Mapping[str, Sequence[float | None]],
+    settings: dict[str, str],
+    build: Callable[[argparse.Namespace], Any] | None = None,
+) -> None:
+    """Train and score both stages, and write one JSON about them.
+
+    Args:
+        description: the script's docstring.
+        prepare: as above; it may add to `settings` before the JSON is written.
+        rates: stage -> learning rates to try; None where a stage has no such choice.
+        settings: how the peer is set up, for people.
+        build: makes the network that the first stage starts from; `pretrained` where it is left out.
+    """
+    given = arguments(description)
+    model = (build or pretrained)(given)
+    val, test = evaluation_batches(given, "val"), evaluation_batches(given, "test")
+    photos = len(list(given.images.glob("train/*/*")))
+    stages = {}
+    for stage, listed in rates.items():
+        chosen = given.rates.get(stage)
+        tried = [_try(prepare, model, stage, rate, given, val) for rate in ([chosen] if chosen else listed)]
+        best = min(tried, key=lambda one: one["val_log_loss"])
+        best["tried"] = {one["rate"]: one["val_log_loss"] for one in tried if one["rate"]}
+        model = best.pop("network")
+        epochs = given.epochs_frozen if stage == "frozen" else given.epochs_unfrozen
+        stages[stage] = best | score(model, test) | {"photos": epochs * photos}
+        print(stage, stages[stage], flush=True)
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES if _is_installed(name)}
+    content = {"settings": settings, "versions": versions, "stages": stages}
+    given.output.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _try(prepare: Prepare, model: Any, stage: str, rate: float | None, given: argparse.Namespace, val: Any) -> dict[str, Any]:
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(given.seed)
+    candidate = copy.deepcopy(model)
+    train = prepare(candidate, stage, rate, given)
+    started = time.perf_counter()
+    network = train()
+    seconds = time.perf_counter() - started
+    learnt = sum(parameter.numel() for parameter in candidate.parameters() if parameter.requires_grad)
+    counted = {"learnt": learnt, "parameters": sum(parameter.numel() for parameter in candidate.parameters())}
+    val_log_loss = score(network, val)["log_loss"]
+    print(f"{stage}, rate {rate}: {seconds:.1f} s, validation log-loss {val_log_loss:.4f}", flush=True)
+    return {"network": network, "rate": rate, "seconds": seconds, "val_log_loss": val_log_loss} | counted
 
 
 def arguments(description: str) -> argparse.Namespace:
-    """What a peer is told to do."""
+    """What a peer is given, the same for all."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument(
         "--images", type=Path, required=True, help="a folder with train, val and test, a folder a class in each"
@@ -46,38 +96,41 @@ def arguments(description: str) -> argparse.Namespace:
     parser.add_argument("--epochs-unfrozen", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True, help="of the computation; as many processes decode photos")
+    parser.add_argument(
+        "--same-blocks", type=Path, required=True, help="a JSON list of the parameters that this project fine-tunes"
+    )
+    parser.add_argument(
+        "--rates", type=json.loads, default={}, help='learning rates, such as {"finetuned": 1e-3}; others are tried'
+    )
     parser.add_argument("--output", type=Path, required=True, help="the JSON to write")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    random.seed(given.seed)
-    np.random.seed(given.seed)
-    torch.manual_seed(given.seed)
     return given
 
 
-def weights_overlay(weights: Path) -> dict[str, Any]:
-    """timm's `pretrained_cfg_overlay`, by which `pretrained=True` reads a local file and leaves its classifier out."""
-    beside = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
-    told = {key: beside[key] for key in (*DATA_KEYS, "num_classes") if key in beside}
-    return {"file": str(weights), **told}
+def timm_arguments(given: argparse.Namespace) -> dict[str, Any]:
+    """Arguments by which timm makes the network and reads its weights from the file, but for its classifier."""
+    described = json.loads(given.weights.with_suffix(".json").read_text(encoding="utf-8"))
+    overlay = {"file": str(given.weights)} | {key: described[key] for key in DATA_KEYS if key in described}
+    return {"pretrained_cfg_overlay": overlay, **described.get("model_kwargs", {})}
 
 
-def model_kwargs(weights: Path) -> dict[str, Any]:
-    """Arguments of the architecture that these weights need."""
-    return json.loads(weights.with_suffix(".json").read_text(encoding="utf-8")).get("model_kwargs", {})
+def pretrained(given: argparse.Namespace) -> Any:
+    """timm's network with a new classifier of zeros.
+
+    timm starts the classifier of EfficientNet's family uniformly up to ±1/sqrt(outputs), ±0.71 for two classes, which a short
+    training does not get over.
+    """
+    classes = len(list((given.images / "train").iterdir()))
+    model: Any = timm.create_model(given.backbone, pretrained=True, num_classes=classes, **timm_arguments(given))
+    for parameter in model.get_classifier().parameters():
+        nn.init.zeros_(parameter)
+    return model
 
 
-def pretrained(given: argparse.Namespace, num_classes: int) -> nn.Module:
-    """The backbone with its pretrained weights and a new classifier of `num_classes`."""
-    overlay = weights_overlay(given.weights)
-    return timm.create_model(
-        given.backbone, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=num_classes, **model_kwargs(given.weights)
-    )
-
-
-def data_config(model: nn.Module) -> dict[str, Any]:
+def data_config(given: argparse.Namespace) -> dict[str, Any]:
     """Input size, mean, deviation, interpolation and crop of the weights, as timm's `create_transform` takes them."""
-    return resolve_data_config({}, model=model)
+    return resolve_data_config({}, model=pretrained(given))
 
 
 def freeze_backbone(model: Any) -> None:
@@ -86,72 +139,43 @@ def freeze_backbone(model: Any) -> None:
     model.get_classifier().requires_grad_(True)
 
 
-def test_batches(given: argparse.Namespace, config: dict[str, Any]) -> DataLoader[Any]:
-    """The test photos in timm's evaluation transform."""
-    photos = ImageFolder(given.images / "test", create_transform(**config, is_training=False))
+def evaluation_batches(given: argparse.Namespace, split: str) -> DataLoader[Any]:
+    """The photos of a split in timm's evaluation transform, in order."""
+    photos = ImageFolder(given.images / split, create_transform(**data_config(given), is_training=False))
     return DataLoader(photos, BATCH_SIZE, num_workers=given.threads)
 
 
-def predictions(model: Callable[[Tensor], Tensor], batches: DataLoader[Any]) -> tuple[Tensor, Tensor]:
-    """Predicted and true classes, (n,) int64 each."""
-    if isinstance(model, nn.Module):
-        model.eval()
-    with torch.inference_mode():
-        pairs = [(model(images).argmax(1), labels) for images, labels in batches]
-    predicted, labels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-    return predicted, labels
+def training_batches(given: argparse.Namespace, transform: Callable[[Any], Any]) -> DataLoader[Any]:
+    """The training photos in a new order every epoch."""
+    return DataLoader(ImageFolder(given.images / "train", transform), BATCH_SIZE, shuffle=True, num_workers=given.threads)
 
 
-def bfloat16_pays(given: argparse.Namespace, config: dict[str, Any]) -> bool:
-    """Whether training steps take less time in bfloat16 here: a peer gets the precision that suits it, tried beforehand."""
-    images = torch.randn(BATCH_SIZE, *config["input_size"]).to(memory_format=torch.channels_last)
-    best = {}
-    for bfloat16 in (False, True):
-        model = pretrained(given, 2).train().to(memory_format=torch.channels_last)
-        seconds = []
-        for _ in range(STEPS_TRIED):
-            started = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-                loss = cross_entropy(model(images).float(), torch.arange(BATCH_SIZE) % 2)
-            loss.backward()
-            seconds.append(time.perf_counter() - started)
-        best[bfloat16] = min(seconds)
-    return best[True] < best[False]
+@torch.inference_mode()
+def score(model: nn.Module, batches: DataLoader[Any]) -> dict[str, float]:
+    """Log-loss in nats, accuracy and the number of photos."""
+    model.eval()
+    logits, labels = (torch.cat(parts) for parts in zip(*((model(images), labels) for images, labels in batches), strict=True))
+    right = (logits.argmax(1) == labels).double().mean().item()
+    return {"log_loss": cross_entropy(logits.double(), labels).item(), "accuracy": right, "n": len(labels)}
 
 
-class Run:
-    """One run of a peer: what its stages took and what they came to."""
-
-    def __init__(self, given: argparse.Namespace) -> None:
-        self._given, self._stages = given, dict[str, dict[str, Any]]()
-        self.num_classes = len(list((given.images / "train").iterdir()))
-        self._photos = sum(1 for _ in (given.images / "train").glob("*/*"))
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time a stage, "frozen" or "finetuned"."""
-        epochs = self._given.epochs_frozen if name == "frozen" else self._given.epochs_unfrozen
-        started = time.perf_counter()
-        yield
-        self._stages[name] = {"seconds": time.perf_counter() - started, "photos": epochs * self._photos}
-        print(f"{name}: {epochs} epochs in {self._stages[name]['seconds']:.1f} s", flush=True)
-
-    def score(self, name: str, predicted: Tensor, labels: Tensor) -> None:
-        """Remember how many test photos the network got right after a stage."""
-        correct = int((predicted == labels).sum())
-        self._stages[name] |= {"correct": correct, "n": len(labels)}
-        print(f"{name}: {correct} of {len(labels)} test photos right", flush=True)
-
-    def write(self, settings: dict[str, str]) -> None:
-        """Write the JSON; `settings` says how the peer was set up, for people."""
-        installed = {name: _version(name) for name in LIBRARIES}
-        versions = {name: version for name, version in installed.items() if version}
-        content = {"settings": settings, "versions": versions, "stages": self._stages}
-        self._given.output.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+def best_epoch(model: nn.Module, epochs: int, train_epoch: Callable[[], None], val: DataLoader[Any]) -> nn.Module:
+    """Train for some epochs; the network of the one with the lowest validation log-loss."""
+    best, lowest = copy.deepcopy(model.state_dict()), float("inf")
+    for _ in range(epochs):
+        train_epoch()
+        log_loss = score(model, val)["log_loss"]
+        if log_loss < lowest:
+            best, lowest = copy.deepcopy(model.state_dict()), log_loss
+    model.load_state_dict(best)
+    return model
 
 
-def _version(library: str) -> str | None:
-    try:
-        return importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies in bfloat16; where it does not, emulating it takes many times float32's time."""
+    flags = torch.cpu.get_capabilities()
+    return bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
+
+
+def _is_installed(library: str) -> bool:
+    return any(importlib.metadata.distributions(name=library))

@@ -6,9 +6,9 @@
 # ///
 """Hugging Face's Trainer on a timm backbone.
 
-https://huggingface.co/docs/transformers/tasks/image_classification: AdamW at 5e-5, a tenth of the steps to warm up, then linear
-decay, random resized crops and flips, the best epoch by validation accuracy kept. The guide has no frozen stage; here the head
-learns alone at 1e-3 first. bfloat16, which the Trainer documents for processors, where it makes steps faster on this machine.
+https://huggingface.co/docs/transformers/tasks/image_classification: AdamW, a tenth of the steps to warm up, then linear decay,
+random resized crops and flips, the best epoch kept (here by validation log-loss). The guide has no frozen stage; here the head
+learns alone first. bfloat16, which the Trainer documents for processors, where the processor has it.
 
     uv run --script benchmarks/peers/trainer_peer.py --help
 """
@@ -18,7 +18,7 @@ import tempfile
 from typing import Any
 
 import torch
-from peer import BATCH_SIZE, Run, arguments, bfloat16_pays, data_config, freeze_backbone, pretrained
+from peer import BATCH_SIZE, data_config, freeze_backbone, has_bfloat16, main
 from timm.data import create_transform
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -26,7 +26,12 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from transformers import Trainer, TrainingArguments
 
-LEARNING_RATES = {"frozen": 1e-3, "finetuned": 5e-5}
+RATES = {"frozen": (1e-3, 5e-3, 2e-2), "finetuned": (5e-5, 2e-4, 1e-3)}
+SETTINGS = {
+    "optimizer": "AdamW, 10% warm-up, linear decay; the best epoch by validation log-loss",
+    "augmentation": "RandomResizedCrop, flip",
+    "head": "zeros",
+}
 
 
 class Classifier(nn.Module):
@@ -48,29 +53,28 @@ def collate(examples: list[tuple[Tensor, int]]) -> dict[str, Tensor]:
     return {"pixel_values": torch.stack(images), "labels": torch.tensor(labels)}
 
 
-def photos(given: argparse.Namespace, config: dict[str, Any]) -> dict[str, ImageFolder]:
-    """Splits; the guide's transform for training, timm's for evaluation."""
-    size = config["input_size"][-1]
-    last = [transforms.ToTensor(), transforms.Normalize(config["mean"], config["std"])]
-    training = transforms.Compose([transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip(), *last])
-    evaluation = create_transform(**config, is_training=False)
-    of_split = {"train": training, "val": evaluation, "test": evaluation}
-    return {split: ImageFolder(given.images / split, transform) for split, transform in of_split.items()}
-
-
-def settings_of(given: argparse.Namespace, stage: str, folder: str, bfloat16: bool) -> TrainingArguments:
-    """The guide's settings."""
-    return TrainingArguments(
-        output_dir=f"{folder}/{stage}",
+def prepare(model: Any, stage: str, rate: Any, given: argparse.Namespace) -> Any:
+    """The guide's settings; timm's transform for evaluation."""
+    config, bfloat16 = data_config(given), has_bfloat16()
+    SETTINGS["precision"] = f"{'bfloat16' if bfloat16 else 'float32'}, channels_last images"
+    augmentation = [transforms.RandomResizedCrop(config["input_size"][-1]), transforms.RandomHorizontalFlip()]
+    normalisation = [transforms.ToTensor(), transforms.Normalize(config["mean"], config["std"])]
+    train, val = transforms.Compose([*augmentation, *normalisation]), create_transform(**config, is_training=False)
+    model.requires_grad_(True)
+    if stage == "frozen":
+        freeze_backbone(model)
+    folder = tempfile.TemporaryDirectory()  # removed with the function that training leaves
+    settings = TrainingArguments(
+        output_dir=folder.name,
         num_train_epochs=given.epochs_frozen if stage == "frozen" else given.epochs_unfrozen,
-        learning_rate=LEARNING_RATES[stage],
-        warmup_steps=0.1,  # below 1: a share of the steps
+        learning_rate=rate,
+        warmup_steps=0.1,  # below 1: a fraction of the steps
         per_device_train_batch_size=BATCH_SIZE,
         per_device_eval_batch_size=BATCH_SIZE,
         eval_strategy="epoch",
         save_strategy="epoch",
         load_best_model_at_end=True,
-        metric_for_best_model="accuracy",
+        metric_for_best_model="loss",
         use_cpu=True,
         bf16=bfloat16,
         dataloader_num_workers=given.threads,
@@ -78,47 +82,23 @@ def settings_of(given: argparse.Namespace, stage: str, folder: str, bfloat16: bo
         report_to="none",
         disable_tqdm=True,
     )
-
-
-def accuracy(outputs: Any) -> dict[str, float]:
-    """What the best epoch is chosen by."""
-    return {"accuracy": float((outputs.predictions.argmax(1) == outputs.label_ids).mean())}
-
-
-def main() -> None:
-    """Both stages, timed and scored."""
-    given = arguments(__doc__)
-    run = Run(given)
-    model = pretrained(given, run.num_classes)
-    config = data_config(model)
-    bfloat16, of_split = bfloat16_pays(given, config), photos(given, config)
-    # The images alone are channels_last, and what follows them: the Trainer cannot save weights that are.
-    classifier = Classifier(model)
-    freeze_backbone(model)
-    with tempfile.TemporaryDirectory() as folder:
-        for stage in ("frozen", "finetuned"):
-            trainer = Trainer(
-                classifier,
-                settings_of(given, stage, folder, bfloat16),
-                data_collator=collate,
-                train_dataset=of_split["train"],
-                eval_dataset=of_split["val"],
-                compute_metrics=accuracy,
-            )
-            with run.stage(stage):
-                trainer.train()
-            outputs = trainer.predict(of_split["test"])
-            run.score(stage, torch.from_numpy(outputs.predictions.argmax(1)), torch.from_numpy(outputs.label_ids))
-            model.requires_grad_(True)
-    run.write(
-        {
-            "optimiser": "AdamW, 10% warm-up, linear decay; 1e-3 frozen, then 5e-5",
-            "augmentation": "RandomResizedCrop, flip",
-            "precision": f"{'bfloat16' if bfloat16 else 'float32'} (the faster), channels_last images",
-            "kept": "the best epoch by validation accuracy",
-        }
+    trainer = Trainer(
+        Classifier(
+            model
+        ),  # its images alone are channels_last, and what follows them: the Trainer cannot save weights that are
+        settings,
+        data_collator=collate,
+        train_dataset=ImageFolder(given.images / "train", train),
+        eval_dataset=ImageFolder(given.images / "val", val),
     )
+
+    def run() -> nn.Module:
+        with folder:
+            trainer.train()
+        return model
+
+    return run
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, prepare, rates=RATES, settings=SETTINGS)

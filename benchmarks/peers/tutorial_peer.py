@@ -6,89 +6,55 @@
 # ///
 """The plain loop of PyTorch's transfer-learning tutorial, on a timm backbone.
 
-https://docs.pytorch.org/tutorials/beginner/transfer_learning_tutorial.html: SGD at 1e-3 with momentum 0.9, a tenth of it every
-seven epochs, the best epoch by validation accuracy kept; first with the backbone frozen ("ConvNet as fixed feature
-extractor"), then everything learns ("Finetuning the ConvNet"). Batches of 32 in place of its 4, which would be slower; so that
-as many epochs teach as much, the learning rate is eight times the tutorial's 1e-3 (Goyal et al., Accurate, large minibatch SGD,
-2017).
+https://docs.pytorch.org/tutorials/beginner/transfer_learning_tutorial.html: SGD with momentum 0.9, a tenth of the rate every
+seven epochs; first with the backbone frozen ("ConvNet as fixed feature extractor"), then everything learns ("Finetuning the
+ConvNet"). Batches of 32 in place of its 4, and so eight times its rate of 1e-3 is among those tried.
 
     uv run --script benchmarks/peers/tutorial_peer.py --help
 """
 
 import argparse
-import copy
+from functools import partial
 from typing import Any
 
 import torch
-from peer import BATCH_SIZE, Run, arguments, data_config, freeze_backbone, predictions, pretrained, test_batches
+from peer import best_epoch, data_config, evaluation_batches, freeze_backbone, main, training_batches
 from torch import nn
-from torch.utils.data import DataLoader
 from torchvision import transforms
-from torchvision.datasets import ImageFolder
 
-LEARNING_RATE = 1e-3 * BATCH_SIZE / 4
+RATES = {"frozen": (8e-3, 3e-2, 1e-1), "finetuned": (3e-4, 1e-3, 8e-3)}
 SETTINGS = {
-    "optimiser": "SGD, 8e-3, momentum 0.9, StepLR(7, 0.1)",
+    "optimizer": "SGD, momentum 0.9, StepLR(7, 0.1); the best epoch by validation log-loss",
     "augmentation": "RandomResizedCrop, flip",
+    "head": "zeros",
     "precision": "float32, contiguous",
-    "kept": "the best epoch by validation accuracy",
 }
 
 
-def loaders(given: argparse.Namespace, config: dict[str, Any]) -> dict[str, DataLoader[Any]]:
-    """Training and validation batches with the tutorial's transforms, at the backbone's size and normalisation."""
-    size = config["input_size"][-1]
-    last = [transforms.ToTensor(), transforms.Normalize(config["mean"], config["std"])]
-    of_split = {
-        "train": transforms.Compose([transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip(), *last]),
-        "val": transforms.Compose([transforms.Resize(round(size * 256 / 224)), transforms.CenterCrop(size), *last]),
-    }
-    return {
-        split: DataLoader(
-            ImageFolder(given.images / split, transform), BATCH_SIZE, shuffle=split == "train", num_workers=given.threads
-        )
-        for split, transform in of_split.items()
-    }
-
-
-def train(model: nn.Module, batches: dict[str, DataLoader[Any]], epochs: int) -> None:
+def prepare(model: Any, stage: str, rate: Any, given: argparse.Namespace) -> Any:
     """The tutorial's train_model."""
-    criterion = nn.CrossEntropyLoss()
-    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE, momentum=0.9)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimiser, step_size=7, gamma=0.1)
-    best, best_accuracy = copy.deepcopy(model.state_dict()), 0.0
-    for _ in range(epochs):
-        model.train()
-        for images, labels in batches["train"]:
-            optimiser.zero_grad()
-            criterion(model(images), labels).backward()
-            optimiser.step()
-        scheduler.step()
-        predicted, labels = predictions(model, batches["val"])
-        accuracy = (predicted == labels).double().mean().item()
-        print(f"validation accuracy {accuracy:.2%}", flush=True)
-        if accuracy > best_accuracy:
-            best, best_accuracy = copy.deepcopy(model.state_dict()), accuracy
-    model.load_state_dict(best)
-
-
-def main() -> None:
-    """Both stages, timed and scored."""
-    given = arguments(__doc__)
-    run = Run(given)
-    model = pretrained(given, run.num_classes)
-    config = data_config(model)
-    batches, test = loaders(given, config), test_batches(given, config)
-    freeze_backbone(model)
-    with run.stage("frozen"):
-        train(model, batches, given.epochs_frozen)
-    run.score("frozen", *predictions(model, test))
+    config = data_config(given)
+    augmentation = [transforms.RandomResizedCrop(config["input_size"][-1]), transforms.RandomHorizontalFlip()]
+    normalisation = [transforms.ToTensor(), transforms.Normalize(config["mean"], config["std"])]
+    batches = training_batches(given, transforms.Compose([*augmentation, *normalisation]))
     model.requires_grad_(True)
-    with run.stage("finetuned"):
-        train(model, batches, given.epochs_unfrozen)
-    run.score("finetuned", *predictions(model, test))
-    run.write(SETTINGS)
+    if stage == "frozen":
+        freeze_backbone(model)
+    criterion = nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=rate, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=7, gamma=0.1)
+
+    def train_epoch() -> None:
+        model.train()
+        for images, labels in batches:
+            optimizer.zero_grad()
+            criterion(model(images), labels).backward()
+            optimizer.step()
+        scheduler.step()
+
+    epochs = given.epochs_frozen if stage == "frozen" else given.epochs_unfrozen
+    return partial(best_epoch, model, epochs, train_epoch, evaluation_batches(given, "val"))
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, prepare, rates=RATES, settings=SETTINGS)

@@ -1,0 +1,238 @@
+"""Fair comparison with peers: the same photos, split, weights, epochs and threads, each side in an environment of its own.
+
+    uv run python benchmarks/compare_peers.py --backbone mobilenetv2_100 --weights ../mobilenetv2_100.imagenet.safetensors
+    uv run python benchmarks/compare_peers.py --photos 64 --epochs-frozen 1 --epochs-unfrozen 1 --sides "30 lines"  # works?
+
+The peers are fastai, Hugging Face's Trainer, timm's recipe, PyTorch's tutorial and the 30 lines that a good engineer writes,
+each a script in benchmarks/peers. All sides take turns. A peer's first run tries some learning rates, and validation chooses;
+its seconds are those of training with the chosen rate, without imports and preparing data. Ours are the stages of the commit
+that is checked out, in a clone, from the start of a stage to its end. Finished runs stay in benchmarks/.runs, so that an
+interrupted comparison goes on; the table is written to benchmarks/results/peers.md.
+"""
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from common import (
+    PROJECT,
+    RESULTS,
+    RUNS,
+    TRAINING,
+    backbone_of,
+    fine_tuned_parameters,
+    lend_photos,
+    run_measured,
+    run_or_exit,
+    run_stage,
+    table,
+)
+
+OURS, PEERS = "this project", PROJECT / "benchmarks/peers"
+SCRIPTS = {
+    "30 lines": "thirty_lines",
+    "fastai": "fastai",
+    "Trainer": "trainer",
+    "timm recipe": "timm",
+    "PyTorch tutorial": "tutorial",
+}
+STAGES = dict(zip(("frozen", "finetuned"), TRAINING, strict=True))
+SHARED = ("backbone", "weights", "epochs_frozen", "epochs_unfrozen", "threads")
+OUR_SETTINGS = {
+    "optimizer": "logistic regression to convergence; AdamW, cosine; moving average, interpolated with the frozen weights",
+    "augmentation": "light",
+    "head": "the logistic regression's",
+    "precision": "bfloat16 where the processor has it",
+}
+
+
+def sample(manifest: Any, photos: int | None, seed: int) -> Any:
+    """The manifest with about `photos` training photos, the same fraction of each class; the others are in no split."""
+    training = manifest[manifest["split"] == "train"].sort_values("id")
+    if photos is None or photos >= len(training):
+        return manifest
+    chosen = training.groupby("class").sample(frac=photos / len(training), random_state=seed)["id"]
+    left_out = (manifest["split"] == "train") & ~manifest["id"].isin(chosen)
+    return manifest.assign(split=manifest["split"].mask(left_out, ""))
+
+
+def prepare_photos(project: Path, photos: int | None, seed: int) -> None:
+    """Make `project` one that has been preprocessed, with a sample of the training photos of this one, as links."""
+    from pipeline.data.manifest import read_manifest, write_manifest
+
+    stored, target = PROJECT / "data/processed", project / "data/processed"
+    manifest = sample(read_manifest(stored), photos, seed)
+    for split, label, photo in manifest.loc[manifest["split"] != "", ["split", "class", "id"]].itertuples(index=False):
+        file = Path("images", split, label, f"{photo}.jpg")
+        (target / file).parent.mkdir(parents=True, exist_ok=True)
+        os.link((stored / file).resolve(), target / file)
+    for file in stored.glob("*.json"):
+        shutil.copy(file, target)
+    for name in ("metrics", "seconds"):
+        shutil.copytree(PROJECT / "outputs" / name, project / "outputs" / name)
+    write_manifest(manifest, target)
+
+
+def run_peer(script: Path, given: argparse.Namespace, photos: Path, folder: Path, seed: int, rates: Any) -> dict[str, Any]:
+    """A peer, in the environment that its script describes."""
+    options = {
+        "images": photos / "data/processed/images",
+        "same-blocks": photos / "same_blocks.json",
+        "output": folder / "peer.json",
+    }
+    options |= {"seed": seed, "rates": json.dumps(rates)}  # type: ignore[dict-item]
+    options |= {name.replace("_", "-"): vars(given)[name] for name in SHARED}
+    command = ["uv", "run", "--script", str(script)]
+    command += [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    peak = run_measured(command, PEERS, folder / "log.txt", given.threads)
+    return json.loads((folder / "peer.json").read_text(encoding="utf-8")) | {"peak": peak}
+
+
+def run_ours(given: argparse.Namespace, photos: Path, folder: Path, seed: int) -> dict[str, Any]:
+    """The stages, in a clone of the commit that is checked out."""
+    from pipeline.files import read_json
+    from pipeline.params import change_params
+    from pipeline.reproduce import clone_project
+
+    changes = {"backbone.name": given.backbone, "backbone.weights": given.weights, "unfreeze_finetune.seed": seed}
+    changes |= {"unfreeze_finetune.epochs": given.epochs_unfrozen, "runtime.device": "cpu"}
+    changes |= {"runtime.threads": given.threads, "runtime.workers": given.threads}
+    with tempfile.TemporaryDirectory() as temporary:
+        clone = lend_photos(photos, clone_project(PROJECT, Path(temporary) / "project"))
+        change_params(clone / "params.yaml", changes)
+        peak = max(run_stage(stage, clone, folder / "log.txt", given.threads) for stage in TRAINING)
+        run_stage("evaluate", clone, folder / "log.txt", given.threads)
+        scores = read_json(clone / "outputs/evaluation/metrics.json")
+        seconds = {key: read_json(clone / f"outputs/seconds/{stage}.json")["seconds"] for key, stage in STAGES.items()}
+    counts = json.loads((photos / "counts.json").read_text(encoding="utf-8"))
+    stages: dict[str, Any] = {}
+    for key in STAGES:
+        stages[key] = {name: scores[key][name] for name in ("accuracy", "log_loss", "val_log_loss")}
+        stages[key] |= {"seconds": seconds[key], "learnt": counts[key], "parameters": counts["all"], "rate": None}
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "timm", "scikit-learn")}
+    return {"settings": OUR_SETTINGS, "versions": versions, "stages": stages, "peak": peak}
+
+
+def describe_blocks(given: argparse.Namespace, photos: Path) -> None:
+    """Which parameters fine-tuning changes, for the peers, and how many each of our stages trains."""
+    from pipeline.data.manifest import classes_of, read_manifest
+    from pipeline.models.head import replace_head
+
+    backbone = backbone_of(given)
+    path = replace_head(backbone.model, len(classes_of(read_manifest(photos / "data/processed"))))
+    learning = fine_tuned_parameters(backbone.model, backbone.preprocessing)
+    sizes = {name: parameter.numel() for name, parameter in backbone.model.named_parameters()}
+    counts = {"frozen": sum(size for name, size in sizes.items() if name.startswith(f"{path}.")), "all": sum(sizes.values())}
+    counts["finetuned"] = sum(sizes[name] for name in learning)
+    (photos / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
+    (photos / "same_blocks.json").write_text(json.dumps(learning), encoding="utf-8")
+
+
+def compare(given: argparse.Namespace) -> None:
+    """Run what is not there yet, side by side in turns, and write and print the table."""
+    from pipeline.cores import usable_cores
+    from pipeline.data.manifest import fingerprint, read_manifest
+    from pipeline.files import sha256_of, write_json
+    from pipeline.runtime import machine_name, resolve_device, source_revision
+
+    given.threads = given.threads or usable_cores()
+    given.weights = str(Path(given.weights).resolve())
+    manifest = sample(read_manifest(PROJECT / "data/processed"), given.photos, given.seed)
+    decides = [vars(given)[name] for name in SHARED if name != "weights"]
+    decides += [given.seed, sha256_of(Path(given.weights)), fingerprint(manifest), sha256_of(PEERS / "peer.py")]
+    runs = RUNS / hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
+    if not (runs / "same_blocks.json").is_file():
+        shutil.rmtree(runs, ignore_errors=True)
+        prepare_photos(runs, given.photos, given.seed)
+        describe_blocks(given, runs)
+    results: dict[str, list[dict[str, Any]]] = {side: [] for side in (OURS, *SCRIPTS) if side in (OURS, *given.sides)}
+    for repeat in range(given.repeats):
+        for side, own in results.items():
+            script = PEERS / f"{SCRIPTS.get(side)}_peer.py"
+            revision = source_revision() if side == OURS else sha256_of(script)[:12]
+            folder = runs / f"{side}-{revision}-{repeat}"
+            if not (folder / "result.json").is_file():
+                print(f"running {folder}", flush=True)
+                folder.mkdir(exist_ok=True)
+                rates = {stage: one["rate"] for stage, one in own[0]["stages"].items()} if own else {}
+                run = run_ours if side == OURS else partial(run_peer, script, rates=rates)
+                write_json(folder / "result.json", run(given=given, photos=runs, folder=folder, seed=given.seed + repeat))
+            own.append(json.loads((folder / "result.json").read_text(encoding="utf-8")))
+    counts = ", ".join(f"{count:,} {split}" for split, count in manifest["split"].value_counts().items() if split)
+    machine = machine_name(resolve_device("cpu"), given.threads)
+    heading = f"{given.backbone}; photos: {counts}; {given.epochs_frozen} + {given.epochs_unfrozen} epochs; {machine}; "
+    text = f"{heading}{given.repeats} runs of each side in turns: median seconds, mean scores.\n\n{report(results)}\n"
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "peers.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def report(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """One table of all sides, where ours is not the best, and how each side was set up; ratios are of the same repeat."""
+    import pandas as pd
+
+    runs: Any = pd.DataFrame(
+        {"side": side, "stage": stage, "repeat": repeat, **numbers}
+        for side, own in results.items()
+        for repeat, run in enumerate(own)
+        for stage, numbers in run["stages"].items()
+    ).set_index(["side", "stage", "repeat"])
+    seconds = runs["seconds"].unstack("stage")
+    seconds["both"] = seconds.sum(axis=1)
+    ratio = seconds.div(seconds.loc[OURS], level="repeat").groupby("side").median()
+    seconds, mean = (
+        seconds.groupby("side").median(),
+        runs[["val_log_loss", "log_loss", "accuracy"]].groupby(["side", "stage"]).mean(),
+    )
+    rows, setups, lost = [], [], []
+    for side, own in results.items():
+        first, tuned, ours = own[0]["stages"], mean.loc[side, "finetuned"], mean.loc[OURS, "finetuned"]
+        rows.append(
+            [
+                side,
+                *(f"{seconds.at[side, stage]:.0f} s ({ratio.at[side, stage]:.2f})" for stage in (*STAGES, "both")),
+                *(f"{one['learnt']:,} ({one['learnt'] / one['parameters']:.1%})" for one in first.values()),
+                " / ".join(f"{one['rate']:g}" if one["rate"] else "-" for one in first.values()),
+                f"{tuned['val_log_loss']:.4f}",
+                f"{tuned['log_loss']:.4f}",
+                *(f"{mean.at[(side, stage), 'accuracy']:.2%}" for stage in STAGES),
+                f"{statistics.median(run['peak'] for run in own):,.0f} MB",
+            ]
+        )
+        versions = ", ".join(f"{name} {version}" for name, version in own[0]["versions"].items())
+        setups.append(f"- {side}: {'; '.join(f'{name}: {value}' for name, value in own[0]['settings'].items())}; {versions}")
+        better = {"seconds": ratio.at[side, "both"] < 1, "test accuracy": tuned["accuracy"] > ours["accuracy"]}
+        better |= {name: tuned[name] < ours[name] for name in ("val_log_loss", "log_loss")}
+        lost += [f"{side} is better in {name}" for name, is_better in better.items() if is_better]
+    head = ["", "frozen (ratio to ours)", "fine-tuning", "both", "learns, frozen", "learns, fine-tuning", "learning rates"]
+    head += ["val log-loss", "test log-loss", "accuracy, frozen", "accuracy, fine-tuned", "peak memory"]
+    return "\n\n".join([table(head, rows), f"{'; '.join(lost) or 'No side is better in anything'}.", "\n".join(setups)])
+
+
+def main() -> None:
+    """Parse the options and compare."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbone", default="mobilenetv2_100", help="timm's name")
+    parser.add_argument("--weights", required=True, help="a safetensors file, a JSON that describes it beside it")
+    parser.add_argument("--photos", type=int, help="a sample of about so many training photos; all where it is left out")
+    parser.add_argument("--epochs-frozen", type=int, default=2)
+    parser.add_argument("--epochs-unfrozen", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0, help="of the sample and of the first repeat")
+    parser.add_argument("--threads", type=int, help="one a core where it is left out")
+    parser.add_argument("--sides", nargs="+", choices=SCRIPTS, default=list(SCRIPTS), metavar="SIDE", help=", ".join(SCRIPTS))
+    given = parser.parse_args()
+    run_or_exit(lambda: compare(given))
+
+
+if __name__ == "__main__":
+    main()

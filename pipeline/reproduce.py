@@ -1,0 +1,399 @@
+"""Reported results: outputs/reported.csv has a row a result, with all that is needed to measure it again.
+
+A row without accuracy is announced and not yet measured. Archives and weights are known by their SHA-256, never by path.
+"""
+
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from scipy.stats import bootstrap, norm
+
+from pipeline.checkpoint import library_versions, read_info
+from pipeline.data.manifest import read_manifest
+from pipeline.errors import PipelineError
+from pipeline.evaluation.metrics import log_losses
+from pipeline.files import read_json, sha256_of
+from pipeline.params import PARAMS_FILE, Params, change_params, load_params
+from pipeline.paths import EVALUATION, FINETUNED, METRICS, PROCESSED, user_path
+from pipeline.progress import say
+from pipeline.runtime import machine_name, processor_fingerprint, resolve_runtime
+
+REPORTED, README, SECONDS = Path("outputs/reported.csv"), Path("README.md"), Path("outputs/seconds")
+BEGIN, END = "<!-- reported results: begin -->", "<!-- reported results: end -->"
+STAGES = ("download", "preprocess", "train-frozen-backbone", "unfreeze-finetune", "evaluate")
+SEEDS = ("download.seed", "preprocess.seed", "unfreeze_finetune.seed")
+IN_COLUMNS = ("download.source", "download.sha256", "backbone.name", "backbone.weights")
+SAME_DATA = ("dataset_sha256", "weights_sha256", "n_test", "test_fingerprint")
+SAME_BITS = ("processor", "machine", "versions")
+CONFIDENCE_LEVEL = 0.95
+EXIT_STATUS = {"PASS": 0, "NOT MEASURED": 0, "FAIL": 1, "NOT AT HAND": 3, "OTHER DATA": 4}
+
+
+class Row(BaseModel):
+    """One reported result; texts are empty and numbers None where it is not yet measured.
+
+    `dataset`: "drawn", "microsoft", or the archive's file name or address. `photos`: of all splits. `weights`: as set, but
+    of a file outside the project only its name. `params`: settings other than the schema's defaults, "section.key=value; ...".
+    `log_loss_low`, `log_loss_high`: where a run on another machine should lie. `machine`: processor by name, threads, GPU.
+    `processor`: `processor_fingerprint()`. `seconds` (of each stage) and `versions`: JSON.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    dataset: str
+    dataset_sha256: str
+    photos: int | None
+    backbone: str
+    weights: str
+    weights_sha256: str
+    params: str
+    seed: str
+    n_test: int | None
+    test_fingerprint: str
+    accuracy: float | None
+    log_loss: float | None
+    log_loss_low: float | None
+    log_loss_high: float | None
+    frozen_accuracy: float | None
+    frozen_log_loss: float | None
+    predictions_sha256: str
+    seconds: str
+    machine: str
+    processor: str
+    versions: str
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: Any, info: Any) -> Any:
+        return None if value == "" and cls.model_fields[info.field_name].annotation is not str else value
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings that differ from the default, by "section.key"."""
+        return {key: json.loads(value) for key, _, value in (part.partition("=") for part in self.params.split("; ") if part)}
+
+    @property
+    def settings_but_seeds(self) -> str:
+        """The settings in words, the same for runs that differ by seed alone."""
+        return ", ".join(f"{key}={json.dumps(value)}" for key, value in self.settings.items() if key not in SEEDS) or "default"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one row: a key of `EXIT_STATUS`, and lines of (what, reported, measured, PASS, FAIL, OTHER or nothing)."""
+
+    name: str
+    verdict: str
+    reason: str = ""
+    lines: tuple[tuple[str, str, str, str], ...] = ()
+
+    def __str__(self) -> str:
+        text = f"{self.name}: {self.verdict}{f' ({self.reason})' if self.reason else ''}"
+        return "\n".join([text, aligned([("", "reported", "measured", ""), *self.lines])]) if self.lines else text
+
+
+def report_result(name: str | None, *, replace: bool) -> None:
+    """Add the present outputs, computed on this machine, to the reported results, and make the README's table anew.
+
+    Raises:
+        PipelineError: the outputs are stale, or there is a measured row of this name and `replace` is False.
+    """
+    rows = {row.name: row for row in read_rows(REPORTED)}
+    if name is not None:
+        if name in rows and rows[name].accuracy is not None and not replace:
+            raise PipelineError(f"{REPORTED} has a row named {name}. Choose another name, or replace it with --replace.")
+        refuse_stale(Path())
+        rows[name] = row_of_outputs(Path(), name)
+        write_rows(REPORTED, list(rows.values()))
+        say(f"{name}: accuracy {rows[name].accuracy:.2%} on {rows[name].n_test:,} test photos, now in {REPORTED}")
+    update_readme(README, list(rows.values()))
+
+
+def list_reported() -> None:
+    """Print every reported result in a line."""
+    lines = [("name", "photos", "backbone", "seed", "fine-tuned", "test photos")]
+    for row in read_rows(REPORTED):
+        accuracy, n_test = (f"{row.accuracy:.2%}", f"{row.n_test:,}") if row.accuracy is not None else ("not yet measured", "")
+        lines.append((row.name, row.dataset, row.backbone, row.seed, accuracy, n_test))
+    say(aligned(lines))
+
+
+def reproduce_reported(name: str | None, *, every: bool, archives: Sequence[Path], weights: Sequence[Path]) -> int:
+    """Measure one row, or all of them, again; returns the exit status.
+
+    It is 1 where one failed; else 4 where data are not those reported, 3 where some are not at hand, and 0 where all passed.
+
+    Raises:
+        PipelineError: no row has this name, or neither a name nor all were asked for.
+    """
+    rows = read_rows(REPORTED)
+    if every == (name is not None):
+        raise PipelineError("Say which result to reproduce: a NAME, or --all; --list shows them.")
+    chosen = rows if every else [row for row in rows if row.name == name]
+    if not chosen:
+        raise PipelineError(f"{REPORTED} has no row named {name}. Known: {', '.join(row.name for row in rows) or 'none'}.")
+    verdicts = []
+    for row in chosen:
+        outcome = reproduce(row, Path(), archives=archives, weights=weights)
+        say(str(outcome))
+        verdicts.append(outcome.verdict)
+    say(", ".join(f"{count} {verdict}" for verdict, count in Counter(verdicts).items()))
+    return 1 if "FAIL" in verdicts else max(EXIT_STATUS[verdict] for verdict in verdicts)
+
+
+def reproduce(row: Row, project: Path, *, archives: Sequence[Path], weights: Sequence[Path]) -> Outcome:
+    """Run every stage for a row in a fresh clone of `project`, a Git repository that is only read, and compare.
+
+    Archives and weights are looked for in the files and folders given, where params.yaml has its own, and in the project.
+    """
+    if row.accuracy is None:
+        return Outcome(row.name, "NOT MEASURED", "announced, and not yet measured by anybody")
+    present = load_params(project / PARAMS_FILE)
+    changes = _flat(Params()) | row.settings | {"download.source": row.dataset, "download.sha256": None}
+    changes |= {"backbone.name": row.backbone, "backbone.weights": row.weights}
+    needed = [("archive", "download.source", row.dataset_sha256, [*archives, user_path(present.download.source)])]
+    if is_file_name(row.weights):
+        places = [*weights, user_path(present.backbone.weights), project / row.weights]
+        needed.append(("weights", "backbone.weights", row.weights_sha256, places))
+    for option, key, sha256, places in needed:
+        file = next((file for file in _files(places) if sha256_of(file) == sha256), None) if sha256 else None
+        if sha256 and file is None:
+            reason = f"needs {changes[key]} with sha256 {sha256}; say where it is with --{option}"
+            return Outcome(row.name, "NOT AT HAND", reason)
+        changes[key] = str(file.resolve()) if file else changes[key]
+    with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
+        clone = clone_project(project, Path(folder) / "project")
+        change_params(clone / PARAMS_FILE, changes)
+        say(f"{row.name}: running every stage in {clone}")
+        done = dvc(clone, "repro", capture=False)
+        if done.returncode:
+            return Outcome(row.name, "FAIL", f"dvc repro ended with status {done.returncode}; its message is above")
+        return compare(row, row_of_outputs(clone, row.name))
+
+
+def compare(reported: Row, measured: Row) -> Outcome:
+    """Compare a run with the row that it repeats.
+
+    Other photos or weights are OTHER DATA: both numbers are shown, and neither passes nor fails. Predictions must be equal bit
+    for bit on an equal processor, with as many threads and the same libraries; elsewhere sums are rounded in another order.
+    Accuracies may differ by `accuracy_tolerance`; the log-loss must lie in the row's interval.
+    """
+    differing = [name for name in SAME_DATA if getattr(reported, name) != getattr(measured, name)]
+    others = [name for name in SAME_BITS if getattr(reported, name) != getattr(measured, name)]
+    lines = []
+
+    def add(what: str, name: str, form: str, passed: bool, allowed: str = "") -> None:
+        word = ("OTHER" if name in differing else "") if differing else "PASS" if passed else "FAIL"
+        lines.append((what, f"{getattr(reported, name):{form}}{allowed}", f"{getattr(measured, name):{form}}", word))
+
+    add("test photos", "n_test", ",", True)
+    add("their fingerprint", "test_fingerprint", ".12", True)
+    for what, name in (("accuracy, frozen", "frozen_accuracy"), ("accuracy, fine-tuned", "accuracy")):
+        accuracy, tolerance = getattr(reported, name), accuracy_tolerance(getattr(reported, name), reported.n_test or 1)
+        add(what, name, ".2%", abs(getattr(measured, name) - accuracy) <= tolerance, f" ± {tolerance:.2%}")
+    low, high = reported.log_loss_low or 0.0, reported.log_loss_high or 0.0
+    add("log-loss, fine-tuned", "log_loss", ".4f", low <= (measured.log_loss or 0.0) <= high, f" ({low:.4f} to {high:.4f})")
+    if not others:
+        add(
+            "predictions",
+            "predictions_sha256",
+            ".12",
+            reported.predictions_sha256 == measured.predictions_sha256,
+            ", bit for bit",
+        )
+    if differing:
+        return Outcome(reported.name, "OTHER DATA", f"not as reported: {', '.join(differing)}", tuple(lines))
+    reason = f"bits are not compared: another {', '.join(others)}" if others else ""
+    return Outcome(reported.name, "FAIL" if any(line[3] == "FAIL" for line in lines) else "PASS", reason, tuple(lines))
+
+
+def accuracy_tolerance(accuracy: float, n: int) -> float:
+    """How far two accuracies on `n` photos may differ by chance at `CONFIDENCE_LEVEL`: z * sqrt(2) standard errors.
+
+    The error is Agresti and Coull's (Approximate is better than "exact", The American Statistician 1998), not 0 at 100%.
+    """
+    z = norm.ppf(0.5 + CONFIDENCE_LEVEL / 2)
+    fraction = (accuracy * n + z**2 / 2) / (n + z**2)
+    return float(z * math.sqrt(2 * fraction * (1 - fraction) / (n + z**2)))
+
+
+def log_loss_interval(predictions: pd.DataFrame) -> tuple[float, float]:
+    """Where another run's test log-loss should lie: the bootstrap interval of the mean, its arms longer by sqrt(2).
+
+    `predictions` is as predictions.csv has it: `actual`, and `finetuned_CLASS` for each class.
+    """
+    classes, labels = np.unique(predictions["actual"], return_inverse=True)
+    losses = log_losses(labels, predictions[[f"finetuned_{name}" for name in classes]].to_numpy())
+    settings: dict[str, Any] = {"n_resamples": 2000, "batch": 100, "method": "percentile", "rng": 0}
+    bounds = bootstrap((losses,), np.mean, confidence_level=CONFIDENCE_LEVEL, **settings).confidence_interval
+    low, high = (losses.mean() + math.sqrt(2) * (bound - losses.mean()) for bound in bounds)
+    return max(0.0, float(low)), float(high)
+
+
+def row_of_outputs(project: Path, name: str) -> Row:
+    """What the stages wrote in `project`, as a row of this machine.
+
+    Raises:
+        PipelineError: an output is missing, or other versions of a library computed it, or the photos came from a folder.
+    """
+    params, info = load_params(project / PARAMS_FILE), read_info(project / FINETUNED)
+    if info.versions != library_versions():
+        raise PipelineError("The outputs were computed with other versions of the libraries. Run: dvc repro --force")
+    metrics = read_json(project / EVALUATION / "metrics.json")
+    predictions = project / EVALUATION / "predictions.csv"
+    source, archive_sha256 = params.download.source, read_json(project / METRICS / "download.json").get("archive_sha256") or ""
+    if source != "drawn" and not archive_sha256:
+        raise PipelineError(f"download.source = {source} is a folder, which has no SHA-256. Pack it into a zip and run that.")
+    runtime, settings, defaults = resolve_runtime(params.runtime), _flat(params), _flat(Params())
+    differing = {key: value for key, value in settings.items() if key not in IN_COLUMNS and value != defaults[key]}
+    seeds = [str(settings[key]) for key in SEEDS if key != "download.seed" or source == "drawn"]
+    low, high = log_loss_interval(pd.read_csv(predictions, dtype={"actual": str}))
+    weights, seconds = info.backbone.weights, {stage: read_json(project / SECONDS / f"{stage}.json") for stage in STAGES}
+    return Row(
+        name=name,
+        dataset=source if source in ("drawn", "microsoft") or urlsplit(source).scheme else Path(source).name,
+        dataset_sha256=archive_sha256,
+        photos=int((read_manifest(project / PROCESSED)["split"] != "").sum()),
+        backbone=info.backbone.name,
+        weights=Path(weights).name if Path(weights).is_absolute() or ".." in PurePosixPath(weights).parts else weights,
+        weights_sha256=info.backbone.weights_sha256 or "",
+        params="; ".join(f"{key}={json.dumps(value)}" for key, value in differing.items()),
+        seed="/".join(seeds[:1] if len(set(seeds)) == 1 else seeds),
+        n_test=metrics["num_test"],
+        test_fingerprint=metrics["test_fingerprint"],
+        accuracy=metrics["finetuned"]["accuracy"],
+        log_loss=metrics["finetuned"]["log_loss"],
+        log_loss_low=round(low, 6),
+        log_loss_high=round(high, 6),
+        frozen_accuracy=metrics["frozen"]["accuracy"],
+        frozen_log_loss=metrics["frozen"]["log_loss"],
+        predictions_sha256=sha256_of(predictions),
+        seconds=json.dumps({stage: round(content["seconds"], 1) for stage, content in seconds.items()}),
+        machine=machine_name(runtime.device, runtime.threads),
+        processor=processor_fingerprint(),
+        versions=json.dumps(info.versions),
+    )
+
+
+def refuse_stale(project: Path) -> None:
+    """Raise a PipelineError where a stage's outputs are not those of the present settings, code and data."""
+    done = dvc(project, "status", "--json")
+    if done.returncode:
+        raise PipelineError(f"dvc status failed in {project}: {done.stderr.strip()}")
+    if changed := json.loads(done.stdout or "{}"):
+        raise PipelineError(
+            f"The outputs are stale: dvc status names {', '.join(changed)}. Bring them up to date with: dvc repro"
+        )
+
+
+def read_rows(file: Path) -> list[Row]:
+    """All rows, in the order of the file; raises a PipelineError where one is broken, or two have one name."""
+    try:
+        rows = [Row.model_validate(line) for line in pd.read_csv(file, dtype=str, keep_default_na=False).to_dict("records")]
+    except (FileNotFoundError, ValidationError, pd.errors.ParserError) as error:
+        raise PipelineError(f"{file} cannot be read: {error}. Restore it with: git checkout {file}") from None
+    name, count = Counter(row.name for row in rows).most_common(1)[0] if rows else ("", 0)
+    if count > 1:
+        raise PipelineError(f"{file} has {count} rows named {name}; a name stands for one result.")
+    return rows
+
+
+def write_rows(file: Path, rows: Sequence[Row]) -> None:
+    """Replace the file atomically."""
+    fresh = file.with_name(f".{file.name}.new")
+    table = pd.DataFrame([row.model_dump() for row in rows], columns=list(Row.model_fields), dtype=object)
+    table.to_csv(fresh, index=False, lineterminator="\n")
+    fresh.replace(file)
+
+
+def results_table(rows: Sequence[Row]) -> str:
+    """Markdown: a line for the rows that differ by seed alone, in the order of the rows."""
+    families: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        common = (row.dataset_sha256 or row.dataset, row.backbone, row.weights_sha256 or row.weights, row.settings_but_seeds)
+        families.setdefault(common, []).append(row)
+    head = ["photos", "backbone and weights", "settings", "runs", "frozen", "fine-tuned", "log-loss", "test photos", "time"]
+    lines = [head, ["---"] * len(head), *map(_cells, families.values())]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def update_readme(readme: Path, rows: Sequence[Row]) -> None:
+    """Put the table between the markers; raises a PipelineError where there are none."""
+    text = readme.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        raise PipelineError(f"{readme} has no place for the table: put in the lines {BEGIN} and {END}, and run this again.")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    readme.write_text(f"{before}{BEGIN}\n{results_table(rows)}\n{END}{after}", encoding="utf-8")
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of equally many cells as lines for a terminal, each column as wide as its longest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def clone_project(project: Path, target: Path) -> Path:
+    """Clone the commit that is checked out in `project`; raises a PipelineError where it lies in no Git repository."""
+    command = ["git", "clone", "--quiet", "--no-hardlinks", str(project.resolve()), str(target)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise PipelineError(f"{project.resolve()} cannot be cloned: {done.stderr.strip()}")
+    return target
+
+
+def dvc(project: Path, *arguments: str, capture: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run DVC in a project, with the Python that runs this, so that stages run with it too."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    command = [sys.executable, "-m", "dvc", *arguments]
+    return subprocess.run(command, cwd=project, env=environment, capture_output=capture, text=True, check=False)
+
+
+def is_file_name(weights: str) -> bool:
+    """Whether weights are a file, and not what a package or a hub has, such as "package", "pretrained" or "hf-hub:..."."""
+    return bool(Path(weights).suffix) and not weights.startswith("hf-hub:")
+
+
+def _flat(params: Params) -> dict[str, Any]:
+    """ "section.key" -> value, but not of runtime: where and how the work runs is no part of a result."""
+    sections = params.model_dump(exclude={"runtime"})
+    return {f"{section}.{key}": value for section, settings in sections.items() for key, value in settings.items()}
+
+
+def _files(places: Sequence[Path]) -> Iterator[Path]:
+    for place in places:
+        yield from [place] if place.is_file() else sorted(file for file in place.glob("*") if file.is_file())
+
+
+def _cells(family: list[Row]) -> list[str]:
+    first, measured = family[0], [row for row in family if row.accuracy is not None]
+    dataset = f"{first.photos:,} of {first.dataset}" if first.photos else first.dataset
+    cells = [_hashed(dataset, first.dataset_sha256), _hashed(f"{first.backbone}, {first.weights}", first.weights_sha256)]
+    cells.append(first.settings_but_seeds)
+    if not measured:
+        return [*cells, "", "not yet measured", "not yet measured", "", "", ""]
+    cells.append(", ".join(f"`{row.name}`" for row in measured))
+    for name, form in (("frozen_accuracy", ".2%"), ("accuracy", ".2%"), ("log_loss", ".4f")):
+        values = [getattr(row, name) for row in measured]
+        spread = f" ± {statistics.stdev(values):{form}}" if len(values) > 1 else ""
+        cells.append(f"{statistics.mean(values):{form}}{spread}")
+    seconds = statistics.mean(sum(json.loads(row.seconds).values()) for row in measured)
+    return [*cells, " or ".join(sorted({f"{row.n_test:,}" for row in measured})), f"{seconds:,.0f} s"]
+
+
+def _hashed(text: str, sha256: str) -> str:
+    return f"{text} (`{sha256[:8]}…`)" if sha256 else text

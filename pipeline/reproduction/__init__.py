@@ -1,1 +1,0 @@
-"""Results that others can hold against their own: reported accuracy, its reproduction, and experiments side by side."""

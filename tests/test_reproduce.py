@@ -1,0 +1,352 @@
+"""Reported results: rows, the README's table, what reproducing passes and fails, and what is said of other data."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import reproduce as module
+from pipeline import runtime
+from pipeline.checkpoint import BackboneInfo, CheckpointInfo, DataFingerprints, HeadInfo, Preprocessing, library_versions
+from pipeline.errors import PipelineError
+from pipeline.files import sha256_of, write_json
+from pipeline.params import Params, change_params
+from pipeline.reproduce import (
+    BEGIN,
+    END,
+    README,
+    REPORTED,
+    STAGES,
+    Outcome,
+    Row,
+    accuracy_tolerance,
+    compare,
+    is_file_name,
+    list_reported,
+    log_loss_interval,
+    read_rows,
+    report_result,
+    reproduce,
+    reproduce_reported,
+    results_table,
+    row_of_outputs,
+    update_readme,
+    write_rows,
+)
+from tests.clones import ROOT
+
+
+def row(name: str, **changes: Any) -> Row:
+    values: dict[str, Any] = {
+        "name": name,
+        "dataset": "photos.zip",
+        "dataset_sha256": "ab" * 32,
+        "photos": 2000,
+        "backbone": "mobilenetv2_100",
+        "weights": "mobilenetv2.safetensors",
+        "weights_sha256": "cd" * 32,
+        "params": 'unfreeze_finetune.epochs=2; unfreeze_finetune.augmentation="light"',
+        "seed": "0",
+        "n_test": 300,
+        "test_fingerprint": "ef" * 32,
+        "accuracy": 0.98,
+        "log_loss": 0.05,
+        "log_loss_low": 0.02,
+        "log_loss_high": 0.09,
+        "frozen_accuracy": 0.97,
+        "frozen_log_loss": 0.08,
+        "predictions_sha256": "01" * 32,
+        "seconds": json.dumps({"download": 1.0, "evaluate": 2.5}),
+        "machine": "A processor, 2 threads",
+        "processor": "23" * 32,
+        "versions": json.dumps({"torch": "2.15.0"}),
+    }
+    return Row(**(values | changes))
+
+
+def announced(name: str) -> Row:
+    empty = ("photos", "n_test", "accuracy", "log_loss", "log_loss_low", "log_loss_high", "frozen_accuracy", "frozen_log_loss")
+    return row(name, dataset="microsoft", weights="pretrained", weights_sha256="", seconds="", **dict.fromkeys(empty))
+
+
+# The file and the table.
+
+
+def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
+    rows = [row("one"), announced("two")]
+    for some in (rows, []):
+        write_rows(tmp_path / "reported.csv", some)
+        assert read_rows(tmp_path / "reported.csv") == some
+    assert rows[0].settings == {"unfreeze_finetune.epochs": 2, "unfreeze_finetune.augmentation": "light"}
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "reported.csv"
+    with pytest.raises(PipelineError, match="git checkout"):
+        read_rows(file)
+    write_rows(file, [row("one"), row("one")])
+    with pytest.raises(PipelineError, match="2 rows named one"):
+        read_rows(file)
+    file.write_text(file.read_text().replace("0.98", "much"))
+    with pytest.raises(PipelineError, match=r"(?s)cannot be read.*accuracy"):
+        read_rows(file)
+
+
+def test_runs_that_differ_by_seed_alone_are_one_line() -> None:
+    seeds = [row(f"s{n}", params=f"preprocess.seed={n}", accuracy=0.97 + n / 100, n_test=300 + n) for n in range(3)]
+    others = [row("other", params="", accuracy=0.98), row("more", params="unfreeze_finetune.epochs=9"), announced("later")]
+    lines = results_table([*seeds, *others]).splitlines()[2:]
+    assert len(lines) == 3
+    assert "`s0`, `s1`, `s2`, `other`" in lines[0]
+    assert "unfreeze_finetune.epochs=9" in lines[1]
+    assert "not yet measured" in lines[2]
+    for text in ("98.00% ± 1.00%", "0.0500 ± 0.0000", "`abababab…`", "`cdcdcdcd…`", "| 300 or 301 or 302 |", "| 4 s |"):
+        assert text in results_table(seeds), text
+    assert "| 98.00% | 0.0500 | 300 |" in results_table([row("one")])
+
+
+def test_the_table_goes_between_the_markers_and_nowhere_else(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    for _ in range(2):
+        update_readme(readme, [row("one")])
+        assert readme.read_text() == f"before\n{BEGIN}\n{results_table([row('one')])}\n{END}\nafter\n"
+    readme.write_text("no place")
+    with pytest.raises(PipelineError, match="no place for the table"):
+        update_readme(readme, [row("one")])
+
+
+def test_readme_shows_what_is_reported_and_its_settings_exist() -> None:
+    """To make the table anew: python -m pipeline report-result."""
+    rows = read_rows(ROOT / REPORTED)
+    assert (ROOT / README).read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0].strip() == results_table(rows)
+    known = {f"{section}.{key}" for section, settings in Params().model_dump().items() for key in settings}
+    for one in rows:
+        assert one.settings.keys() <= known
+        assert (one.accuracy is not None) == bool(one.predictions_sha256 and one.processor and one.log_loss_high)
+
+
+# Comparing.
+
+
+def words(reported: dict, measured: dict) -> dict[str, str]:
+    return {line[0]: line[3] for line in compare(row("one", **reported), row("one", **measured)).lines}
+
+
+def test_bits_must_agree_on_the_same_processor_threads_and_libraries() -> None:
+    assert compare(row("one"), row("one")).verdict == "PASS"
+    found = compare(row("one"), row("one", predictions_sha256="99" * 32))
+    assert found.verdict == "FAIL"
+    assert [line[0] for line in found.lines if line[3] == "FAIL"] == ["predictions"]
+
+
+OTHER_MACHINES = [
+    {"processor": "45" * 32},  # of the same name, as hypervisors have it
+    {"machine": "A processor, 4 threads"},
+    {"versions": '{"torch": "2.15.0", "scipy": "2.0"}'},
+]
+
+
+@pytest.mark.parametrize("change", OTHER_MACHINES, ids=lambda change: next(iter(change)))
+def test_elsewhere_scores_may_differ_by_chance_alone(change: dict) -> None:
+    """At 98% of 300 photos that is by 2.5 points; the log-loss must lie in the row's interval."""
+    near = compare(row("one"), row("one", **change, predictions_sha256="99" * 32, accuracy=0.96, log_loss=0.085))
+    assert (near.verdict, len(near.lines)) == ("PASS", 5)
+    assert f"bits are not compared: another {next(iter(change))}" in str(near)
+    for name, value, line in (
+        ("accuracy", 0.95, "accuracy, fine-tuned"),
+        ("frozen_accuracy", 1.0, "accuracy, frozen"),
+        ("log_loss", 0.095, "log-loss, fine-tuned"),
+    ):
+        far = words({}, {**change, name: value})
+        assert [what for what, word in far.items() if word == "FAIL"] == [line]
+
+
+@pytest.mark.parametrize(
+    "change", [{"test_fingerprint": "00" * 32}, {"n_test": 301}, {"weights_sha256": "00" * 32}, {"dataset_sha256": "00" * 32}]
+)
+def test_other_photos_are_other_data_and_no_failed_accuracy(change: dict) -> None:
+    found = compare(row("one"), row("one", **change, accuracy=0.5))
+    assert found.verdict == "OTHER DATA"
+    assert next(iter(change)) in found.reason
+    assert not {line[3] for line in found.lines} & {"PASS", "FAIL"}
+    assert any("98.00%" in line[1] and line[2] == "50.00%" for line in found.lines), "both numbers are shown"
+
+
+@given(st.integers(1, 20_000), st.data())
+def test_the_tolerance_is_above_zero_and_shrinks_with_the_photos(n: int, data: st.DataObject) -> None:
+    accuracy = data.draw(st.integers(0, n)) / n
+    tolerance = accuracy_tolerance(accuracy, n)
+    assert 0 < accuracy_tolerance(accuracy, 4 * n) < tolerance
+    assert tolerance == pytest.approx(accuracy_tolerance(1 - accuracy, n))
+
+
+def test_two_fair_runs_pass_in_about_nineteen_of_twenty_cases() -> None:
+    random = np.random.default_rng(0)
+    first, second = random.binomial(500, 0.97, (2, 4000)) / 500
+    passed = [abs(a - b) <= accuracy_tolerance(a, 500) for a, b in zip(first, second, strict=True)]
+    assert 0.94 < np.mean(passed) < 0.98
+
+
+def test_the_interval_of_log_loss_holds_another_run_of_other_photos() -> None:
+    """Two samples of one distribution: the mean of one lies in the widened interval of the other 19 times of 20."""
+    random, inside = np.random.default_rng(0), []
+    for _ in range(100):
+        first, second = random.beta(8, 2, (2, 300))
+        table = pd.DataFrame({"actual": "Cat", "finetuned_Cat": first, "finetuned_Dog": 1 - first})
+        low, high = log_loss_interval(table)
+        inside.append(low <= -np.log(second).mean() <= high)
+    assert 0.88 < np.mean(inside) <= 1
+    certain = pd.DataFrame({"actual": ["Cat", "Dog"], "finetuned_Cat": [1.0, 0.0], "finetuned_Dog": [0.0, 1.0]})
+    assert log_loss_interval(certain) == pytest.approx((0, 0), abs=1e-12)
+
+
+def test_a_processor_is_known_by_its_flags_and_not_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second core and the clock change nothing, nor does the order of flags."""
+    text = (
+        "vendor_id : AuthenticAMD\nmodel\t: 1\nmodel name : EPYC\nstepping : 1\ncpu MHz : {}\nflags : {}\n\nvendor_id: second\n"
+    )
+    monkeypatch.setattr(runtime, "CPU_INFO", tmp_path / "cpuinfo")
+
+    def fingerprint(clock: int, flags: str) -> str:
+        (tmp_path / "cpuinfo").write_text(text.format(clock, flags))
+        return runtime.processor_fingerprint()
+
+    assert fingerprint(2000, "avx avx2") == fingerprint(3000, "avx2 avx")
+    assert fingerprint(2000, "avx avx2") != fingerprint(2000, "avx avx2 avx512f")
+    assert {"opencv-python-headless", "scipy", "openvino", "accelerate"} <= library_versions().keys()
+
+
+# Running again, and recording.
+
+
+def test_what_is_not_at_hand_is_named_with_its_hash(tmp_path: Path) -> None:
+    (tmp_path / "photos.zip").write_bytes(b"another archive of the same name")
+    outcome = reproduce(row("one"), ROOT, archives=[tmp_path], weights=[])
+    assert outcome.verdict == "NOT AT HAND"
+    for text in ("photos.zip", "ab" * 32, "--archive"):
+        assert text in outcome.reason
+    (tmp_path / "renamed.zip").write_bytes(b"the archive")
+    here = row("one", dataset_sha256=sha256_of(tmp_path / "renamed.zip"))
+    outcome = reproduce(here, ROOT, archives=[tmp_path / "renamed.zip"], weights=[])
+    assert outcome.verdict == "NOT AT HAND"
+    for text in ("mobilenetv2.safetensors", "cd" * 32, "--weights"):
+        assert text in outcome.reason
+    assert reproduce(announced("later"), ROOT, archives=[], weights=[]).verdict == "NOT MEASURED"
+
+
+def test_only_a_file_of_weights_is_looked_for() -> None:
+    assert all(map(is_file_name, ("net.safetensors", "pipeline/net.pth")))
+    assert not any(map(is_file_name, ("none", "package", "pretrained", "hf-hub:timm/resnet50.a1_in1k", "IMAGENET1K_V2")))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The present folder, with two rows reported and a place for the table."""
+    (tmp_path / REPORTED).parent.mkdir(parents=True)
+    write_rows(tmp_path / REPORTED, [row("one"), announced("later")])
+    (tmp_path / README).write_text(f"{BEGIN}\n{END}\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "status"),
+    [
+        (("PASS", "NOT MEASURED"), 0),
+        (("PASS", "NOT AT HAND"), 3),
+        (("NOT AT HAND", "OTHER DATA"), 4),
+        (("OTHER DATA", "FAIL"), 1),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_the_exit_status(verdicts: tuple[str, ...], status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = iter(verdicts)
+    monkeypatch.setattr(module, "reproduce", lambda row, *_, **__: Outcome(row.name, next(outcomes)))
+    assert reproduce_reported(None, every=True, archives=[], weights=[]) == status
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(PipelineError, match=r"no row named nothing\. Known: one, later"):
+        reproduce_reported("nothing", every=False, archives=[], weights=[])
+    for name, every in ((None, False), ("one", True)):
+        with pytest.raises(PipelineError, match="--all"):
+            reproduce_reported(name, every=every, archives=[], weights=[])
+
+
+def test_the_commands_list_rows_keep_measured_ones_and_make_the_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    list_reported()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["name", "one", "later"]
+    assert "98.00%" in lines[1]
+    assert "not yet measured" in lines[2]
+    before = (folder / REPORTED).read_bytes()
+    with pytest.raises(PipelineError, match="has a row named one"):
+        report_result("one", replace=False)
+    assert (folder / REPORTED).read_bytes() == before
+    report_result(None, replace=False)
+    assert "98.00%" in (folder / README).read_text()
+
+
+def outputs_of_a_run(folder: Path, versions: dict[str, str]) -> None:
+    """What the stages leave, of four test photos."""
+    shutil.copy(ROOT / "params.yaml", folder)
+    change_params(folder / "params.yaml", {"unfreeze_finetune.seed": 3, "backbone.weights": "../net.safetensors"})
+    info = CheckpointInfo(
+        stage="unfreeze-finetune",
+        backbone=BackboneInfo(name="test_resnet", kwargs={}, weights="../net.safetensors", weights_sha256="cd" * 32),
+        head=HeadInfo(path="fc", num_outputs=2, initialisation="solved"),
+        classes=("Cat", "Dog"),
+        preprocessing=Preprocessing(
+            input_size=(3, 64, 64), mean=(0.5,), std=(0.5,), interpolation="bicubic", crop_pct=1.0, crop_mode="center"
+        ),
+        data=DataFingerprints(manifest="m", train="t", val="v"),
+        stored_size=64,
+        params={},
+        epoch=1,
+        metrics={},
+        versions=versions,
+    )
+    scores = {"accuracy": 0.75, "log_loss": 0.6}
+    metrics = {"num_test": 4, "test_fingerprint": "ef" * 32, "frozen": scores, "finetuned": scores}
+    write_json(folder / "outputs/evaluation/metrics.json", metrics)
+    write_json(folder / "outputs/metrics/download.json", {"files": 7})
+    for stage in STAGES:
+        write_json(folder / f"outputs/seconds/{stage}.json", {"seconds": 1.25})
+    (folder / "outputs/finetuned").mkdir()
+    (folder / "outputs/finetuned/checkpoint.json").write_text(info.model_dump_json())
+    predictions = pd.DataFrame({"actual": ["Cat", "Cat", "Dog", "Dog"], "finetuned_Cat": [0.9, 0.4, 0.2, 0.1]})
+    predictions.assign(finetuned_Dog=1 - predictions["finetuned_Cat"]).to_csv(folder / "outputs/evaluation/predictions.csv")
+    (folder / "data/processed").mkdir(parents=True)
+    table = pd.DataFrame({"id": list("abcde"), "split": ["train", "val", "test", "test", ""]})
+    table.to_csv(folder / "data/processed/manifest.csv", index=False)
+
+
+def test_a_row_is_what_the_stages_wrote(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs_of_a_run(folder, library_versions())
+    monkeypatch.setattr(
+        module, "read_manifest", lambda processed: pd.read_csv(processed / "manifest.csv", keep_default_na=False)
+    )
+    made = row_of_outputs(folder, "here")
+    assert (made.photos, made.n_test, made.accuracy, made.weights, made.seed) == (4, 4, 0.75, "net.safetensors", "0/0/3")
+    assert made.settings == {"unfreeze_finetune.seed": 3}
+    assert json.loads(made.seconds) == dict.fromkeys(STAGES, 1.2)
+    assert made.log_loss_low is not None
+    assert made.log_loss_low < -np.log([0.9, 0.4, 0.8, 0.9]).mean() < (made.log_loss_high or 0)
+    assert compare(made, made).verdict == "PASS"
+    change_params(folder / "params.yaml", {"download.source": "photos"})
+    with pytest.raises(PipelineError, match="is a folder"):
+        row_of_outputs(folder, "here")
+
+
+def test_a_row_is_not_made_of_what_other_versions_computed(folder: Path) -> None:
+    outputs_of_a_run(folder, library_versions() | {"torch": "1.0"})
+    with pytest.raises(PipelineError, match="other versions"):
+        row_of_outputs(folder, "here")
