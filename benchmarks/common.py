@@ -108,7 +108,8 @@ def feature_backend(
     model: nn.Module, photos: Photos, preprocessing: Preprocessing, runtime: ResolvedRuntime, *, choice: str = "auto"
 ) -> Backend:
     """What computes the frozen stage's features, from pixels (n, height, width, channels) uint8."""
-    from pipeline.training.features import FeatureExtractor, backend_for
+    from pipeline.models.outputs import FeatureExtractor
+    from pipeline.training.features import backend_for
 
     return backend_for(FeatureExtractor(model).eval(), photos, preprocessing, choice=choice, runtime=runtime)
 
@@ -126,28 +127,26 @@ def checkpoint_backend(checkpoint: Path, photos: Photos, runtime: ResolvedRuntim
 
 def pass_over(backend: Backend, photos: Photos, preprocessing: Preprocessing, runtime: ResolvedRuntime) -> Tensor:
     """What a backend gives for every photo, from the stored file on."""
-    from pipeline.training.features import run_over
+    from pipeline.training.features import evaluation, run_inference
 
-    return run_over(backend.run, photos, preprocessing, runtime=runtime, description="photos").values
+    return run_inference(backend.run, photos, evaluation(preprocessing), runtime=runtime, description="photos")[0].tensor()
 
 
 def first_batches(photos: Photos, preprocessing: Preprocessing, runtime: ResolvedRuntime) -> list[Tensor]:
     """The first batches as the frozen stage's pass has them, on the device."""
-    from pipeline.data.dataset import evaluation_batches
-    from pipeline.data.transforms import evaluation_pixels
-    from pipeline.training.features import batch_size_on
+    from pipeline.data.dataset import in_batches, load_batches
+    from pipeline.training.features import batch_size_on, evaluation
 
-    size = batch_size_on(runtime.device)
-    loaded = evaluation_batches(photos, evaluation_pixels(preprocessing), batch_size=size, workers=runtime.workers)
+    batches = in_batches(range(len(photos)), batch_size_on(runtime.device))
+    loaded = load_batches(photos, evaluation(preprocessing), batches, workers=runtime.workers)
     return [pixels.to(runtime.device) for pixels, _ in itertools.islice(loaded, BATCHES_IN_MEMORY)]
 
 
 def fine_tuned_parameters(model: nn.Module, preprocessing: Preprocessing) -> list[str]:
     """Names of the parameters that fine-tuning changes by default; `model` has its new head already."""
-    from pipeline.models.freezing import set_trainable
-    from pipeline.training.depth import default_depth
+    from pipeline.models.freezing import auto_unfrozen_blocks, set_trainable
 
-    set_trainable(model, default_depth(model, preprocessing.input_size))
+    set_trainable(model, auto_unfrozen_blocks(model, preprocessing.input_size))
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 

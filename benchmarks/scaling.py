@@ -47,7 +47,7 @@ def measure(given: argparse.Namespace) -> None:
             before = seconds_of(bare)
             rate = count / seconds_of(lambda: pass_over(backend, photos, preprocessing, runtime))  # noqa: B023
             bare_rate = 2 * sum(map(len, batches)) / (before + seconds_of(bare))
-            setting = f"{backend.name}", f"{backend.deviation:.1e}", f"{count:,}", f"{size}", f"{workers}"
+            setting = f"{backend.name}", f"{backend.relative_rms_error:.1e}", f"{count:,}", f"{size}", f"{workers}"
             rows.append((*setting, f"{rate:.0f}", f"{bare_rate:.0f}", f"{rate / bare_rate:.2f}"))
     print(f"{backbone.info.name}, {machine_name(runtime.device, runtime.threads)}")
     print(table(("backend", "error", "photos", "pixels", "workers", "photos/s", "bare backend, photos/s", "ratio"), rows))

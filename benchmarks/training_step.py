@@ -70,7 +70,7 @@ def measure(given: argparse.Namespace) -> None:
     added: dict[str, dict[str, Any]] = {
         "plain: float32, contiguous": {},
         "channels_last": {"channels_last": True},
-        "bfloat16, where the hardware has it": {"bfloat16": runtime.bfloat16},
+        "bfloat16, where the hardware has it": {"bfloat16": runtime.mixed_precision == "bf16"},
         "BatchNorm in eval": {"frozen_norms": True},
         "BatchNorm folded": {"folded": True},
         "only the last two blocks unfrozen": {"unfrozen": 2},

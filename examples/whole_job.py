@@ -3,8 +3,8 @@
     uv run dvc repro preprocess                  # the photos: drawn, split and stored in data/processed
     uv run python examples/whole_job.py
 
-It does what the stages of the pipeline do, with the same library and the same numbers, but without checkpoints, caches, resuming
-or reports. Read it from top to bottom.
+It does what the stages of the pipeline do, with the same library and the same numbers, but without checkpoints, caches,
+resuming or reports. Read it from top to bottom.
 """
 
 from functools import partial
@@ -47,8 +47,8 @@ backbone = create_backbone("tf_efficientnet_lite0", "package")
 model, preprocessing = backbone.model, backbone.preprocessing
 replace_head(model, len(classes), initialisation="zeros")
 
-# 3. The network is split where fine-tuning will begin to learn: the topmost blocks, with up to half of the operations. What lies
-#    below is frozen, so each photo goes through it once, on the fastest backend of this machine.
+# 3. The network is split where fine-tuning will begin to learn: the topmost blocks, with up to half of the operations. What
+#    lies below is frozen, so each photo goes through it once, on the fastest backend of this machine.
 network = SplitNetwork.build(model, "auto", preprocessing, choice="auto", runtime=runtime)
 assert network.split is not None
 train_features, val_features = network.features("train", train), network.features("val", val)
@@ -121,8 +121,8 @@ for epoch in range(1, epochs + 1):
     if epoch - max(int(np.argmin(losses)), low_epochs) >= PATIENCE:
         break
 
-# 6. Between the frozen and the fine-tuned weights (WiSE-FT): the point with the best calibrated log-loss, unless its gain over the
-#    frozen weights may be chance. Its temperature goes into the head.
+# 6. Between the frozen and the fine-tuned weights (WiSE-FT): the point with the best calibrated log-loss, unless its gain over
+#    the frozen weights may be chance. Its temperature goes into the head.
 logits = {}
 for alpha in (0.0, 0.25, 0.5, 0.75, 1.0):
     ema.module.load_state_dict({name: start.lerp(best_weights[name], alpha) for name, start in frozen_weights.items()})

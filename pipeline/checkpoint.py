@@ -73,7 +73,6 @@ class HeadInfo(_Record):
     type: str = "linear"  # a key of pipeline.models.head.HEADS
     num_outputs: int
     initialisation: str
-    type: str = "linear"  # a key of pipeline.models.head.HEADS
     hidden: tuple[int, ...] = ()  # widths; activation, norm and dropout are of these layers
     activation: str = "gelu"
     norm: Literal["none", "batch", "layer"] = "none"

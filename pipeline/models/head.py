@@ -13,7 +13,6 @@ are the head when freezing; `find_heads` lists them, the main one first.
 A head type of one's own is a subclass of `Head` and an entry of `HEADS` (and its name in pipeline/params.py).
 """
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -230,30 +229,6 @@ def is_within(name: str, paths: Iterable[str]) -> bool:
     return any(f"{name}.".startswith(f"{path}.") for path in paths)
 
 
-class FeatureExtractor(nn.Module):
-    """A network up to the input of its classifier: (n, channels, height, width) -> (n, width).
-
-    It shares the network's modules and weights and leaves the network as it is. timm's networks are asked for it
-    (`forward_head(pre_logits=True)`); others are run without their classifier.
-
-    Raises:
-        PipelineError: what follows the classifier is not linear (SqueezeNet's ReLU), so its logits are no linear probe.
-    """
-
-    model: Any
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.by_timm = hasattr(model, "forward_features") and hasattr(model, "forward_head")
-        self.model = model if self.by_timm else _without_heads(model)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The classifier's input; where several classifiers have inputs of their own, all side by side."""
-        if self.by_timm:
-            return self.model.forward_head(self.model.forward_features(images), pre_logits=True).flatten(1)
-        return self.model(images).flatten(1)
-
-
 def set_linear_head(model: nn.Module, weight: Tensor, bias: Tensor, *, head: str | None = None) -> None:
     """Give a network's linear head the weights of a linear probe that was solved on `FeatureExtractor(model)(images)`.
 
@@ -467,37 +442,6 @@ def _classifiers_within(modules: dict[str, nn.Module], paths: Iterable[str]) -> 
             layers = [path]
         found += layers[-1:]
     return tuple(dict.fromkeys(found))
-
-
-def _without_heads(model: nn.Module) -> nn.Module:
-    """The network with nn.Identity in the classifiers' places: the modules on the way to them are copied, no weight is."""
-    bare = copy.copy(model)
-    bare._modules = dict(model._modules)
-    for path in find_heads(model):
-        *names, last = path.split(".")
-        parent = bare
-        for name in names:
-            child = copy.copy(parent._modules[name])
-            assert child is not None
-            child._modules = dict(child._modules)
-            parent._modules[name] = child
-            parent = child
-        _refuse_nonlinear_end(parent, path)
-        parent._modules[last] = nn.Identity()
-    return bare
-
-
-def _refuse_nonlinear_end(parent: nn.Module, path: str) -> None:
-    if not isinstance(parent, nn.Sequential) or is_auxiliary(path):
-        return
-    after = list(parent)[list(parent._modules).index(path.rpartition(".")[2]) + 1 :]
-    linear = (nn.Identity, nn.Dropout, nn.Flatten, nn.AdaptiveAvgPool2d, nn.AvgPool2d)
-    others = [type(module).__name__ for module in after if not isinstance(module, linear)]
-    if others:
-        raise PipelineError(
-            f"In this network {', '.join(others)} follows the classifier at {path!r}, so no linear probe can be its logits. "
-            "Choose another backbone."
-        )
 
 
 def _linear_at(model: nn.Module, path: str) -> Any:

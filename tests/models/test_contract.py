@@ -8,7 +8,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.errors import PipelineError
 from pipeline.models.freezing import frozen_fingerprint, set_trainable
-from pipeline.models.head import FeatureExtractor, replace_head, set_linear_head
+from pipeline.models.head import replace_head, set_linear_head
+from pipeline.models.outputs import FeatureExtractor
 from tests.models.contract import EXCEPTIONS, check_timm, check_torchvision, create_timm
 from tests.models.families import COMPUTED, ONE_OF_EACH_FAMILY
 

@@ -22,7 +22,8 @@ from pipeline.models.freezing import (
     parameter_groups,
     set_trainable,
 )
-from pipeline.models.head import FeatureExtractor, replace_head, set_linear_head
+from pipeline.models.head import replace_head, set_linear_head
+from pipeline.models.outputs import FeatureExtractor
 from pipeline.models.splitting import split_model
 
 
