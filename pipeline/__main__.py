@@ -19,6 +19,7 @@ from pipeline.files import cannot_write
 from pipeline.launch import distributed_process, is_distributed, launch, reported_to_launcher
 
 STAGES = {
+    "inputs": "Hash the files of one's own that params.yaml names.",
     "download": "Get the photos, into data/raw.",
     "preprocess": "Check, split and store them, in data/processed.",
     "train-frozen-backbone": "Solve a head on the untouched backbone.",
@@ -147,7 +148,7 @@ def summary(
 def backbones(pattern: Annotated[str, typer.Argument(help="Names to list, such as 'convnext*'.")] = "*") -> None:
     """List timm's backbones by a pattern."""
     with _errors_reported():
-        from pipeline.models.catalogue import show_backbones
+        from pipeline.models.summary import show_backbones
 
         show_backbones(pattern)
 

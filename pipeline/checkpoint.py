@@ -3,19 +3,14 @@
     outputs/frozen/
       model.safetensors    parameters and buffers
       checkpoint.json      how to rebuild, feed and trust the model: a `CheckpointInfo`
-      ood.safetensors   where the features of photos that it knows lie
-      training_state.pt    the general checkpoint: epoch, model_state_dict, ema_state_dict, optimizer_state_dict, loss ...
+      ood.safetensors      the out-of-distribution (OOD) detector
 
     info = read_info(Path("outputs/frozen"))
     model.load_state_dict(read_model_state(Path("outputs/frozen"), device="cuda"))
 
 The folder is written whole to a temporary sibling, flushed to the disk, then renamed, so a reader sees the old one or the
-new one and never half of one. Nothing is unpickled: weights are safetensors, and the training state holds tensors and
-primitives only and is loaded with `weights_only=True`. Every file's hash stands in checkpoint.json and is checked on load.
-
-In plain torch this is `torch.save(model.state_dict(), "model.pt")` and
-`model.load_state_dict(torch.load("model.pt", weights_only=True, map_location=device))`. What it adds: no torn file after a
-kill, no weights without the class names and the preprocessing that they were trained with, no silent use on other data.
+new one and never half of one. Nothing is unpickled: weights are safetensors, and a general checkpoint (`save_general`: epoch,
+models, optimizer, loss) holds tensors and primitives only. Every file's hash stands in checkpoint.json and is checked on load.
 """
 
 import pickle
@@ -39,7 +34,6 @@ from pipeline.files import disk_of, fsync, megabytes, recover_folder, replace_fo
 MODEL_FILE = "model.safetensors"
 INFO_FILE = "checkpoint.json"
 OOD_FILE = "ood.safetensors"
-TRAINING_STATE_FILE = "training_state.pt"
 FORMAT_VERSION = 2
 
 
@@ -76,8 +70,10 @@ class HeadInfo(_Record):
     """The classifier: its dotted path in the network, its outputs, how its weights were set, and any hidden layers."""
 
     path: str
+    type: str = "linear"  # a key of pipeline.models.head.HEADS
     num_outputs: int
     initialisation: str
+    type: str = "linear"  # a key of pipeline.models.head.HEADS
     hidden: tuple[int, ...] = ()  # widths; activation, norm and dropout are of these layers
     activation: str = "gelu"
     norm: Literal["none", "batch", "layer"] = "none"
@@ -112,11 +108,7 @@ class CheckpointInfo(_Record):
 
 
 def library_versions() -> dict[str, str]:
-    """The versions of what decides a result.
-
-    In plain Python: `torch.__version__, timm.__version__ ...`, each after its import; here from the installed packages' own
-    records, without importing any.
-    """
+    """The versions of what decides a result, from the packages' own records, without importing any."""
     libraries = ("torch", "torchvision", "timm", "albumentations", "onnxruntime", "openvino", "numpy", "pillow", "scikit-learn")
     return {"python": platform.python_version()} | {name: _version(name) for name in libraries}
 
@@ -132,20 +124,15 @@ def save_checkpoint(
     folder: Path,
     info: CheckpointInfo,
     model_state: Mapping[str, Tensor],
-    training_state: Mapping[str, Any],
-    ood: Mapping[str, Tensor] | None = None,
+    ood: Mapping[str, Tensor],
 ) -> None:
     """Write a checkpoint folder atomically; a checkpoint that was there before is replaced only by a whole new one.
-
-    In plain torch: `torch.save(model.state_dict(), "model.pt")`, which empties the old file before it writes the new one:
-    a kill or a full disk in between loses both.
 
     Args:
         folder: where it shall stand.
         info: all but `files`, which is filled in here.
         model_state: `model.state_dict()`, on any device.
-        training_state: the general checkpoint; tensors, numbers, strings, None, and dicts, lists and tuples of them.
-        ood: by which to tell what is unlike anything seen, as `pipeline.training.ood` fits it.
+        ood: tensors of the OOD detector, `OodDetector.tensors()`.
 
     Raises:
         PipelineError: it cannot be written, on a full disk say; the old checkpoint stands as it was.
@@ -159,9 +146,7 @@ def save_checkpoint(
         # A fresh contiguous copy a tensor: safetensors refuses shared memory and cannot keep a memory format.
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model_state.items()}
         save_file(tensors, temporary / MODEL_FILE)
-        torch.save(dict(training_state), temporary / TRAINING_STATE_FILE)
-        if ood is not None:
-            save_file(dict(ood), temporary / OOD_FILE)
+        save_file(dict(ood), temporary / OOD_FILE)
         files = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
         text = info.model_copy(update={"files": files}).model_dump_json(indent=2)
         (temporary / INFO_FILE).write_text(text + "\n", encoding="utf-8")
@@ -173,13 +158,6 @@ def save_checkpoint(
 
 def save_general(file: Path, content: Mapping[str, Any]) -> None:
     """Write a general checkpoint, of one model or of several, to one file, atomically.
-
-    In plain torch::
-
-        torch.save({"epoch": 3, "generator": generator.state_dict(), "critic": critic.state_dict(), "loss": 0.1}, file)
-
-    The content is the same; what this adds is that the file is written beside, flushed to the disk and renamed, so that the
-    old one stands until the new one is whole.
 
     Args:
         file: its folder exists or is made.
@@ -207,9 +185,6 @@ def save_general(file: Path, content: Mapping[str, Any]) -> None:
 def read_general(file: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     """Read what `save_general` wrote onto a device ("cpu", "cuda:1", "meta" ...), without unpickling code.
 
-    In plain torch: `torch.load(file, map_location=device, weights_only=True)`. Here a missing, broken or hostile file is
-    told in words.
-
     Raises:
         PipelineError: there is no such file, it is broken, or it holds more than tensors and primitives.
     """
@@ -226,9 +201,6 @@ def read_general(file: Path, device: str | torch.device = "cpu") -> dict[str, An
 
 def read_info(folder: Path) -> CheckpointInfo:
     """Read checkpoint.json.
-
-    In plain torch there is nothing like it: `torch.load("model.pt")` gives tensors, and what network, classes and photos they
-    belong to stands in somebody's script. What this adds is that record, checked as it is read.
 
     Raises:
         PipelineError: there is no checkpoint, or its description is broken or of another version of this format.
@@ -252,8 +224,6 @@ def read_info(folder: Path) -> CheckpointInfo:
 def read_model_state(folder: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
     """Read the parameters and buffers onto a device ("cpu", "cuda:1", "meta" ...), checked against their hash.
 
-    In plain torch: `torch.load("model.pt", map_location=device, weights_only=True)`, which takes whatever bytes are there.
-
     Raises:
         PipelineError: the file is missing or broken, or is not the one that was saved.
     """
@@ -261,9 +231,7 @@ def read_model_state(folder: Path, device: str | torch.device = "cpu") -> dict[s
 
 
 def read_ood(folder: Path) -> dict[str, Tensor]:
-    """Read what tells photos that are unlike anything seen, checked against its hash.
-
-    In plain safetensors: `load_file(folder / "ood.safetensors")`, of whatever lies there.
+    """Read the tensors of the OOD detector, checked against their hash.
 
     Raises:
         PipelineError: the file is missing or broken, or is not the one that was saved.
@@ -282,28 +250,8 @@ def _read_tensors(folder: Path, name: str, device: str | torch.device) -> dict[s
     return {name: tensor.to("meta") for name, tensor in state.items()} if on_meta else state
 
 
-def read_training_state(folder: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read the general checkpoint onto a device, checked against its hash, without unpickling code.
-
-    In plain torch: `torch.load("training_state.pt", map_location=device, weights_only=True)`, then
-    `optimizer.load_state_dict(state["optimizer_state_dict"])` and the like. What this adds is the check: a file that is not the
-    one that was saved is refused, not loaded.
-
-    Raises:
-        PipelineError: the file is missing or broken, is not the one that was saved, or holds more than data.
-    """
-    path = _checked(folder, TRAINING_STATE_FILE)
-    try:
-        return read_general(path, device)
-    except PipelineError as error:
-        raise PipelineError(f"{error} {_AGAIN}") from None
-
-
 def refuse_other_data(info: CheckpointInfo, folder: Path, classes: tuple[str, ...], data: DataFingerprints) -> None:
     """Stop where a checkpoint was made for other classes, another order of them, or other photos than those at hand.
-
-    In plain torch: nothing. `model.load_state_dict(...)` takes any weights of the right shape, and two classes in another
-    order give every answer wrong without a word.
 
     Raises:
         PipelineError: classes, their order or the photos differ; it says which.

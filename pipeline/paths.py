@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+INPUTS = Path("data/inputs")  # hashes of the files of one's own that params.yaml names
+HASHES = Path("data/.hashes.json")  # by size and modification time, so that no file is read at every run
 RAW = Path("data/raw")
 PROCESSED = Path("data/processed")
 FROZEN = Path("outputs/frozen")
@@ -9,7 +11,7 @@ FINETUNED = Path("outputs/finetuned")
 OUT_OF_FOLD = Path("outputs/out_of_fold.csv")
 EVALUATION = Path("outputs/evaluation")
 METRICS = Path("outputs/metrics")
-SECONDS = Path("outputs/seconds")
+SECONDS = Path("outputs/seconds")  # wall-clock time of each stage, apart from its other numbers
 PLOTS = Path("outputs/plots")
 TRAINING_CURVES = PLOTS / "training"
 EPOCHS = PLOTS / "epochs.csv"

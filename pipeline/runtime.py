@@ -1,7 +1,7 @@
-"""Where and how the work runs: device, processes, threads, workers, and what makes it repeat bit for bit.
+"""Where and how the work runs: device, precision, processes, threads, workers, and what makes it repeat bit for bit.
 
 runtime = resolve_runtime(params.runtime)
-runtime.device, runtime.workers, runtime.bfloat16
+runtime.device, runtime.workers, runtime.mixed_precision
 runtime.rank, runtime.processes     # 0 of 1, unless torchrun, `accelerate launch` or pipeline/launch.py started several
 """
 
@@ -9,27 +9,32 @@ import ctypes
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
+from typing import Literal, TypeVar
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list, gather_object
 
 from pipeline.cores import usable_cores, worker_count
 from pipeline.errors import PipelineError
 from pipeline.params import Runtime
 
 CPU_INFO = Path("/proc/cpuinfo")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ResolvedRuntime:
-    """`bfloat16` says whether training computes in it; the other fields are what `auto` came to."""
+    """What `auto` came to on this machine; `mixed_precision` is that of training, as Accelerate names it."""
 
     device: torch.device
     workers: int
     threads: int
-    bfloat16: bool
+    mixed_precision: Literal["no", "bf16", "fp16"]
     seconds_between_saves: float
     processes: int = 1  # that train one model together, on all machines
     rank: int = 0  # of this one among them
@@ -43,6 +48,30 @@ class ResolvedRuntime:
     def is_main(self) -> bool:
         """Whether this is the one process that writes files."""
         return self.rank == 0
+
+    def accelerator(self) -> Accelerator:
+        """What wraps a model in DistributedDataParallel and autocast, scales float16's gradients and clips them."""
+        return Accelerator(cpu=self.device.type == "cpu", mixed_precision=self.mixed_precision, device_placement=False)
+
+
+def broadcast(runtime: ResolvedRuntime, compute: Callable[[], T]) -> T:
+    """What `compute` gives in the main process, where alone it is called, for all processes.
+
+    For what is read from a disk, or decides when to stop: processors that differ may round the same sum differently. Every
+    process must make the same calls in the same order; with one process this is a plain call.
+    """
+    if runtime.processes == 1:
+        return compute()
+    [answer] = broadcast_object_list([compute() if runtime.is_main else None])
+    return answer
+
+
+def gather(runtime: ResolvedRuntime, own: list[T]) -> list[T]:
+    """All processes' lists as one: the first of each process in the order of ranks, then the second of each, and so on."""
+    if runtime.processes == 1:
+        return own
+    turns = zip_longest(*gather_object([own]))
+    return [item for turn in turns for item in turn if item is not None]
 
 
 def resolve_runtime(runtime: Runtime) -> ResolvedRuntime:
@@ -68,9 +97,8 @@ def resolve_runtime(runtime: Runtime) -> ResolvedRuntime:
     # A debugging aid that comes with it and costs a write of every new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     workers = worker_count(runtime.workers)
-    return ResolvedRuntime(
-        device, workers, threads, has_bfloat16(device), runtime.seconds_between_saves, processes=processes, rank=rank
-    )
+    precision = mixed_precision(device)
+    return ResolvedRuntime(device, workers, threads, precision, runtime.seconds_between_saves, processes=processes, rank=rank)
 
 
 def _join(device: torch.device, threads: int) -> torch.device:
@@ -119,6 +147,13 @@ def resolve_device(wanted: str) -> torch.device:
             f"runtime.device = {wanted}: this machine has no such device ({reason}). Set it to auto or cpu."
         ) from None
     return torch.device(wanted)
+
+
+def mixed_precision(device: torch.device) -> Literal["no", "bf16", "fp16"]:
+    """bfloat16 where the hardware multiplies in it, float16 on GPUs without it (T4, V100), else float32."""
+    if has_bfloat16(device):
+        return "bf16"
+    return "fp16" if device.type == "cuda" else "no"
 
 
 def has_bfloat16(device: torch.device) -> bool:

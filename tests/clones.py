@@ -13,7 +13,12 @@ from pipeline.params import PARAMS_FILE, change_params
 ROOT = Path(__file__).resolve().parents[1]
 
 # A run of seconds: few photos, two epochs. What it shows is that the parts fit, not what they are worth.
-SMALL = {"download.drawn_photos": 240, "unfreeze_finetune.epochs": 2}
+SMALL = {
+    "download.drawn_photos": 240,
+    "unfreeze_finetune.epochs": 2,
+    "backbone.name": "test_resnet",
+    "backbone.weights": "none",
+}
 
 LONGEST = 240  # seconds a command may take; below what pytest allows a test
 

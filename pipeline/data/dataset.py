@@ -1,17 +1,13 @@
-"""From stored photos to batches of tensors, decoded ahead of those who ask for them.
+"""From stored photos to batches of pixels, decoded ahead of those who ask for them.
 
     photos = Photos.of_split(manifest, Path("data/processed"), "train", classes)
-    for images, labels in evaluation_batches(photos, transform, batch_size=32, workers=2): ...
-    for images, labels in training_batches(photos, transform, seed=0, epoch=3, batch_size=32, workers=2): ...
+    for pixels, labels in load_batches(photos, transform, in_batches(range(len(photos)), 32), workers=2): ...
 
 Nothing about order is state: the permutation is a function of (seed, epoch), and a photo's augmentation of (seed, epoch, id).
-
-Photos for evaluation are decoded by threads: what decodes and resizes lets go of Python's lock, and nothing is copied from one
-process to another. Photos for training are changed by Python code, which holds that lock, so processes load them.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +26,7 @@ from pipeline.data.manifest import fingerprint
 from pipeline.errors import PipelineError
 
 Batch = tuple[Tensor, Tensor]
+Transform = Callable[[Image.Image, str], np.ndarray]  # photo and its id -> (height, width, channels) uint8
 
 BATCHES_AHEAD = 2  # of each worker, as torch's DataLoader has it
 
@@ -55,8 +52,9 @@ class Photos:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, part: slice) -> "Photos":
-        return Photos(self.ids[part], self.paths[part], self.labels[part])
+    def at(self, places: Sequence[int]) -> "Photos":
+        """Some of the photos, in the order of `places`."""
+        return Photos(tuple(self.ids[i] for i in places), tuple(self.paths[i] for i in places), self.labels[list(places)])
 
 
 def data_fingerprints(manifest: pd.DataFrame) -> DataFingerprints:
@@ -66,40 +64,59 @@ def data_fingerprints(manifest: pd.DataFrame) -> DataFingerprints:
     )
 
 
-def epoch_order(num_photos: int, *, seed: int, epoch: int) -> np.ndarray:
+def epoch_order(num_photos: int, *, seed: int, epoch: int) -> list[int]:
     """The order in which an epoch takes the photos: a permutation of range(num_photos), a function of (seed, epoch) alone."""
-    return np.random.default_rng([seed, epoch]).permutation(num_photos)
+    return np.random.default_rng([seed, epoch]).permutation(num_photos).tolist()
 
 
-def evaluation_batches(
+def in_batches(order: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Consecutive places in batches; the last may be smaller."""
+    return [list(order[start : start + batch_size]) for start in range(0, len(order), batch_size)]
+
+
+def load_batches(
     photos: Photos,
-    transform: Callable[[Image.Image], np.ndarray],
+    transform: Transform,
+    batches: Iterable[Sequence[int]],
     *,
-    batch_size: int,
     workers: int,
-    rank: int = 0,
-    processes: int = 1,
+    by_processes: bool = False,
     pinned: bool = False,
 ) -> Iterator[Batch]:
-    """Every photo once, in the order of ids: images (n, height, width, channels) uint8, labels (n,) int64.
+    """Pixels (n, height, width, channels) uint8 and labels (n,) int64 of each batch of places, in order.
 
-    In plain torch: `DataLoader(dataset, batch_size=batch_size, num_workers=workers, pin_memory=pinned)`, with threads for the
-    worker processes.
+    Threads load photos for evaluation: what decodes and resizes releases Python's lock, and nothing is copied from one process
+    to another. Augmentation is Python code, which holds that lock, so processes load photos for training.
 
     Args:
         photos: of one split.
-        transform: PIL image -> (height, width, channels) uint8, such as `evaluation_pixels`.
-        batch_size: photos a batch; the last may be smaller.
-        workers: threads that decode, each up to `BATCHES_AHEAD` batches ahead; 0: the caller's own, when it asks.
-        rank, processes: of several processes each takes whole batches in turn, so that a batch is what it is in one.
+        transform: what becomes of a decoded photo; picklable where processes load.
+        batches: places among the photos.
+        workers: threads or processes, each up to `BATCHES_AHEAD` batches ahead; 0: the caller's own, when it asks.
+        by_processes: whether processes load, by torch's DataLoader.
         pinned: whether batches lie in memory that a GPU reads by itself, while it computes another.
+
+    Raises:
+        PipelineError: a stored photo cannot be decoded any more.
     """
+    dataset = _Dataset(photos, transform)
+    if by_processes and workers:
+        return iter(
+            DataLoader(
+                dataset,
+                batch_sampler=list(batches),  # type: ignore[arg-type]
+                num_workers=workers,
+                pin_memory=pinned,
+                worker_init_fn=_one_thread,
+                # Of its own, so that iterating draws nothing from torch's global generator, which dropout reads.
+                generator=torch.Generator(),
+            )
+        )
 
-    def load(places: list[int]) -> Batch:
-        images = torch.from_numpy(np.stack([transform(_opened(photos.paths[place])) for place in places]))
-        return images.pin_memory() if pinned else images, photos.labels[places]
+    def load(places: Sequence[int]) -> Batch:
+        pixels = torch.from_numpy(np.stack([dataset.pixels(place) for place in places]))
+        return pixels.pin_memory() if pinned else pixels, photos.labels[list(places)]
 
-    batches = _in_batches(range(len(photos)), batch_size)[rank::processes]
     if workers == 0:
         return map(load, batches)
     # A new thread takes a GPU of its own choice to pin memory for.
@@ -107,100 +124,39 @@ def evaluation_batches(
     return _by_threads(load, batches, ThreadPoolExecutor(workers, "decoding", same_device), ahead=BATCHES_AHEAD * workers)
 
 
-def training_batches(
-    photos: Photos,
-    transform: Callable[[Image.Image, int, str], np.ndarray],
-    *,
-    seed: int,
-    epoch: int,
-    batch_size: int,
-    workers: int,
-    start: int = 0,
-    rank: int = 0,
-    processes: int = 1,
-    pinned: bool = False,
-) -> DataLoader[Batch]:
-    """Every photo once, in the epoch's order; images (n, height, width, channels) uint8, the last batch may be smaller.
+class _Dataset(Dataset[tuple[np.ndarray, Tensor]]):
+    def __init__(self, photos: Photos, transform: Transform) -> None:
+        self._photos, self._transform = photos, transform
 
-    `start` leaves out as many photos at the front: those that a run took before it was stopped. Of several processes each
-    takes its share of every batch; one for which the last batch has none left repeats a photo, so that all make the same
-    number of steps.
-    """
-    order = epoch_order(len(photos), seed=seed, epoch=epoch)[start:].tolist()
-    shares = shares_of_batches(order, batch_size, rank, processes)
-    return _by_processes(_TrainingDataset(photos, transform, epoch), shares, workers, pinned)
+    def pixels(self, place: int) -> np.ndarray:
+        path = self._photos.paths[place]
+        try:
+            with Image.open(path) as image:
+                rgb = image.convert("RGB")
+        except OSError:
+            raise PipelineError(f"{path} cannot be decoded. Store the photos anew with: dvc repro --force preprocess") from None
+        return self._transform(rgb, self._photos.ids[place])
 
-
-def view_batches(
-    photos: Photos,
-    transform: Callable[[Image.Image, int, str], np.ndarray],
-    *,
-    view: int,
-    batch_size: int,
-    workers: int,
-    rank: int = 0,
-    processes: int = 1,
-    pinned: bool = False,
-) -> DataLoader[Batch]:
-    """Every photo once, in the order of ids, changed as epoch `view` changes it; shared out as by `evaluation_batches`."""
-    batches = _in_batches(range(len(photos)), batch_size)[rank::processes]
-    return _by_processes(_TrainingDataset(photos, transform, view), batches, workers, pinned)
-
-
-def shares_of_batches(order: list[int], batch_size: int, rank: int, processes: int) -> list[list[int]]:
-    """A process's share of every batch; one for which the last batch has none left repeats a photo of it."""
-    return [list(batch[rank::processes] or batch[:1]) for batch in _in_batches(order, batch_size)]
-
-
-class _TrainingDataset(Dataset[tuple[Tensor, Tensor]]):
-    def __init__(self, photos: Photos, transform: Callable[[Image.Image, int, str], np.ndarray], epoch: int) -> None:
-        self._photos, self._transform, self._epoch = photos, transform, epoch
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image = _opened(self._photos.paths[index])
-        return torch.from_numpy(self._transform(image, self._epoch, self._photos.ids[index])), self._photos.labels[index]
-
-
-def _opened(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except OSError:
-        raise PipelineError(f"{path} cannot be decoded. Store the photos anew with: dvc repro --force preprocess") from None
-
-
-def _in_batches(order: Sequence[int], batch_size: int) -> list[list[int]]:
-    return [list(order[start : start + batch_size]) for start in range(0, len(order), batch_size)]
+    def __getitem__(self, place: int) -> tuple[np.ndarray, Tensor]:
+        return self.pixels(place), self._photos.labels[place]
 
 
 def _by_threads(
-    load: Callable[[list[int]], Batch], batches: list[list[int]], pool: ThreadPoolExecutor, *, ahead: int
+    load: Callable[[Sequence[int]], Batch], batches: Iterable[Sequence[int]], pool: ThreadPoolExecutor, *, ahead: int
 ) -> Iterator[Batch]:
     """The batches in order, each made whole by one thread, so many of them ahead."""
-    begun: deque[Future[Batch]] = deque()
+    under_way: deque[Future[Batch]] = deque()
     try:
         for places in batches:
-            begun.append(pool.submit(load, places))
-            if len(begun) > ahead:
-                yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
+            under_way.append(pool.submit(load, places))
+            if len(under_way) > ahead:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
     finally:  # also where the caller takes no more of them
         pool.shutdown(cancel_futures=True)
 
 
-def _by_processes(dataset: Dataset[Any], batches: list[list[int]], workers: int, pinned: bool) -> DataLoader[Batch]:
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=workers,
-        pin_memory=pinned,  # so that a GPU fetches a batch by itself while it computes another
-        worker_init_fn=_one_thread,
-        # Of its own, so that iterating draws nothing from torch's global generator, which dropout reads.
-        generator=torch.Generator(),
-    )
-
-
-def _one_thread(worker: int) -> None:
+def _one_thread(worker: int) -> Any:
     """Workers run beside each other and beside the training: more threads each would only contend."""
     torch.set_num_threads(1)

@@ -1,116 +1,175 @@
-"""The layouts in which sets of cats and dogs are passed around, and how each becomes class folders of photos.
+"""Dataset layouts: how a set of photos is recognised, and which class and file name each photo gets.
 
     PetImages/Cat/0.jpg        the published archive, below any folders
     train/cat.0.jpg            one flat folder, the class in the file's name, as on Kaggle
     photos/<class>/any.jpg     a folder per class, of any two or more names
 
-The last two may stand in folders train, val and test, or any layout have a splits.csv beside it: those are the splits that
-the photos come with (pipeline.download.predefined). Files beside them, such as a readme, belong to no class.
+Any of them may lie in folders train, val and test, or have a splits.csv (columns path and split): those are predefined splits,
+which preprocessing uses as they are. Other files, such as a readme, belong to no class. A new layout is an entry in LAYOUTS.
 """
 
+import csv
+import io
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-from pipeline.download.members import Member, reading
-from pipeline.download.predefined import SPLITS_FILE, parse_predefined, split_named
+from pipeline.download.extract import reading
 from pipeline.errors import PipelineError
 
 PHOTO_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-_FLAT_NAME = re.compile(r"(cat|dog)\.(\d+\.\w+)", re.IGNORECASE)
-NAMES_SHOWN = 5
+SPLITS_FILE = "splits.csv"
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+NAMES_SHOWN = 10
 MAX_SPLITS_BYTES = 2**28
+_FLAT_NAME = re.compile(r"(cat|dog)\.(\d+\.\w+)", re.IGNORECASE)
 
 Parts = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Placed:
-    """A member, the class it belongs to, the name that its file gets in that class's folder, and the split it comes with."""
+class PlacedPhoto:
+    """A file of the source, its class, its name in that class's folder, and its predefined split ("" for none)."""
 
-    member: Member
+    path: str
     label: str
     name: str
     split: str = ""
 
 
-def place(source: Path, members: Sequence[Member]) -> tuple[str, list[Placed]]:
-    """Recognise the layout of a source and give every file of its class folders a place.
+@dataclass(frozen=True)
+class Layout:
+    """One way to lay out a set of photos.
+
+    Attributes:
+        name: what it is called.
+        example: a path in it, with a few words.
+        find: the folders that hold a set in this layout, from the paths of all photos; empty where none does.
+        place: the class and the file name of a file, from its path below such a folder; None where it belongs to no class.
+    """
+
+    name: str
+    example: str
+    find: Callable[[Sequence[Parts]], set[Parts]]
+    place: Callable[[Parts], tuple[str, str] | None]
+
+
+def place(source: Path, root: Path, files: Sequence[str], folders: Sequence[str]) -> tuple[str, list[PlacedPhoto]]:
+    """Recognise the layout of a source and place every file of its classes.
 
     Args:
-        source: what was listed; only for the text of errors.
-        members: all that it holds.
+        source: the source, for the text of errors.
+        root: the folder with what it holds.
+        files: the paths of all files below `root`, with forward slashes.
+        folders: the paths of all folders below it.
 
     Returns:
-        The layout's name ("published", "flat" or "class folders"), and the files in the order of `members`. Files that
-        belong to no class are left out; those of a class folder that are no photos are not. Where two splits have a file
-        of the same class and name, every name gets its split in front.
+        The layout's name, and the files. Those that belong to no class are left out; those of a class folder that are no photos
+        are not. Where two splits have a file of the same class and name, every name begins with its split.
 
     Raises:
         PipelineError: no layout fits, there are fewer than two classes, one of them has no photos, or a splits.csv does
             not fit the photos.
     """
-    visible = [member for member in members if not _is_hidden(member)]
-    photos = [member.parts for member in visible if not member.is_folder and is_photo(member.parts[-1])]
-    place_in: Callable[[Path, Parts, Sequence[Member]], list[Placed]]
-    if folders := _flat_folders(photos):
-        layout, place_in = "flat", _place_flat
-    elif folders := {parts[:-2] for parts in photos if parts[-3:-2] and parts[-3].lower() == "petimages"}:
-        layout, place_in = "published", _place_folders
-    elif photos and all(parts[:-1] for parts in photos):
-        layout, place_in, folders = "class folders", _place_folders, {parts[:-2] for parts in photos}
-    else:
-        raise _unknown(source, members)
-    roots = _one_set(source, folders)
-    placed = [replace(photo, split=split) for root, split in roots.items() for photo in place_in(source, root, visible)]
-    order = {member.name: index for index, member in enumerate(members)}  # a compressed tar is slow in any other
-    placed.sort(key=lambda photo: order[photo.member.name])
-    classes = {photo.label for photo in placed}
+    visible = [parts for parts in map(_parts, files) if not _is_hidden(parts[:-1])]
+    photos = [parts for parts in visible if is_photo(parts[-1])]
+    layout = next((layout for layout in LAYOUTS if layout.find(photos)), None)
+    if layout is None:
+        raise _unknown(source, files)
+    splits = _one_set(source, layout.find(photos))
+    placed = [
+        PlacedPhoto("/".join(parts), *placing, split)
+        for folder, split in splits.items()
+        for parts in visible
+        if parts[: len(folder)] == folder and (placing := layout.place(parts[len(folder) :]))
+    ]
+    classes = {photo.label for photo in placed if is_photo(photo.name)}
+    below = [folder for folder in map(_parts, folders) if folder[:-1] in splits and not _is_hidden(folder)]
+    if bare := [folder for folder in below if layout.place((folder[-1], "0.jpg")) and folder[-1] not in classes]:
+        raise PipelineError(f"{source}: the class folder {'/'.join(bare[0])!r} has no photos: add some, or remove the folder.")
     if len(classes) < 2:
-        raise PipelineError(f"{source} holds photos of one class alone ({', '.join(classes)}); two or more are needed.")
-    if len(roots) > 1:
-        return layout, _told_apart(placed)
-    return layout, _with_listed_splits(source, next(iter(roots)), placed, visible)
+        raise PipelineError(f"{source} holds photos of one class only ({', '.join(classes)}); two or more are needed.")
+    if len(splits) > 1:
+        return layout.name, _unique_names(placed)
+    return layout.name, _with_listed_splits(source, root, next(iter(splits)), placed)
 
 
 def is_photo(name: str) -> bool:
-    """Whether a file's name says that it is a photo."""
+    """Whether a file is a photo by its name's suffix."""
     return PurePath(name).suffix.lower() in PHOTO_SUFFIXES
 
 
-def _is_hidden(member: Member) -> bool:
-    """Whether a member lies in a folder that programs keep for themselves (.git, .dvc, __MACOSX)."""
-    folders = member.parts if member.is_folder else member.parts[:-1]
-    return any(part.startswith(".") or part == "__MACOSX" for part in folders)
+def first_few(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - NAMES_SHOWN:,} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more
 
 
-def _flat_folders(photos: Sequence[Parts]) -> set[Parts]:
-    """The folders that hold both cat.N and dog.N; one that holds either alone is a class folder."""
-    classes: dict[Parts, set[str]] = {}
-    for *folder, name in photos:
-        if match := _FLAT_NAME.fullmatch(name):
-            classes.setdefault(tuple(folder), set()).add(match[1].lower())
-    return {folder for folder, found in classes.items() if len(found) == 2}
+def split_named(name: str) -> str:
+    """The split that goes by a name ("Validation" is "val"), or "" where none does."""
+    return next((split for split, names in SPLIT_NAMES.items() if name.strip().casefold() in names), "")
+
+
+def parse_splits(text: str, source: object) -> dict[str, str]:
+    """Path -> "train", "val" or "test", from the text of a splits.csv; further columns are ignored.
+
+    Args:
+        text: what the file holds.
+        source: how to name it in errors.
+
+    Raises:
+        PipelineError: a column is missing, a split has an unknown name, or a path is listed twice.
+    """
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    if not {"path", "split"} <= set(rows.fieldnames or ()):
+        raise PipelineError(f"{source} needs the columns path and split, and has {', '.join(rows.fieldnames or ()) or 'none'}.")
+    splits: dict[str, str] = {}
+    for row in rows:
+        path, name = row["path"] or "", row["split"] or ""
+        if not (split := split_named(name)):
+            raise PipelineError(f"{source} has {path!r} in the split {name!r}: use train, val or test.")
+        if path in splits:
+            raise PipelineError(f"{source} lists {path!r} twice.")
+        splits[path] = split
+    return splits
+
+
+def write_splits(raw: Path, splits: Mapping[str, str]) -> None:
+    """Write `raw`/splits.csv (path below `raw`, split), in the order of paths."""
+    with (raw / SPLITS_FILE).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("path", "split"))
+        writer.writerows(sorted(splits.items()))
+
+
+def _parts(path: str) -> Parts:
+    return tuple(path.split("/"))
+
+
+def _is_hidden(folders: Parts) -> bool:
+    """Whether a folder is one that programs use for themselves (.git, .dvc, __MACOSX), or lies in one."""
+    return any(name.startswith(".") or name == "__MACOSX" for name in folders)
 
 
 def _one_set(source: Path, folders: set[Parts]) -> dict[Parts, str]:
-    """The folders of one set of photos, each with its split: one folder, or the splits side by side."""
+    """The folders of one set of photos, each with its split: one folder, or one for each split."""
     if len(folders) == 1:
         return dict.fromkeys(folders, "")
     splits = {folder: split_named(folder[-1]) if folder else "" for folder in sorted(folders)}
     distinct = "" not in splits.values() and len(set(splits.values())) == len(splits)
     if distinct and len({folder[:-1] for folder in folders}) == 1:
         return splits
-    names = ", ".join(repr("/".join(folder) or ".") for folder in sorted(folders)[:NAMES_SHOWN])
-    raise PipelineError(
-        f"{source} holds {len(folders)} sets of photos, in {names}: put the one that is meant in a folder of its own "
-        "and give that."
-    )
+    names = first_few(sorted(repr("/".join(folder) or ".") for folder in folders))
+    raise PipelineError(f"{source} holds {len(folders)} sets of photos, in {names}: give one of these folders.")
 
 
-def _told_apart(placed: list[Placed]) -> list[Placed]:
+def _unique_names(placed: list[PlacedPhoto]) -> list[PlacedPhoto]:
     """Names that are unique in their class, which train/cats/0.jpg and val/cats/0.jpg do not have."""
     splits: dict[tuple[str, str], set[str]] = defaultdict(set)
     for photo in placed:
@@ -120,67 +179,68 @@ def _told_apart(placed: list[Placed]) -> list[Placed]:
     return [replace(photo, name=f"{photo.split}_{photo.name}") for photo in placed]
 
 
-def _with_listed_splits(source: Path, root: Parts, placed: list[Placed], members: Sequence[Member]) -> list[Placed]:
-    """Give the photos the splits that a splits.csv, in the folder of the classes or in the one above, lists them in."""
-    tables = [member for member in members if not member.is_folder and member.parts[-1].casefold() == SPLITS_FILE]
-    for folder in dict.fromkeys((root, root[:-1])):
-        for table in tables:
-            if table.parts[:-1] == folder:
-                return _as_listed(f"{source}: {table.name!r}", _listed_splits(source, table), folder, placed)
-    return placed
-
-
-def _listed_splits(source: Path, table: Member) -> dict[str, str]:
-    what = f"{source}: {table.name!r}"
-    if table.size > MAX_SPLITS_BYTES:
-        raise PipelineError(f"{what} is too large for a list of photos ({table.size:,} bytes).")
+def _with_listed_splits(source: Path, root: Path, folder: Parts, placed: list[PlacedPhoto]) -> list[PlacedPhoto]:
+    """Give the photos the splits of a splits.csv, which lies in the folder of the classes or in the one above."""
+    for parent in (folder, folder[:-1]):
+        tables = [path for path in root.joinpath(*parent).iterdir() if path.is_file() and path.name.casefold() == SPLITS_FILE]
+        if tables:
+            break
+    else:
+        return placed
+    what = f"{source}: {tables[0].relative_to(root).as_posix()!r}"
+    if (size := tables[0].stat().st_size) > MAX_SPLITS_BYTES:
+        raise PipelineError(f"{what} is too large for a list of photos ({size:,} bytes).")
     with reading(what):
-        with table.open() as file:
-            text = file.read(MAX_SPLITS_BYTES).decode()
-    return parse_predefined(text, what)
-
-
-def _as_listed(what: str, listed: Mapping[str, str], folder: Parts, placed: list[Placed]) -> list[Placed]:
-    depth = len(folder)
-    paths = {photo.member.name: "/".join(photo.member.parts[depth:]) for photo in placed}
-    if missing := sorted(set(listed) - set(paths.values())):
+        listed = parse_splits(tables[0].read_text(encoding="utf-8-sig"), what)
+    paths = ["/".join(_parts(photo.path)[len(parent) :]) for photo in placed]
+    if missing := sorted(set(listed).difference(paths)):
         raise PipelineError(f"{what} lists {len(missing):,} files that are not there, such as {missing[0]!r}.")
-    unlisted = [path for path in paths.values() if path not in listed and is_photo(path)]
-    if unlisted:
+    if unlisted := [path for path in paths if path not in listed and is_photo(path)]:
         raise PipelineError(f"{what} does not list {len(unlisted):,} photos, such as {min(unlisted)!r}: list every photo.")
-    return [replace(photo, split=listed.get(paths[photo.member.name], "")) for photo in placed]
+    return [replace(photo, split=listed.get(path, "")) for photo, path in zip(placed, paths, strict=True)]
 
 
-def _place_flat(_: Path, folder: Parts, members: Sequence[Member]) -> list[Placed]:
-    """cat.0.jpg -> 0.jpg of Cat; other files of the folder belong to no class."""
-    inside = [member for member in members if not member.is_folder and member.parts[:-1] == folder]
-    matches = [(member, _FLAT_NAME.fullmatch(member.parts[-1])) for member in inside if is_photo(member.parts[-1])]
-    return [Placed(member, match[1].capitalize(), match[2]) for member, match in matches if match]
+def _find_flat(photos: Sequence[Parts]) -> set[Parts]:
+    """The folders that hold both cat.N and dog.N; one that holds only one of them is a class folder."""
+    classes: dict[Parts, set[str]] = defaultdict(set)
+    for *folder, name in photos:
+        if match := _FLAT_NAME.fullmatch(name):
+            classes[tuple(folder)].add(match[1].lower())
+    return {folder for folder, found in classes.items() if len(found) == 2}
 
 
-def _place_folders(source: Path, root: Parts, members: Sequence[Member]) -> list[Placed]:
-    """Every file that lies directly in a folder below `root`."""
-    depth = len(root)
-    below = [member for member in members if member.parts[:depth] == root]
-    placed = [
-        Placed(member, member.parts[depth], member.parts[-1])
-        for member in below
-        if len(member.parts) == depth + 2 and not member.is_folder
-    ]
-    folders = {member.parts[depth] for member in below if len(member.parts) > depth + (not member.is_folder)}
-    if bare := sorted(folders - {photo.label for photo in placed if is_photo(photo.name)}):
-        path = "/".join((*root, bare[0]))
-        raise PipelineError(f"{source}: the class folder {path!r} has no photos: add some, or take the folder away.")
-    return placed
+def _place_flat(parts: Parts) -> tuple[str, str] | None:
+    """cat.0.jpg -> 0.jpg of Cat."""
+    match = _FLAT_NAME.fullmatch(parts[0]) if len(parts) == 1 and is_photo(parts[0]) else None
+    return (match[1].capitalize(), match[2]) if match else None
 
 
-def _unknown(source: Path, members: Sequence[Member]) -> PipelineError:
-    files = [member.name for member in members if not member.is_folder]
-    if not files:
-        return PipelineError(f"{source} holds no files.")
-    more = f" and {len(files) - NAMES_SHOWN:,} more" if len(files) > NAMES_SHOWN else ""
-    return PipelineError(
-        f"{source} holds no photos in a layout that is known here. It holds {', '.join(map(repr, files[:NAMES_SHOWN]))}"
-        f"{more}. Known are PetImages/Cat/0.jpg (the published archive), train/cat.0.jpg (flat, as on Kaggle) and "
-        "<class>/any.jpg (a folder for each of two or more classes)."
-    )
+def _find_published(photos: Sequence[Parts]) -> set[Parts]:
+    return {parts[:-2] for parts in photos if len(parts) > 2 and parts[-3].lower() == "petimages"}
+
+
+def _find_class_folders(photos: Sequence[Parts]) -> set[Parts]:
+    return {parts[:-2] for parts in photos} if all(len(parts) > 1 for parts in photos) else set()
+
+
+def _place_in_class_folder(parts: Parts) -> tuple[str, str] | None:
+    """cats/a.jpg -> a.jpg of cats."""
+    return (parts[0], parts[1]) if len(parts) == 2 else None
+
+
+def _unknown(source: Path, files: Sequence[str]) -> PipelineError:
+    known = ", ".join(layout.example for layout in LAYOUTS)
+    held = first_few([repr(path) for path in files]) or "no files"
+    return PipelineError(f"{source} holds no photos in a known layout. It holds {held}. Known layouts: {known}.")
+
+
+LAYOUTS = (  # the first that finds a folder is taken
+    Layout("flat", "train/cat.0.jpg (flat, as on Kaggle)", _find_flat, _place_flat),
+    Layout("published", "PetImages/Cat/0.jpg (the published archive)", _find_published, _place_in_class_folder),
+    Layout(
+        "class folders",
+        "<class>/any.jpg (a folder for each of two or more classes)",
+        _find_class_folders,
+        _place_in_class_folder,
+    ),
+)

@@ -16,9 +16,9 @@ from pipeline.data.dataset import Photos
 from pipeline.data.transforms import normalise
 from pipeline.errors import PipelineError
 from pipeline.evaluation.slices import MEASURED, brightness_and_sharpness
-from pipeline.models.splitting import computed_together
+from pipeline.models.splitting import share_frozen_part
 from pipeline.runtime import ResolvedRuntime
-from pipeline.training.features import backend_for, first_pixels, run_over
+from pipeline.training.features import backend_for, evaluation, first_pixels, run_inference
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _outputs(
     The frozen part that the networks have in common is computed once.
     """
     images = normalise(first_pixels(photos, preprocessing), preprocessing)
-    together = computed_together(models, images) if len(models) > 1 else None
+    together = share_frozen_part(models, images) if len(models) > 1 else None
     backends = [
         backend_for(module, photos, preprocessing, choice="auto", runtime=runtime, float32=True).run
         for module in (models if together is None else [together])
@@ -91,4 +91,5 @@ def _outputs(
         logits = [backend(copy) for copy in copies for backend in backends]
         return torch.cat([*logits, brightness_and_sharpness(batch)], 1)
 
-    return run_over(run, photos, preprocessing, runtime=runtime, description="testing").values
+    [outputs] = run_inference(run, photos, evaluation(preprocessing), runtime=runtime, description="testing")
+    return outputs.tensor()

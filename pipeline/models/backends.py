@@ -1,12 +1,12 @@
-"""Run a network forward as fast as the machine allows, and provably as eager torch would.
+"""Inference backends: run a network forward with OpenVINO, ONNX Runtime or torch, whichever is fastest here.
 
-    backend = build_backend(module, example, choice="auto", device="cpu", threads=2)
+    backend = build_backend(module, example, choice="auto", device=torch.device("cpu"), threads=2)
     features = backend.run(batch)            # (n, channels, height, width) float32 -> (n, features) float32, where the batch is
 
 On a processor that multiplies in bfloat16, OpenVINO computes a convolutional network in it about twice as fast as ONNX Runtime
-in float32, which is three to four times faster than eager torch and the choice on other processors. On a GPU torch with
-bfloat16 is the fast way. The choice is a rule from the processor's flags and the network, never a timing, because a timing
-would not repeat and bits would change. A backend is compared with eager float32 on the example before it is trusted.
+in float32, which is three to four times faster than eager torch and the choice on other processors. On a GPU torch in 16 bits
+is the fast way. The choice is a rule from the processor's flags and the network, never a timing, because a timing would not
+repeat and bits would change. A backend is compared with eager float32 on the example before it is used.
 """
 
 import copy
@@ -28,19 +28,14 @@ from torch import Tensor, nn
 from pipeline.errors import PipelineError
 from pipeline.runtime import has_bfloat16
 
-# Largest root mean square of the difference to eager float32, as a share of that of the outputs. Rounding in another order of
-# summation stays well below the first. bfloat16 keeps 8 bits of mantissa, which over the 52 layers of a trained MobileNetV2,
-# whose blocks end without an activation, comes to 0.10 in OpenVINO and to 0.09 in torch's autocast, and to 0.03 in most.
-TOLERANCE = {"openvino": 0.15, "onnxruntime": 1e-3, "torch": 1e-3, "torch bfloat16": 0.15}
+# Largest relative RMS error (see `relative_rms_error`) with which a backend is taken. Rounding in another order of summation
+# stays well below the first. bfloat16 has 8 bits of mantissa, which over the 52 layers of a trained MobileNetV2, whose blocks
+# end without an activation, comes to 0.10 in OpenVINO and to 0.09 in torch's autocast, and to 0.03 in most.
+TOLERANCE = {"onnxruntime": 1e-3, "torch": 1e-3, "openvino": 0.15, "torch bfloat16": 0.15, "torch float16": 0.15}
 
 # Threads each take a few photos of a batch instead of sharing each operation: none waits for another, least of all for one
-# whose core decodes photos meanwhile, and what a few photos need stays in the cache. A quarter faster on two cores.
+# whose core decodes photos meanwhile, and what a few photos need stays in the processor's cache. A quarter faster on two cores.
 PIECE = 8
-
-
-# What "auto" tries on a processor, in this order; to measure with, only what computes in float32.
-ON_A_PROCESSOR = ("openvino", "onnxruntime", "torch")
-FLOAT32_ON_A_PROCESSOR = ("onnxruntime", "torch")
 
 
 @dataclass(frozen=True)
@@ -52,34 +47,28 @@ class Backend:
 
     name: str
     run: Callable[[Tensor], Tensor]
-    deviation: float  # from eager float32 on the example, as in `TOLERANCE`
+    relative_rms_error: float  # from eager float32, on the example
 
 
 def build_backend(
     module: nn.Module, example: Tensor, *, choice: str, device: torch.device, threads: int, float32: bool = False
 ) -> Backend:
-    """Make a module ready to run forward.
-
-    In plain torch::
-
-        with torch.inference_mode():
-            outputs = module.eval()(images)
-
-    What this adds: the fastest of several ways to compute the same, and a check on real images that it is the same.
+    """The fastest way to run a module forward on this machine, compared with eager float32 on an example.
 
     Args:
         module: in eval mode, on the CPU, where it stays; maps a batch of images to (n, outputs).
         example: (n, channels, height, width) float32, real images where possible; the backend is checked on it.
-        choice: "openvino" (bfloat16), "onnxruntime" (float32), "torch", or "auto": on a processor the first of these three that
-            this processor and this network allow and that agrees with eager torch, on any other device torch.
+        choice: "auto", or by name on a processor "openvino" (bfloat16) or "onnxruntime" (float32), or "torch". "auto" takes the
+            first that this processor and this network allow, in this order. Other devices run torch, in 16 bits where that is
+            a GPU and the network's outputs bear it, else in float32.
         device: where to compute.
         threads: of the processor.
-        float32: on a processor "auto" is then float32. What is told of a network should be the network's own: bfloat16 rounds
-            in other places where the same layers stand in another graph, as with those of a second network beside them.
+        float32: compute in float32 whatever the choice, as evaluation and prediction do: bfloat16 rounds in other places where
+            the same layers stand in another graph, so only float32 gives the network's own outputs on every machine.
 
     Raises:
-        PipelineError: the backend that was asked for by name cannot run here or cannot run this network, or its outputs differ
-            from eager torch's by more than the tolerance, or those of eager torch are not finite.
+        PipelineError: the backend that was asked for by name cannot run here or cannot run this network, or its error is above
+            the tolerance, or the outputs of eager torch are not finite.
     """
     with torch.inference_mode():
         expected = module(example)
@@ -88,47 +77,70 @@ def build_backend(
             "The network gives values that are not finite numbers on the first photos: its weights are broken or too large. "
             "Make the checkpoint again with: dvc repro --force, or choose other weights."
         )
-    names = [choice]
-    if choice == "auto":
-        names = list(FLOAT32_ON_A_PROCESSOR if float32 else ON_A_PROCESSOR) if device.type == "cpu" else ["torch"]
+    names = candidates(choice, device, float32=float32)
     for name in names:
         try:
-            return _checked(name, module, example, expected, device, threads)
-        except _Unfit as error:
+            run = _runner(name, module, example, device, threads)
+            error = relative_rms_error(run(example), expected)
+            if not error <= TOLERANCE[name]:  # not a number is no less
+                raise _Unfit(
+                    f"The backend {name!r} computes something else than eager torch: its relative RMS error is {error:.2g} "
+                    f"(allowed: {TOLERANCE[name]:.2g})."
+                )
+            return Backend(name, run, error)
+        except _Unfit as unfit:
             if name == names[-1]:
-                raise PipelineError(f"{error} Set train_frozen_backbone.backend to auto or to another backend.") from None
+                raise PipelineError(f"{unfit} Set train_frozen_backbone.backend to auto or to another backend.") from None
     raise AssertionError("the last name returns or raises")
+
+
+def candidates(choice: str, device: torch.device, *, float32: bool) -> list[str]:
+    """The backends to try for a choice, in order: a rule from the device and its flags, without timing.
+
+    Raises:
+        PipelineError: the choice needs a processor, and another device is to compute.
+
+    >>> candidates("openvino", torch.device("cpu"), float32=True)
+    ['onnxruntime', 'torch']
+    """
+    if device.type != "cpu":
+        if choice in ("openvino", "onnxruntime"):
+            raise PipelineError(
+                f"train_frozen_backbone.backend = {choice} computes on a processor, but runtime.device is {device.type}. Set "
+                "the backend to auto or torch, or runtime.device to cpu."
+            )
+        in_16_bits = ["torch bfloat16" if has_bfloat16(device) else "torch float16"]
+        return [*(in_16_bits if device.type == "cuda" and not float32 else []), "torch"]
+    if choice == "auto":
+        return ["onnxruntime", "torch"] if float32 else ["openvino", "onnxruntime", "torch"]
+    return ["onnxruntime", "torch"] if float32 and choice == "openvino" else [choice]
 
 
 class _Unfit(Exception):
     """This backend is not for this machine or network; a sentence that says why."""
 
 
-def _checked(name: str, module: nn.Module, example: Tensor, expected: Tensor, device: torch.device, threads: int) -> Backend:
+def _runner(name: str, module: nn.Module, example: Tensor, device: torch.device, threads: int) -> Callable[[Tensor], Tensor]:
     match name:
         case "openvino":
-            run = _openvino(module, example, device, threads)
+            return _openvino(module, example, threads)
         case "onnxruntime":
-            run = _onnxruntime(module, example, threads)
-        case _:
-            run = _torch(module, device, bfloat16=device.type == "cuda")
-            name = "torch bfloat16" if device.type == "cuda" else "torch"
-    difference = deviation(run(example), expected)
-    if not difference <= TOLERANCE[name]:
-        raise _Unfit(
-            f"The backend {name!r} computes something else than eager torch: outputs differ by {difference:.2g} of their size "
-            f"(allowed: {TOLERANCE[name]:.2g})."
-        )
-    return Backend(name, run, difference)
+            return _onnxruntime(module, example, threads)
+    types = {"torch bfloat16": torch.bfloat16, "torch float16": torch.float16}
+    return _torch(module, device, types.get(name))
 
 
-def deviation(outputs: Tensor, expected: Tensor) -> float:
-    """Root mean square of the difference, as a share of that of what was expected."""
+def relative_rms_error(outputs: Tensor, expected: Tensor) -> float:
+    """Root mean square of the difference, divided by that of what was expected, over all outputs of all images.
+
+    It is a check for broken backends, on a few images. It is no bound: single outputs may differ by more, other images too, and
+    what an error in features does to accuracy or log-loss depends on what is computed from them.
+    """
     scale = expected.square().mean().sqrt().clamp(min=1e-6)
     return ((outputs - expected).square().mean().sqrt() / scale).item()
 
 
-def _torch(module: nn.Module, device: torch.device, *, bfloat16: bool) -> Callable[[Tensor], Tensor]:
+def _torch(module: nn.Module, device: torch.device, autocast: torch.dtype | None) -> Callable[[Tensor], Tensor]:
     module = copy.deepcopy(module).to(device).to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
@@ -136,14 +148,16 @@ def _torch(module: nn.Module, device: torch.device, *, bfloat16: bool) -> Callab
         images = batch.to(device, non_blocking=True)
         if images.is_floating_point() and images.ndim == 4:  # bytes of photos have their channels last as they come
             images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+        # Without autocast float32 is meant, not the TF32 in which cuDNN convolves by default.
+        tf32 = torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=autocast is not None)
+        with tf32, torch.autocast(device.type, autocast or torch.bfloat16, enabled=autocast is not None):
             return module(images).float().to(batch.device)
 
     return run
 
 
-def _openvino(module: nn.Module, example: Tensor, device: torch.device, threads: int) -> Callable[[Tensor], Tensor]:
-    if device.type != "cpu" or not has_bfloat16(device):
+def _openvino(module: nn.Module, example: Tensor, threads: int) -> Callable[[Tensor], Tensor]:
+    if not has_bfloat16(torch.device("cpu")):
         raise _Unfit("The backend 'openvino' computes in bfloat16, which this processor does not multiply in.")
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16",
@@ -152,7 +166,7 @@ def _openvino(module: nn.Module, example: Tensor, device: torch.device, threads:
         "ENABLE_CPU_PINNING": False,  # several processes would be pinned to the same cores
     }
     try:
-        onnx = export_onnx(_kept_from_the_end(module, example), example)
+        onnx = export_onnx(_with_identity_at_the_end(module, example), example)
         compiled = _openvino_core().compile_model(_openvino_core().read_model(onnx), "CPU", settings)
     except Exception as error:  # exporter and runtime raise many kinds for an operator that they do not know
         raise _Unfit(f"This network cannot run in OpenVINO ({_first_line(error)}).") from None
@@ -184,7 +198,7 @@ def _openvino_core() -> Any:
     return openvino.Core()
 
 
-def _kept_from_the_end(module: nn.Module, example: Tensor) -> nn.Module:
+def _with_identity_at_the_end(module: nn.Module, example: Tensor) -> nn.Module:
     """A part of a network, which gives feature maps, with one more convolution after it that changes nothing.
 
     OpenVINO computes the end of a graph in float32, back to the last convolutions. A part would so give other values than it
@@ -236,9 +250,7 @@ def _first_line(error: Exception) -> str:
 
 
 def export_onnx(module: nn.Module, example: Tensor, *, output: str = "outputs") -> bytes:
-    """A network as an ONNX model whose one input is named "images".
-
-    In plain torch: `torch.onnx.export(module, (example,), "model.onnx")`, whose batch size is fixed and which needs a file.
+    """A network as an ONNX model, of any batch size, whose one input is named "images".
 
     Args:
         module: in eval mode, on the CPU; maps a batch of images to (n, outputs).

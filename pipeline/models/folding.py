@@ -29,9 +29,6 @@ TOLERANCE = 1e-3  # largest difference of the outputs, relative to the largest: 
 def fold_batch_norm(model: nn.Module, example: Tensor) -> tuple[str, ...]:
     """Fold every BatchNorm in eval mode that follows a convolution into it, in place.
 
-    In plain torch: `fused = torch.nn.utils.fuse_conv_bn_eval(convolution, norm)`, pair by pair, for inference alone. What this
-    adds: it finds the pairs itself, the layers' own parameters go on learning, and the result is checked.
-
     Which layer follows which is seen in one forward pass, and the folded network is compared with the plain one on it: a
     network that uses a convolution's output in some other place too is left as it was.
 
@@ -62,10 +59,7 @@ def fold_batch_norm(model: nn.Module, example: Tensor) -> tuple[str, ...]:
 
 
 def unfold_batch_norm(model: nn.Module) -> None:
-    """Undo `fold_batch_norm`; the parameters are as training left them.
-
-    In plain torch there is no way back: `fuse_conv_bn_eval` has replaced the parameters.
-    """
+    """Undo `fold_batch_norm`; the parameters are as training left them."""
     for module in model.modules():
         if getattr(vars(module).get("forward"), "__func__", None) in (
             _convolve_and_normalise,

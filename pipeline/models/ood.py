@@ -1,38 +1,95 @@
-"""Whether a photo is like those that a network was trained on, by where its feature lies among theirs.
+"""Out-of-distribution (OOD) detection: the Mahalanobis distance of a photo's features to those of the training photos.
 
-    ood = OodDetector(**read_ood(Path("outputs/finetuned")))
-    ood.scores(features)         # (n,): above 1 is unlike anything seen
+    detector = OodDetector.fit(train_features, train_labels, val_features)
+    detector.scores(features)               # (n,): above 1 a photo is out of distribution
+    detector = OodDetector(**read_ood(Path("outputs/finetuned")))
 
-`pipeline.training.ood` fits it.
+The score is the distance to the nearest class's mean under one covariance that all classes share (Lee et al., A simple unified
+framework for detecting out-of-distribution samples and adversarial attacks, NeurIPS 2018), shrunk as Ledoit and Wolf say (A
+well-conditioned estimator for large-dimensional covariance matrices, 2004), because features may outnumber photos.
 """
 
 from dataclasses import asdict, dataclass
+from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from pipeline.errors import PipelineError
+
+IN_DISTRIBUTION = 0.99  # fraction of the validation photos that the threshold lets pass
+MOST_PHOTOS = 2000  # of a split: more change the covariance little
 
 
 @dataclass(frozen=True)
 class OodDetector:
-    """Where familiar features lie; its fields are what a checkpoint keeps.
+    """The fitted detector; its fields are what a checkpoint stores.
 
     Attributes:
         means: (classes, width) float32: the mean feature of each class.
         factor: (width, width) float32: its product with its own transpose is the inverse of the shared covariance.
-        threshold: () float32: the Mahalanobis distance from which on a photo is unlike anything seen.
+        threshold: () float32: the Mahalanobis distance above which a photo is out of distribution.
     """
 
     means: Tensor
     factor: Tensor
     threshold: Tensor
 
+    @classmethod
+    def fit(cls, train_features: Tensor, train_labels: Tensor, val_features: Tensor) -> Self:
+        """Fit means and covariance on training photos, the threshold on validation photos.
+
+        Args:
+            train_features: (n, width), as the classifier takes them.
+            train_labels: (n,) int64, every class present.
+            val_features: (m, width), of photos that the network did not learn from.
+
+        Raises:
+            PipelineError: a class has no photo, or a feature is not finite.
+        """
+        from sklearn.covariance import ledoit_wolf  # takes a second, which prediction need not
+
+        counts = torch.bincount(train_labels)
+        if not counts.all() or not (torch.isfinite(train_features).all() and torch.isfinite(val_features).all()):
+            raise PipelineError(
+                "The OOD detector cannot be fitted: "
+                + ("a class has no training photo." if not counts.all() else "the network's features are not finite numbers.")
+            )
+        features = train_features.double()
+        means = torch.stack([features[train_labels == label].mean(0) for label in range(len(counts))])
+        covariance, _ = ledoit_wolf((features - means[train_labels]).numpy(), assume_centered=True)
+        # Of a covariance L L' the inverse is (inv L)' (inv L).
+        factor = torch.linalg.inv(torch.linalg.cholesky(torch.from_numpy(covariance))).T
+        unscaled = cls(means.float(), factor.float().contiguous(), torch.tensor(1.0))
+        threshold = np.quantile(unscaled.scores(val_features).numpy(), IN_DISTRIBUTION)
+        return cls(unscaled.means, unscaled.factor, torch.tensor(threshold, dtype=torch.float32))
+
     def tensors(self) -> dict[str, Tensor]:
         """For `save_checkpoint`; `OodDetector(**tensors)` is the same again."""
         return asdict(self)
 
     def scores(self, features: Tensor) -> Tensor:
-        """Mahalanobis distances of features (n, width) to the nearest class's mean, in multiples of the threshold: (n,)."""
+        """OOD scores of features (n, width): Mahalanobis distances in multiples of the threshold, (n,)."""
         centre = self.means.mean(0)
         whitened, means = (features - centre) @ self.factor, (self.means - centre) @ self.factor
         # By differences: the quicker way by products depends, in its last digits, on how many photos come at once.
         return torch.cdist(whitened, means, compute_mode="donot_use_mm_for_euclid_dist").amin(1) / self.threshold
+
+
+def sample_by_class(labels: Tensor, most: int = MOST_PHOTOS) -> list[int]:
+    """Places of about `most` photos, evenly chosen within each class; a rare class keeps all of its photos.
+
+    Args:
+        labels: (n,) int64.
+        most: photos in all; a class has an equal part of them, or all that it has.
+
+    >>> sample_by_class(torch.tensor([0, 0, 0, 0, 0, 0, 1]), most=4)
+    [0, 3, 6]
+    """
+    classes = labels.unique().tolist()
+    chosen: list[int] = []
+    for label in classes:
+        places = (labels == label).nonzero().flatten()
+        chosen += places[:: max(1, -(-len(places) * len(classes) // most))].tolist()
+    return sorted(chosen)

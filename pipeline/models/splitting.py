@@ -1,16 +1,16 @@
-"""SplitModel a network where it begins to learn, so that what is frozen below is computed by the fastest backend, and once.
+"""Split a network where it begins to learn, so that what is frozen is computed once, by the fastest backend.
 
-    cut = split_model(model, example)     # None where the network cannot be cut in two
-    kept = cut.lower(images)                     # frozen: a function of the photo alone
-    logits = cut.upper(kept)                     # what learns: the model's own modules, not copies
-    both = computed_together([frozen, tuned], example)      # two networks that differ in their upper blocks, as one
+    split = split_model(model, example)          # None where the network cannot be split in two
+    activations = split.frozen(images)           # a function of the photo alone: computed once, cached
+    logits = split.trainable(activations)        # the model's own modules, not copies
+    both = share_frozen_part([frozen, finetuned], example)      # two networks that differ in their upper blocks, as one
 
 With the lowest blocks frozen, everything that they compute is a constant of the photo. Autograd needs none of it, an inference
 backend computes it several times faster than eager torch, and what was computed once need not be computed again.
 
-The cut is found in the network's graph (torch.fx): below it lies every value that depends on no learning parameter, and it is
-valid where a single tensor crosses it. Blocks are taken as wholes, so only the forward of the network itself has to be
-traceable, which is plain in nearly all of timm.
+The place is found in the network's graph (torch.fx): the frozen part is every value that depends on no learning parameter, and
+the split is valid where a single tensor leads from there to the rest. Blocks are taken as wholes, so only the forward of the
+network itself has to be traceable, which it is in nearly all of timm.
 """
 
 import copy
@@ -22,53 +22,45 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-TOLERANCE = 1e-4  # largest difference between the cut and the whole network, relative to the largest output
+TOLERANCE = 1e-4  # largest difference between the split and the whole network, relative to the largest output
 
 
 @dataclass(frozen=True)
 class SplitModel:
-    """`upper(lower(images))` is the network's output; both hold the network's own modules and parameters."""
+    """`trainable(frozen(images))` is the network's output; both hold the network's own modules and parameters."""
 
-    lower: nn.Module  # (n, channels, height, width) -> the tensor that crosses the cut, (n, ...)
-    upper: nn.Module  # (n, ...) -> (n, outputs)
+    frozen: nn.Module  # (n, channels, height, width) -> activations (n, ...)
+    trainable: nn.Module  # activations (n, ...) -> (n, outputs)
 
 
 def split_model(model: nn.Module, example: Tensor) -> SplitModel | None:
-    """SplitModel a network below its lowest learning parameter.
-
-    In plain torch::
-
-        lower, upper = nn.Sequential(*layers[:-2]), nn.Sequential(*layers[-2:])
-        with torch.no_grad():
-            kept = lower(images)
-
-    which needs a network that is a plain list of layers. Here the cut is found in any graph, and shown to change nothing.
+    """Split a network below its lowest learning parameter.
 
     Args:
-        model: in the mode in which both parts are going to run; `set_trainable` has said what learns.
-        example: (n, channels, height, width) on the model's device, on which the parts are held against the whole.
+        model: in the mode in which both parts are going to run; `set_trainable` has decided what learns.
+        example: (n, channels, height, width) on the model's device, on which the parts are compared with the whole.
 
     Returns:
-        The two parts, or None: everything learns, the forward cannot be traced, or more than one tensor would cross the cut.
+        The two parts, or None: everything learns, the forward cannot be traced, or more than one tensor leads from what is
+        frozen to what learns.
     """
     tracer = _Tracer()
     try:
         graph = tracer.trace(model, _defaults(model))
     except Exception:  # a forward that branches on values is refused by errors of any kind
         return None
-    above = _depending_on_learning(graph, model)
-    crossing = {node for user in above for node in user.all_input_nodes if node not in above and node.op != "get_attr"}
-    if len(crossing) != 1 or next(iter(crossing)).op == "placeholder":
+    learning = _depending_on_learning(graph, model)
+    leading = {node for user in learning for node in user.all_input_nodes if node not in learning and node.op != "get_attr"}
+    if len(leading) != 1 or next(iter(leading)).op == "placeholder":
         return None
-    boundary = crossing.pop()
-    cut = SplitModel(_lower(model, graph, boundary), _upper(model, graph, boundary, above))
-    return cut if _is_whole(cut, model, example) else None
+    last_frozen = leading.pop()
+    split = SplitModel(_frozen_part(model, graph, last_frozen), _trainable_part(model, graph, last_frozen, learning))
+    # In training and in inference: a dropout that the forward itself calls is traced in the present mode alone.
+    return split if _agrees(split, model, example) and _agrees(split, model, example, in_eval=True) else None
 
 
-def computed_together(models: Sequence[nn.Module], example: Tensor) -> nn.Module | None:
-    """Networks of one architecture as one network, which computes once what their lower blocks have in common.
-
-    In plain torch: `[model(images) for model in models]`, which computes the common blocks for each.
+def share_frozen_part(models: Sequence[nn.Module], example: Tensor) -> nn.Module | None:
+    """Networks of one architecture as one network, which computes once what their frozen blocks have in common.
 
     Args:
         models: in eval mode; they stay as they are.
@@ -76,32 +68,32 @@ def computed_together(models: Sequence[nn.Module], example: Tensor) -> nn.Module
 
     Returns:
         (n, channels, height, width) -> all their outputs side by side, (n, outputs of all), or None: they differ from the
-        bottom, or a single tensor does not part what they share from what they do not.
+        stem on, or cannot be split where they begin to differ.
     """
     first, *others = (dict(model.named_parameters()) for model in models)
     buffers = [dict(model.named_buffers()) for model in models]
     if any(not torch.equal(tensor, other[name]) for other in buffers[1:] for name, tensor in buffers[0].items()):
         return None
     differing = {name for name, tensor in first.items() if any(not torch.equal(tensor, other[name]) for other in others)}
-    cuts = []
+    splits = []
     for model in map(copy.deepcopy, models):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in differing)
-        cuts.append(split_model(model, example))
-    whole = [cut for cut in cuts if cut is not None]
-    return _Together(whole[0].lower, [cut.upper for cut in whole]).eval() if len(whole) == len(cuts) else None
+        splits.append(split_model(model, example))
+    found = [split for split in splits if split is not None]
+    return _Shared(found[0].frozen, [split.trainable for split in found]).eval() if len(found) == len(splits) else None
 
 
-class _Together(nn.Module):
-    lower: Any
+class _Shared(nn.Module):
+    frozen: Any
 
-    def __init__(self, lower: nn.Module, uppers: Sequence[nn.Module]) -> None:
+    def __init__(self, frozen: nn.Module, trainable: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.lower, self.uppers = lower, nn.ModuleList(uppers)
+        self.frozen, self.trainable = frozen, nn.ModuleList(trainable)
 
     def forward(self, images: Tensor) -> Tensor:
-        kept = self.lower(images)
-        return torch.cat([upper(kept) for upper in self.uppers], 1)
+        activations = self.frozen(images)
+        return torch.cat([part(activations) for part in self.trainable], 1)
 
 
 def _defaults(model: nn.Module) -> dict[str, Any]:
@@ -119,11 +111,11 @@ class _Tracer(fx.Tracer):
 
 
 def _depending_on_learning(graph: fx.Graph, model: nn.Module) -> set[fx.Node]:
-    above: set[fx.Node] = set()
+    depending: set[fx.Node] = set()
     for node in graph.nodes:
-        if any(source in above for source in node.all_input_nodes) or _learns(node, model):
-            above.add(node)
-    return above
+        if any(source in depending for source in node.all_input_nodes) or _learns(node, model):
+            depending.add(node)
+    return depending
 
 
 def _learns(node: fx.Node, model: nn.Module) -> bool:
@@ -136,9 +128,9 @@ def _learns(node: fx.Node, model: nn.Module) -> bool:
     return False
 
 
-def _lower(model: nn.Module, graph: fx.Graph, boundary: fx.Node) -> nn.Module:
-    """From the input to the boundary: all that the boundary depends on."""
-    needed = {boundary}
+def _frozen_part(model: nn.Module, graph: fx.Graph, last: fx.Node) -> nn.Module:
+    """From the images to the last frozen value: all that it depends on."""
+    needed = {last}
     for node in reversed(graph.nodes):
         if node in needed:
             needed.update(node.all_input_nodes)
@@ -146,26 +138,29 @@ def _lower(model: nn.Module, graph: fx.Graph, boundary: fx.Node) -> nn.Module:
     for node in graph.nodes:
         if node in needed or node.op == "placeholder":
             copies[node] = part.node_copy(node, copies.__getitem__)
-    part.output(copies[boundary])
+    part.output(copies[last])
     return fx.GraphModule(model, part)
 
 
-def _upper(model: nn.Module, graph: fx.Graph, boundary: fx.Node, above: set[fx.Node]) -> nn.Module:
-    """From the boundary to the output, with the frozen tensors that are read on the way."""
+def _trainable_part(model: nn.Module, graph: fx.Graph, last: fx.Node, learning: set[fx.Node]) -> nn.Module:
+    """From the last frozen value to the output, with the frozen tensors that are read on the way."""
     part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-    copies[boundary] = part.placeholder("kept")
+    copies[last] = part.placeholder("activations")
     for node in graph.nodes:
-        if node in above or (not above.isdisjoint(node.users) and node.op == "get_attr"):
+        if node in learning or (not learning.isdisjoint(node.users) and node.op == "get_attr"):
             copies[node] = part.node_copy(node, copies.__getitem__)
     return fx.GraphModule(model, part)
 
 
-def _is_whole(cut: SplitModel, model: nn.Module, example: Tensor) -> bool:
+def _agrees(split: SplitModel, model: nn.Module, example: Tensor, *, in_eval: bool = False) -> bool:
     """On copies, because a head's own norm layers would learn from the example, and with the same draws of dropout."""
-    cut, model = copy.deepcopy((cut, model))
+    split, model = copy.deepcopy((split, model))
+    if in_eval:
+        for part in (model, split.frozen, split.trainable):
+            part.eval()
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
         expected = model(example)
         torch.manual_seed(0)
-        difference = (cut.upper(cut.lower(example)) - expected).abs().max()
+        difference = (split.trainable(split.frozen(example)) - expected).abs().max()
     return bool(difference <= TOLERANCE * expected.abs().max())

@@ -1,43 +1,36 @@
-"""A network in full: layers, output shapes, parameters, what learns, memory, work, head and data configuration.
+"""Summary of a network (layers, shapes, parameters, what learns, preprocessing), and a list of timm's backbones.
 
-    print(summarise(model, preprocessing))
-
-In plain torch: `print(model)` and `sum(p.numel() for p in model.parameters())`. The table is torchinfo's, of one real forward
-pass; the lines above it say what transfer learning asks: where the head is, what learns, what the network wants to see.
+print(summarise(model, preprocessing))
+show_backbones("convnext*")
 """
 
-import difflib
 import re
-from typing import Literal, cast
+import warnings
+from typing import Any, Literal, cast
 
 import timm
+import torch
 import torchinfo
+from rich.console import Console
+from rich.table import Table
 from torch import nn
 
 from pipeline.checkpoint import Preprocessing
 from pipeline.errors import PipelineError
 from pipeline.files import megabytes
-from pipeline.models.backbone import create_backbone
+from pipeline.models.backbone import create_backbone, nearest
 from pipeline.models.freezing import set_trainable
 from pipeline.models.head import find_heads, replace_head
-
-COLUMNS = ("output_size", "num_params", "mult_adds", "trainable")
+from pipeline.progress import progress
 
 
 def summarise(model: nn.Module, preprocessing: Preprocessing, *, depth: int = 2) -> str:
-    """Describe a network as text.
-
-    In plain torch: `print(model)` and `sum(p.numel() for p in model.parameters() if p.requires_grad)`. What this adds: output
-    shapes and work of a real forward pass, where the head is, and what the network wants to see.
+    """Describe a network as text: lines of "key: value", then torchinfo's table of a forward pass of one image.
 
     Args:
         model: with its head in place, frozen or not as `set_trainable` left it.
         preprocessing: of its input.
         depth: how many levels of submodules the table shows.
-
-    Returns:
-        Lines of "key: value", then torchinfo's table for a batch of one image: multiply-adds of a forward pass, and the memory
-        of its outputs and of the parameters.
     """
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     total, learning = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
@@ -45,39 +38,34 @@ def summarise(model: nn.Module, preprocessing: Preprocessing, *, depth: int = 2)
     heads = [f"{path} ({model.get_submodule(path)})".replace("\n", "") for path in find_heads(model)]
     norms = [module for module in model.modules() if "running_var" in dict(module.named_buffers(recurse=False))]
     channels, height, width = preprocessing.input_size
-    mean, std = _rounded(preprocessing.mean), _rounded(preprocessing.std)
+    mean, std = (", ".join(f"{value:.3f}" for value in values) for values in (preprocessing.mean, preprocessing.std))
     lines = {
         "network": type(model).__name__,
         "head": ", ".join(heads),
         "parameters": f"{total:,}: {learning:,} learn, {total - learning:,} are frozen",
         "weights file": f"{megabytes(state_bytes)}",
         "BatchNorm": f"{len(norms)} layers, {sum('train' in vars(module) for module in norms)} of them held in eval",
-        "input": f"{channels} channels, {height} x {width}, mean {mean}, std {std}",
+        "input": f"{channels} channels, {height} x {width}, mean ({mean}), std ({std})",
         "resizing": f"{preprocessing.interpolation}, {preprocessing.crop_mode} crop of {preprocessing.crop_pct:.3g}",
     }
-    told = "\n".join(f"{key + ':':<14}{value}" for key, value in lines.items())
-    device = next(model.parameters()).device
     was_training = model.training
     table = torchinfo.summary(
         model,
         input_size=(1, *preprocessing.input_size),
-        col_names=COLUMNS,
+        col_names=("output_size", "num_params", "mult_adds", "trainable"),
         row_settings=("var_names",),
         depth=depth,
-        device=device,
+        device=next(model.parameters()).device,
         mode="eval",
         verbose=0,
     )
     model.train(was_training)
     # torchinfo prints the member of its enum where it means the unit.
-    return re.sub(r"Units\.([A-Z])[A-Z]*", r"\1", f"{told}\n{table}")
+    return re.sub(r"Units\.([A-Z])[A-Z]*", r"\1", f"{_aligned(lines)}\n{table}")
 
 
 def show_summary(name: str, weights: str, *, outputs: int, unfrozen: str, depth: int, unsafe: bool = False) -> None:
-    """Print the summary of a backbone of timm's with a new head.
-
-    In plain torch: `print(timm.create_model(name, num_classes=2))`, which shows modules, but neither shapes nor sizes nor what
-    learns.
+    """Print the summary of a backbone with a new linear head.
 
     Args:
         name, weights, unsafe: as of `create_backbone`.
@@ -86,21 +74,63 @@ def show_summary(name: str, weights: str, *, outputs: int, unfrozen: str, depth:
         depth: as of `summarise`.
 
     Raises:
-        PipelineError: timm knows no such architecture, the weights cannot be had, or `unfrozen` is none of the three.
+        PipelineError: there is no such network, the weights cannot be had, or `unfrozen` is none of the three.
     """
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.4)
-        raise PipelineError(f"timm {timm.__version__} knows no {name!r}; the nearest names are {', '.join(near) or 'none'}.")
     if unfrozen not in ("head", "all") and not unfrozen.isdigit():
         raise PipelineError(f"unfrozen = {unfrozen!r}, but should be head, all or a number of blocks.")
     backbone = create_backbone(name, weights, unsafe=unsafe)
     replace_head(backbone.model, outputs)
     set_trainable(backbone.model, int(unfrozen) if unfrozen.isdigit() else cast(Literal["head", "all"], unfrozen))
-    info = backbone.info
-    origin = "random" if weights == "none" else f"{info.weights}, sha256 {info.weights_sha256}"
-    print(f"{'backbone:':<14}{name}\n{'weights:':<14}{origin}")
+    origin = "random" if weights == "none" else f"{weights}, sha256 {backbone.info.weights_sha256}"
+    print(_aligned({"backbone": name, "weights": origin}))
     print(summarise(backbone.model, backbone.preprocessing, depth=depth))
 
 
-def _rounded(values: tuple[float, ...]) -> str:
-    return "(" + ", ".join(f"{value:.3f}" for value in values) + ")"
+def show_backbones(pattern: str) -> None:
+    """Print a table of timm's architectures that match a shell pattern: parameters, input, licence, pretrained weights.
+
+    Raises:
+        PipelineError: none matches.
+    """
+    names = timm.list_models(pattern)
+    if not names:
+        near = nearest(pattern.strip("*"), timm.list_models())
+        raise PipelineError(f"timm {timm.__version__} has no architecture that matches {pattern!r}{near}.")
+    table = Table("backbone", box=None, pad_edge=False)
+    for column in ("parameters", "input"):
+        table.add_column(column, justify="right")
+    for column in ("licence", "pretrained weights"):
+        table.add_column(column)
+    with progress("looking at networks", total=len(names), unit="networks") as advance:
+        for name in names:
+            table.add_row(*describe(name))
+            advance(1)
+    console = Console()
+    # Redirected to a file, rich would take 80 columns and break the names.
+    Console(width=console.width if console.is_terminal else 120).print(table)
+
+
+def describe(name: str) -> tuple[str, str, str, str, str]:
+    """Name, parameters, input size, licence and pretrained weights of one of timm's architectures, as text.
+
+    The network is made on torch's meta device to count its parameters, without memory or a download.
+
+    >>> describe("test_resnet")
+    ('test_resnet', '0.47 M', '160x160', 'apache-2.0', 'r160_in1k')
+    """
+    config: Any = timm.get_pretrained_cfg(name)
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some constructors warn of settings that only training would care for
+        parameters = sum(parameter.numel() for parameter in timm.create_model(name).parameters())
+    channels, height, width = (config and config.input_size) or (0, 0, 0)
+    size = f"{height}x{width}" + (f"x{channels}" if channels != 3 else "") if channels else "?"
+    tagged = timm.list_pretrained(f"{name}.*") + timm.list_pretrained(name)
+    tags = dict.fromkeys(full.partition(".")[2] or "untagged" for full in tagged)
+    default_first = sorted(tags, key=lambda tag: tag != (config.tag if config else None))
+    more = f" and {len(tags) - 1} more" if len(tags) > 1 else ""
+    weights = f"{default_first[0]}{more}" if tags else "none"
+    return name, f"{parameters / 1e6:.2f} M", size, (config and config.license) or "?", weights
+
+
+def _aligned(lines: dict[str, str]) -> str:
+    return "\n".join(f"{key + ':':<14}{value}" for key, value in lines.items())

@@ -1,6 +1,6 @@
-"""What goes wrong while a network trains, told in one message: the step, and which setting to change.
+"""Faults of training explained in one message: the step at which it stopped, and which setting to change.
 
-    with faults_told(settings, workers, where=lambda: "step 12 of epoch 1"):
+    with explain_faults(settings, workers, where=lambda: "step 12 of epoch 1"):
         ...                                  # decoding, steps, validation, saving
         check_loss(losses, num_classes=2)    # after each step
 
@@ -39,7 +39,7 @@ def check_loss(losses: Sequence[float], *, num_classes: int, learning_rate: floa
     Args:
         losses: of every step so far, in nats a photo.
         num_classes: guessing among so many costs log(num_classes).
-        learning_rate: of the last step, to be told.
+        learning_rate: of the last step, for the message.
 
     Raises:
         PipelineError: the last loss is NaN or infinite, or the mean of the last `WINDOW` is `EXPLODED` times that of guessing.
@@ -59,13 +59,13 @@ def check_loss(losses: Sequence[float], *, num_classes: int, learning_rate: floa
 
 
 @contextmanager
-def faults_told(settings: UnfreezeFinetune, workers: int, *, where: Callable[[], str]) -> Iterator[None]:
+def explain_faults(settings: UnfreezeFinetune, workers: int, *, where: Callable[[], str]) -> Iterator[None]:
     """Turn what a person can put right into one message.
 
     Args:
         settings: named in what to change.
         workers: processes that decode.
-        where: tells the step that is running.
+        where: gives the step that is running.
 
     Raises:
         PipelineError: memory or the disk is full, or a decoding process was killed.
@@ -78,7 +78,7 @@ def faults_told(settings: UnfreezeFinetune, workers: int, *, where: Callable[[],
         raise PipelineError(_no_memory("The memory", where(), settings)) from None
     except OSError as error:
         raise _of_system(error, where(), settings, workers) from None
-    except Exception as error:  # what torch and ONNX Runtime raise for want of memory, told apart by their words alone
+    except Exception as error:  # what torch and ONNX Runtime raise for want of memory has no type of its own
         if isinstance(error, RuntimeError) and WORKER_DIED.search(str(error)):
             raise PipelineError(_worker_died(error, where(), workers)) from None
         if isinstance(error, PipelineError) or not OUT_OF_MEMORY.search(str(error)):
@@ -102,7 +102,7 @@ def _worker_died(error: RuntimeError, where: str, workers: int) -> str:
 
 
 def _of_system(error: OSError, where: str, settings: UnfreezeFinetune, workers: int) -> Exception:
-    """A full disk names the step; a process that cannot be made for want of memory is told as such; the rest stays."""
+    """A full disk names the step; a process that cannot be started for want of memory has its message; the rest stays."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return PipelineError(f"At {where}: {cannot_write(Path(error.filename or Path.cwd()), error)} {UNTOUCHED}")
     if error.errno == errno.ENOMEM:

@@ -1,44 +1,46 @@
-"""Each photo's feature, computed once: what the frozen backbone says of it, and all that a linear probe needs.
+"""Features and activations of photos: computed once by the fastest backend, and cached on disk.
 
-    backend = backend_for(FeatureExtractor(model).eval(), photos, preprocessing, choice="auto", runtime=runtime)
-    features = run_over(backend.run, photos, preprocessing, runtime=runtime, description="features", kept=Kept(folder))
-    features.values, features.labels     # (n, width) float32, (n,) int64
+    backend = backend_for(module, photos, preprocessing, choice="auto", runtime=runtime)
+    [features] = run_inference(backend.run, photos, evaluation, runtime=runtime, description="features", caches=[cache])
+    features.tensor()                    # (n, width) float32
 
-What is computed is kept in chunks under a key of all that decides it. So a run that is killed goes on with the photos that
-it had not come to, and another head on the same features costs only the head.
+What frozen layers compute of a photo is the same in every epoch and in every stage, so it is computed once. The cache
+(outputs/.features) is no stage's output: without it the same bits are computed again, and nothing but time is lost. A run
+that is killed goes on with the photos that it had not come to.
 """
 
 import hashlib
+import io
 import json
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from pipeline.checkpoint import Preprocessing
-from pipeline.data.dataset import Batch, Photos, evaluation_batches
+from pipeline.data.dataset import Batch, Photos, Transform, in_batches, load_batches
 from pipeline.data.transforms import evaluation_pixels, normalise
-from pipeline.files import read_hashed, write_hashed
+from pipeline.files import sha256_of, write_hashed
 from pipeline.models.backends import Backend, build_backend
 from pipeline.progress import progress, say
-from pipeline.runtime import ResolvedRuntime
-from pipeline.training.distributed import broadcast, gather
+from pipeline.runtime import ResolvedRuntime, broadcast, gather
 
-# By the kind of device. A GPU that takes 32 photos is done before the processor has told it what to do next.
+# By the kind of device. A GPU that takes 32 photos is done before the processor has given it the next.
 BATCH_SIZES = {"cuda": 128}
 BATCH_SIZE = 32  # of any other device
-PHOTOS_A_CHUNK = 2048  # of each process
+CHUNK = 2048  # photos, of each process
 BATCHES_AT_A_TIME = 2
-KEYS_KEPT = 16  # two a split, and up to 8 views
+# The newest keys of the cache stay, up to so many bytes in all. Activations of all augmented copies that would take more than
+# half of it are not cached but computed again for each batch: a rule by size alone, because what is free would not repeat.
+MAX_CACHE_BYTES = 32 * 2**30
 
 
 def batch_size_on(device: torch.device) -> int:
@@ -46,62 +48,77 @@ def batch_size_on(device: torch.device) -> int:
     return BATCH_SIZES.get(device.type, BATCH_SIZE)
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """What a network gave for every photo of a split, in the order of ids: values (n, width), labels (n,)."""
-
-    values: Tensor
-    labels: Tensor
+def cache_key(parts: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits from everything that decides a result: the one way in which keys are made."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-class Kept:
+class ChunkedTensor:
+    """Outputs of a network for the photos of a split, (n, ...), in chunks that may lie on disk (memory-mapped)."""
+
+    def __init__(self, chunks: Sequence[Tensor]) -> None:
+        self.chunks = list(chunks)
+        self._ends = np.cumsum([len(chunk) for chunk in self.chunks])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def tensor(self) -> Tensor:
+        """All of it in memory."""
+        return torch.cat(self.chunks)
+
+    def rows(self, places: Sequence[int]) -> Tensor:
+        """Some photos' outputs, (len(places), ...)."""
+        numbers = np.searchsorted(self._ends, places, side="right").tolist()
+        # Counted from the end of its chunk, a place is negative.
+        return torch.stack([self.chunks[n][place - self._ends[n]] for n, place in zip(numbers, places, strict=True)])
+
+
+class FeatureCache:
     """Outputs for the first photos of a split, in chunks under `folder`/KEY, with KEY a hash of everything that decides them.
 
-    Of the folder's keys the newest `KEYS_KEPT` stay. A damaged chunk, and those after it, are computed again.
+    A damaged chunk, and those after it, are computed again.
     """
 
     def __init__(self, folder: Path, **parts: Any) -> None:
-        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-        self._folder = folder / key
+        self._folder = folder / cache_key(parts)
 
     def read(self) -> list[Tensor]:
-        """The whole chunks, in order, without a gap."""
+        """The whole chunks, in order and without a gap, memory-mapped."""
         chunks: list[Tensor] = []
         for path in sorted(self._folder.glob("*-*")):
-            content = read_hashed(path)
-            if content is None or int(path.name.split("-")[0]) != len(chunks):
-                say(f"{path} is damaged, or follows on one that was; it is computed again")
+            number, _, sha256 = path.name.partition("-")
+            if int(number) != len(chunks) or sha256_of(path) != sha256:
+                say(f"{path} is damaged, or follows one that is; it is computed again")
                 path.unlink()
                 continue
-            chunks.append(load(content)["values"])
+            chunks.append(torch.from_numpy(np.load(path, mmap_mode="c")))
+        if chunks:
+            self._folder.touch()  # the newest keys stay
         return chunks
 
-    def add(self, number: int, values: Tensor) -> None:
-        """Keep chunk `number`."""
-        write_hashed(self._folder, f"{number:06d}", save({"values": values.contiguous()}))
-        keys = sorted(self._folder.parent.iterdir(), key=lambda path: path.stat().st_mtime)
-        for old in keys[:-KEYS_KEPT]:
-            shutil.rmtree(old)
+    def add(self, number: int, values: Tensor) -> Tensor:
+        """Write chunk `number` atomically; returns it memory-mapped."""
+        buffer = io.BytesIO()
+        np.save(buffer, values.contiguous().numpy())
+        path = write_hashed(self._folder, f"{number:06d}", buffer.getvalue())
+        _remove_oldest(self._folder.parent)
+        return torch.from_numpy(np.load(path, mmap_mode="c"))
 
 
-class FeatureExtractor(nn.Module):
-    """A timm network up to the input of its classifier: (n, channels, height, width) -> (n, width)."""
-
-    model: Any
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Pooled features; timm's `forward_head(pre_logits=True)` is the classifier's input for every family."""
-        return self.model.forward_head(self.model.forward_features(images), pre_logits=True)
+def _remove_oldest(folder: Path) -> None:
+    keys = sorted(folder.iterdir(), key=lambda key: key.stat().st_mtime, reverse=True)
+    size = 0
+    for place, key in enumerate(keys):
+        size += sum(file.stat().st_size for file in key.iterdir())
+        if size > MAX_CACHE_BYTES and place:
+            shutil.rmtree(key)
 
 
 class FromPixels(nn.Module):
-    """A network with the normalisation before it: of photos as they are loaded, (n, height, width, channels) uint8.
+    """A network with the normalisation before it: photos as they are loaded, (n, height, width, channels) uint8, to outputs.
 
-    Inside a backend's graph the normalisation costs little. Beside it, it would be a pass over four times the bytes, on threads
+    Inside a backend's graph the normalisation costs little. Before it, it would be a pass over four times the bytes, on threads
     that contend with those of the backend and of the decoding.
     """
 
@@ -116,6 +133,21 @@ class FromPixels(nn.Module):
         return self.module(normalise(pixels, self._preprocessing))
 
 
+def evaluation(preprocessing: Preprocessing) -> Transform:
+    """The evaluation transform up to normalisation, as `load_batches` takes it."""
+    return partial(_evaluated, evaluation_pixels(preprocessing))
+
+
+def _evaluated(pixels: Callable[[Any], np.ndarray], image: Any, photo_id: str) -> np.ndarray:
+    return pixels(image)
+
+
+def first_pixels(photos: Photos, preprocessing: Preprocessing) -> Tensor:
+    """The first photos as they are loaded for evaluation: (8 or fewer, height, width, channels) uint8."""
+    pixels, _ = next(load_batches(photos, evaluation(preprocessing), [range(min(8, len(photos)))], workers=0))
+    return pixels
+
+
 def backend_for(
     module: nn.Module,
     photos: Photos,
@@ -125,101 +157,80 @@ def backend_for(
     runtime: ResolvedRuntime,
     float32: bool = False,
 ) -> Backend:
-    """A backend for `module`, from photos as they are loaded, and checked on the first; the rest as in `build_backend`."""
+    """A backend for `module` that takes photos as they are loaded, checked on the first; the rest as in `build_backend`."""
     whole, example = FromPixels(module, preprocessing).eval(), first_pixels(photos, preprocessing)
     return build_backend(whole, example, choice=choice, device=runtime.device, threads=runtime.threads, float32=float32)
 
 
-def first_pixels(photos: Photos, preprocessing: Preprocessing) -> Tensor:
-    """The first photos as they are loaded for evaluation: (8 or fewer, height, width, channels) uint8."""
-    batches = evaluation_batches(photos[:8], evaluation_pixels(preprocessing), batch_size=8, workers=0)
-    pixels, _ = next(iter(batches))
-    return pixels
-
-
-def run_over(
-    run: Callable[[Tensor], Tensor | tuple[Tensor, Tensor]],
+def run_inference(
+    run: Callable[[Tensor], Tensor | tuple[Tensor, ...]],
     photos: Photos,
-    preprocessing: Preprocessing,
+    transform: Transform,
     *,
     runtime: ResolvedRuntime,
     description: str,
-    kept: Kept | None = None,
-    beside: Kept | None = None,
-) -> Outputs:
-    """Run a network over every photo once, as loaded for evaluation.
-
-    The rest as in `run_over_batches`.
-    """
-    batches = partial(evaluation_batches, transform=evaluation_pixels(preprocessing))
-    return run_over_batches(run, photos, batches, runtime=runtime, description=description, kept=kept, beside=beside)
-
-
-def run_over_batches(
-    run: Callable[[Tensor], Tensor | tuple[Tensor, Tensor]],
-    photos: Photos,
-    batches: Callable[..., Iterable[Batch]],
-    *,
-    runtime: ResolvedRuntime,
-    description: str,
-    kept: Kept | None = None,
-    beside: Kept | None = None,
-) -> Outputs:
-    """Run a network over every photo once, as `batches` loads them: `evaluation_batches` or `view_batches`, as uint8.
-
-    `run` is given them so, on the device, and normalises them itself, as a backend of `backend_for` does. Where it gives two
-    tensors, the second is not returned but kept in `beside`, for a later stage.
+    caches: Sequence[FeatureCache | None] = (None,),
+    by_processes: bool = False,
+) -> list[ChunkedTensor]:
+    """Run a network over every photo once, in the order of ids; one result for each of its outputs.
 
     Several processes take the batches in turns, and each ends with all outputs. A batch is the same in any number of
     processes, so the outputs are too, bit for bit, where each computes with as many threads.
-    """
-    chunks = broadcast(runtime, kept.read) if kept else []
-    done = sum(map(len, chunks))
-    batch_size = batch_size_on(runtime.device)
-    loaded = batches(
-        photos[done:],
-        batch_size=batch_size,
-        workers=runtime.workers,
-        rank=runtime.rank,
-        processes=runtime.processes,
-        pinned=runtime.pinned,
-    )
 
-    def run_on_device(images: Tensor) -> tuple[Tensor, ...]:
-        given = run(images.to(runtime.device, non_blocking=True))
+    Args:
+        run: (n, height, width, channels) uint8 on the device -> one output (n, ...), or a tuple of them.
+        photos: of one split.
+        transform: of each photo; `evaluation(preprocessing)` or an augmented copy.
+        runtime: where to compute.
+        description: of the work, for the progress bar.
+        caches: where each output is cached; None: nowhere.
+        by_processes: whether processes load the photos, as augmentation wants it.
+    """
+    outputs = [cache.read() if cache else [] for cache in caches]
+    # A kill between two caches leaves one longer than the other. Several processes go by what the main one found.
+    count = broadcast(runtime, lambda: min(map(len, outputs)))
+    outputs = [chunks[:count] for chunks in outputs]
+    done, batch_size = sum(map(len, outputs[0])), batch_size_on(runtime.device)
+    batches = in_batches(range(done, len(photos)), batch_size)[runtime.rank :: runtime.processes]
+    loaded = load_batches(photos, transform, batches, workers=runtime.workers, by_processes=by_processes, pinned=runtime.pinned)
+
+    def run_on_device(pixels: Tensor) -> tuple[Tensor, ...]:
+        given = run(pixels.to(runtime.device, non_blocking=True))
         return (given,) if isinstance(given, Tensor) else given
 
-    outputs = _some_ahead(run_on_device, loaded, by_itself=runtime.device.type == "cuda")
+    results = _ahead(run_on_device, loaded, asynchronous=runtime.device.type == "cuda")
     fresh: list[tuple[Tensor, ...]] = []
     with progress(description, total=len(photos), done=done) as advance:
         while done < len(photos):
-            fresh += islice(outputs, 1)  # none where the last turn has too few batches
+            fresh += islice(results, 1)  # none where the last turn has too few batches
             turn = min(batch_size * runtime.processes, len(photos) - done)
             done += turn
             advance(turn)
-            if len(fresh) * batch_size == PHOTOS_A_CHUNK or done == len(photos):
-                values, *others = map(torch.cat, zip(*gather(runtime, fresh), strict=True))
+            if len(fresh) * batch_size == CHUNK or done == len(photos):
+                _store(map(torch.cat, zip(*gather(runtime, fresh), strict=True)), outputs, caches, runtime)
                 fresh.clear()
-                chunks.append(values)
-                # What lies beside goes first: after a kill in between, the chunk is computed again and both are whole.
-                for folder, part in reversed(list(zip((kept, beside), (values, *others), strict=False))):
-                    if folder and runtime.is_main:
-                        folder.add(len(chunks) - 1, part)
-    return Outputs(torch.cat(chunks), photos.labels)
+    return [ChunkedTensor(chunks) for chunks in outputs]
 
 
-def _some_ahead(
-    run: Callable[[Tensor], tuple[Tensor, ...]], batches: Iterable[Batch], *, by_itself: bool
+def _store(
+    values: Iterable[Tensor], outputs: list[list[Tensor]], caches: Sequence[FeatureCache | None], runtime: ResolvedRuntime
+) -> None:
+    for part, chunks, cache in zip(values, outputs, caches, strict=True):
+        chunks.append(cache.add(len(chunks), part) if cache and runtime.is_main else part)
+
+
+def _ahead(
+    run: Callable[[Tensor], tuple[Tensor, ...]], batches: Iterator[Batch], *, asynchronous: bool
 ) -> Iterator[tuple[Tensor, ...]]:
     """What `run` gives for each batch, in order, on the CPU; the next is begun before one is done, so that nothing waits.
 
-    A GPU works `by_itself` once it is told what to do. A backend on the processor needs a thread for that, which on a GPU would
-    cost seconds: cuDNN plans each layer anew in every thread.
+    A GPU is asynchronous by itself. A backend on the processor needs a thread for that, which on a GPU would cost seconds:
+    cuDNN plans each layer anew in every thread.
     """
     begun: deque[Callable[[], tuple[Tensor, ...]]] = deque()
     with ThreadPoolExecutor(BATCHES_AT_A_TIME) as pool:
-        for images, _ in batches:
-            begun.append(partial(tuple, run(images)) if by_itself else pool.submit(run, images).result)
+        for pixels, _ in batches:
+            begun.append(partial(tuple, run(pixels)) if asynchronous else pool.submit(run, pixels).result)
             if len(begun) == BATCHES_AT_A_TIME:
                 yield _on_cpu(begun.popleft()())
         while begun:

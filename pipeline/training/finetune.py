@@ -1,94 +1,83 @@
-"""Fine-tune a network from its converged probe: the training loop.
+"""Fine-tuning a network from its linear probe: the training loop.
 
-    result = finetune(model, task, resume, trackers)
-    result.model_state, result.best_epoch, result.history
+    result = finetune(network, train, val, settings, resume, tracking)
+    result.model_state, result.choice.reason, result.history
 
-The recipe: AdamW with layer-wise learning-rate decay, linear warm-up and a cosine, BatchNorm in eval, channels_last, bfloat16
-where the processor has it, and early stopping on validation log-loss. What is judged and kept is a moving average of the
-weights (Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992). At the end the best epoch's are
-interpolated with those that came in (Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022) and the point between
-the two that does best on validation is kept. The weights that came in are one end of the line, so what comes out is never worse
-on validation. Epochs and points are compared by log-loss after temperature scaling (Guo et al., On calibration of modern neural
-networks, ICML 2017), because being too sure is what one number mends: the head that is kept is divided by that temperature.
+The recipe: AdamW (or another of timm's optimizers) with layer-wise learning-rate decay, linear warm-up and a cosine,
+BatchNorm in eval and folded, channels_last, mixed precision by Accelerate, and early stopping on validation log-loss. What is
+scored is an exponential moving average (EMA) of the weights (Polyak and Juditsky, Acceleration of stochastic approximation by
+averaging, 1992). At the end `pipeline.training.selection` chooses between the best epoch, points between it and the frozen
+weights, and the frozen weights themselves, and the temperature of what is kept goes into its head.
 
-Nothing about order is state. Dropout is seeded by (seed, step), photos are ordered and changed by (seed, epoch, id), so a run
+Nothing about order is state. Dropout is seeded by (seed, step), photos are ordered and augmented by (seed, epoch, id), so a run
 that starts again after any step makes the same further steps as one that was never stopped, bit for bit.
 """
 
 import copy
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import torch
-from timm.optim import param_groups_layer_decay
+from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from pipeline.data.dataset import Batch, epoch_order, shares_of_batches, training_batches
-from pipeline.data.transforms import TrainingTransform, normalise
+from pipeline.data.dataset import Batch, Photos, epoch_order, in_batches, load_batches
+from pipeline.data.transforms import normalise
 from pipeline.errors import PipelineError
-from pipeline.models.folding import fold_batch_norm
-from pipeline.models.freezing import frozen_fingerprint, set_trainable
-from pipeline.models.solved_head import apply_temperature
+from pipeline.models.folding import fold_batch_norm, unfold_batch_norm
+from pipeline.models.freezing import frozen_fingerprint, parameter_groups
+from pipeline.models.head import apply_temperature
+from pipeline.params import UnfreezeFinetune
 from pipeline.progress import progress, say
-from pipeline.training.distributed import mean_loss_and_gradients
-from pipeline.training.faults import check_loss, faults_told
+from pipeline.runtime import broadcast
+from pipeline.training.activations import SplitNetwork, augmented, random_images
+from pipeline.training.calibration import fit_temperature
+from pipeline.training.faults import check_loss, explain_faults
+from pipeline.training.features import ChunkedTensor, backend_for, batch_size_on, evaluation, run_inference
+from pipeline.training.losses import LOSSES
 from pipeline.training.resume import ResumeFolder
-from pipeline.training.schedule import default_epochs, default_views, learning_rate, view_of_epoch
-from pipeline.training.task import Task
-from pipeline.training.tracking import Trackers
-from pipeline.training.trunk import Trunk, build_trunk, random_images
-from pipeline.training.validation import Validation
+from pipeline.training.schedule import copy_of_epoch, default_copies, default_epochs, learning_rate
+from pipeline.training.selection import ALPHAS, Candidate, Choice, choose
+from pipeline.training.tracking import Tracking
 
-# Shares of the fine-tuned weights that are tried besides none and all of them.
-SHARES = (0.25, 0.5, 0.75)
+FEW_COPIES = 4  # augmented ones, below which a strong augmentation is seen too seldom to mean much
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch gave; epoch 0 is the network as it came, whose training loss is unknown."""
+    """What one epoch gave; epoch 0 is the frozen checkpoint, whose training loss is unknown."""
 
     epoch: int
     learning_rate: float
     train_loss: float | None
-    val_log_loss: float
+    val_log_loss: float  # with a cross-fitted temperature, by which epochs are compared
     val_accuracy: float
-    val_temperature: float  # that makes the validation log-loss least
-    val_calibrated_log_loss: float  # the log-loss with it, by which epochs are compared
-
-
-@dataclass(frozen=True)
-class Interpolated:
-    """What weights did on validation that hold `share` of the fine-tuned ones and 1 - `share` of those that came in."""
-
-    share: float
-    val_log_loss: float
-    val_accuracy: float
-    val_temperature: float
-    val_calibrated_log_loss: float
 
 
 @dataclass(frozen=True)
 class Finetuned:
-    """The weights kept, the course of training, the general checkpoint of the last epoch, and what frozen blocks gave.
-
-    `kept` is how far the kept weights lie on the way from those that came in (share 0) to those of `best` (share 1), the best
-    epoch of training.
-    """
+    """The weights that are kept, why, the course of training, and the best epoch of it."""
 
     model_state: dict[str, Tensor]
-    kept: Interpolated
-    best: Epoch
+    choice: Choice
+    best_epoch: int
     history: tuple[Epoch, ...]
-    training_state: dict[str, Any]
-    trunk: Trunk | None
 
 
-def finetune(model: nn.Module, task: Task, resume: ResumeFolder, trackers: Trackers | None = None) -> Finetuned:
-    """Train until the validation log-loss has not improved for `settings.patience` epochs, or all epochs are done.
+def finetune(
+    network: SplitNetwork,
+    train: Photos,
+    val: Photos,
+    settings: UnfreezeFinetune,
+    resume: ResumeFolder,
+    tracking: Tracking | None = None,
+) -> Finetuned:
+    """Train until validation has not improved for `settings.patience` epochs, or all epochs are done, then choose.
 
     Raises:
         PipelineError: the loss is no longer finite or has exploded, memory or the disk is full, or a frozen tensor has moved.
@@ -96,16 +85,16 @@ def finetune(model: nn.Module, task: Task, resume: ResumeFolder, trackers: Track
     trainer: Trainer | None = None
 
     def where() -> str:
-        return trainer.where() if trainer else "the first look at the photos"
+        return trainer.where() if trainer else "the activations of the photos"
 
-    with faults_told(task.settings, task.runtime.workers, where=where):
-        trainer = Trainer(model, task, trackers)
+    with explain_faults(settings, network.runtime.workers, where=where):
+        trainer = Trainer(network, train, val, settings, tracking)
         state = resume.read()
         if state is None:
             trainer.start()
         else:
             trainer.load_state(state)
-            say(f"going on after {trainer.photos_done:,} photos of epoch {len(trainer.history)}, as an earlier run left it")
+            say(f"resuming after {trainer.photos_done:,} photos of epoch {len(trainer.history)}")
         while not trainer.finished():
             trainer.train_epoch(resume)
         return trainer.result()
@@ -114,61 +103,85 @@ def finetune(model: nn.Module, task: Task, resume: ResumeFolder, trackers: Track
 class Trainer:
     """The state of a training and the steps that move it on."""
 
-    def __init__(self, model: nn.Module, task: Task, trackers: Trackers | None = None) -> None:
-        self.task, self.trackers = task, trackers
-        self.train, self.val, self.settings, self.runtime = task.train, task.val, task.settings, task.runtime
-        settings, runtime, train = task.settings, task.runtime, task.train
-        set_trainable(model, settings.unfrozen_blocks)
-        self.frozen_before = frozen_fingerprint(model)
-        self.transform = TrainingTransform(task.preprocessing, settings.augmentation, settings.seed)
-        self.trunk = build_trunk(model.train(), task)
-        self.validation = Validation(task, self.trunk)
-        self.epochs = self._default_epochs() if settings.epochs == "auto" else settings.epochs
-        views = default_views(len(train)) if settings.augmented_copies == "auto" else settings.augmented_copies
-        self.views = min(views, self.epochs)  # so that the unchanged photos, which cost nothing, have their turn
-        self.model = model.to(runtime.device).to(memory_format=torch.channels_last)
-        fold_batch_norm(self.model, random_images(task.preprocessing).to(runtime.device))
-        groups = param_groups_layer_decay(model, settings.weight_decay, layer_decay=settings.layer_decay)
-        fused = runtime.device.type in ("cpu", "cuda")
-        self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
+    def __init__(
+        self,
+        network: SplitNetwork,
+        train: Photos,
+        val: Photos,
+        settings: UnfreezeFinetune,
+        tracking: Tracking | None = None,
+    ) -> None:
+        self.network, self.train, self.val, self.settings, self.tracking = network, train, val, settings, tracking
+        self.runtime, self.classes = network.runtime, network.classes
+        self.frozen_before = frozen_fingerprint(network.model)
+        self.val_activations = network.activations("val", val).tensor() if network.split else None
+        self.epochs, self.copies = self._course()
+        trainable = network.trainable.to(self.runtime.device).to(memory_format=torch.channels_last)
+        fold_batch_norm(trainable, self._example())
+        self.trainable = trainable
+        self.initial_state = _on_cpu(trainable.state_dict())
         self.steps_an_epoch = math.ceil(len(train) / settings.batch_size)
-        # Over a share of the steps, whatever their number; it starts short, so that it does not remember the beginning.
+        # Over a fraction of the steps, whatever their number; it starts short, so that it does not remember the beginning.
         decay = max(0.0, 1 - 1 / max(1.0, settings.ema_fraction * self.epochs * self.steps_an_epoch))
-        self.average = ModelEmaV3(self.model, decay, use_warmup=True)
+        self.ema = ModelEmaV3(trainable, decay, use_warmup=True)
+        self.accelerator = self.runtime.accelerator()
+        self.model = self.accelerator.prepare_model(trainable)
+        self.optimizer = self.accelerator.prepare_optimizer(self._new_optimizer())
         self.history: list[Epoch] = []
         self.losses: list[float] = []  # of every step
         self.photos_done, self.loss_sum = 0, 0.0  # of the epoch that is running
-        self.initial_state = _on_cpu(model.state_dict())
         self.best_state: dict[str, Tensor] = {}
 
-    def _default_epochs(self) -> int:
-        """More where an epoch costs the upper blocks alone; through the whole network as many as there would be views."""
-        return default_epochs(len(self.train)) if self.trunk else default_views(len(self.train))
+    def _course(self) -> tuple[int, int]:
+        """Epochs and copies: a function of settings, network and number of photos alone, whatever fits in a cache."""
+        settings, photos, split = self.settings, len(self.train), self.network.split
+        # More epochs where one costs the trainable part alone; fresh augmentation in each where photos are decoded anyway.
+        auto_epochs = default_epochs(photos) if split else default_copies(photos)
+        epochs = auto_epochs if settings.epochs == "auto" else settings.epochs
+        auto_copies = default_copies(photos) if split else epochs
+        copies = auto_copies if settings.augmented_copies == "auto" else settings.augmented_copies
+        copies = min(copies, epochs)  # so that the original photos have their turn
+        if settings.augmentation != "light" and copies - 1 < FEW_COPIES:
+            say(f"augmentation {settings.augmentation} of {copies - 1} copies of each photo: too few for it to matter much")
+        return epochs, copies
+
+    def _example(self) -> Tensor:
+        if self.val_activations is not None:
+            return self.val_activations[:2].to(self.runtime.device)
+        return random_images(self.network.preprocessing).to(self.runtime.device)
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        settings = self.settings
+        groups = partial(parameter_groups, weight_decay=settings.weight_decay, layer_decay=settings.layer_decay)
+        extra: dict[str, Any] = {}
+        if settings.optimizer == "adamw" and self.runtime.device.type in ("cpu", "cuda"):
+            extra["fused"] = True
+        model, rate = self.network.model, settings.learning_rate
+        return create_optimizer_v2(model, settings.optimizer, lr=rate, param_group_fn=groups, **extra)
 
     def start(self) -> None:
         """Score the network as it came: epoch 0."""
-        self._start_trackers()
+        self._start_tracking()
         self._finish_epoch(train_loss=None)
 
     def finished(self) -> bool:
         """Whether all epochs are done or patience is at its end, which begins with photos of the network's own size."""
-        last, best = self.history[-1].epoch, min(self.history, key=_log_loss).epoch
-        of_smaller = sum(self.view_of(epoch)[1] for epoch in range(1, self.epochs + 1))
-        return last >= self.epochs or last - max(best, of_smaller) >= self.settings.patience
+        last, best = self.history[-1].epoch, min(self.history, key=lambda one: one.val_log_loss).epoch
+        at_low_resolution = sum(self.copy_of(epoch)[1] for epoch in range(1, self.epochs + 1))
+        return last >= self.epochs or last - max(best, at_low_resolution) >= self.settings.patience
 
     def train_epoch(self, resume: ResumeFolder) -> None:
         """The rest of a pass over the training photos, then validation."""
         epoch, batch_size = len(self.history), self.settings.batch_size
         self.model.train()
-        batches = self._batches(epoch)
         with progress(f"epoch {epoch} of {self.epochs}", total=len(self.train), done=self.photos_done) as advance:
-            for images, labels in batches:
+            for inputs, labels in self._batches(epoch):
                 step = (epoch - 1) * self.steps_an_epoch + self.photos_done // batch_size
                 photos = min(batch_size, len(self.train) - self.photos_done)  # of all processes
-                self.loss_sum += self._step(step, images, labels, photos) * photos
+                self.loss_sum += self._step(step, inputs, labels, photos) * photos
                 self.photos_done += photos
-                if self.trackers:
-                    self.trackers.step(self.losses)
+                if self.tracking:
+                    self.tracking.step(self.losses)
                 advance(photos, note=self._note())
                 resume.write_when_due(self.state)
         resume.write(self.state())
@@ -176,36 +189,52 @@ class Trainer:
         self.photos_done, self.loss_sum = 0, 0.0
         resume.write(self.state())
 
-    def _batches(self, epoch: int) -> Iterable[Batch]:
-        """What is left of an epoch: photos (n, height, width, channels) uint8, or what the frozen blocks made of them.
+    def copy_of(self, epoch: int) -> tuple[int, bool]:
+        """Which copy an epoch takes, and whether it is at low resolution."""
+        number, low = copy_of_epoch(epoch, epochs=self.epochs, copies=self.copies)
+        return number, low and number > 0 and self.network.low_resolution is not None
 
-        Of several processes each takes its share of every batch.
-        """
-        seed, batch_size, start = self.settings.seed, self.settings.batch_size, self.photos_done
+    def _batches(self, epoch: int) -> Iterator[Batch]:
+        """What is left of an epoch, as the trainable part takes it; of several processes each takes its part of every batch."""
+        order = epoch_order(len(self.train), seed=self.settings.seed, epoch=epoch)[self.photos_done :]
         rank, processes = self.runtime.rank, self.runtime.processes
-        if self.trunk is None:
-            return training_batches(
+        # A process for which the last batch has no photo left repeats one, with weight 0, so that all make as many steps.
+        places = [batch[rank::processes] or batch[:1] for batch in in_batches(order, self.settings.batch_size)]
+        number, low = self.copy_of(epoch)
+        preprocessing = self.network.preprocessing_of(low)
+        transform = augmented(preprocessing, self.settings.augmentation, self.settings.seed, number)
+        if self._cached:
+            cached = self.network.activations(
+                "train",
                 self.train,
-                self.transform,
-                seed=seed,
-                epoch=epoch,
-                start=start,
-                batch_size=batch_size,
-                workers=self.runtime.workers,
-                rank=rank,
-                processes=processes,
-                pinned=self.runtime.pinned,
+                copy_number=number,
+                low_resolution=low,
+                augment=transform if number else None,
+                changes=[self.settings.augmentation, self.settings.seed] if number else None,
             )
-        number, smaller = self.view_of(epoch)
-        values = self.trunk.view(number, smaller=smaller)
-        view, labels = (part.to(self.runtime.device) for part in (values, self.train.labels))
-        order = epoch_order(len(self.train), seed=seed, epoch=epoch)[start:].tolist()
-        return ((view[part], labels[part]) for part in shares_of_batches(order, batch_size, rank, processes))
+            return self._from_cache(cached, places)
+        workers, pinned = self.runtime.workers, self.runtime.pinned
+        loaded = load_batches(self.train, transform, places, workers=workers, by_processes=number > 0, pinned=pinned)
+        if self.network.split is None:
+            return ((normalise(pixels.to(self.runtime.device), preprocessing), labels) for pixels, labels in loaded)
+        run = self.network.backend(self.train, low_resolution=low).run
+        return ((run(pixels.to(self.runtime.device)).half(), labels) for pixels, labels in loaded)
 
-    def view_of(self, epoch: int) -> tuple[int, bool]:
-        """Which view an epoch takes, and whether it is one of smaller photos; of training with a trunk."""
-        number, smaller = view_of_epoch(epoch, epochs=self.epochs, views=self.views)
-        return number, smaller and self.trunk is not None and self.trunk.smaller is not None
+    @cached_property
+    def _cached(self) -> bool:
+        """Whether activations of all copies fit in the cache; where not, the same are computed again for each batch."""
+        if self.val_activations is None:
+            return False
+        fits = self.network.fits_in_cache(self.val_activations[0].numel(), len(self.train), self.copies)
+        if not fits:
+            say("activations of all copies would exceed the cache, so they are computed again in every epoch")
+        return fits
+
+    def _from_cache(self, cached: ChunkedTensor, places: list[list[int]]) -> Iterator[Batch]:
+        if self.runtime.device.type == "cpu":
+            return ((cached.rows(batch), self.train.labels[batch]) for batch in places)
+        values, labels = (part.to(self.runtime.device) for part in (cached.tensor(), self.train.labels))
+        return ((values[batch], labels[batch]) for batch in places)
 
     def _step(self, step: int, inputs: Tensor, labels: Tensor, photos: int) -> float:
         """One update from a batch that `_batches` gave, of `photos` in all processes; returns the mean loss over those."""
@@ -213,94 +242,130 @@ class Trainer:
         # Dropout and stochastic depth read the global generator; the seeds of params.yaml end below 2**32.
         torch.manual_seed(_mixed(self.settings.seed + rank * 2**32, step))
         rate = self._learning_rate(step)
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
-        device = self.runtime.device
-        inputs = inputs.to(device, non_blocking=True)
-        inputs = normalise(inputs, self.task.preprocessing) if self.trunk is None else inputs.float()
-        if inputs.ndim == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        logits, loss = self._logits_and_loss(inputs, labels.to(device, non_blocking=True))
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        share = len(range(rank, photos, processes)) / photos
-        value = mean_loss_and_gradients(self.runtime, loss, self.model.parameters(), weight=share)
+        own = len(range(rank, photos, processes))  # of this process; a repeated photo counts for nothing
+        parts = range(0, len(inputs), -(-len(inputs) // self.settings.gradient_accumulation))
+        size, loss_sum = parts.step, 0.0
+        self.optimizer.zero_grad(set_to_none=True)
+        for start in parts:
+            with nullcontext() if start == parts[-1] else self.accelerator.no_sync(self.model):
+                loss = self._loss(inputs[start : start + size], labels[start : start + size])
+                weight = min(size, len(inputs) - start) / photos if own else 0.0
+                # DistributedDataParallel divides the sum over processes by their number.
+                self.accelerator.backward(loss * (weight * processes))
+                loss_sum += loss.item() * weight
+        value = self._sum(loss_sum)
         self.losses.append(value)
-        check_loss(self.losses, num_classes=logits.shape[1], learning_rate=rate)
-        self.optimiser.step()
-        self.average.update(self.model, step + 1)
+        check_loss(self.losses, num_classes=self.classes, learning_rate=rate)
+        if self.settings.gradient_clipping is not None:
+            self.accelerator.clip_grad_norm_(self.trainable.parameters(), self.settings.gradient_clipping)
+        self.optimizer.step()
+        self.ema.update(self.trainable, step + 1)
         return value
 
-    def _logits_and_loss(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, classes), and the mean over the batch."""
-        network = self.trunk.upper if self.trunk else self.model
-        with torch.autocast(self.runtime.device.type, torch.bfloat16, enabled=self.runtime.bfloat16):
-            logits = network(inputs)
-        return logits, cross_entropy(logits.float(), labels)
+    def _loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """The mean over a part of the batch."""
+        inputs = inputs.to(self.runtime.device, non_blocking=True).float()
+        if inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        logits = self.model(inputs)[:, : self.classes]
+        return LOSSES[self.settings.loss](logits.float(), labels.to(self.runtime.device, non_blocking=True))
+
+    def _sum(self, value: float) -> float:
+        if self.runtime.processes == 1:
+            return value
+        return float(self.accelerator.reduce(torch.tensor(value, device=self.runtime.device), "sum"))
 
     def _learning_rate(self, step: int) -> float:
         total_steps = self.epochs * self.steps_an_epoch
-        return learning_rate(
-            step,
-            total_steps=total_steps,
-            warmup_steps=round(self.settings.warmup_fraction * total_steps),
-            peak=self.settings.learning_rate,
-        )
+        warmup_steps = round(self.settings.warmup_fraction * total_steps)
+        return learning_rate(step, total_steps=total_steps, warmup_steps=warmup_steps, peak=self.settings.learning_rate)
 
     def _finish_epoch(self, train_loss: float | None) -> None:
         epoch = len(self.history)
         rate = 0.0 if epoch == 0 else self._learning_rate(epoch * self.steps_an_epoch - 1)
-        what = "before fine-tuning" if epoch == 0 else f"after epoch {epoch}"
-        self.history.append(Epoch(epoch, rate, train_loss, *self.validation.score(self.average.module, what)))
-        if epoch > 0 and self._best().epoch == epoch:
-            self.best_state = _on_cpu(self.average.module.state_dict())
-        if self.trackers:
-            self.trackers.epoch([vars(one) for one in self.history], self.model, self.validation.outputs)
+        logits = self._val_logits(self.ema.module)
+        scored = self._score(1.0, epoch, logits)
+        say(f"epoch {epoch}: validation log-loss {scored.log_loss:.4f}, accuracy {scored.accuracy:.2%}")
+        self.history.append(Epoch(epoch, rate, train_loss, scored.log_loss, scored.accuracy))
+        if epoch > 0 and self._best_epoch() == epoch:
+            self.best_state = _on_cpu(self.ema.module.state_dict())
+        if self.tracking:
+            self.tracking.epoch([vars(one) for one in self.history], len(self.losses), self.trainable, logits)
 
-    def _best(self) -> Epoch:
+    def _best_epoch(self) -> int:
         """The best epoch of training, which epoch 0 is not."""
-        return min(self.history[1:], key=_log_loss)
+        return min(self.history[1:], key=lambda one: one.val_log_loss).epoch
 
-    def _interpolate(self) -> tuple[Interpolated, dict[str, Tensor]]:
-        """The best point on the straight line from the weights that came in to those of the best epoch."""
-        first, best = self.history[0], self._best()
-        tried = [
-            Interpolated(share, one.val_log_loss, one.val_accuracy, one.val_temperature, one.val_calibrated_log_loss)
-            for share, one in ((0.0, first), (1.0, best))
-        ]
-        model = copy.deepcopy(self.model)
-        for share in SHARES:
-            model.load_state_dict(self._between(share))
-            tried.append(Interpolated(share, *self.validation.score(model, f"with {share:.0%} of epoch {best.epoch}")))
-        kept = min(tried, key=_log_loss)
-        return kept, self._between(kept.share)
+    def _val_logits(self, trainable: nn.Module) -> Tensor:
+        """Logits (n, classes) of the validation photos in float32, by which every choice is made."""
+        if self.val_activations is None:
+            return self._val_logits_of_whole(trainable)
+        trainable.eval()
+        with torch.inference_mode():
+            parts = self.val_activations.split(batch_size_on(self.runtime.device))
+            outputs = [trainable(_channels_last(part.to(self.runtime.device))).cpu() for part in parts]
+        return torch.cat(outputs)[:, : self.classes]
 
-    def _calibrated(self, kept: Interpolated, state: dict[str, Tensor]) -> tuple[Interpolated, dict[str, Tensor]]:
-        """The weights with the temperature in their head; the frozen checkpoint's, where those are kept, stay what they are."""
-        if kept.share == 0:
-            return kept, state
-        model = copy.deepcopy(self.model).cpu()
-        model.load_state_dict(state)
-        apply_temperature(model, kept.val_temperature)
-        scaled = replace(kept, val_log_loss=kept.val_calibrated_log_loss, val_temperature=1.0)
-        return scaled, _on_cpu(model.state_dict())
+    def _val_logits_of_whole(self, network: nn.Module) -> Tensor:
+        """The same of a network that is not split: the photos go through all of it."""
+        plain = copy.deepcopy(network).cpu().eval().to(memory_format=torch.contiguous_format)
+        unfold_batch_norm(plain)
+        preprocessing, runtime = self.network.preprocessing, self.runtime
+        backend = backend_for(plain, self.val, preprocessing, choice=self.network.choice, runtime=runtime, float32=True)
+        transform = evaluation(preprocessing)
+        [outputs] = run_inference(backend.run, self.val, transform, runtime=runtime, description="validating")
+        return outputs.tensor()[:, : self.classes]
 
-    def _between(self, share: float) -> dict[str, Tensor]:
-        """Weights between the initial and the best ones; what is no floating-point number is the same in both."""
+    def _score(self, alpha: float, epoch: int, logits: Tensor) -> Candidate:
+        if not torch.isfinite(logits).all():
+            raise PipelineError(
+                f"The network gives no finite outputs after epoch {epoch}. Lower unfreeze_finetune.learning_rate. "
+                "The frozen checkpoint is untouched."
+            )
+        return broadcast(self.runtime, lambda: Candidate.of(alpha, epoch, logits, self.val.labels))
+
+    def result(self) -> Finetuned:
+        """The weights that are kept, once nothing frozen is shown to have moved."""
+        if frozen_fingerprint(self.network.model) != self.frozen_before:
+            raise PipelineError(
+                "A frozen parameter or a BatchNorm statistic moved during fine-tuning. This is a defect: please report it "
+                "with your params.yaml."
+            )
+        best, logits = self._best_epoch(), {}
+        for alpha in (0.0, *ALPHAS, 1.0):
+            self.ema.module.load_state_dict(self._between(alpha))
+            logits[alpha] = self._val_logits(self.ema.module)
+        frozen, *candidates = (self._score(alpha, best if alpha else 0, values) for alpha, values in logits.items())
+        choice = broadcast(self.runtime, lambda: choose(frozen, candidates))
+        say(choice.reason)
+        alpha = choice.candidate.alpha
+        self.trainable.load_state_dict(self._between(alpha))
+        model = self.network.model.cpu()
+        unfold_batch_norm(model)
+        if alpha:  # the frozen weights carry their own temperature
+            apply_temperature(model, fit_temperature(logits[alpha], self.val.labels))
+        state = {name: tensor.contiguous() for name, tensor in _on_cpu(model.state_dict()).items()}
+        return Finetuned(state, choice, best, tuple(self.history))
+
+    def _between(self, alpha: float) -> dict[str, Tensor]:
+        """Weights between the frozen and the best ones; what is no floating-point number is the same in both."""
         return {
-            name: initial.lerp(self.best_state[name], share) if initial.is_floating_point() else initial
+            name: initial.lerp(self.best_state[name], alpha) if initial.is_floating_point() else initial
             for name, initial in self.initial_state.items()
         }
 
     def state(self) -> dict[str, Any]:
-        """Everything that a fresh trainer needs to go on: tensors and primitives only."""
+        """The general checkpoint, with everything that a fresh trainer needs to go on: tensors and primitives only."""
         return {
             "epoch": self.history[-1].epoch,
             "photos_done": self.photos_done,
             "loss_sum": self.loss_sum,
-            "model_state_dict": _on_cpu(self.model.state_dict()),
-            "ema_state_dict": _on_cpu(self.average.module.state_dict()),
-            "optimizer_state_dict": self.optimiser.state_dict(),
+            "model_state_dict": _on_cpu(self.trainable.state_dict()),
+            "ema_state_dict": _on_cpu(self.ema.module.state_dict()),
+            "optimizer_state_dict": self.optimizer.state_dict(),
+            "scaler_state_dict": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
             "loss": self.history[-1].train_loss,
             "best_state_dict": self.best_state,
             "history": [vars(epoch) for epoch in self.history],
@@ -309,14 +374,16 @@ class Trainer:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up a state that `state` gave."""
-        self.model.load_state_dict(state["model_state_dict"])
-        self.average.module.load_state_dict(state["ema_state_dict"])
-        self.optimiser.load_state_dict(state["optimizer_state_dict"])
+        self.trainable.load_state_dict(state["model_state_dict"])
+        self.ema.module.load_state_dict(state["ema_state_dict"])
+        self.optimizer.load_state_dict(state["optimizer_state_dict"])
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state["scaler_state_dict"])
         self.photos_done, self.loss_sum = state["photos_done"], state["loss_sum"]
         self.best_state = state["best_state_dict"]
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.losses = state["losses"]
-        self._start_trackers()
+        self._start_tracking()
 
     def where(self) -> str:
         """The step that is running, for messages."""
@@ -326,29 +393,15 @@ class Trainer:
         loss, last = self.loss_sum / self.photos_done, self.history[-1]
         return f"loss {loss:.4f}, last validation accuracy {last.val_accuracy:.2%}"
 
-    def _start_trackers(self) -> None:
-        if self.trackers is None:
-            return
-        history = [vars(epoch) for epoch in self.history]
-        total_steps = self.epochs * self.steps_an_epoch
-        self.trackers.start(self.losses, history, total_steps=total_steps, rate_of=self._learning_rate)
-
-    def result(self) -> Finetuned:
-        """What came out, once nothing frozen is shown to have moved."""
-        if {frozen_fingerprint(model) for model in (self.model, self.average.module)} != {self.frozen_before}:
-            raise PipelineError(
-                "A frozen parameter or a BatchNorm statistic moved during fine-tuning. This is a defect: please report it "
-                "with your params.yaml."
-            )
-        kept, model_state = self._calibrated(*self._interpolate())
-        training_state = self.state()
-        for only_to_resume in ("photos_done", "loss_sum", "best_state_dict", "history", "losses"):
-            del training_state[only_to_resume]
-        return Finetuned(model_state, kept, self._best(), tuple(self.history), training_state, self.trunk)
+    def _start_tracking(self) -> None:
+        if self.tracking:
+            history = [vars(epoch) for epoch in self.history]
+            total_steps = self.epochs * self.steps_an_epoch
+            self.tracking.start(self.losses, history, total_steps=total_steps, rate_of=self._learning_rate)
 
 
-def _log_loss(scored: Epoch | Interpolated) -> float:
-    return scored.val_calibrated_log_loss
+def _channels_last(inputs: Tensor) -> Tensor:
+    return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
 
 
 def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:

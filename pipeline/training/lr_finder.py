@@ -16,7 +16,6 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from torch import nn
 
 from pipeline.checkpoint import read_info, read_model_state, refuse_other_data
 from pipeline.data.dataset import Photos, data_fingerprints
@@ -24,14 +23,13 @@ from pipeline.data.manifest import classes_of, read_manifest
 from pipeline.errors import PipelineError
 from pipeline.files import write_csv
 from pipeline.models.backbone import rebuild
-from pipeline.params import Params
+from pipeline.params import Params, UnfreezeFinetune
 from pipeline.progress import progress, say
 from pipeline.runtime import resolve_runtime
-from pipeline.training.depth import with_depth
-from pipeline.training.faults import faults_told
+from pipeline.training.activations import SplitNetwork
+from pipeline.training.faults import explain_faults
 from pipeline.training.features import BATCH_SIZE
 from pipeline.training.finetune import Trainer
-from pipeline.training.task import Task
 
 LOWEST, HIGHEST, STEPS = 1e-6, 1.0, 100
 SMOOTHING = 0.95  # share of the mean so far in the mean with the next loss
@@ -39,7 +37,7 @@ EXPLODED = 4.0  # times the least mean: the test ends there
 
 
 @dataclass(frozen=True)
-class Tried:
+class LearningRatePoint:
     """A rate, the loss of the step before it was taken, and the running mean of the losses up to there."""
 
     learning_rate: float
@@ -55,9 +53,9 @@ class _Sweep(Trainer):
     def _learning_rate(self, step: int) -> float:
         return self.rates[step]
 
-    def view_of(self, epoch: int) -> tuple[int, bool]:
+    def copy_of(self, epoch: int) -> tuple[int, bool]:
         """Photos of one size, because the losses of a sweep are compared with each other."""
-        return epoch % self.views, False
+        return epoch % self.copies, False
 
     def run(self) -> Iterator[float]:
         """The loss of each step, over as many epochs as it takes, until it is no longer a sensible number."""
@@ -71,33 +69,36 @@ class _Sweep(Trainer):
                     return
 
 
-def try_learning_rates(model: nn.Module, task: Task, rates: Sequence[float]) -> list[Tried]:
+def try_learning_rates(
+    network: SplitNetwork, train: Photos, settings: UnfreezeFinetune, rates: Sequence[float]
+) -> list[LearningRatePoint]:
     """Train one step at each rate in turn, until the smoothed loss is `EXPLODED` times the least one.
 
     Args:
-        model: with a head.
-        task: its validation photos are not looked at.
+        network: from the frozen checkpoint.
+        train: photos to train on; no others are looked at.
+        settings: of fine-tuning.
         rates: rising.
     """
-    sweep = _Sweep(model, task)
+    sweep = _Sweep(network, train, train.at(range(min(BATCH_SIZE, len(train)))), settings)
     sweep.rates = rates
     sweep.model.train()
-    tried: list[Tried] = []
+    tried: list[LearningRatePoint] = []
     mean = 0.0
     with (
-        faults_told(sweep.settings, sweep.runtime.workers, where=sweep.where),
+        explain_faults(sweep.settings, sweep.runtime.workers, where=sweep.where),
         progress("trying learning rates", total=len(rates), unit="steps") as advance,
     ):
         for loss in sweep.run():
             mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
-            tried.append(Tried(rates[len(tried)], loss, mean / (1 - SMOOTHING ** (len(tried) + 1))))
+            tried.append(LearningRatePoint(rates[len(tried)], loss, mean / (1 - SMOOTHING ** (len(tried) + 1))))
             advance(1, note=f"loss {tried[-1].smoothed:.4f} at {tried[-1].learning_rate:.1e}")
             if tried[-1].smoothed > EXPLODED * min(one.smoothed for one in tried):
                 break
     return tried
 
 
-def suggest(tried: Sequence[Tried]) -> float:
+def suggest(tried: Sequence[LearningRatePoint]) -> float:
     """The middle of the longest falling run of smoothed losses; the run may skip losses that do not fit.
 
     As fastai does, the first tenth is left out, where the mean is of few losses, and so are the last five, where it explodes.
@@ -130,11 +131,12 @@ def show_learning_rates(params: Params, checkpoint: Path, data: Path, figure: Pa
     info = read_info(checkpoint)
     refuse_other_data(info, checkpoint, classes, data_fingerprints(manifest))
     model = rebuild(info, read_model_state(checkpoint))
-    runtime, settings = resolve_runtime(params.runtime), with_depth(params.unfreeze_finetune, model, info.preprocessing)
+    runtime, settings = resolve_runtime(params.runtime), params.unfreeze_finetune
     train = Photos.of_split(manifest, data, "train", classes)
-    train = train[:: math.ceil(len(train) / (STEPS * settings.batch_size))]  # no more than all steps see
-    task = Task(train, train[:BATCH_SIZE], info.preprocessing, settings, runtime, "auto")
-    tried = try_learning_rates(model, task, np.geomspace(LOWEST, HIGHEST, STEPS).tolist())
+    train = train.at(range(0, len(train), math.ceil(len(train) / (STEPS * settings.batch_size))))  # no more than all steps see
+    choice = params.train_frozen_backbone.backend
+    network = SplitNetwork.build(model, settings.unfrozen_blocks, info.preprocessing, choice=choice, runtime=runtime)
+    tried = try_learning_rates(network, train, settings, np.geomspace(LOWEST, HIGHEST, STEPS).tolist())
     suggested = suggest(tried)
     figure.parent.mkdir(parents=True, exist_ok=True)
     write_csv(figure.with_suffix(".csv"), [vars(one) for one in tried])
@@ -143,7 +145,7 @@ def show_learning_rates(params: Params, checkpoint: Path, data: Path, figure: Pa
     say(f"loss by learning rate: {figure} and {figure.with_suffix('.csv')}")
 
 
-def draw(tried: Sequence[Tried], suggested: float, present: float, file: Path) -> None:
+def draw(tried: Sequence[LearningRatePoint], suggested: float, present: float, file: Path) -> None:
     """Loss by learning rate, with the suggestion and the present setting."""
     drawing = Figure(figsize=(8, 4.5), layout="constrained")
     axes = drawing.subplots()

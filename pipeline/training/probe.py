@@ -1,7 +1,8 @@
 """The linear probe: logistic regression on frozen features, solved to convergence.
 
     probe = fit_probe(train_features, train_labels, val_features, val_labels, l2_strengths=[1e-3, 1e-2])
-    logits = features @ probe.weight.T + probe.bias
+    logits = probe.logits(features)
+    probabilities = out_of_fold(features, labels, groups, l2=probe.best.l2)      # by heads that did not see the photo
 
 Training a head on a frozen backbone by gradient steps is a slow way to solve a convex problem. L-BFGS solves it exactly, in
 seconds, and the L2 strength is chosen on validation log-loss. Kumar et al. (Fine-tuning can distort pretrained features and
@@ -17,6 +18,8 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
@@ -25,10 +28,12 @@ from pipeline.progress import progress
 
 MAX_ITERATIONS = 2000
 GRADIENT_TOLERANCE = 1e-6
+FOLDS = 5  # of the out-of-fold probabilities; fewer where a class has fewer groups
+FOLD_TOLERANCE = 1e-4  # of probabilities that are looked at, not reported: the third digit does not matter
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Strength:
     """How one L2 strength did on validation."""
 
     l2: float
@@ -43,8 +48,12 @@ class Probe:
 
     weight: Tensor
     bias: Tensor
-    best: Candidate
-    candidates: tuple[Candidate, ...]
+    best: Strength
+    tried: tuple[Strength, ...]
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(n, classes) of features (n, width)."""
+        return features @ self.weight.T + self.bias
 
 
 def fit_probe(
@@ -74,30 +83,53 @@ def fit_probe(
     scaler = StandardScaler().fit(train_features.double().numpy())
     scaled_train, scaled_val = (scaler.transform(part.double().numpy()) for part in (train_features, val_features))
     model = LogisticRegression(solver="lbfgs", max_iter=MAX_ITERATIONS, tol=GRADIENT_TOLERANCE, warm_start=True)
-    solved: list[tuple[Candidate, Tensor, Tensor]] = []
-    with progress("solving the probe", total=len(l2_strengths), unit="L2 strengths") as advance:
+    solved: list[tuple[Strength, Tensor, Tensor]] = []
+    with progress("solving the linear probe", total=len(l2_strengths), unit="L2 strengths") as advance:
         for l2 in sorted(l2_strengths, reverse=True):  # from the strongest down: each solution is near the next
             model.set_params(C=1 / (l2 * len(scaled_train)))
-            _fit_to_convergence(model, scaled_train, train_labels.numpy())
-            candidate = _score(model, scaled_val, val_labels.numpy(), l2)
-            solved.append((candidate, *_softmax_head(model, scaler)))
-            advance(1, note=f"validation log-loss {candidate.log_loss:.4f}")
+            with warnings.catch_warnings():
+                # L-BFGS may end a line search at machine precision before the tolerance; the iterations are recorded.
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                model.fit(scaled_train, train_labels.numpy())
+            strength = _score(model, scaled_val, val_labels.numpy(), l2)
+            solved.append((strength, *_softmax_head(model, scaler)))
+            advance(1, note=f"validation log-loss {strength.log_loss:.4f}")
     best, weight, bias = min(solved, key=lambda one: one[0].log_loss)
-    return Probe(weight, bias, best, tuple(candidate for candidate, _, _ in solved))
+    return Probe(weight, bias, best, tuple(strength for strength, _, _ in solved))
 
 
-def _score(model: LogisticRegression, features: np.ndarray, labels: np.ndarray, l2: float) -> Candidate:
+def out_of_fold(features: Tensor, labels: Tensor, groups: Sequence[str], *, l2: float) -> np.ndarray:
+    """Each training photo's probabilities by a logistic regression on the folds that it is not in: (n, classes) float64.
+
+    A fitted head agrees with its training labels, the wrong ones included. Fitted on the other folds, it does not know the
+    photo's label, and a confident contradiction is worth a look.
+
+    Args:
+        features: (n, width), finite.
+        labels: (n,) int64.
+        groups: of duplicates, one name a photo; a group is never divided between folds.
+        l2: strength of the penalty, as in `fit_probe`.
+
+    Raises:
+        PipelineError: all photos of a class are duplicates of each other.
+    """
+    values, classes, names = features.double().numpy(), labels.numpy(), np.asarray(groups)
+    folds = min(FOLDS, *(len(np.unique(names[classes == index])) for index in np.unique(classes)))
+    if folds < 2:
+        raise PipelineError("The training split holds a class with a single photo, or duplicates of one. Add photos of it.")
+    strength = 1 / (l2 * len(values) * (folds - 1) / folds)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=MAX_ITERATIONS, tol=FOLD_TOLERANCE))
+    parts = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return cross_val_predict(model, values, classes, groups=names, cv=parts, method="predict_proba")
+
+
+def _score(model: LogisticRegression, features: np.ndarray, labels: np.ndarray, l2: float) -> Strength:
     probabilities = model.predict_proba(features)
     accuracy = float((probabilities.argmax(1) == labels).mean())
     loss = float(log_loss(labels, probabilities, labels=model.classes_))
-    return Candidate(l2, loss, accuracy, int(model.n_iter_[0]))
-
-
-def _fit_to_convergence(model: LogisticRegression, features: np.ndarray, labels: np.ndarray) -> None:
-    with warnings.catch_warnings():
-        # L-BFGS may end a line search at machine precision before the tolerance; the number of iterations is recorded.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(features, labels)
+    return Strength(l2, loss, accuracy, int(model.n_iter_[0]))
 
 
 def _softmax_head(model: LogisticRegression, scaler: StandardScaler) -> tuple[Tensor, Tensor]:

@@ -5,8 +5,8 @@
     resume.write_when_due(state_of)  # in every step: writes once in a while, atomically
     resume.remove()                  # when the stage ended well
 
-Where several processes train together, each has a SharedResumeFolder. Their number is a part of the key: it decides in which
-order sums are rounded, so a state of another number of processes is one of another run.
+A state is the general checkpoint: epoch, model, EMA, optimizer, loss and what else it takes to go on. Where several processes
+train together the main one reads and writes. Their number is a part of the key: it decides in which order sums are rounded.
 
 DVC removes a stage's outputs before it runs the command, so what must outlive a kill lies outside them. The folder is keyed by
 a hash of everything that decides the result; a state of other data, parameters or code is never taken. The two newest states
@@ -24,19 +24,21 @@ from typing import Any
 
 import torch
 
-from pipeline.files import naming, read_hashed, sha256_of, write_hashed
+from pipeline.checkpoint import library_versions, read_general
+from pipeline.files import naming, sha256_of, write_hashed
 from pipeline.progress import say
-from pipeline.runtime import ResolvedRuntime
-from pipeline.training.distributed import broadcast
+from pipeline.runtime import ResolvedRuntime, broadcast
+from pipeline.training.features import cache_key
 
 PACKAGE = Path(__file__).resolve().parents[1]
+ROOMS = ("data", "models", "training")  # whose code decides what a training stage gives
 KEY_FILE = "key.json"
 
 
 def parts_of_result(**parts: Any) -> dict[str, str]:
-    """Everything that decides a result, a hash a part: the given parts, torch's version and the source of this package."""
-    code = {str(file.relative_to(PACKAGE)): sha256_of(file) for file in sorted(PACKAGE.rglob("*.py"))}
-    everything = {"code": code, "torch": torch.__version__, **parts}
+    """Everything that decides a result, a hash a part: the given parts, the libraries' versions and the code of the rooms."""
+    code = {str(file.relative_to(PACKAGE)): sha256_of(file) for room in ROOMS for file in sorted((PACKAGE / room).glob("*.py"))}
+    everything = {"code": code, "versions": library_versions(), **parts}
     return {name: hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest() for name, part in everything.items()}
 
 
@@ -46,37 +48,40 @@ class ResumeFolder:
     Args:
         stage_folder: of this stage alone.
         parts: what `parts_of_result` gave.
-        seconds_between_writes: how much work a kill may cost; what is written, and when, changes no result.
+        runtime: how much work a kill may cost, and which process this is; neither changes a result.
     """
 
-    def __init__(self, stage_folder: Path, parts: dict[str, str], seconds_between_writes: float = 30.0) -> None:
-        self._stage_folder, self._parts = stage_folder, parts
-        self.fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    def __init__(self, stage_folder: Path, parts: dict[str, str], runtime: ResolvedRuntime) -> None:
+        self._stage_folder, self._parts, self._runtime = stage_folder, parts, runtime
+        self.fingerprint = cache_key(parts)
         self._folder = stage_folder / self.fingerprint
-        self._seconds = seconds_between_writes
         self._last_write = time.monotonic()
 
     def read(self) -> dict[str, Any] | None:
-        """The newest state that is whole, on the CPU, or None; what is not used is said, with the reason."""
+        """The newest state that is whole, on the CPU, or None; says what is not used, and why."""
+        return broadcast(self._runtime, self._read)
+
+    def _read(self) -> dict[str, Any] | None:
         if not self._folder.exists():
             for stale in self._stale():
                 differing = ", ".join(self._differing(stale)) or "an unreadable key"
                 say(f"{stale} holds the state of another run (differing: {differing}); it is not used.")
             return None
         for path in reversed(self._states()):
-            content = read_hashed(path)
-            if content is not None:
-                return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            if sha256_of(path) == path.name.rpartition("-")[2]:
+                return read_general(path)
             say(f"{path} is damaged; going on from the state before it, or else starting afresh.")
         return None
 
     def write_when_due(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Write what `state` gives if the last write is long enough ago."""
-        if time.monotonic() - self._last_write >= self._seconds:
+        """Write what `state` gives if the last write is long enough ago; `state` must not wait for other processes."""
+        if self._runtime.is_main and time.monotonic() - self._last_write >= self._runtime.seconds_between_saves:
             self.write(state())
 
     def write(self, state: dict[str, Any]) -> None:
         """Add a state atomically; of the earlier ones only the last stays."""
+        if not self._runtime.is_main:
+            return
         for stale in self._stale():
             shutil.rmtree(stale)
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -108,25 +113,3 @@ class ResumeFolder:
         except (OSError, ValueError):
             return []
         return [name for name, part in self._parts.items() if other.get(name) != part]
-
-
-class SharedResumeFolder(ResumeFolder):
-    """The ResumeFolder of processes that train together: the main one reads and writes, and what it read all have."""
-
-    def __init__(self, runtime: ResolvedRuntime, stage_folder: Path, parts: dict[str, str]) -> None:
-        super().__init__(stage_folder, parts, runtime.seconds_between_saves)
-        self._runtime = runtime
-
-    def read(self) -> dict[str, Any] | None:
-        """As the main process found it."""
-        return broadcast(self._runtime, super().read)
-
-    def write_when_due(self, state: Callable[[], dict[str, Any]]) -> None:
-        """In the main process alone, by its clock; `state` must not wait for other processes."""
-        if self._runtime.is_main:
-            super().write_when_due(state)
-
-    def write(self, state: dict[str, Any]) -> None:
-        """In the main process alone."""
-        if self._runtime.is_main:
-            super().write(state)

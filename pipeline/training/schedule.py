@@ -1,9 +1,9 @@
-"""Schedules as pure functions of the step."""
+"""Schedules of fine-tuning: pure functions of the step, the network and the number of photos."""
 
 import math
 
 EPOCHS = (64_000, 4, 8)  # photos to see in all, fewest and most epochs
-VIEWS = (32_000, 2, 8)
+COPIES = (32_000, 2, 8)
 
 
 def default_epochs(num_photos: int) -> int:
@@ -12,30 +12,30 @@ def default_epochs(num_photos: int) -> int:
     Fewer photos need more passes, yet learn nothing new from ever more of them; a rule of this kind replaces a search
     (Kolesnikov et al., Big Transfer, ECCV 2020, whose rule sets steps by the size of the data set too).
     """
-    return _shared_out(num_photos, *EPOCHS)
+    return _rule(num_photos, *EPOCHS)
 
 
-def default_views(num_photos: int) -> int:
-    """How many views of each photo to make for the frozen blocks, changed or not: about 32,000 in all, but 2 to 8 of each."""
-    return _shared_out(num_photos, *VIEWS)
+def default_copies(num_photos: int) -> int:
+    """How many copies of each photo to compute activations of, augmented or not: about 32,000 in all, but 2 to 8 of each."""
+    return _rule(num_photos, *COPIES)
 
 
-def view_of_epoch(epoch: int, *, epochs: int, views: int) -> tuple[int, bool]:
-    """Which view an epoch takes, and whether it is one of smaller photos.
+def copy_of_epoch(epoch: int, *, epochs: int, copies: int) -> tuple[int, bool]:
+    """Which copy of the photos an epoch takes, and whether it is at low resolution.
 
-    The first half of the views are of smaller photos: they cost half as much, and the network comes to the details later
-    (progressive resizing, as in Howard's DAWNBench entry of 2018). The unchanged photos, view 0, come last.
+    The first half of the copies are at low resolution: they cost half as much, and the network comes to the details later
+    (progressive resizing, as in Howard's DAWNBench entry of 2018). The original photos, copy 0, come last.
 
     Args:
         epoch: from 1 to `epochs`.
-        epochs: as many as the views, or more.
-        views: how many there are, the unchanged one among them.
+        epochs: as many as the copies, or more.
+        copies: how many there are, the original among them.
     """
-    turn = (epoch - 1) * views // epochs
-    return (turn + 1) % views, turn < views // 2
+    turn = (epoch - 1) * copies // epochs
+    return (turn + 1) % copies, turn < copies // 2
 
 
-def _shared_out(num_photos: int, in_all: int, fewest: int, most: int) -> int:
+def _rule(num_photos: int, in_all: int, fewest: int, most: int) -> int:
     return min(max(round(in_all / num_photos), fewest), most)
 
 

@@ -1,54 +1,83 @@
-"""What watches a training: the curves that DVC draws, and TensorBoard or Weights & Biases where `runtime.trackers` names them.
+"""What watches a training: the curves that DVC draws, and Accelerate's trackers that `runtime.trackers` names.
 
-    trackers = Trackers(("tensorboard",), Path("outputs/tracking"), curves, run)
-    trackers.start(losses, history, total_steps=400, rate_of=rate_of)
-    trackers.step(losses)                       # after each step
-    trackers.epoch(history, model, outputs)     # after each validation
-    trackers.finish(metrics, Path("outputs/finetuned"))
+    tracking = Tracking(["tensorboard"], Path("outputs/tracking"), curves, epochs, run)
+    tracking.start(losses, history, total_steps=400, rate_of=rate_of)
+    tracking.step(losses)                                    # after each step
+    tracking.epoch(history, len(losses), model, logits)      # after each validation
+    tracking.finish(metrics, Path("outputs/finetuned"))
+
+    uv sync --extra tensorboard                              # then: uv run tensorboard --logdir outputs/tracking/tensorboard
+    WANDB_MODE=offline uv run dvc repro                      # kept in outputs/tracking/wandb, sent later by `wandb sync`
 
 A tracker sees copies and numbers, draws from no random generator of the training, and so changes no bit of the result. One
 that fails is left out from then on, with one line: nobody loses a training because a disk or a server of curves is full.
 """
 
 import importlib.util
+import json
+import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from accelerate import PartialState
+from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracker, WandBTracker
+from PIL import Image
+from torch import Tensor, nn
 
+from pipeline.data.dataset import Photos
 from pipeline.errors import PipelineError
+from pipeline.files import write_csv
 from pipeline.progress import say
-from pipeline.training.curves import Curves
-from pipeline.training.features import Outputs
-from pipeline.training.tracked import Reached, Run, Tracker
 
+PROJECT = "cats-and-dogs"
 POINTS = 200  # about so many points a curve by step has, each the mean loss of the steps since the one before
+ROWS, COLUMNS = 4, 6  # of validation photos in TensorBoard
 
 
-class Trackers:
-    """All trackers of one run as one.
+@dataclass(frozen=True)
+class Run:
+    """What is tracked; `name` is the same for a run that resumes after a kill, and for no other."""
+
+    name: str
+    settings: Mapping[str, Any]  # "section.key" -> value
+    classes: tuple[str, ...]
+    val: Photos
+    network: nn.Module  # on the processor, for TensorBoard's graph
+    input_size: tuple[int, int, int]
+
+
+class Tracking:
+    """DVC's curves and all trackers of one run.
+
+    DVCLive writes the curves by step into an output of the stage, so that they belong to a revision, `dvc plots diff` compares
+    them between experiments, and `dvc checkout` brings them back. DVC removes outputs before it runs a stage, so a run that
+    resumes writes its earlier points anew from its state, and ends with the same files, byte for byte.
 
     Args:
-        names: of "tensorboard" and "wandb".
+        names: of "tensorboard", "wandb" and "mlflow".
         folder: a folder of each tracker's name is made in it.
-        curves: makes what DVC draws; as it is an output of the stage, its failure is the stage's.
-        run: what is being tracked.
+        curves: DVCLive's folder: plots/metrics/loss.tsv and learning_rate.tsv, a line a point.
+        epochs_file: a CSV with a line an epoch.
+        run: what is tracked.
 
     Raises:
         PipelineError: the package of a tracker is not installed.
     """
 
-    def __init__(self, names: Sequence[str], folder: Path, curves: Callable[[], Curves], run: Run) -> None:
+    def __init__(self, names: Sequence[str], folder: Path, curves: Path, epochs_file: Path, run: Run) -> None:
         for name in names:
             if importlib.util.find_spec(name) is None:
                 raise PipelineError(
                     f"runtime.trackers names {name}, which is not installed. Install it with: uv sync --extra {name}\n"
                     f"or take {name} out of the list."
                 )
-        self._names, self._folder, self._open_curves, self._run = names, folder, curves, run
-        self._trackers: dict[str, Tracker] = {}
+        self._names, self._folder, self._curves, self._epochs_file, self._run = names, folder, curves, epochs_file, run
+        self._trackers: dict[str, GeneralTracker] = {}
 
     def start(
         self,
@@ -66,43 +95,82 @@ class Trackers:
             total_steps: of the whole training.
             rate_of: the learning rate of a step, counted from 0.
         """
+        from dvclive import Live  # imports DVC, which takes a second
+
         self._every, self._rate_of = max(total_steps // POINTS, 1), rate_of
-        self._curves = self._open_curves()
+        self._live = Live(str(self._curves), save_dvc_exp=False, dvcyaml=None, report=None)
         for step in range(self._every, len(losses) + 1, self._every):
-            self._curves.step(step, **self._point(losses, step))
+            self._draw(step, self._point(losses, step))
         if history:
-            self._curves.epochs(history)
-        reached = Reached(len(losses), len(history))
+            self._draw_epochs(history)
+        PartialState()  # Accelerate's trackers ask it which process is the main one
         for name in self._names:
             with self._left_out_if_it_fails(name):
-                self._trackers[name] = _opened(name, self._folder / name, self._run, reached)
+                tracker = _new_tracker(name, self._folder / name, self._run, len(losses))
+                tracker.start()
+                if not history:
+                    tracker.store_init_configuration({key: _plain(value) for key, value in self._run.settings.items()})
+                self._trackers[name] = tracker
 
     def step(self, losses: Sequence[float]) -> None:
-        """Tell of a step, `losses` being those of all steps so far."""
+        """Log a step, `losses` being those of all steps so far."""
         step = len(losses)
         if step % self._every == 0:
             point = self._point(losses, step)
-            self._curves.step(step, **point)
-            self._each(lambda tracker: tracker.step(step, **point))
+            self._draw(step, point)
+            self._log({f"train/{name}": value for name, value in point.items()}, step)
 
-    def epoch(self, history: Sequence[Mapping[str, Any]], model: nn.Module, outputs: Outputs) -> None:
-        """Tell of an epoch: the last of `history`."""
-        self._curves.epochs(history)
-        scalars = {name: value for name, value in history[-1].items() if isinstance(value, float)}
-        self._each(lambda tracker: tracker.epoch(history[-1]["epoch"], scalars, model, outputs))
+    def epoch(self, history: Sequence[Mapping[str, Any]], step: int, model: nn.Module, logits: Tensor) -> None:
+        """Log an epoch, the last of `history`: its numbers; in TensorBoard weights, gradients, and photos with predictions.
+
+        Args:
+            history: of every epoch so far.
+            step: steps so far.
+            model: the part that learns, with its last gradients.
+            logits: (n, classes) of the validation photos.
+        """
+        self._draw_epochs(history)
+        self._log({f"epoch/{name}": value for name, value in history[-1].items() if value is not None}, step)
+        if "tensorboard" in self._trackers:
+            with self._left_out_if_it_fails("tensorboard"):
+                _look_inside(self._trackers["tensorboard"].tracker, self._run, step, model, logits)
 
     def finish(self, metrics: Mapping[str, float], checkpoint: Path) -> None:
-        """Tell of the end."""
-        self._curves.finish()
-        self._each(lambda tracker: tracker.finish(metrics, checkpoint))
+        """Log what is kept, in W&B with the checkpoint as an artifact, and close."""
+        self._sort()
+        self._live.end()
+        self._log({f"kept/{name}": value for name, value in metrics.items()}, None)
+        for name, tracker in list(self._trackers.items()):
+            with self._left_out_if_it_fails(name):
+                if name == "wandb":
+                    _log_artifact(tracker.tracker, checkpoint, metrics)
+                tracker.finish()
 
     def _point(self, losses: Sequence[float], step: int) -> dict[str, float]:
         return {"loss": sum(losses[step - self._every : step]) / self._every, "learning_rate": self._rate_of(step - 1)}
 
-    def _each(self, tell: Callable[[Tracker], None]) -> None:
+    def _draw(self, step: int, point: Mapping[str, float]) -> None:
+        self._live.step = step
+        for name, value in point.items():
+            self._live.log_metric(name, float(f"{value:.6g}"))
+
+    def _draw_epochs(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """All epochs so far, the frozen checkpoint's values beside each, to be drawn over one another."""
+        frozen = {f"frozen_{name}": history[0][name] for name in ("val_log_loss", "val_accuracy")}
+        write_csv(self._epochs_file, [{**row, **frozen} for row in history])
+        for name in ("val_log_loss", "val_accuracy"):
+            self._live.log_metric(name, float(f"{history[-1][name]:.6g}"), plot=False)
+        self._sort()
+        self._live.sync()
+
+    def _sort(self) -> None:
+        """Last values by name: a run that resumes logs its steps before its epochs, and must write the same bytes."""
+        self._live.summary = dict(sorted(self._live.summary.items()))
+
+    def _log(self, values: Mapping[str, float], step: int | None) -> None:
         for name, tracker in list(self._trackers.items()):
             with self._left_out_if_it_fails(name):
-                tell(tracker)
+                tracker.log(dict(values), step=step)
 
     @contextmanager
     def _left_out_if_it_fails(self, name: str) -> Iterator[None]:
@@ -114,11 +182,77 @@ class Trackers:
             say(f"{name} failed and is left out from here on ({reason}); the training goes on")
 
 
-def _opened(name: str, folder: Path, run: Run, reached: Reached) -> Tracker:
-    if name == "wandb":
-        from pipeline.training.wandb_tracker import WandbTracker
+def _new_tracker(name: str, folder: Path, run: Run, steps: int) -> GeneralTracker:
+    """Accelerate's tracker; of a run that resumes, TensorBoard drops the points after `steps`, which are made again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if name == "tensorboard":
+        return TensorBoardTracker(run.name, folder, purge_step=steps + 1 if steps else None)
+    if name == "mlflow":
+        os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{folder.resolve() / 'mlflow.db'}")
+        return MLflowTracker(PROJECT, str(folder.resolve()), run_name=run.name)
+    # The artifact waits here, not in the person's home, until it is sent.
+    os.environ.setdefault("WANDB_DATA_DIR", str(folder.resolve()))
+    import wandb
 
-        return WandbTracker(folder, run, reached)
-    from pipeline.training.tensorboard_tracker import TensorBoardTracker
+    mode = None if os.environ.get("WANDB_MODE") or _has_wandb_key() else "offline"
+    if mode == "offline":
+        say(f"no API key of Weights & Biases here: the run is kept in {folder}; `wandb login` and `wandb sync` send it")
+    return WandBTracker(
+        PROJECT, id=run.name, resume="allow", dir=folder, mode=mode, settings=wandb.Settings(console="off", silent=True)
+    )
 
-    return TensorBoardTracker(folder, run, reached)
+
+def _has_wandb_key() -> bool:
+    import wandb
+    from wandb.sdk.lib.wbauth import read_netrc_auth
+
+    return bool(os.environ.get("WANDB_API_KEY") or read_netrc_auth(host=wandb.Settings().base_url))
+
+
+def _log_artifact(run: Any, checkpoint: Path, metrics: Mapping[str, float]) -> None:
+    import wandb
+
+    artifact = wandb.Artifact(f"{checkpoint.name}-{run.id}", type="model", metadata=dict(metrics))
+    artifact.add_dir(str(checkpoint), skip_cache=True)
+    run.log_artifact(artifact)
+
+
+def _look_inside(writer: Any, run: Run, step: int, model: nn.Module, logits: Tensor) -> None:
+    """TensorBoard's histograms of weights and gradients, photos with predicted and true class, and once the graph."""
+    for name, parameter in model.named_parameters():
+        writer.add_histogram(f"weights/{name}", parameter.detach().float().cpu(), step)
+        if parameter.grad is not None:
+            writer.add_histogram(f"gradients/{name}", parameter.grad.float().cpu(), step)
+    writer.add_figure("validation photos", _photos(run, logits.softmax(1)), step)
+    if step == 0:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the tracer, on branches that depend on sizes
+            try:
+                writer.add_graph(run.network, torch.zeros(1, *run.input_size))
+            except RuntimeError as error:
+                say(f"TensorBoard gets no graph: the network cannot be traced ({str(error).splitlines()[0]})")
+    writer.flush()
+
+
+def _photos(run: Run, probabilities: Tensor) -> Any:
+    """Some photos, the same in every epoch, with the class that was predicted and, where it differs, the true one."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2 * COLUMNS, 2.2 * ROWS), layout="constrained")
+    labels = run.val.labels
+    chosen = torch.linspace(0, len(labels) - 1, min(ROWS * COLUMNS, len(labels))).round().long().unique().tolist()
+    for axes, index in zip(figure.subplots(ROWS, COLUMNS).flat, chosen, strict=False):
+        confidence, place = probabilities[index].max(0)
+        predicted, true = run.classes[int(place)], run.classes[int(labels[index])]
+        with Image.open(run.val.paths[index]) as photo:
+            axes.imshow(photo.convert("RGB"))
+        right = predicted == true
+        axes.set_title(f"{predicted} {confidence:.0%}" + ("" if right else f", is {true}"), color="k" if right else "firebrick")
+    for axes in figure.axes:
+        axes.set_axis_off()
+    return figure
+
+
+def _plain(value: object) -> bool | int | float | str:
+    """As trackers take a setting."""
+    return value if isinstance(value, bool | int | float | str) else json.dumps(value)

@@ -1,4 +1,4 @@
-"""A real HTTP server on this machine that misbehaves as it is told to, one answer at a time."""
+"""A real HTTP server on this machine that misbehaves on request, one answer at a time."""
 
 import hashlib
 import re
@@ -50,6 +50,7 @@ class MisbehavingServer(ThreadingHTTPServer):
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.released = threading.Event()
         self.with_etag = True
+        self.headers: dict[str, str] = {}  # of every answer
         self.url = f"http://127.0.0.1:{self.server_address[1]}/photos.zip"
 
     def asked(self) -> list[str | None]:
@@ -89,10 +90,12 @@ class _Handler(BaseHTTPRequestHandler):
             stated = start + answer.range_shift
             headers["Content-Range"] = f"bytes {stated}-{len(content) - 1}/{len(content)}"
         headers |= {"Content-Length": str(len(body) + answer.more)} if answer.length else {"Transfer-Encoding": "chunked"}
-        self._head(206 if start else 200, headers | answer.headers)
-        self._body(body + b"x" * answer.extra, answer)
+        self._head(206 if start else 200, headers | server.headers | answer.headers)
+        if self.command != "HEAD":
+            self._body(body + b"x" * answer.extra, answer)
 
-    do_POST = do_GET  # Kaggle's client asks by POST where a file is; the body is of no interest here
+    do_HEAD = do_GET
+    do_POST = do_GET  # Kaggle's library asks by POST where a file is; the body is of no interest here
 
     def _start(self, etag: str) -> int:
         """Where the answer begins: where it was asked to, as long as the file is still the one that is meant."""

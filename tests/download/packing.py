@@ -1,4 +1,4 @@
-"""Archives for tests: the same files as a zip, as each kind of tar and as a folder."""
+"""Archives for tests: the same files as a zip, as each kind of tar and as a folder; and what a folder holds."""
 
 import io
 import tarfile
@@ -45,3 +45,8 @@ def pack_tar(source: Path, entries: list[tuple[tarfile.TarInfo, bytes]]) -> Path
         for info, content in entries:
             archive.addfile(info, io.BytesIO(content) if info.isfile() else None)
     return source
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    """Relative path -> content of every file."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

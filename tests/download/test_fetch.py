@@ -1,7 +1,9 @@
-"""Downloads from a real server on this machine that does what servers and networks do on a bad day."""
+"""Downloads from a real server on this machine that does what servers and networks do on a bad day, and their continuation."""
 
 import re
-import socket
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,169 +11,105 @@ from typing import Any
 
 import pytest
 
-from pipeline.download.fetch import HttpsSession, fetch
+from pipeline.download.fetch import fetch
 from pipeline.errors import PipelineError
 from tests.download.http_server import CONTENT, QUICK, SHA256, Answer, MisbehavingServer, assert_whole, part_of
 from tests.download.tls import Proxy, proxy_to, serve_https
 
-
-def test_download(server: MisbehavingServer, destination: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fetch([server.url], destination, size=len(CONTENT), sha256=SHA256.upper())
-    assert_whole(destination)
-    assert re.search(r"downloading photos\.zip: 0\.3 (MB )?of 0\.3 MB", capsys.readouterr().out)
-
-
-def test_what_is_there_is_not_asked_for_again(server: MisbehavingServer, destination: Path) -> None:
-    destination.parent.mkdir()
-    destination.write_bytes(CONTENT)
-    fetch([server.url], destination, sha256=SHA256)
-    assert server.requests == []
-    destination.write_bytes(CONTENT[::-1])
-    fetch([server.url], destination, sha256=SHA256)
-    assert_whole(destination)
-
-
-def test_mirrors_in_turn(server: MisbehavingServer, destination: Path) -> None:
-    server.answers = [Answer(404)]
-    fetch([server.url + "?first", server.url + "?second", server.url + "?third"], destination, **QUICK)
-    assert [path for path, _ in server.requests] == ["/photos.zip?first", "/photos.zip?second"]
-    assert_whole(destination)
-
-
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_passing_trouble_is_tried_again(server: MisbehavingServer, destination: Path, status: int) -> None:
-    server.answers = [Answer(status), Answer(status, {"Retry-After": "soon"})]
-    fetch([server.url], destination, **QUICK)
-    assert len(server.requests) == 3
-    assert_whole(destination)
-
-
-@pytest.mark.parametrize("status", [401, 403, 404, 410, 501])
-def test_lasting_trouble_is_not(server: MisbehavingServer, destination: Path, status: int) -> None:
-    server.answers = [Answer(status)]
-    with pytest.raises(PipelineError, match=rf"photos.zip: HTTP {status} \w"):
-        fetch([server.url], destination, **QUICK)
-    assert len(server.requests) == 1
-
-
-def test_retry_after_is_honoured(server: MisbehavingServer, destination: Path) -> None:
-    server.answers = [Answer(429, {"Retry-After": "1"})]
-    started = time.monotonic()
-    fetch([server.url], destination, **QUICK)
-    assert 1 <= time.monotonic() - started < 2
-
-
-def test_a_server_that_asks_for_an_hour_is_left_alone(server: MisbehavingServer, destination: Path) -> None:
-    server.answers = [Answer(503, {"Retry-After": "3600"})]
-    with pytest.raises(PipelineError, match="asked again after 3600 s"):
-        fetch([server.url], destination, **QUICK)
-
-
-def test_waits_grow_between_attempts(server: MisbehavingServer, destination: Path) -> None:
-    server.answers = [Answer(500)] * 4
-    started = time.monotonic()
-    with pytest.raises(PipelineError, match="HTTP 500"):
-        fetch([server.url], destination, attempts=4, backoff=0.1)
-    assert len(server.requests) == 4
-    assert 0.1 + 0.2 + 0.4 <= time.monotonic() - started < 1.5
+HALF = 2 * 2**16  # what has arrived when a server stops there; a whole number of the pieces that are written
+SIZE = len(CONTENT)
 
 
 def assert_refused(server: MisbehavingServer, destination: Path, message: str, **wanted: Any) -> None:
     with pytest.raises(PipelineError, match=message):
-        fetch([server.url], destination, **wanted, **QUICK)
+        fetch(server.url, destination, **{**QUICK, **wanted})
     assert not destination.exists()
 
 
-def test_a_body_shorter_than_stated(server: MisbehavingServer, destination: Path) -> None:
-    server.answers = [Answer(more=100, ignores_range=True)] * 3
-    assert_refused(server, destination, "IncompleteRead.*100 more expected")
-
-
-def test_a_chunked_body_shorter_than_known(server: MisbehavingServer, destination: Path) -> None:
-    server.answers = [Answer(length=False)] * 9
-    assert_refused(server, destination, "only 300,000 bytes of 300,100 came", size=300_100)
-
-
-def test_a_chunked_body_longer_than_known(server: MisbehavingServer, destination: Path) -> None:
-    server.answers = [Answer(length=False, extra=100)] * 3
-    assert_refused(server, destination, "more than 300,000 bytes of 300,000 came", size=len(CONTENT))
-
-
-def test_a_file_of_another_size(server: MisbehavingServer, destination: Path) -> None:
-    assert_refused(server, destination, "has 300,000 bytes, and 300,001 are expected", size=300_001)
+def test_what_is_there_is_not_asked_for_again(server: MisbehavingServer, destination: Path) -> None:
+    fetch(server.url, destination, sha256=SHA256.upper())
+    fetch(server.url, destination, sha256=SHA256)
     assert len(server.requests) == 1
-
-
-def test_a_file_of_another_sha256(server: MisbehavingServer, destination: Path) -> None:
-    assert_refused(server, destination, f"SHA-256 is {SHA256}, and {'0' * 64} is expected", sha256="0" * 64)
-    assert len(server.requests) == 1
-    assert list(destination.parent.iterdir()) == []
-
-
-def test_redirects_are_followed(server: MisbehavingServer, destination: Path) -> None:
-    server.answers = [Answer(302, {"Location": "/moved.zip"})]
-    fetch([server.url], destination, **QUICK)
-    assert [path for path, _ in server.requests] == ["/photos.zip", "/moved.zip"]
+    destination.write_bytes(CONTENT[::-1])
+    fetch(server.url, destination, sha256=SHA256)
     assert_whole(destination)
 
 
-def test_redirects_without_end(server: MisbehavingServer, destination: Path) -> None:
-    server.answers = [Answer(302, {"Location": "/photos.zip"})] * 99
-    assert_refused(server, destination, "Exceeded 30 redirects")
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_temporary_trouble_is_tried_again(server: MisbehavingServer, destination: Path, status: int) -> None:
+    server.answers = [Answer(status), Answer(status, {"Retry-After": "soon"})]
+    fetch(server.url, destination, **QUICK)
+    assert len(server.requests) == 3
+    assert_whole(destination)
 
 
 @pytest.mark.parametrize(
-    ("location", "refused"),
+    ("answer", "message"),
     [
-        ("http://photos.invalid/a.zip", True),
-        ("HTTP://photos.invalid/a.zip", True),
-        ("ftp://photos.invalid/a.zip", True),
-        ("https://elsewhere.invalid/a.zip", False),
-        ("/b.zip", False),
-        ("//elsewhere.invalid/b.zip", False),
+        *((Answer(status), rf"photos.zip could not .*: HTTP {status} \w") for status in (401, 403, 404, 410, 501)),
+        (Answer(503, {"Retry-After": "3600"}), "HTTP 503 .*, asking to wait 3600 s"),
     ],
 )
-def test_no_redirect_from_https_to_http(server: MisbehavingServer, location: str, refused: bool) -> None:
-    server.answers = [Answer(302, {"Location": location})]
-    with HttpsSession() as session, session.get(server.url, allow_redirects=False) as response:
-        response.url = "https://photos.invalid/a.zip"  # as if it had come from there; a certificate is hard to come by
-        if not refused:
-            assert session.get_redirect_target(response) == location
-            return
-        with pytest.raises(Exception, match=f"(?i)redirects from HTTPS to {location}, which is refused"):
-            session.get_redirect_target(response)
+def test_lasting_trouble_is_not(server: MisbehavingServer, destination: Path, answer: Answer, message: str) -> None:
+    server.answers = [answer]
+    assert_refused(server, destination, message)
+    assert len(server.requests) == 1
+
+
+def test_waits_grow_and_retry_after_is_honoured(server: MisbehavingServer, destination: Path) -> None:
+    server.answers = [Answer(500)] * 3
+    started = time.monotonic()
+    assert_refused(server, destination, "HTTP 500", attempts=3, backoff=0.1)
+    assert 0.1 + 0.2 <= time.monotonic() - started < 1
+    server.answers = [Answer(429, {"Retry-After": "1"})]
+    fetch(server.url, destination, **QUICK)
+    assert 1.3 <= time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ([Answer(more=100, ignores_range=True)] * 3, "IncompleteRead.*100 more expected"),
+        ([Answer(more=10**18)], r"no room to download .*1,000,000,000,000\.3 MB are needed"),
+        ([Answer(302, {"Location": "/photos.zip"})] * 99, "Exceeded 30 redirects"),
+        ([Answer(stall=True)] * 3, "ReadTimeout: timed out|ReadTimeoutError: .*timed out"),
+        ([Answer(length=False, cut=True)] * 3, "ProtocolError: "),
+        ([], f"SHA-256 is {SHA256}, and {'0' * 64} is expected"),
+    ],
+    ids=["short", "no room", "redirects", "stalled", "short and chunked", "other SHA-256"],
+)
+def test_what_is_not_the_file(server: MisbehavingServer, destination: Path, answers: list[Answer], message: str) -> None:
+    server.answers = answers
+    assert_refused(server, destination, message, sha256="0" * 64)
+    assert not list(destination.parent.glob("*.zip"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk(server: MisbehavingServer, destination: Path) -> None:
+    destination.parent.mkdir()
+    part_of(destination).symlink_to("/dev/full")
+    assert_refused(server, destination, f"{destination} cannot be written: the disk mounted at .* is full")
+
+
+# No network, and HTTPS
 
 
 @pytest.mark.usefixtures("direct")
-def test_no_network(destination: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-    urls = [f"http://127.0.0.1:{port}/a.zip", "http://photos.invalid/a.zip", "gopher://photos.invalid/a.zip", "a.zip"]
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://127.0.0.1:1/a.zip", "Connection refused"),
+        ("http://photos.invalid/a.zip", "[nN]ame"),
+        ("gopher://photos.invalid/a.zip", "No connection adapters were found"),
+        ("a.zip", "Invalid URL 'a.zip'"),
+    ],
+)
+def test_no_network_is_one_message(destination: Path, url: str, message: str) -> None:
     with pytest.raises(PipelineError) as caught:
-        fetch(urls, destination, otherwise="Without a network, draw photos instead.", **QUICK)
-    head, refused, unresolved, no_http, no_address, otherwise = str(caught.value).splitlines()
-    assert re.fullmatch(r"photos\.zip could not be downloaded, after \d s:", head)
-    assert refused == f"  {urls[0]}: Connection refused"
-    assert unresolved.startswith(f"  {urls[1]}: ")
-    assert "name" in unresolved.lower()
-    assert no_http.startswith(f"  {urls[2]}: No connection adapters were found")
-    assert no_address.startswith(f"  {urls[3]}: Invalid URL 'a.zip'")
-    assert otherwise == "Without a network, draw photos instead."
-
-
-@pytest.mark.usefixtures("direct")
-def test_a_server_that_never_answers(destination: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}/photos.zip"
-        with pytest.raises(PipelineError, match=r"nothing came for 0\.3 s"):
-            fetch([url], destination, **{**QUICK, "attempts": 1})
-
-
-def test_the_proxy_is_used(server: MisbehavingServer, destination: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", server.url.removesuffix("/photos.zip"))
-    fetch(["http://photos.invalid/photos.zip"], destination, **QUICK)
-    assert [path for path, _ in server.requests] == ["http://photos.invalid/photos.zip"]
-    assert_whole(destination)
+        fetch(url, destination, hint="Without a network, draw photos instead.", **QUICK)
+    first, hint = str(caught.value).splitlines()
+    assert re.match(rf"{url} could not be downloaded \(\d s\): \w+: .*{message}", first)
+    assert hint == "Without a network, draw photos instead."
 
 
 @pytest.fixture
@@ -187,7 +125,7 @@ def secure(direct: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 def test_https_through_a_proxy(secure: tuple[MisbehavingServer, Proxy], destination: Path) -> None:
     server, proxy = secure
     server.answers = [Answer(302, {"Location": "https://photos.invalid/moved.zip"}), Answer(after=2**17, cut=True)]
-    fetch([server.url], destination, sha256=SHA256, **QUICK)
+    fetch(server.url, destination, sha256=SHA256, **QUICK)
     assert [path for path, _ in server.requests] == ["/photos.zip", "/moved.zip", "/photos.zip"]
     assert set(proxy.asked) == {"photos.invalid:443"}
     assert_whole(destination)
@@ -197,29 +135,131 @@ def test_no_step_down_from_https(secure: tuple[MisbehavingServer, Proxy], server
     """The address that it is sent to would give the very file; it is not even asked."""
     encrypted, _ = secure
     encrypted.answers = [Answer(302, {"Location": "/on.zip"}), Answer(302, {"Location": server.url})]
-    with pytest.raises(PipelineError, match=f"it redirects from HTTPS to {server.url}, which is refused"):
-        fetch([encrypted.url], destination, **QUICK)
+    assert_refused(encrypted, destination, f"it redirects from HTTPS to {server.url}, which is refused")
     assert server.requests == []
-    assert not destination.exists()
 
 
-def test_a_certificate_that_nobody_vouches_for(
+def test_an_unknown_certificate(
     secure: tuple[MisbehavingServer, Proxy], destination: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server, _ = secure
     monkeypatch.delenv("REQUESTS_CA_BUNDLE")
-    with pytest.raises(PipelineError, match=r"(?i)certificate"):
-        fetch([server.url], destination, **{**QUICK, "attempts": 1})
-    assert server.requests == []
+    assert_refused(secure[0], destination, r"(?i)certificate", attempts=1)
+    assert secure[0].requests == []
 
 
-def test_too_little_room(server: MisbehavingServer, destination: Path) -> None:
-    server.answers = [Answer(length=False)]
-    assert_refused(server, destination, r"no room to download .*1,000,000,000,000\.0 MB are needed", size=10**18)
+# Continuing, in the same process and in a later one
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk(server: MisbehavingServer, destination: Path) -> None:
-    destination.parent.mkdir()
-    part_of(destination).symlink_to("/dev/full")
-    assert_refused(server, destination, f"{destination} cannot be written: the disk mounted at .* is full")
+@pytest.mark.parametrize("stall", [True, False], ids=["stalled", "cut"])
+@pytest.mark.parametrize("length", [True, False], ids=["stated length", "chunked"])
+def test_only_the_rest_is_asked_for(
+    server: MisbehavingServer, destination: Path, capsys: pytest.CaptureFixture[str], stall: bool, length: bool
+) -> None:
+    server.answers = [Answer(after=HALF, length=length, stall=stall, cut=not stall)]
+    fetch(server.url, destination, sha256=SHA256, **QUICK)
+    assert server.asked() == [None, f"bytes={HALF}-"]
+    assert_whole(destination)
+    assert re.search(r"downloading photos\.zip: 0\.3 (MB )?of 0\.3 MB", capsys.readouterr().out)
+
+
+def test_a_connection_that_breaks_again_and_again(server: MisbehavingServer, destination: Path) -> None:
+    server.content = CONTENT * 20
+    server.answers = [Answer(after=SIZE * 4, cut=True)] * 4
+    fetch(server.url, destination, **{**QUICK, "attempts": 1})  # each brings more than a megabyte
+    assert len(server.requests) == 5
+    assert_whole(destination, CONTENT * 20)
+
+
+def test_a_server_that_always_breaks_and_cannot_resume(server: MisbehavingServer, destination: Path) -> None:
+    server.content = CONTENT * 20
+    server.answers = [Answer(after=SIZE * 4, cut=True, ignores_range=True)] * 9
+    assert_refused(server, destination, "ProtocolError: IncompleteRead")
+    assert len(server.requests) == 4  # the first brought more than there had been, which three did not
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
+def test_a_later_process_continues(server: MisbehavingServer, destination: Path, how: signal.Signals) -> None:
+    server.answers = [Answer(after=HALF, stall=True)]
+    code = "import sys, pathlib, pipeline.download.fetch as f; f.fetch(sys.argv[1], pathlib.Path(sys.argv[2]))"
+    root = Path(__file__).parents[2]
+    with subprocess.Popen([sys.executable, "-c", code, server.url, destination], cwd=root, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 20
+        while not (part_of(destination).exists() and part_of(destination).stat().st_size == HALF):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(how)
+        process.communicate(timeout=10)
+    assert process.returncode == -how
+    assert not destination.exists()
+    fetch(server.url, destination, sha256=SHA256, **QUICK)
+    assert server.asked() == [None, f"bytes={HALF}-"]
+    assert_whole(destination)
+
+
+@pytest.fixture
+def halfway(server: MisbehavingServer, destination: Path) -> MisbehavingServer:
+    """The server, after a process that was stopped half-way."""
+    server.answers = [Answer(after=HALF, cut=True)]
+    with pytest.raises(PipelineError, match=r"0\.1 MB have arrived in .*photos\.zip\.part; the next run continues"):
+        fetch(server.url, destination, **{**QUICK, "attempts": 1})
+    assert part_of(destination).read_bytes() == CONTENT[:HALF]
+    server.requests.clear()
+    return server
+
+
+@pytest.mark.parametrize(
+    ("answer", "asked"),
+    [
+        (Answer(ignores_range=True), 1),
+        (Answer(replaces=CONTENT[::-1]), 1),
+        (Answer(range_shift=-1), 2),
+        (Answer(headers={"ETag": '"other"'}), 2),
+        (Answer(headers={"Content-Range": f"bytes {HALF}-299998/299999"}), 2),
+        (Answer(length=False, extra=100), 2),
+        (Answer(416), 2),
+    ],
+    ids=["ignores the range", "changed file", "another range", "another version", "another size", "too long", "no such range"],
+)
+def test_starting_again(halfway: MisbehavingServer, destination: Path, answer: Answer, asked: int) -> None:
+    halfway.answers = [answer]
+    fetch(halfway.url, destination, **QUICK)
+    assert halfway.asked() == [f"bytes={HALF}-", None][:asked]
+    assert_whole(destination, halfway.content)
+
+
+def test_a_part_of_another_address_is_not_continued(halfway: MisbehavingServer, destination: Path) -> None:
+    fetch(f"{halfway.url}?other", destination, sha256=SHA256, **QUICK)
+    assert halfway.asked() == [None]
+    assert_whole(destination)
+
+
+@pytest.mark.parametrize("note", ["", "{", '{"url": 1}', "[]"])
+def test_a_garbled_note_is_no_reason_to_fail(halfway: MisbehavingServer, destination: Path, note: str) -> None:
+    destination.with_name("photos.zip.part.json").write_text(note)
+    fetch(halfway.url, destination, sha256=SHA256, **QUICK)
+    assert halfway.asked() == [None]
+    assert_whole(destination)
+
+
+@pytest.mark.parametrize(
+    ("part", "asked"),
+    [(CONTENT, []), (bytes(HALF), [f"bytes={HALF}-", None])],
+    ids=["killed after the last byte", "damaged"],
+)
+def test_what_the_part_holds(halfway: MisbehavingServer, destination: Path, part: bytes, asked: list[str | None]) -> None:
+    part_of(destination).write_bytes(part)
+    fetch(halfway.url, destination, sha256=SHA256, **QUICK)
+    assert halfway.asked() == asked
+    assert_whole(destination)
+
+
+def test_continuing_needs_a_strong_etag_or_a_date(server: MisbehavingServer, destination: Path) -> None:
+    date = "Wed, 25 Sep 2013 00:00:00 GMT"
+    server.with_etag = False
+    weak = {"ETag": 'W/"1"'}
+    headers = [{}, weak, weak | {"Last-Modified": date}]
+    server.answers = [Answer(after=HALF, cut=True, headers=given) for given in headers]
+    fetch(server.url, destination, **{**QUICK, "attempts": 4})
+    asked = [(sent.get("Range"), sent.get("If-Range")) for _, sent in server.requests]
+    assert asked == [(None, None)] * 3 + [(f"bytes={HALF}-", date)]
+    assert_whole(destination)

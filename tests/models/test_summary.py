@@ -10,10 +10,9 @@ from typer.testing import CliRunner
 from pipeline.__main__ import app
 from pipeline.errors import PipelineError
 from pipeline.models.backbone import create_backbone
-from pipeline.models.catalogue import look_up, matching, show_backbones
 from pipeline.models.freezing import set_trainable
 from pipeline.models.head import replace_head
-from pipeline.models.summary import show_summary, summarise
+from pipeline.models.summary import describe, show_backbones, show_summary, summarise
 
 
 def test_the_summary_counts_what_is_there() -> None:
@@ -46,16 +45,14 @@ def test_show_summary_refuses_what_it_does_not_know(capsys: pytest.CaptureFixtur
     assert "[1, 3]" in shown
 
 
-def test_the_catalogue_says_what_timm_says(capsys: pytest.CaptureFixture[str]) -> None:
-    entry = look_up("resnet18")
-    assert entry.parameters == 11_689_512  # as in the paper of He et al. and its public implementations
-    assert entry.input_size == (3, 224, 224)
-    assert entry.licence == timm.get_pretrained_cfg("resnet18").license
-    assert entry.pretrained[0] == timm.get_pretrained_cfg("resnet18").tag
-    assert len(entry.pretrained) == len(timm.list_pretrained("resnet18.*"))
-    assert matching("test_res*") == ["test_resnet"]
+def test_the_list_of_backbones_says_what_timm_says(capsys: pytest.CaptureFixture[str]) -> None:
+    config = timm.get_pretrained_cfg("resnet18")
+    _, parameters, size, licence, pretrained = describe("resnet18")
+    assert parameters == "11.69 M"  # 11,689,512, as of its public implementations
+    assert (size, licence) == ("224x224", config.license)
+    assert pretrained == f"{config.tag} and {len(timm.list_pretrained('resnet18.*')) - 1} more"
     with pytest.raises(PipelineError, match=r"nearest names are.*convnext"):
-        matching("convnexd*")
+        show_backbones("convnexd*")
     show_backbones("test_*net")
     shown = capsys.readouterr().out
     assert "test_resnet" in shown

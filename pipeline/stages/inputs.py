@@ -1,0 +1,72 @@
+"""Stage 0, inputs: hashes of the files of one's own that params.yaml names, so that DVC keys stages by what they hold.
+
+It has no dependencies, so DVC runs it at every `dvc repro`, in a moment: a file of the same size and modification time is not read
+again. Out come data/inputs/photos.json (the archive or folder of `download.source`) and data/inputs/network.json (the weights file,
+the JSON of the same name and the Python module of `backbone`).
+"""
+
+import hashlib
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+
+from pipeline.files import sha256_of, write_json
+from pipeline.params import Params
+from pipeline.paths import HASHES, INPUTS, user_path
+
+
+def run(params: Params) -> None:
+    """Write both files; what is no file of this machine (drawn, an address, package) is not in them."""
+    known = _Hashes(HASHES)
+    source = user_path(params.download.source)
+    write_json(INPUTS / "photos.json", {"source": known.of(source)} if source.exists() else {})
+    weights = user_path(params.backbone.weights)
+    files = {"weights": weights, "description": weights.with_suffix(".json"), "module": _module_file(params.backbone.name)}
+    write_json(INPUTS / "network.json", {name: known.of(file) for name, file in files.items() if file and file.is_file()})
+    known.save()
+
+
+def _module_file(name: str) -> Path | None:
+    """The source of a network of one's own, my_package.my_module:build."""
+    if ":" not in name:
+        return None
+    sys.path.insert(0, os.getcwd())
+    try:
+        spec = importlib.util.find_spec(name.partition(":")[0])
+    except ImportError:
+        spec = None  # said by the stage that needs it
+    return Path(spec.origin) if spec and spec.origin else None
+
+
+class _Hashes:
+    """SHA-256 by path, size and modification time."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        try:
+            self._known: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            self._known = {}
+        self._used: dict[str, str] = {}
+
+    def of(self, path: Path) -> str:
+        """Of a file's bytes; of a folder, of the names, sizes and modification times in it."""
+        if path.is_dir():
+            found = sorted((str(file.relative_to(path)), *_stat(file)) for file in path.rglob("*") if file.is_file())
+            return hashlib.sha256(json.dumps(found).encode(errors="surrogateescape")).hexdigest()
+        key = json.dumps([str(path.resolve()), *_stat(path)])
+        self._used[key] = self._known.get(key) or sha256_of(path)
+        return self._used[key]
+
+    def save(self) -> None:
+        """For the next run."""
+        if self._used != self._known:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._file.write_text(json.dumps(self._used), encoding="utf-8")
+
+
+def _stat(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns

@@ -1,0 +1,86 @@
+"""Model selection on validation: which fine-tuned weights are best, and whether they beat the frozen ones beyond chance.
+
+    choice = choose(frozen, [candidate, ...])
+    choice.candidate, choice.gain, choice.reason
+
+Candidates are the best epoch's weights and points between them and the frozen ones (WiSE-FT: Wortsman et al., Robust fine-
+tuning of zero-shot models, CVPR 2022). They are compared by log-loss with a cross-fitted temperature. The best of several
+candidates looks better than it is, so it replaces the frozen weights only where a paired bootstrap shows a gain.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from pipeline.training.calibration import cross_fitted_losses
+
+ALPHAS = (0.25, 0.5, 0.75)  # fractions of the fine-tuned weights that are tried besides all of them
+CONFIDENCE_LEVEL = 0.95  # one-sided, of the gain over the frozen weights
+RESAMPLES = 10_000
+VALUES_AT_ONCE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Weights and what they are worth on validation: `alpha` of the best epoch's, 1 - `alpha` of the frozen ones."""
+
+    alpha: float
+    epoch: int
+    losses: np.ndarray  # (n,) log-loss of each photo with a cross-fitted temperature
+    accuracy: float
+
+    @classmethod
+    def of(cls, alpha: float, epoch: int, logits: Tensor, labels: Tensor) -> "Candidate":
+        """From logits (n, classes) and labels (n,) of the validation photos."""
+        accuracy = (logits.argmax(1) == labels).double().mean().item()
+        return cls(alpha, epoch, cross_fitted_losses(logits, labels).numpy(), accuracy)
+
+    @property
+    def log_loss(self) -> float:
+        """The mean, in nats."""
+        return float(self.losses.mean())
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The candidate that is kept, its gain in validation log-loss over the frozen weights, and why it is kept."""
+
+    candidate: Candidate
+    gain: float
+    gain_low: float
+    reason: str
+
+
+def choose(frozen: Candidate, candidates: Sequence[Candidate]) -> Choice:
+    """The best candidate, if its gain over the frozen weights is above zero beyond chance; else the frozen weights.
+
+    Args:
+        frozen: alpha 0.
+        candidates: at least one; of equals the first.
+    """
+    best = min(candidates, key=lambda one: one.log_loss)
+    gain, low = gain_beyond_chance(frozen.losses - best.losses)
+    what = f"{best.alpha:.0%} of epoch {best.epoch}"
+    shown = f"validation log-loss {best.log_loss:.4f} against {frozen.log_loss:.4f} of the frozen checkpoint"
+    bound = f"gain {gain:.4f}, at least {low:.4f} with {CONFIDENCE_LEVEL:.0%} confidence, {len(best.losses):,} photos"
+    if low > 0:
+        return Choice(best, gain, low, f"Fine-tuned weights kept ({what}): {shown} ({bound}).")
+    return Choice(frozen, gain, low, f"Frozen weights kept: fine-tuning gave {shown} ({bound}), which may be chance.")
+
+
+def gain_beyond_chance(differences: np.ndarray, confidence_level: float = CONFIDENCE_LEVEL) -> tuple[float, float]:
+    """The mean of paired differences and its one-sided lower bound (Efron, Bootstrap methods, Annals of Statistics 1979).
+
+    Args:
+        differences: (n,), positive where the second is better.
+        confidence_level: of the bound, in (0, 1).
+    """
+    random, count = np.random.default_rng(0), len(differences)
+    block = max(VALUES_AT_ONCE // count, 1)
+    means = [
+        differences[random.integers(count, size=(min(block, RESAMPLES - start), count))].mean(1)
+        for start in range(0, RESAMPLES, block)
+    ]
+    return float(differences.mean()), float(np.quantile(np.concatenate(means), 1 - confidence_level))

@@ -1,0 +1,144 @@
+"""Unpacking: a destination that is there whole or not at all, whatever happens meanwhile."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.download.unpack import unpack_photos
+from pipeline.errors import PipelineError
+from tests.download.packing import files_below, pack
+
+ROOT = Path(__file__).parents[2]
+SMALL = {"PetImages/Cat/0.jpg": b"new cat", "PetImages/Dog/0.jpg": b"new dog"}
+OLD = {"PetImages/Cat/7.jpg": b"old cat", "PetImages/Dog/7.jpg": b"old dog"}
+MANY = {f"{name}/{i}.jpg": b"photo" for name in ("Cat", "Dog") for i in range(20)}
+
+
+def run(code: str, *arguments: str | Path, before: tuple[str | Path, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own."""
+    command = [*before, sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_an_earlier_result_is_replaced_only_by_a_good_one(tmp_path: Path, destination: Path) -> None:
+    unpack_photos(pack("tar", OLD, tmp_path), destination)
+    damaged = pack("zip", SMALL, tmp_path)
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-10])
+    with pytest.raises(PipelineError):
+        unpack_photos(damaged, destination)
+    assert files_below(destination) == OLD
+    damaged.write_bytes(whole)
+    unpack_photos(damaged, destination)
+    assert files_below(destination) == SMALL
+    assert os.listdir(destination.parent) == [destination.name]
+
+
+def test_nothing_else_is_replaced(tmp_path: Path, destination: Path) -> None:
+    source = pack("zip", SMALL, tmp_path)
+    destination.mkdir(parents=True)
+    (destination / "thesis.tex").write_text("years of work")
+    with pytest.raises(PipelineError, match=r"holds other things than PetImages \('thesis.tex'\)"):
+        unpack_photos(source, destination)
+    with pytest.raises(PipelineError, match="is a file"):
+        unpack_photos(source, destination / "thesis.tex")
+    assert files_below(destination) == {"thesis.tex": b"years of work"}
+
+
+@pytest.mark.parametrize("inside", ["source", "source/PetImages", "."])
+def test_source_and_destination_lie_apart(tmp_path: Path, inside: str) -> None:
+    source = pack("folder", SMALL, tmp_path)
+    with pytest.raises(PipelineError, match="lie one in the other"):
+        unpack_photos(source, tmp_path / inside)
+    assert files_below(source) == SMALL
+    with pytest.raises(PipelineError, match=r"none\.zip does not exist"):
+        unpack_photos(tmp_path / "none.zip", tmp_path / "raw")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
+@pytest.mark.parametrize("kind", ["tar", "folder"])
+def test_a_stopped_run_is_invisible(tmp_path: Path, destination: Path, kind: str, how: signal.Signals) -> None:
+    source = pack(kind, MANY, tmp_path)
+    code = (
+        "import os, sys, pathlib, pipeline.download.extract as e, pipeline.download.unpack as u\n"
+        "module, name = (u, '_copy') if pathlib.Path(sys.argv[1]).is_dir() else (e, '_write')\n"
+        "write, count = getattr(module, name), iter(range(99))\n"
+        "def write_and_stop(*arguments):\n"
+        "    write(*arguments)\n"
+        "    if next(count) == 30: os.kill(os.getpid(), int(sys.argv[3]))\n"
+        "setattr(module, name, write_and_stop)\n"
+        "u.unpack_photos(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))"
+    )
+    assert run(code, source, destination, str(int(how))).returncode == -how
+    left = f".{destination.name}.{'unpacking' if kind == 'folder' else 'extracted'}"
+    assert os.listdir(destination.parent) == ([left] if how == signal.SIGKILL else [])
+    assert unpack_photos(source, destination).classes == {"Cat": 20, "Dog": 20}
+    assert os.listdir(destination.parent) == [destination.name]
+    assert (files_below(source) == MANY) or kind == "tar"
+
+
+def test_killed_while_replacing(tmp_path: Path, destination: Path) -> None:
+    source = pack("zip", SMALL, tmp_path)
+    unpack_photos(source, destination)
+    destination.rename(destination.with_name(f".{destination.name}.old"))
+    source.write_bytes(b"")
+    with pytest.raises(PipelineError):
+        unpack_photos(source, destination)
+    assert files_below(destination) == SMALL
+
+
+def test_too_little_room(tmp_path: Path, destination: Path) -> None:
+    source = pack("folder", SMALL, tmp_path)
+    # a sparse file, which takes up nothing
+    os.truncate(source / "PetImages/Cat/0.jpg", shutil.disk_usage(tmp_path).free + 10**9)
+    with pytest.raises(PipelineError, match=r"no room to unpack .*MB are free on the disk mounted at /"):
+        unpack_photos(source, destination)
+    assert os.listdir(destination.parent) == []
+
+
+@pytest.mark.parametrize("kind", ["zip", "folder"])
+def test_a_file_that_the_disk_does_not_take(tmp_path: Path, destination: Path, kind: str) -> None:
+    """A real failure of the operating system in the middle: a limit on the size of files, as FAT has one."""
+    source = pack(kind, {**SMALL, "PetImages/Dog/1.jpg": bytes(100_000)}, tmp_path)
+    code = (
+        "import sys, pathlib, resource, pipeline.download.unpack as u\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
+        "u.unpack_photos(*map(pathlib.Path, sys.argv[1:]))"
+    )
+    assert (
+        f"PipelineError: {destination} cannot be written: {os.strerror(errno.EFBIG)}." in run(code, source, destination).stderr
+    )
+    assert os.listdir(destination.parent) == []
+
+
+def test_a_disk_that_fills_up(tmp_path: Path) -> None:
+    """A real full disk: a file system with room for a few files, where the kernel lets us make one."""
+    code = (
+        "import sys, os, pathlib, pipeline.download.unpack as u\n"
+        "old, new, disk = map(pathlib.Path, sys.argv[1:])\n"
+        "u.unpack_photos(old, disk / 'raw')\n"
+        "try: u.unpack_photos(new, disk / 'raw')\n"
+        "finally: print(os.listdir(disk), sum(path.is_file() for path in disk.rglob('*')))"
+    )
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = 'disk="$1"; shift; mount -t tmpfs -o size=1m,nr_inodes=20 none "$disk" && exec "$@"'
+    mounted: tuple[str | Path, ...] = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh", disk)
+    if shutil.which("unshare") is None or subprocess.run([*mounted, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    done = run(code, pack("folder", OLD, tmp_path), pack("zip", MANY, tmp_path), disk, before=mounted)
+    assert f"PipelineError: {disk}/raw cannot be written: the disk mounted at {disk} is full." in done.stderr
+    assert done.stdout.splitlines()[-1] == "['raw'] 2"
+
+
+def test_imports_are_light() -> None:
+    code = (
+        "import sys, pipeline.download.sources, pipeline.download.unpack; print({'torch', 'numpy', 'cv2'} & set(sys.modules))"
+    )
+    assert run(code).stdout == "set()\n"
