@@ -3,7 +3,3 @@
 `petimages.draw_petimages` writes cats and dogs in the layout of the published data set; `petimages.draw_photo` draws
 one photo of any kind, the classes that the shipped weights are pretrained on included.
 """
-
-from pipeline.download.drawn.petimages import draw_petimages
-
-__all__ = ["draw_petimages"]
