@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from pipeline.download.drawn.petimages import FOLDERS, draw_petimages
+from pipeline.download.drawn import FOLDERS, draw_petimages
 
 THUMBNAIL = 16  # pixels on a side
 FOLDS = 5
@@ -51,7 +51,7 @@ def read_thumbnails(root: Path) -> tuple[Features, Labels]:
 
 @threadpool_limits.wrap(limits=1)  # threads only get in each other's way on problems of this size
 def cross_validated_accuracy(name: str, features: Features, labels: Labels) -> float:
-    """The share of photos that one of `MODELS` classifies correctly when trained on the other folds."""
+    """The fraction of photos that one of `MODELS` classifies correctly when trained on the other folds."""
     build, penalties = MODELS[name]
     correct = np.zeros(len(labels), bool)
     for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(features, labels):

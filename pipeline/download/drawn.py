@@ -1,0 +1,115 @@
+"""Drawn cats and dogs as files in the layout of the published data set, its defects included, so that no stage needs a network.
+
+draw_petimages(Path("data/raw"), num_photos=1600, seed=0)  # data/raw/PetImages/{Cat,Dog}/N.jpg
+"""
+
+import io
+import multiprocessing
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import resource_tracker
+from pathlib import Path
+from random import Random
+
+from PIL import Image
+
+from pipeline.cores import usable_cores
+from pipeline.download.drawn_photo import OTHER_KINDS, draw_photo
+from pipeline.errors import PipelineError
+from pipeline.progress import progress
+
+__all__ = ["DEFECTS", "FOLDERS", "OTHER_KINDS", "WORKERS", "defects", "draw_petimages", "draw_photo", "photo_file"]
+
+FOLDERS = ("Cat", "Dog")
+QUALITIES = (80, 95)  # of the JPEG files
+WORKERS = usable_cores()
+# Each class has one photo of each of these among its indices below FIRST_CLEAN_INDEX, so that small sets have them too.
+DEFECTS = ("empty", "truncated", "duplicate", "cmyk", "grey", "turned 90", "turned 180")
+FIRST_DEFECT_INDEX, FIRST_CLEAN_INDEX = 4, 40
+EXIF_ORIENTATION = 274
+THUMBS_DB = bytes.fromhex("d0cf11e0a1b11ae1") + bytes(504)  # the header of the file that Windows keeps thumbnails in
+
+
+def draw_petimages(destination: Path, *, num_photos: int, seed: int, workers: int = WORKERS) -> None:
+    """Draw cats and dogs as `destination`/PetImages/{Cat,Dog}/N.jpg, with a few defective files among them.
+
+    A file depends on the seed, its class and its index alone. Files that are there already are overwritten.
+
+    Args:
+        destination: the folder to put PetImages in; made where it does not exist.
+        num_photos: how many files in total, half of them of either class; at least 2.
+        seed: of everything random.
+        workers: how many processes draw.
+
+    Raises:
+        PipelineError: where `num_photos` or `workers` is too small, or a file cannot be written.
+    """
+    if num_photos < 2 or workers < 1:
+        raise PipelineError(f"drawing needs at least 2 photos and 1 worker, not {num_photos} and {workers}")
+    tasks = [(folder, index) for index in range((num_photos + 1) // 2) for folder in FOLDERS][:num_photos]
+    write = partial(_write, destination / "PetImages", seed)
+    try:
+        for folder in FOLDERS:
+            (destination / "PetImages" / folder).mkdir(parents=True, exist_ok=True)
+            (destination / "PetImages" / folder / "Thumbs.db").write_bytes(THUMBS_DB)
+        with progress("drawing photos", total=num_photos) as advance, _pool(workers) as pool:
+            for _ in pool.map(write, tasks, chunksize=8):
+                advance(1)
+    except OSError as error:
+        raise PipelineError(f"cannot write the drawn photos to {destination}: {error}") from error
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes that Ctrl-C does not reach: this process alone acts on it, and then begins nothing more."""
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    resource_tracker.ensure_running()  # first, because starting it unblocks the signal again
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        pool.submit(int)  # starts all workers, and they inherit the blocked signal
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _write(root: Path, seed: int, task: tuple[str, int]) -> None:
+    folder, index = task
+    (root / folder / f"{index}.jpg").write_bytes(photo_file(folder, index, seed))
+
+
+def photo_file(folder: str, index: int, seed: int) -> bytes:
+    """The content of PetImages/`folder`/`index`.jpg for a seed."""
+    defect = defects(folder, seed).get(index)
+    if defect == "empty":
+        return b""
+    if defect == "duplicate":
+        taken = defects(folder, seed)
+        return photo_file(folder, max(earlier for earlier in range(index) if earlier not in taken), seed)
+    random = random_of(folder, index, seed)
+    photo = draw_photo(folder.lower(), random)
+    exif = Image.Exif()
+    if defect in ("turned 90", "turned 180"):  # the rows are turned, and the EXIF orientation says so
+        exif[EXIF_ORIENTATION] = 6 if defect == "turned 90" else 3
+        photo = photo.transpose(Image.Transpose.ROTATE_90 if defect == "turned 90" else Image.Transpose.ROTATE_180)
+    file = io.BytesIO()
+    mode = {"cmyk": "CMYK", "grey": "L"}.get(defect or "", "RGB")
+    photo.convert(mode).save(file, "JPEG", quality=random.randint(*QUALITIES), exif=exif)
+    content = file.getvalue()
+    return content[: len(content) // 3] if defect == "truncated" else content
+
+
+def random_of(folder: str, index: int | str, seed: int) -> Random:
+    """The random numbers that decide one photo."""
+    return Random(f"{seed} {folder} {index}")
+
+
+def defects(folder: str, seed: int) -> dict[int, str]:
+    """Which indices of a class are defective, and how."""
+    indices = random_of(folder, "defects", seed).sample(range(FIRST_DEFECT_INDEX, FIRST_CLEAN_INDEX), len(DEFECTS))
+    return dict(zip(indices, DEFECTS, strict=True))
