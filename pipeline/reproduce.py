@@ -249,21 +249,25 @@ def row_of_outputs(project: Path, name: str) -> Row:
     """What the stages wrote in `project`, as a row of this machine.
 
     Raises:
-        PipelineError: an output is missing, or other versions of a library computed it, or the photos came from a folder.
+        PipelineError: an output is missing or was computed elsewhere, or the photos came from a folder.
     """
     params, info = load_params(project / PARAMS_FILE), read_info(project / FINETUNED)
-    if info.versions != library_versions():
-        raise PipelineError("The outputs were computed with other versions of the libraries. Run: dvc repro --force")
+    runtime, seconds = (
+        resolve_runtime(params.runtime),
+        {stage: read_json(project / SECONDS / f"{stage}.json") for stage in STAGES},
+    )
+    machine = machine_name(runtime.device, runtime.threads)
+    if (info.versions, seconds["evaluate"]["machine"]) != (library_versions(), machine):
+        raise PipelineError("The outputs were computed on another machine or by other versions. Run: dvc repro --force")
     metrics = read_json(project / EVALUATION / "metrics.json")
     predictions = project / EVALUATION / "predictions.csv"
     source, archive_sha256 = params.download.source, read_json(project / METRICS / "download.json").get("archive_sha256") or ""
     if source != "drawn" and not archive_sha256:
         raise PipelineError(f"download.source = {source} is a folder, which has no SHA-256. Pack it into a zip and run that.")
-    runtime, settings, defaults = resolve_runtime(params.runtime), _flat(params), _flat(Params())
+    settings, defaults, weights = _flat(params), _flat(Params()), info.backbone.weights
     differing = {key: value for key, value in settings.items() if key not in IN_COLUMNS and value != defaults[key]}
     seeds = [str(settings[key]) for key in SEEDS if key != "download.seed" or source == "drawn"]
     low, high = log_loss_interval(pd.read_csv(predictions, dtype={"actual": str}))
-    weights, seconds = info.backbone.weights, {stage: read_json(project / SECONDS / f"{stage}.json") for stage in STAGES}
     return Row(
         name=name,
         dataset=source if source in ("drawn", "microsoft") or urlsplit(source).scheme else Path(source).name,
@@ -284,7 +288,7 @@ def row_of_outputs(project: Path, name: str) -> Row:
         frozen_log_loss=metrics["frozen"]["log_loss"],
         predictions_sha256=sha256_of(predictions),
         seconds=json.dumps({stage: round(content["seconds"], 1) for stage, content in seconds.items()}),
-        machine=machine_name(runtime.device, runtime.threads),
+        machine=machine,
         processor=processor_fingerprint(),
         versions=json.dumps(info.versions),
     )

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pipeline import reproduce as module
 from pipeline import runtime
 from pipeline.checkpoint import BackboneInfo, CheckpointInfo, DataFingerprints, HeadInfo, Preprocessing, library_versions
+from pipeline.cores import usable_cores
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of, write_json
 from pipeline.params import Params, change_params
@@ -40,6 +41,8 @@ from pipeline.reproduce import (
     write_rows,
 )
 from tests.clones import ROOT
+
+HERE = runtime.machine_name(runtime.resolve_device("auto"), usable_cores())
 
 
 def row(name: str, **changes: Any) -> Row:
@@ -295,7 +298,7 @@ def test_the_commands_list_rows_keep_measured_ones_and_make_the_table(folder: Pa
     assert "98.00%" in (folder / README).read_text()
 
 
-def outputs_of_a_run(folder: Path, versions: dict[str, str]) -> None:
+def outputs_of_a_run(folder: Path, versions: dict[str, str], machine: str) -> None:
     """What the stages leave, of four test photos."""
     shutil.copy(ROOT / "params.yaml", folder)
     change_params(folder / "params.yaml", {"unfreeze_finetune.seed": 3, "backbone.weights": "../net.safetensors"})
@@ -319,7 +322,7 @@ def outputs_of_a_run(folder: Path, versions: dict[str, str]) -> None:
     write_json(folder / "outputs/evaluation/metrics.json", metrics)
     write_json(folder / "outputs/metrics/download.json", {"files": 7})
     for stage in STAGES:
-        write_json(folder / f"outputs/seconds/{stage}.json", {"seconds": 1.25})
+        write_json(folder / f"outputs/seconds/{stage}.json", {"seconds": 1.25, "machine": machine})
     (folder / "outputs/finetuned").mkdir()
     (folder / "outputs/finetuned/checkpoint.json").write_text(info.model_dump_json())
     predictions = pd.DataFrame({"actual": ["Cat", "Cat", "Dog", "Dog"], "finetuned_Cat": [0.9, 0.4, 0.2, 0.1]})
@@ -330,7 +333,7 @@ def outputs_of_a_run(folder: Path, versions: dict[str, str]) -> None:
 
 
 def test_a_row_is_what_the_stages_wrote(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    outputs_of_a_run(folder, library_versions())
+    outputs_of_a_run(folder, library_versions(), HERE)
     monkeypatch.setattr(
         module, "read_manifest", lambda processed: pd.read_csv(processed / "manifest.csv", keep_default_na=False)
     )
@@ -346,7 +349,8 @@ def test_a_row_is_what_the_stages_wrote(folder: Path, monkeypatch: pytest.Monkey
         row_of_outputs(folder, "here")
 
 
-def test_a_row_is_not_made_of_what_other_versions_computed(folder: Path) -> None:
-    outputs_of_a_run(folder, library_versions() | {"torch": "1.0"})
-    with pytest.raises(PipelineError, match="other versions"):
+@pytest.mark.parametrize(("versions", "machine"), [({"torch": "1.0"}, HERE), ({}, "Another processor, 64 threads")])
+def test_a_row_is_not_made_of_what_was_computed_elsewhere(folder: Path, versions: dict[str, str], machine: str) -> None:
+    outputs_of_a_run(folder, library_versions() | versions, machine)
+    with pytest.raises(PipelineError, match="another machine or by other versions"):
         row_of_outputs(folder, "here")

@@ -26,7 +26,7 @@ from timm.data import create_transform
 from torch.nn.functional import cross_entropy
 
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
-RATES = {"frozen": (None,), "finetuned": (1e-4, 3e-4, 1e-3)}
+RATES = {"frozen": (None,), "finetuned": (3e-5, 1e-4, 3e-4, 1e-3)}
 SETTINGS = {
     "optimizer": "LogisticRegression, C on validation; then AdamW on the blocks that this project fine-tunes, cosine",
     "augmentation": "random crops (0.5 to 1 of the area), flip",
