@@ -5,15 +5,15 @@ of these places the class is divided at the quantiles that the fractions ask for
 its name lies. So the split depends on neither names nor order nor decoder. Where photos are added, a quantile, and with it
 few of the old photos, moves; where a decoder finds a near duplicate more or less, that group moves and no other.
 
-Groups make a class deviate from its fractions. Where a quantile is off by more than half of the class's largest group, the
-division is shifted by as few groups as bring it within that.
+Groups make a class deviate from its fractions. Where a split would be off by more than the size of the class's largest group,
+the division is shifted by as few groups as bring it within that.
 
 Where photos come with splits (RAW/splits.csv, written by download), those hold. A split that is missing there is drawn out of
 their training photos, and of duplicates in several splits the one in test stays, before val, before train.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +56,7 @@ def assign_splits(
     missing = [split for split in SPLITS[1:] if split not in set(given)]
     drawn = {split: fractions[split] for split in ("train", *missing)}
     shared = usable[given == "train"]
-    _check_classes(manifest, shared, given, len(drawn))
+    _check_classes(manifest, shared, given, drawn)
     splits = given.reindex(manifest.index, fill_value="").rename("split")
     for _, photos in shared.groupby("class"):
         splits[photos.index] = _draw(photos, drawn, seed)
@@ -76,11 +76,10 @@ def refuse_copies_across(manifest: pd.DataFrame, predefined: Mapping[str, str]) 
     usable = manifest[manifest["status"] != "refused"]
     places = _given(usable, predefined).map(KEPT_FIRST.index)
     best = places.groupby(usable["group"]).transform("min")
-    result = manifest.copy()
-    for index in places.index[places > best]:
-        twins = usable[(usable["group"] == usable.loc[index, "group"]) & (places == best[index])]
-        reason = f"duplicate of a photo in {KEPT_FIRST[best[index]]}: {twins['id'].min()}"
-        result.loc[index, ["status", "reason"]] = ["refused", reason]
+    kept = usable["id"].where(places == best).groupby(usable["group"]).transform("min")
+    reasons = "duplicate of a photo in " + best.map(dict(enumerate(KEPT_FIRST))) + ": " + kept
+    result, worse = manifest.copy(), places.index[places > best]
+    result.loc[worse, "status"], result.loc[worse, "reason"] = "refused", reasons[worse]
     return result
 
 
@@ -96,17 +95,16 @@ def _given(usable: pd.DataFrame, predefined: Mapping[str, str]) -> pd.Series:
     return given.astype(str)
 
 
-def _check_classes(manifest: pd.DataFrame, shared: pd.DataFrame, given: pd.Series, needed: int) -> None:
+def _check_classes(manifest: pd.DataFrame, shared: pd.DataFrame, given: pd.Series, drawn: Collection[str]) -> None:
     """Every class must have photos in each predefined split, and as many groups to share out as there are splits to draw."""
     if "train" not in set(given):
         raise PipelineError("The splits that these photos come with have no train: there is nothing to learn from.")
     classes = sorted(manifest["class"].unique())
     groups = shared.groupby("class")["group"].nunique().reindex(classes, fill_value=0)
-    for name in groups.index[groups < needed]:
+    for name in groups.index[groups < len(drawn)]:
         raise PipelineError(
-            f"Class {name} has {groups[name]} different photos for training (copies of a photo count once), and {needed} are "
-            f"needed{', one each for train, val and test' if needed == 3 else ''}. {_refused(manifest, name)}Add photos of it, "
-            "or remove its folder from the source."
+            f"Class {name} has {groups[name]} different photos to share out (copies of a photo count once), and one each is "
+            f"needed for {', '.join(drawn)}. {_refused(manifest, name)}Add photos of it, or remove its folder from the source."
         )
     counts = pd.crosstab(manifest["class"].reindex(given.index), given)
     for split in counts.columns:
@@ -133,16 +131,17 @@ def _draw(photos: pd.DataFrame, fractions: Mapping[str, float], seed: int) -> np
     order = np.argsort(places)
     groups, places = sizes.index[order], places[order]
     before = np.concatenate([[0], np.cumsum(sizes.to_numpy()[order])])  # photos in the first i groups
-    places_of_photos, tolerance = np.sort(_places(photos["sha256"], seed)), sizes.max() / 2 + 1e-9
+    places_of_photos, largest = np.sort(_places(photos["sha256"], seed)), sizes.max()
     split_of_group = np.zeros(len(groups), dtype=int)
-    cut = 0
+    cut, excess, tolerance = 0, 0.0, largest / 2 + 0.5  # the half is for rounding
     for number, fraction in enumerate(np.cumsum(parts / parts.sum())[:-1], start=1):
         target = fraction * len(photos)
         cut_now = np.searchsorted(places, places_of_photos[min(round(target), len(photos) - 1)])
-        lowest = np.searchsorted(before, target - tolerance)
-        highest = np.searchsorted(before, target + tolerance, side="right") - 1
-        # Within the tolerance, and with a group for each split.
-        cut = int(np.clip(np.clip(cut_now, lowest, highest), cut + 1, len(groups) - len(names) + number))
+        # Neither the photos before the cut nor those since the last one are off by more than they may be.
+        lowest = np.searchsorted(before, target + max(-tolerance, excess - largest))
+        highest = np.searchsorted(before, target + min(tolerance, excess + largest), side="right") - 1
+        cut = int(np.clip(np.clip(cut_now, lowest, highest), cut + 1, len(groups) - len(names) + number))  # a group for each
+        excess = before[cut] - target
         split_of_group[cut:] = number
     return np.array(names)[split_of_group[pd.Index(groups).get_indexer(photos["group"])]]
 
