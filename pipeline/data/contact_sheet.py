@@ -1,4 +1,4 @@
-"""Photos side by side in one picture, each with a caption.
+"""Contact sheet: photos with captions in one PNG.
 
 contact_sheet([(Path("0.jpg"), "cat.0")], Path("sheet.png"), title="Some photos")
 """

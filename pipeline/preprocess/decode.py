@@ -1,17 +1,14 @@
-"""Bytes of one photo file to RGB pixels, or the reason why not.
-
-The rules, the same for every reader of this project:
+"""Decoding: the bytes of one photo file to upright RGB pixels, or the reason why not. Training and prediction share it.
 
 * The content decides, not the extension: JPEG, MPO, PNG, WEBP, GIF, BMP and TIFF are read, nothing else.
-* The EXIF orientation is applied.
-* Transparency is laid over white; the first frame stands for an animation or a multi-page file.
-* 16-bit grey is scaled to 8 bits; CMYK, YCbCr and palette colours are converted without a colour profile.
-* Floating-point, 32-bit and Lab pixels have no agreed range and are refused.
-* A file that ends early is refused, also where a decoder would fill the rest with grey and say nothing.
+* The EXIF orientation is applied. Transparency is laid over white. The first frame stands for an animation.
+* 16-bit grey is scaled to 8 bits; CMYK, YCbCr and palettes are converted without a colour profile; floating-point, 32-bit
+  and Lab pixels have no agreed range and are refused.
+* A file that ends early is refused, also where libjpeg would fill the rest with grey.
 * No file may hold more than `MAX_PIXELS` pixels.
 
-Pillow reads the files. Only the coded data of an ordinary JPEG go to OpenCV, which takes half the time for the same pixels, as
-both call libjpeg-turbo; `python -m tests.preprocess.mutate` holds the two against each other. Nothing here writes.
+Pillow decodes. Ordinary JPEGs go to OpenCV, which takes a third less time for the same pixels (both call libjpeg-turbo;
+`python -m tests.preprocess.mutate` compares them).
 """
 
 import io
@@ -19,17 +16,18 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-# Workers are forked, and a forked OpenCV waits for ever for threads that its parent had: so it never has any.
+# Workers are forked, and a forked OpenCV would wait for ever for its parent's threads.
 cv2.setNumThreads(0)
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # MPO is a JPEG with further pictures behind it
-MAX_PIXELS = 100_000_000  # 400 MB while decoding: a small computer's worker survives it, and cameras stay well below
+MAX_FILE_BYTES = 512 * 2**20
+MAX_PIXELS = 100_000_000  # 400 MB while decoding, and far above what cameras make
 EXIF_ORIENTATION = 0x0112
 TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -51,14 +49,14 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Decoded:
-    """One photo as every reader sees it.
+    """One decoded photo.
 
     Attributes:
         pixels: upright RGB, (height, width, 3) uint8, contiguous.
-        format: the container, one of `FORMATS` or "MPO".
-        mode: Pillow's name of the pixel format in the file ("RGB", "L", "CMYK" and so on).
-        orientation: the EXIF orientation in the file, 1 to 8; 1 where there is none.
-        notes: what was done beyond decoding; empty for an ordinary photo.
+        format: one of `FORMATS` or "MPO".
+        mode: Pillow's name of the file's pixel format ("RGB", "L", "CMYK" ...).
+        orientation: the EXIF orientation of the file, 1 to 8.
+        notes: what was repaired or converted; empty for an ordinary photo.
     """
 
     pixels: np.ndarray
@@ -68,40 +66,34 @@ class Decoded:
     notes: tuple[str, ...]
 
 
-def decode(data: bytes) -> Decoded:
+def decode(data: bytes, *, note_warnings: bool = True) -> Decoded:
     """Decode one photo.
+
+    Args:
+        data: the file's bytes.
+        note_warnings: add the decoder's warnings to the notes. Not for threads, which share Python's warning filters.
 
     Raises:
         Refused: whatever is wrong with the bytes.
-        MemoryError: the pixels do not fit; the caller decides whether to try again alone.
+        MemoryError: the pixels do not fit into memory.
     """
-    notes: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        with _refusing():
-            decoded = _decode(data, notes)
-    notes.extend(f"decoder warning: {plain(str(warning.message))}" for warning in caught)
-    return Decoded(*decoded, notes=tuple(dict.fromkeys(notes)))
+    with _refusing():
+        if not note_warnings:
+            return _decode(data)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            decoded = _decode(data)
+    notes = [*decoded.notes, *(f"decoder warning: {plain(str(warning.message))}" for warning in caught)]
+    return replace(decoded, notes=tuple(dict.fromkeys(notes)))
 
 
 def pixels(data: bytes) -> Image.Image:
-    """The image of `decode` alone, for threads: `decode` listens to warnings, which all threads of a process share.
-
-    Raises:
-        Refused: whatever is wrong with the bytes.
-        MemoryError: the pixels do not fit.
-    """
-    with _refusing():
-        return Image.fromarray(_decode(data, [])[0])
+    """The image of `decode` alone, also for threads. Raises as `decode` does."""
+    return Image.fromarray(decode(data, note_warnings=False).pixels)
 
 
 def pixels_of(image: Image.Image) -> Image.Image:
-    """What `decode` makes of a file, of an image that Pillow has opened already: RGB, upright, transparency over white.
-
-    Raises:
-        Refused: it cannot be loaded, or is too large, or of a pixel format without an agreed range.
-        MemoryError: the pixels do not fit.
-    """
+    """What `decode` makes of a file, of an image that Pillow has opened: RGB, upright. Raises as `decode` does."""
     with _refusing():
         _check_size(image)
         image.load()
@@ -136,17 +128,17 @@ def _reason(error: Exception) -> str:
     return f"does not decode: {type(error).__name__} {message}".rstrip()
 
 
-def _decode(data: bytes, notes: list[str]) -> tuple[np.ndarray, str, str, int]:
+def _decode(data: bytes) -> Decoded:
     if not data:
         raise Refused("empty file")
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     _check_size(image)
-    format_name, mode = str(image.format), image.mode
+    format_name, mode, notes = str(image.format), image.mode, list[str]()
     if format_name == "JPEG" and (pixels := _ordinary_jpeg(data, image)) is not None:
-        return pixels, format_name, mode, 1
+        return Decoded(pixels, format_name, mode, 1, ())
     if format_name != "MPO" and getattr(image, "is_animated", False):
         notes.append("first frame of several")
-    # A TIFF is turned upright by Pillow while it loads. Elsewhere EXIF may stand behind the pixels, so it is read later.
+    # Pillow turns a TIFF upright while it loads. Elsewhere EXIF may stand behind the pixels, so it is read later.
     turned = _orientation(image) if format_name == "TIFF" else 1
     image.load()
     if format_name in ("JPEG", "MPO"):
@@ -156,11 +148,11 @@ def _decode(data: bytes, notes: list[str]) -> tuple[np.ndarray, str, str, int]:
     orientation = max(turned, remaining)
     if orientation != 1:
         notes.append("EXIF orientation applied")
-    return np.ascontiguousarray(rgb), format_name, mode, orientation
+    return Decoded(np.ascontiguousarray(rgb), format_name, mode, orientation, tuple(notes))
 
 
 def _ordinary_jpeg(data: bytes, image: Image.Image) -> np.ndarray | None:
-    """The pixels of a JPEG, upright, RGB or grey, that nothing is to be said about; None for any other."""
+    """The pixels of an upright RGB or grey JPEG in good order; None for any other file."""
     if image.mode not in ("RGB", "L") or _orientation(image) != 1:
         return None
     _, end, stray = _walk_jpeg(data)
@@ -168,7 +160,7 @@ def _ordinary_jpeg(data: bytes, image: Image.Image) -> np.ndarray | None:
         return None
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:  # no memory, which Pillow tells apart
+    except cv2.error:  # out of memory: Pillow then raises MemoryError
         return None
     if pixels is None or pixels.shape[1::-1] != image.size or _is_filling(pixels[-CORNER:, -CORNER:].tobytes()):
         return None
@@ -212,10 +204,7 @@ def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
 
 
 def _check_jpeg(data: bytes, image: Image.Image, notes: list[str], *, single: bool) -> None:
-    """Refuse a JPEG that ends early, note bytes that belong to nothing; `single` says that one picture is expected.
-
-    libjpeg fills what is missing with mid-grey and only warns, and Pillow does not pass the warning on.
-    """
+    """Refuse a JPEG that ends early (libjpeg fills the rest with grey, and Pillow hides its warning); note stray bytes."""
     scan_end, end, stray = _walk_jpeg(data)
     if end is None:
         raise Refused("truncated: no end marker")
@@ -229,7 +218,7 @@ def _check_jpeg(data: bytes, image: Image.Image, notes: list[str], *, single: bo
 
 
 def _walk_jpeg(data: bytes) -> tuple[int, int | None, bool]:
-    """Offsets of the end of the first scan's data and of the picture (None: no end), and whether stray bytes occur."""
+    """Where the first scan's data end, where the picture ends (None: no end marker), and whether there are stray bytes."""
     position, scan_end, stray = 2, len(data), False
     while position + 1 < len(data):
         marker = data[position + 1]

@@ -1,6 +1,7 @@
-"""One photo of the audit: read it, decode it once, hash it, store it, and say what was found in one manifest row.
+"""One photo of the audit: read it, decode it, hash it, store it, and describe it in one manifest row.
 
-This is what the audit's worker processes run, so it imports neither pandas nor torch.
+This is what worker processes run, so it imports neither pandas nor torch. Prediction brings new photos into the same form with
+`read_as_stored` and `as_stored`.
 """
 
 import hashlib
@@ -9,32 +10,28 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from PIL import Image
 
-from pipeline.preprocess.decode import Decoded, Refused, decode
+from pipeline.preprocess.decode import MAX_FILE_BYTES, Decoded, Refused, decode
 
-Row = dict[str, str | int]
+Row = dict[str, str | int | bytes]
 
-MAX_FILE_BYTES = 512 * 2**20
 MAX_JPEG_SIDE = 65_500  # what libjpeg writes
-REDUCING_GAP = 3.0  # Pillow may halve by plain averaging down to three times the final size, where no difference is visible
-HASH_SIDE = 8
-THUMBNAIL_SIDE = 32
+REDUCING_GAP = 3.0  # Pillow may halve by plain averaging down to three times the final size: no difference is visible
+THUMBNAIL_SIDE = 16
 
 
 class Task(NamedTuple):
     """One file to examine.
 
     Attributes:
-        source: the file. Here and in `stored` a string as a rule, because a Path takes several times the memory.
+        source: the file.
         stored: where its stored photo goes; the folder exists.
         id: name of the photo, unique in the manifest.
         path: the file's path below the raw folder, printable.
         label: the class, lower-case.
-        size: the file's size when it was listed, in bytes.
-        modified_ns: its modification time then, in nanoseconds.
+        size: in bytes, when it was listed.
         stored_size: upper bound of the stored photo's shorter side, in pixels.
     """
 
@@ -44,26 +41,24 @@ class Task(NamedTuple):
     path: str
     label: str
     size: int
-    modified_ns: int
     stored_size: int
 
 
-def blank_row(task: Task, reason: str) -> Row:
-    """The row of a refused file: what needs pixels is 0 or empty."""
+def refused_row(task: Task, reason: str) -> Row:
+    """The row of a refused file: numbers are 0 and texts empty where they are not known."""
     row: Row = {"id": task.id, "path": task.path, "class": task.label, "status": "refused", "reason": reason}
     row |= {"format": "", "mode": "", "width": 0, "height": 0, "orientation": 0, "bytes": task.size}
-    row |= {"sha256": "", "pixel_hash": "", "perceptual_hash": ""}
-    return row | {"stored_width": 0, "stored_height": 0, "stored_bytes": 0}
+    return row | {"sha256": "", "pixel_hash": "", "stored_width": 0, "stored_height": 0, "stored_bytes": 0, "thumbnail": b""}
 
 
 def examine(task: Task) -> Row:
-    """Decode one file and store it; returns its manifest row, of a refused file too.
+    """Decode one file and store it; returns its manifest row, and the photo's `thumbnail`.
 
     Raises:
         OSError: the stored photo cannot be written.
-        MemoryError: the pixels do not fit.
+        MemoryError: the pixels do not fit into memory.
     """
-    row = blank_row(task, "")
+    row = refused_row(task, "")
     try:
         data = _read(task, row)
         decoded = decode(data)
@@ -71,19 +66,23 @@ def examine(task: Task) -> Row:
     except Refused as error:
         return row | {"reason": str(error)}
     Path(task.stored).write_bytes(stored)
+    (height, width, _), (stored_height, stored_width, _) = decoded.pixels.shape, stored_pixels.shape
     row |= {"status": "repaired" if decoded.notes else "kept", "reason": "; ".join(decoded.notes)}
-    row |= {"format": decoded.format, "mode": decoded.mode, "orientation": decoded.orientation}
-    row |= {"width": decoded.pixels.shape[1], "height": decoded.pixels.shape[0]}
-    row |= {"pixel_hash": pixel_hash(decoded.pixels), "perceptual_hash": perceptual_hash(stored_pixels)}
-    stored_height, stored_width, _ = stored_pixels.shape
-    return row | {"stored_width": stored_width, "stored_height": stored_height, "stored_bytes": len(stored)}
+    row |= {
+        "format": decoded.format,
+        "mode": decoded.mode,
+        "width": width,
+        "height": height,
+        "orientation": decoded.orientation,
+    }
+    row |= {"stored_width": stored_width, "stored_height": stored_height, "stored_bytes": len(stored)}
+    return row | {"pixel_hash": pixel_hash(decoded.pixels), "thumbnail": thumbnail(decoded.pixels)}
 
 
 def _read(task: Task, row: Row) -> bytes:
     try:
         with open(task.source, "rb") as file:
             if task.size > MAX_FILE_BYTES:
-                row["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
                 raise Refused("file too large")
             data = file.read()
     except OSError as error:
@@ -93,46 +92,69 @@ def _read(task: Task, row: Row) -> bytes:
 
 
 def stored_photo(data: bytes, decoded: Decoded, stored_size: int) -> tuple[np.ndarray, bytes]:
-    """The photo as it is stored: its pixels, as in `decoded`, and its JPEG bytes.
+    """The photo as it is stored: its pixels, (height, width, 3) uint8 before encoding, and its JPEG bytes.
 
-    The shorter side is at most `stored_size` pixels and the aspect is kept. An upright RGB or grey JPEG that is small
-    enough is stored byte for byte, because encoding again would lose detail; `convert("RGB")` of it gives the decoded
-    pixels exactly. Everything else is encoded at quality 95 with full colour resolution. Shrinking uses Lanczos, which
-    keeps more fine detail (fur, whiskers) than averaging over areas and, unlike interpolation, does not alias.
+    The shorter side is at most `stored_size` pixels; the aspect is kept. An upright RGB or grey JPEG that is small enough is
+    stored byte for byte, because encoding again would lose detail. Everything else is encoded at quality 95 with full colour
+    resolution. Shrinking uses Lanczos, which keeps more fine detail (fur, whiskers) than averaging and does not alias.
+
+    Raises:
+        Refused: it is longer than a JPEG can be.
     """
-    height, width, _ = decoded.pixels.shape
-    scale = stored_size / min(width, height)
-    if scale >= 1 and decoded.format == "JPEG" and decoded.mode in ("RGB", "L") and decoded.orientation == 1:
+    fits = min(decoded.pixels.shape[:2]) <= stored_size
+    if fits and decoded.format == "JPEG" and decoded.mode in ("RGB", "L") and decoded.orientation == 1:
         return decoded.pixels, data
-    image = Image.fromarray(decoded.pixels)
+    image, jpeg = _encoded(Image.fromarray(decoded.pixels), stored_size)
+    return np.asarray(image), jpeg
+
+
+def read_as_stored(data: bytes, stored_size: int) -> Image.Image:
+    """What reading the stored photo gives, for the bytes of a new file; also for threads.
+
+    Raises:
+        Refused: it cannot be decoded or stored.
+        MemoryError: the pixels do not fit into memory.
+    """
+    decoded = decode(data, note_warnings=False)
+    stored_pixels, jpeg = stored_photo(data, decoded, stored_size)
+    return Image.fromarray(stored_pixels) if jpeg is data else _read_back(jpeg)
+
+
+def as_stored(image: Image.Image, stored_size: int) -> Image.Image:
+    """What reading the stored photo gives, for an upright RGB image without a file: as for a lossless file of its pixels.
+
+    Raises:
+        Refused: it is longer than a JPEG can be.
+    """
+    return _read_back(_encoded(image, stored_size)[1])
+
+
+def _encoded(image: Image.Image, stored_size: int) -> tuple[Image.Image, bytes]:
+    """The image, shrunk where its shorter side is above `stored_size`, and its JPEG bytes."""
+    scale = stored_size / min(image.size)
     if scale < 1:
-        size = (max(stored_size, round(width * scale)), max(stored_size, round(height * scale)))
+        size = (max(stored_size, round(image.width * scale)), max(stored_size, round(image.height * scale)))
         image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=REDUCING_GAP)
     if max(image.size) > MAX_JPEG_SIDE:
         raise Refused("too long and thin to store")
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=95, subsampling="4:4:4")
-    return np.asarray(image), buffer.getvalue()
+    return image, buffer.getvalue()
+
+
+def _read_back(jpeg: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(jpeg)) as image:
+        return image.convert("RGB")
 
 
 def pixel_hash(pixels: np.ndarray) -> str:
-    """sha256 (64 hex digits) of the size and the RGB pixels (height, width, 3): equal for equal pixels, whatever the file."""
+    """SHA-256 (64 hex digits) of the size and the RGB pixels (height, width, 3): equal for equal pixels, whatever the file."""
     digest = hashlib.sha256(f"{pixels.shape[1]}x{pixels.shape[0]}:".encode())
     digest.update(pixels.data)
     return digest.hexdigest()
 
 
-def perceptual_hash(pixels: np.ndarray) -> str:
-    """64-bit DCT hash (16 hex digits) of RGB pixels: close in Hamming distance for photos that look alike.
-
-    The picture is averaged down to 32 x 32 grey pixels, in whole numbers, which are the same on every processor; each bit
-    tells whether one of the 64 lowest frequencies is above their median. Rounding keeps the hash of a flat picture from
-    depending on the last bits of a product.
-    """
-    grey = Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
-    small = grey.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX)
-    frequencies = cv2.dct(np.asarray(small, dtype=np.float64))[:HASH_SIDE, :HASH_SIDE]
-    coefficients = np.round(frequencies, 3)
-    ordered = np.sort(coefficients, axis=None)
-    median = (ordered[len(ordered) // 2 - 1] + ordered[len(ordered) // 2]) / 2  # np.median takes longer than all the rest
-    return np.packbits(coefficients > median).tobytes().hex()
+def thumbnail(pixels: np.ndarray) -> bytes:
+    """RGB pixels (height, width, 3) averaged down to `THUMBNAIL_SIDE`², in whole numbers, which all processors do alike."""
+    size = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    return Image.fromarray(pixels).resize(size, Image.Resampling.BOX, reducing_gap=2.0).tobytes()

@@ -1,21 +1,22 @@
-"""Which photo is learnt from, which one settings are chosen by, which one is reported on.
+"""The split into train, val and test: stratified by class, by groups of duplicates, and stable.
 
-A group of duplicates goes where the hash of (seed, group) says. Nothing else has a say, so that the split depends on
-neither the order nor the names nor the number of the photos: adding photos moves none of the old ones. (The exception
-is a new near duplicate, which may give its group another name.)
+Within a class, every photo has a place between 0 and 1: a hash of the seed and the SHA-256 of its published file. In the order
+of these places the class is divided at the quantiles that the fractions ask for, and a group goes where the photo that gives it
+its name lies. So the split depends on neither names nor order nor decoder. Where photos are added, a quantile, and with it
+few of the old photos, moves; where a decoder finds a near duplicate more or less, that group moves and no other.
 
-The price is that the shares are met on average only. Of n groups a share p gets n·p, give or take sqrt(n·p·(1 - p)): of
-12,500 photos of a class 15 % are 1,875 ± 40, of 800 they are 120 ± 10. Exact shares would need to know all photos at
-once, and every new photo would then push old ones across.
+Groups make a class deviate from its fractions. Where a split would be off by more than the size of the class's largest group,
+the division is shifted by as few groups as bring it within that.
 
-Where photos come with splits (pipeline.download.predefined), those hold. A split that is missing there is drawn out of their
-training photos, and of duplicates in several splits the one in test stays, before val, before train.
+Where photos come with splits (RAW/splits.csv, written by download), those hold. A split that is missing there is drawn out of
+their training photos, and of duplicates in several splits the one in test stays, before val, before train.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from pipeline.errors import PipelineError
@@ -38,28 +39,27 @@ def assign_splits(
 ) -> pd.Series:
     """The split of each row of a manifest with groups: "train", "val" or "test", and "" for the refused.
 
+    Of every class each split gets its fraction of the photos, within the size of the class's largest group, and at least
+    one photo. All photos of a group are of one class, as `group_duplicates` leaves them.
+
     Args:
-        manifest: rows with the columns `path`, `status`, `class` and `group`.
-        fractions: the share of each split; they sum to 1.
+        manifest: rows with the columns `path`, `status`, `reason`, `class`, `sha256` and `group`.
+        fractions: split -> fraction; above 0, they sum to 1.
         seed: another seed, another split.
-        predefined: path -> split, where the photos come with splits. Those that are missing among them are drawn out of
-            train, in the proportions of `fractions`.
+        predefined: path -> split, where the photos come with splits.
 
     Raises:
-        PipelineError: the fractions are none, a split lacks photos of a class, or the predefined splits have no train or
-            leave photos out.
+        PipelineError: a class has too few different photos, or the predefined splits lack train, a class or a photo.
     """
-    if set(fractions) != set(SPLITS) or min(fractions.values()) <= 0 or abs(sum(fractions.values()) - 1) > 1e-6:
-        raise PipelineError(f"The shares of train, val and test must be above 0 and sum to 1, not {dict(fractions)}.")
-    usable = manifest["status"] != "refused"
-    if predefined:
-        given = _given(manifest, predefined)
-        fractions = _shares_of_train(set(given), fractions)
-    else:
-        given = pd.Series("train", index=manifest.index)  # all photos are there to be shared out
-    drawn = pd.Series([_split(group, fractions, seed) for group in manifest["group"]], index=manifest.index)
-    splits = given.where(given != "train", drawn).where(usable).fillna("").astype(str).rename("split")
-    _check_filled(manifest["class"][usable], splits[usable])
+    usable = manifest[manifest["status"] != "refused"]
+    given = _given(usable, predefined) if predefined else pd.Series("train", index=usable.index)
+    missing = [split for split in SPLITS[1:] if split not in set(given)]
+    drawn = {split: fractions[split] for split in ("train", *missing)}
+    shared = usable[given == "train"]
+    _check_classes(manifest, shared, given, drawn)
+    splits = given.reindex(manifest.index, fill_value="").rename("split")
+    for _, photos in shared.groupby("class"):
+        splits[photos.index] = _draw(photos, drawn, seed)
     return splits
 
 
@@ -73,53 +73,79 @@ def refuse_copies_across(manifest: pd.DataFrame, predefined: Mapping[str, str]) 
     Raises:
         PipelineError: a photo is in no split.
     """
-    places = _given(manifest, predefined).map({split: place for place, split in enumerate(KEPT_FIRST)})
-    best = places.groupby(manifest["group"]).transform("min")
-    result = manifest.copy()
-    for index in places.index[places > best]:
-        twins = manifest[(manifest["group"] == manifest.loc[index, "group"]) & (places == best[index])]
-        reason = f"duplicate of a photo in {KEPT_FIRST[int(best[index])]}: {twins['id'].min()}"
-        result.loc[index, ["status", "reason"]] = ["refused", reason]
+    usable = manifest[manifest["status"] != "refused"]
+    places = _given(usable, predefined).map(KEPT_FIRST.index)
+    best = places.groupby(usable["group"]).transform("min")
+    kept = usable["id"].where(places == best).groupby(usable["group"]).transform("min")
+    reasons = "duplicate of a photo in " + best.map(dict(enumerate(KEPT_FIRST))) + ": " + kept
+    result, worse = manifest.copy(), places.index[places > best]
+    result.loc[worse, "status"], result.loc[worse, "reason"] = "refused", reasons[worse]
     return result
 
 
-def _given(manifest: pd.DataFrame, predefined: Mapping[str, str]) -> pd.Series:
-    """The predefined split of each usable row; missing for the refused."""
-    given = manifest["path"].map(predefined).where(manifest["status"] != "refused")
-    nowhere = manifest["path"][given.isna() & (manifest["status"] != "refused")]
+def _given(usable: pd.DataFrame, predefined: Mapping[str, str]) -> pd.Series:
+    """The predefined split of each usable row."""
+    given = usable["path"].map(predefined)
+    nowhere = usable["path"][given.isna()]
     if len(nowhere):
         raise PipelineError(
             f"The splits that these photos come with leave out {len(nowhere):,} of them, such as {nowhere.min()}. List every "
             "photo, or take the list of splits away."
         )
-    return given
+    return given.astype(str)
 
 
-def _shares_of_train(present: set[object], fractions: Mapping[str, float]) -> dict[str, float]:
-    """How the predefined training photos are shared out: to train, and to what is not there."""
-    if "train" not in present:
+def _check_classes(manifest: pd.DataFrame, shared: pd.DataFrame, given: pd.Series, drawn: Collection[str]) -> None:
+    """Every class must have photos in each predefined split, and as many groups to share out as there are splits to draw."""
+    if "train" not in set(given):
         raise PipelineError("The splits that these photos come with have no train: there is nothing to learn from.")
-    shares = {split: fractions[split] for split in SPLITS if split == "train" or split not in present}
-    return {split: share / sum(shares.values()) for split, share in shares.items()}
-
-
-def _split(group: str, fractions: Mapping[str, float], seed: int) -> str:
-    digest = hashlib.sha256(f"{seed}:{group}".encode()).digest()
-    uniform = int.from_bytes(digest[:8], "big") / 2**64
-    shared = [split for split in SPLITS if split in fractions]
-    reached = 0.0
-    for split in shared[:-1]:
-        reached += fractions[split]
-        if uniform < reached:
-            return split
-    return shared[-1]
-
-
-def _check_filled(classes: pd.Series, splits: pd.Series) -> None:
-    counts = pd.crosstab(classes, splits).reindex(columns=list(SPLITS), fill_value=0)
-    for split in SPLITS:
-        for name in counts.index[counts[split] == 0]:
+    classes = sorted(manifest["class"].unique())
+    groups = shared.groupby("class")["group"].nunique().reindex(classes, fill_value=0)
+    for name in groups.index[groups < len(drawn)]:
+        raise PipelineError(
+            f"Class {name} has {groups[name]} different photos to share out (copies of a photo count once), and one each is "
+            f"needed for {', '.join(drawn)}. {_refused(manifest, name)}Add photos of it, or remove its folder from the source."
+        )
+    counts = pd.crosstab(manifest["class"].reindex(given.index), given)
+    for split in counts.columns:
+        for name in set(classes) - set(counts.index[counts[split] > 0]):
             raise PipelineError(
-                f"No photo of class {name} fell into {split}: there are {counts.loc[name].sum():,} of that class. "
-                f"Add photos, raise the share of {split}, or choose another seed."
+                f"The splits that these photos come with have no usable photo of class {name} in {split}. "
+                f"{_refused(manifest, name)}Put some there, or leave {split} out of the source: it is then drawn out of train."
             )
+
+
+def _refused(manifest: pd.DataFrame, name: str) -> str:
+    """Why files of a class were refused, in a sentence; empty where none was."""
+    reasons = manifest.loc[(manifest["class"] == name) & (manifest["status"] == "refused"), "reason"]
+    counts = reasons.str.split(": ").str[0].value_counts()
+    found = ", ".join(f"{reason} ({count:,})" for reason, count in counts.items())
+    return f"Of its files {len(reasons):,} were refused: {found}. " if found else ""
+
+
+def _draw(photos: pd.DataFrame, fractions: Mapping[str, float], seed: int) -> np.ndarray:
+    """Split the photos of one class; the fractions may sum to less than 1."""
+    names, parts = list(fractions), np.array(list(fractions.values()))
+    sizes = photos["group"].value_counts()
+    places = _places(sizes.index, seed)
+    order = np.argsort(places)
+    groups, places = sizes.index[order], places[order]
+    before = np.concatenate([[0], np.cumsum(sizes.to_numpy()[order])])  # photos in the first i groups
+    places_of_photos, largest = np.sort(_places(photos["sha256"], seed)), sizes.max()
+    split_of_group = np.zeros(len(groups), dtype=int)
+    cut, excess, tolerance = 0, 0.0, largest / 2 + 0.5  # the half is for rounding
+    for number, fraction in enumerate(np.cumsum(parts / parts.sum())[:-1], start=1):
+        target = fraction * len(photos)
+        cut_now = np.searchsorted(places, places_of_photos[min(round(target), len(photos) - 1)])
+        # Neither the photos before the cut nor those since the last one are off by more than they may be.
+        lowest = np.searchsorted(before, target + max(-tolerance, excess - largest))
+        highest = np.searchsorted(before, target + min(tolerance, excess + largest), side="right") - 1
+        cut = int(np.clip(np.clip(cut_now, lowest, highest), cut + 1, len(groups) - len(names) + number))  # a group for each
+        excess = before[cut] - target
+        split_of_group[cut:] = number
+    return np.array(names)[split_of_group[pd.Index(groups).get_indexer(photos["group"])]]
+
+
+def _places(hashes: pd.Series | pd.Index, seed: int) -> np.ndarray:
+    digests = b"".join(hashlib.sha256(f"{seed}:{text}".encode()).digest()[:8] for text in hashes)
+    return np.frombuffer(digests, ">u8").astype(np.uint64)

@@ -1,4 +1,4 @@
-"""Where stored photos end up, and the summary of what preprocessing found and did."""
+"""Stored photos in their final folders, and the summary of what preprocessing found and did."""
 
 import os
 from collections import Counter
@@ -23,14 +23,11 @@ def place(manifest: pd.DataFrame, store: Path, images: Path) -> None:
         os.replace(store / label / f"{photo}.jpg", images / split / label / f"{photo}.jpg")
 
 
-def summary(manifest: pd.DataFrame) -> dict[str, Any]:
-    """What a manifest with groups and splits comes to, ready for JSON.
+def summary(manifest: pd.DataFrame, stored_size: int) -> dict[str, Any]:
+    """Counts of a manifest with groups and splits, ready for JSON.
 
-    Keys: `files`; `status` (files by status); `photos` (by split and class); `refused` and `repaired` (files by reason,
-    without the details); `duplicates` (groups, those with equal pixels and those with like ones, which may be the same group,
-    photos in groups, photos refused for contradicting labels, and photos refused for a duplicate in a better predefined
-    split); `doubts` (photos with a doubtful label, by kind); `shorter_side` (smallest, median and largest, in pixels of the
-    original photos); `stored_bytes`.
+    `refused` and `repaired` count files by reason; `exact_groups` and `near_groups` are those with equal pixels and those with
+    like ones, which may be the same group; `shorter_side` is in pixels of the published photos.
     """
     placed = manifest[manifest["split"] != ""]
     refused = manifest.loc[manifest["status"] == "refused", "reason"]
@@ -54,8 +51,8 @@ def summary(manifest: pd.DataFrame) -> dict[str, Any]:
             "contradicting": int(refused.str.startswith("label contradicts").sum()),
             "across_splits": int(refused.str.startswith("duplicate of").sum()),
         },
-        "doubts": dict(sorted(Counter(manifest.loc[manifest["doubt"] != "", "doubt"]).items())),
         "shorter_side": {"min": int(sides.min()), "median": float(sides.median()), "max": int(sides.max())},
+        "stored_size": stored_size,
         "stored_bytes": int(placed["stored_bytes"].sum()),
     }
 

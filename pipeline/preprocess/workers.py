@@ -1,93 +1,117 @@
-"""Worker processes that examine photos and may die of one: a file that kills or hangs its worker costs one row.
+"""Worker processes that decode photos: a file that crashes, hangs or starves its worker costs one row, and is named."""
 
-Files go to a process pool in chunks. Where a worker dies, all files that were on their way are examined again, one at
-a time in a process apart; the file that this process dies of is the culprit.
-"""
-
-import ctypes
 import multiprocessing
 import os
 import signal
 import threading
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+import time
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
-from multiprocessing.connection import Connection
+from contextlib import contextmanager
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
 
-from pipeline.preprocess.fork_server import fork_server
-from pipeline.preprocess.photo import Row, Task, blank_row, examine
+from pipeline.preprocess.photo import Row, Task, examine, refused_row
 
 PHOTOS_PER_CHUNK = 32
 CHUNKS_IN_FLIGHT = 2  # a worker: one that it works on and one that waits, so that memory stays flat and nobody idles
-# Of glibc's mallopt: blocks up to 32 MB come from the heap, of which up to 64 MB that are free are kept.
-MALLOC_SETTINGS = {"M_MMAP_THRESHOLD": (-3, 32 * 2**20), "M_TRIM_THRESHOLD": (-1, 64 * 2**20)}
-SECONDS_PER_PHOTO = 60.0  # far more than 100 megapixels need; a decoder that is not done by then is in a loop
+SECONDS_PER_PHOTO = 60.0  # far more than `MAX_PIXELS` need; a decoder that is not done by then is in a loop
 
 
-def examine_all(tasks: Iterable[Task], workers: int) -> Iterator[list[Row]]:
-    """Examine every task with `workers` processes; yields finished rows in chunks, in no particular order.
+def examine_all(tasks: Sequence[Task], workers: int, seconds: float = SECONDS_PER_PHOTO) -> Iterator[list[Row]]:
+    """Examine every file with `workers` processes; yields finished rows in chunks, in no particular order.
 
-    Tasks are taken as they are needed, so an iterator that makes them costs no memory.
+    Where a worker dies or runs out of memory, the files that were in flight are examined again, one at a time; the one
+    that is at fault then is refused. A file may take `seconds`.
 
     Raises:
         OSError: a stored photo cannot be written.
     """
-    context = fork_server(preload=__name__)
-    chunks = _chunks(tasks)
-    while unfinished := (yield from _examine_in_pool(chunks, workers, context)):
-        yield from _examine_one_by_one(unfinished, context)
-
-
-def _chunks(tasks: Iterable[Task]) -> Iterator[list[Task]]:
-    remaining = iter(tasks)
-    while chunk := list(islice(remaining, PHOTOS_PER_CHUNK)):
-        yield chunk
+    context = _fork_server()
+    chunks = iter([tasks[start : start + PHOTOS_PER_CHUNK] for start in range(0, len(tasks), PHOTOS_PER_CHUNK)])
+    while in_flight := (yield from _examine_in_pool(chunks, workers, seconds, context)):
+        yield from _examine_one_by_one(in_flight, seconds, context)
 
 
 def _examine_in_pool(
-    chunks: Iterator[list[Task]], workers: int, context: ForkServerContext
+    chunks: Iterator[Sequence[Task]], workers: int, seconds: float, context: ForkServerContext
 ) -> Generator[list[Row], None, list[Task]]:
-    """Work off `chunks`; stops early where a worker dies, and returns the tasks that were then on their way."""
-    pending: dict[Future[list[Row]], list[Task]] = {}
-    unfinished: list[Task] = []
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-    try:
+    """Work off `chunks`; stops early where a worker dies, and returns the tasks that were in flight then."""
+    pending: dict[Future[list[Row]], Sequence[Task]] = {}
+    in_flight: list[Task] = []
+    with _pool(workers, context) as pool:
         while True:
-            while not unfinished and len(pending) < CHUNKS_IN_FLIGHT * workers and (chunk := next(chunks, None)):
+            while not in_flight and len(pending) < CHUNKS_IN_FLIGHT * workers and (chunk := next(chunks, None)):
                 try:
-                    pending[pool.submit(_examine_chunk, chunk)] = chunk
+                    pending[pool.submit(_examine_chunk, chunk, seconds)] = chunk
                 except BrokenProcessPool:
-                    unfinished += chunk
+                    in_flight += chunk
             if not pending:
-                return unfinished
+                return in_flight
             for future in wait(pending, return_when=FIRST_COMPLETED).done:
                 chunk = pending.pop(future)
                 try:
-                    rows = future.result()
+                    yield future.result()
                 except (BrokenProcessPool, MemoryError):
-                    unfinished += chunk
-                else:
-                    yield rows
+                    in_flight += chunk
+
+
+def _examine_one_by_one(tasks: Sequence[Task], seconds: float, context: ForkServerContext) -> Iterator[list[Row]]:
+    remaining = iter(tasks)
+    broken = True
+    while broken:
+        broken = False
+        with _pool(1, context) as pool:
+            for task in remaining:
+                started = time.monotonic()
+                try:
+                    yield pool.submit(_examine_chunk, [task], seconds).result()
+                except MemoryError:
+                    yield [refused_row(task, "not enough memory to decode")]
+                except BrokenProcessPool:
+                    late = time.monotonic() - started >= seconds
+                    yield [refused_row(task, f"took longer than {seconds:g} s to decode" if late else "crashed the decoder")]
+                    broken = True
+                    break
+
+
+@contextmanager
+def _pool(workers: int, context: ForkServerContext) -> Iterator[ProcessPoolExecutor]:
+    """A process pool whose workers are killed where the work is given up, as by Ctrl-C."""
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    try:
+        yield pool
+    except BaseException:
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.kill()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
+def _fork_server() -> ForkServerContext:
+    """Fork workers from a server that has imported this module, that has no threads, and that does not hear Ctrl-C."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    resource_tracker.ensure_running()  # first, because it unblocks the signal again
+    # Processes inherit that a signal is blocked. Ctrl-C is for the main process alone, and waits until the server works.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+        first = context.Process(target=os.getpid)
+        first.start()
+        first.join()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    return context
+
+
 def _start_worker() -> None:
-    """Do not outlive the main process, and keep quiet: libtiff prints what is wrong with a file."""
+    """Keep quiet (libtiff prints what is wrong with a file), and do not outlive the main process."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    _keep_freed_memory()
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _keep_freed_memory() -> None:
-    """Use the memory of one photo for the next: giving it back and taking it anew costs up to a fifth of the time."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # glibc alone has it
-        for parameter, value in MALLOC_SETTINGS.values():
-            libc.mallopt(parameter, value)
 
 
 def _exit_with_parent() -> None:
@@ -97,69 +121,15 @@ def _exit_with_parent() -> None:
         os._exit(1)
 
 
-def _examine_chunk(tasks: list[Task]) -> list[Row]:
-    return [_examine_in_time(task) for task in tasks]
+def _examine_chunk(tasks: Sequence[Task], seconds: float) -> list[Row]:
+    return [_examine_in_time(task, seconds) for task in tasks]
 
 
-def _examine_in_time(task: Task) -> Row:
+def _examine_in_time(task: Task, seconds: float) -> Row:
     """Examine one file; the alarm ends the process, because nothing gentler stops a decoder written in C."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS_PER_PHOTO)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         return examine(task)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def _examine_one_by_one(tasks: Sequence[Task], context: ForkServerContext) -> Iterator[list[Row]]:
-    """Examine files in a process apart, a fresh one after each death; the file it died of is refused with the cause."""
-    remaining = deque(tasks)
-    while remaining:
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_answer, args=(theirs,))
-        process.start()
-        theirs.close()
-        with ours:
-            yield from _ask(ours, remaining)
-        process.join()
-        if remaining:
-            yield [blank_row(remaining.popleft(), _cause_of_death(process.exitcode))]
-
-
-def _ask(connection: Connection, remaining: deque[Task]) -> Iterator[list[Row]]:
-    """Let the other process examine the remaining tasks in turn; stops where it dies of the first that then remains."""
-    while remaining:
-        try:
-            connection.send(remaining[0])
-            answer = connection.recv()
-        except (EOFError, ConnectionError):
-            return
-        if isinstance(answer, OSError):
-            raise answer
-        remaining.popleft()
-        yield [answer]
-
-
-def _answer(connection: Connection) -> None:
-    """Examine every task that comes, until the other side hangs up."""
-    _start_worker()
-    while True:
-        try:
-            task = connection.recv()
-        except EOFError:
-            return
-        try:
-            answer: Row | OSError = _examine_in_time(task)
-        except MemoryError:
-            answer = blank_row(task, "not enough memory to decode")
-        except OSError as error:
-            answer = error
-        connection.send(answer)
-
-
-def _cause_of_death(exit_code: int | None) -> str:
-    if exit_code == -signal.SIGALRM:
-        return f"took longer than {SECONDS_PER_PHOTO:.0f} s to decode"
-    if exit_code is not None and exit_code < 0:
-        return f"crashed the decoder: {signal.Signals(-exit_code).name}"
-    return f"crashed the decoder: exit status {exit_code}"

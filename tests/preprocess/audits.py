@@ -8,11 +8,12 @@ from PIL import Image
 
 from pipeline.preprocess.audit import audit
 
+# Run with `python -c`: the arguments are the raw folder and the store.
 AUDIT = """
 import sys
 from pathlib import Path
 from pipeline.preprocess.audit import audit
-audit(Path(sys.argv[1]), Path(sys.argv[2]), stored_size=48, workers=1)
+audit(Path(sys.argv[1]), Path(sys.argv[2]), stored_size=48, workers=2)
 """
 
 

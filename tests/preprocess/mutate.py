@@ -20,7 +20,7 @@ import pandas as pd
 from PIL import Image
 
 from pipeline.cores import usable_cores
-from pipeline.data import decode as decode_module
+from pipeline.preprocess import decode as decode_module
 from pipeline.preprocess.audit import audit
 from pipeline.preprocess.decode import Decoded, Refused, decode
 from pipeline.preprocess.photo import pixel_hash
@@ -82,14 +82,15 @@ def decoded_by_pillow(data: bytes) -> Decoded:
 
 
 def check_row(row: pd.Series, raw: Path, store: Path) -> None:
-    """Hold one row of the audit against the file that it speaks of."""
+    """Compare one row of the audit with what Pillow makes of its file."""
     stored = store / row[3] / f"{row.id}.jpg"
     try:
         expected = decoded_by_pillow((raw / row.path).read_bytes())
-        told, found = ("; ".join(expected.notes), pixel_hash(expected.pixels)), (row.reason, row.pixel_hash)
+        by_pillow = "; ".join(expected.notes), pixel_hash(expected.pixels)
     except Refused as refusal:
-        told, found = (str(refusal), ""), (row.reason, row.pixel_hash)
-    assert found == told, f"{row.path}: {found}, where Pillow alone gives {told}"
+        by_pillow = str(refusal), ""
+    found = row.reason, row.pixel_hash
+    assert found == by_pillow, f"{row.path}: {found}, where Pillow alone gives {by_pillow}"
     if row.status == "refused":
         assert re.fullmatch(r"[ -~]{5,}", row.reason), f"{row.path}: {row.reason!r} is no reason"
         assert not stored.exists(), f"{row.path} is refused and stored"

@@ -11,17 +11,15 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import PipelineError
-from pipeline.preprocess.audit import COLUMNS
-from pipeline.preprocess.listing import find_tasks
+from pipeline.preprocess.audit import find_tasks
 from pipeline.preprocess.photo import pixel_hash
 from tests.preprocess.audits import contents, run
 
 
 def test_every_file_has_a_row_and_every_photo_is_stored(raw: Path, tmp_path: Path) -> None:
     manifest = run(raw, tmp_path / "store")
-    assert tuple(manifest.columns) == COLUMNS
     files = [path.relative_to(raw).as_posix() for path in raw.rglob("*") if path.is_file()]
-    assert sorted(manifest["path"]) == sorted(files)
+    assert manifest["path"].tolist() == sorted(files)
     rows = manifest.set_index("path")
     refused = rows.loc[rows["status"] == "refused", "reason"].str.split(":").str[0].to_dict()
     assert refused == {
@@ -29,31 +27,20 @@ def test_every_file_has_a_row_and_every_photo_is_stored(raw: Path, tmp_path: Pat
         "PetImages/Dog/Thumbs.db": "not a photo in a known format",
         "PetImages/Dog/cut.jpg": "truncated",
     }
-    assert rows.loc["PetImages/Dog/ink.jpg", ["status", "reason", "mode"]].tolist() == [
-        "repaired",
-        "CMYK converted",
-        "CMYK",
-    ]
+    assert rows.loc["PetImages/Dog/ink.jpg", ["status", "reason", "mode"]].tolist() == ["repaired", "CMYK converted", "CMYK"]
     usable = manifest[manifest["status"] != "refused"]
     expected = {f"{label}/{photo}.jpg" for label, photo in zip(usable["class"], usable["id"], strict=True)}
     assert set(contents(tmp_path / "store")) == expected
 
 
-def test_a_row_says_what_the_file_is(raw: Path, tmp_path: Path) -> None:
-    manifest = run(raw, tmp_path / "store").set_index("id")
-    row = manifest.loc["dog.5"]
+def test_a_row_describes_its_file(raw: Path, tmp_path: Path) -> None:
+    row = run(raw, tmp_path / "store").set_index("id").loc["dog.5"]
     with Image.open(raw / "PetImages" / "Dog" / "5.jpg") as image:
         assert row["pixel_hash"] == pixel_hash(np.asarray(image))
     with Image.open(tmp_path / "store" / "dog" / "dog.5.jpg") as stored:
         assert (row["stored_width"], row["stored_height"]) == stored.size == (48, round(69 * 48 / 60))
-    assert (row["class"], row["status"], row["reason"], row["format"], row["mode"]) == (
-        "dog",
-        "kept",
-        "",
-        "JPEG",
-        "RGB",
-    )
-    assert (row["width"], row["height"], row["orientation"]) == (60, 69, 1)
+    described = row[["class", "status", "reason", "format", "mode", "width", "height", "orientation"]].tolist()
+    assert described == ["dog", "kept", "", "JPEG", "RGB", 60, 69, 1]
     assert row["bytes"] == (raw / "PetImages" / "Dog" / "5.jpg").stat().st_size
 
 
@@ -67,38 +54,28 @@ def test_workers_and_the_order_of_files_change_nothing(raw: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("folders", "message"),
+    ("files", "message"),
     [
         ([], "There is no folder"),
-        (["PetImages/Cat"], "two or more classes"),
-        (["PetImages/Cat", "PetImages/Dog"], "None of the 2 files under .* is a usable photo. empty file"),
+        (["PetImages/Cat/0.jpg"], "two or more classes"),
+        (["PetImages/Cat/0.jpg", "PetImages/Dog/0.jpg", "PetImages/Hamster/"], "no file in the folder of hamster"),
     ],
 )
-def test_a_folder_without_photos_is_an_error(tmp_path: Path, folders: list[str], message: str) -> None:
-    for folder in folders:
-        (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "0.jpg").touch()
+def test_a_folder_without_photos_is_an_error(tmp_path: Path, files: list[str], message: str) -> None:
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).mkdir() if file.endswith("/") else (tmp_path / file).touch()
     with pytest.raises(PipelineError, match=message):
         run(tmp_path, tmp_path / "store")
 
 
-def test_a_class_without_photos_is_an_error(raw: Path, tmp_path: Path) -> None:
-    (raw / "PetImages" / "Hamster").mkdir()
-    with pytest.raises(PipelineError, match="no usable photo of the class hamster"):
-        run(raw, tmp_path / "store")
-
-
-def test_a_disk_that_is_too_small_is_told_before_anything_is_decoded(
+def test_a_disk_that_is_too_small_is_found_before_anything_is_decoded(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10_000))
     with pytest.raises(PipelineError, match="There is no room to store the photos of"):
         run(raw, tmp_path / "store")
     assert contents(tmp_path / "store") == {}
-    monkeypatch.undo()
-    manifest = run(raw, tmp_path / "store")
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
-    pd.testing.assert_frame_equal(run(raw, tmp_path / "store"), manifest)  # nothing is left to store
 
 
 def test_ids_are_plain_unique_and_safe(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.data import decode as decode_module
+from pipeline.preprocess import decode as decode_module
 from pipeline.preprocess.decode import EXIF_ORIENTATION, Refused, decode
 from pipeline.preprocess.photo import stored_photo
 

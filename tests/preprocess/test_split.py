@@ -1,93 +1,217 @@
-"""Splits: disjoint, complete, by group, and unmoved by order and by further photos."""
+"""Splits: stratified, complete, by group, unmoved by order, names and decoder, and stable when photos are added."""
 
-from collections.abc import Collection
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import PipelineError
-from pipeline.preprocess.split import SPLITS, assign_splits
+from pipeline.preprocess import photo as photo_module
+from pipeline.preprocess.audit import find_tasks
+from pipeline.preprocess.decode import Decoded, decode
+from pipeline.preprocess.duplicates import group_duplicates
+from pipeline.preprocess.photo import examine
+from pipeline.preprocess.split import SPLITS, assign_splits, refuse_copies_across
+from tests.preprocess.audits import picture, save
 
-FRACTIONS = {"train": 0.5, "val": 0.25, "test": 0.25}
-
-
-def manifest_of(groups: list[str], refused: Collection[int] = ()) -> pd.DataFrame:
-    """Row i has the i-th group, the class that the group's last character says, and is refused where asked for."""
-    return pd.DataFrame(
-        {
-            "id": [f"photo.{index}" for index in range(len(groups))],
-            "class": [f"class{group[-1]}" for group in groups],
-            "status": ["refused" if index in refused else "kept" for index in range(len(groups))],
-            "group": groups,
-        }
-    )
+FRACTIONS = {"train": 0.5, "val": 0.2, "test": 0.3}
+SIZES = st.lists(st.integers(1, 6), min_size=20, max_size=60)  # of a class's groups
+SEEDS = st.integers(0, 2**40)
 
 
-# Enough of either class to leave no split empty, whatever else is drawn.
-BASE = [f"base{index}.{label}" for index in range(30) for label in "01"]
-groups_drawn = st.lists(st.builds("{}.{}".format, st.integers(0, 40), st.sampled_from("01")), max_size=60)
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-@given(groups=groups_drawn, seed=st.integers(0, 2**40), drawn=st.data())
-@settings(deadline=None)
-def test_properties(groups: list[str], seed: int, drawn: st.DataObject) -> None:
-    refused = drawn.draw(st.sets(st.integers(0, len(groups)), max_size=10))
-    manifest = manifest_of(groups + BASE, refused)
-    try:
-        splits = assign_splits(manifest, FRACTIONS, seed)
-    except PipelineError:  # possible, if rarely, with 30 groups
-        assume(False)
-    usable = manifest["status"] != "refused"
+def manifest_of(classes: Mapping[str, list[int]], salt: str = "") -> pd.DataFrame:
+    """A manifest with groups of the given sizes in each class."""
+    rows = []
+    for label, sizes in classes.items():
+        for group, size in enumerate(sizes):
+            hashes = [sha256(f"{salt}{label}.{group}.{member}") for member in range(size)]
+            rows += [{"class": label, "sha256": own, "group": min(hashes)} for own in hashes]
+    table = pd.DataFrame(rows).assign(status="kept", reason="")
+    table["id"] = [f"photo.{number:04}" for number in range(len(table))]
+    return table.assign(path="PetImages/" + table["id"])
+
+
+@given(sizes=st.fixed_dictionaries({"cat": SIZES, "dog": SIZES}), seed=SEEDS)
+@settings(deadline=None, max_examples=30)
+def test_each_class_has_its_fractions_within_its_largest_group_whatever_the_order(
+    sizes: dict[str, list[int]], seed: int
+) -> None:
+    manifest = manifest_of(sizes)
+    splits = assign_splits(manifest, FRACTIONS, seed)
     assert splits.index.equals(manifest.index)
-    assert set(splits[usable]) == set(SPLITS)
-    assert set(splits[~usable]) <= {""}
-    assert (splits[usable].groupby(manifest["group"]).nunique() == 1).all()
-    order = drawn.draw(st.permutations(range(len(manifest))))
-    pd.testing.assert_series_equal(assign_splits(manifest.iloc[order], FRACTIONS, seed), splits.iloc[order])
-    more = pd.concat([manifest_of(drawn.draw(groups_drawn)), manifest], ignore_index=True)
-    after = assign_splits(more, FRACTIONS, seed).tail(len(manifest)).reset_index(drop=True)
-    pd.testing.assert_series_equal(after, splits)
-
-
-def test_shares_are_met_within_their_deviation() -> None:
-    manifest = manifest_of([f"{index}.{index % 2}" for index in range(20_000)])
-    fractions = {"train": 0.7, "val": 0.1, "test": 0.2}
-    splits = assign_splits(manifest, fractions, 0)
-    for label in ("class0", "class1"):
+    assert (splits.groupby(manifest["group"]).nunique() == 1).all()
+    for label, groups in sizes.items():
         counts = splits[manifest["class"] == label].value_counts()
-        for split, share in fractions.items():
-            assert abs(counts[split] - 10_000 * share) < 4 * np.sqrt(10_000 * share * (1 - share))
+        for split, fraction in FRACTIONS.items():
+            assert abs(counts[split] - fraction * sum(groups)) <= max(groups) + 1e-6
+    order = np.random.default_rng(seed).permutation(len(manifest))
+    shuffled = manifest.iloc[order].assign(id="other", path="other")
+    pd.testing.assert_series_equal(assign_splits(shuffled, FRACTIONS, seed), splits.iloc[order])
+
+
+@given(sizes=SIZES, added=st.lists(st.integers(1, 6), max_size=20), seed=SEEDS)
+@settings(deadline=None, max_examples=40)
+def test_few_photos_move_when_some_are_added(sizes: list[int], added: list[int], seed: int) -> None:
+    manifest, more = manifest_of({"cat": sizes, "dog": [1] * 9}), manifest_of({"cat": added or [1]}, salt="new")
+    before = assign_splits(manifest, FRACTIONS, seed)
+    after = assign_splits(pd.concat([manifest, more], ignore_index=True), FRACTIONS, seed).head(len(manifest))
+    moved = before != after
+    assert not moved[manifest["class"] == "dog"].any()
+    # At each of the two divisions: as many photos as were added, and one largest group.
+    assert moved.sum() <= 2 * (len(more) + max(sizes + added))
+
+
+@given(count=st.integers(30, 100), first=st.integers(0, 29), second=st.integers(0, 29), seed=SEEDS)
+@settings(deadline=None, max_examples=40)
+def test_a_pair_that_becomes_duplicates_moves_no_other_photo(count: int, first: int, second: int, seed: int) -> None:
+    manifest = manifest_of({"cat": [1] * count, "dog": [1] * 9})
+    before = assign_splits(manifest, FRACTIONS, seed)
+    pair = [first, second]
+    paired = manifest.copy()
+    paired.loc[pair, "group"] = manifest.loc[pair, "sha256"].min()
+    after = assign_splits(paired, FRACTIONS, seed)
+    assert after[first] == after[second]
+    assert (after == before).drop(pair).all()
+
+
+@pytest.mark.parametrize("number", [3, 4, 7, 20])
+def test_small_classes_have_photos_in_every_split(number: int) -> None:
+    manifest = manifest_of({f"class{index}": [1] * number for index in range(10)} | {"large": [1] * 500, "copied": [40, 1, 1]})
+    for seed in range(5):
+        splits = assign_splits(manifest, {"train": 0.7, "val": 0.15, "test": 0.15}, seed)
+        assert (pd.crosstab(manifest["class"], splits)[list(SPLITS)] > 0).all(axis=None)
 
 
 def test_another_seed_is_another_split() -> None:
-    manifest = manifest_of([f"{index}.{index % 2}" for index in range(1000)])
+    manifest = manifest_of({"cat": [1] * 500, "dog": [1] * 500})
     same = assign_splits(manifest, FRACTIONS, 0) == assign_splits(manifest, FRACTIONS, 1)
-    assert abs(same.mean() - 0.375) < 0.08  # 0.5² + 0.25² + 0.25²
+    assert abs(same.mean() - 0.38) < 0.08  # 0.5² + 0.2² + 0.3²
 
 
 def test_a_split_is_the_same_everywhere_and_always() -> None:
-    splits = assign_splits(manifest_of(BASE), FRACTIONS, 0)
-    assert splits.head(6).tolist() == ["train", "test", "train", "train", "test", "train"]
+    splits = assign_splits(manifest_of({"cat": [1] * 30, "dog": [1] * 30}), FRACTIONS, 0)
+    assert sha256("".join(splits)) == "fdad3f8c727a4a7e9f16f27ebdc98603f8946662a08ed09607cfb3a2822e6c38"
 
 
-def test_a_class_that_a_split_lacks_is_an_error() -> None:
-    groups = [*BASE, "lonely.2"]
-    with pytest.raises(PipelineError, match=r"No photo of class class2 fell into \w+: there are 1 .*Add photos"):
-        assign_splits(manifest_of(groups), FRACTIONS, 0)
+@pytest.mark.parametrize("groups", [[], [1], [5, 1]])
+def test_a_class_with_too_few_photos_is_refused_by_name(groups: list[int]) -> None:
+    manifest = manifest_of({"cat": [1] * 9, "hamster": [*groups, 1]})
+    manifest.loc[manifest.index[-1], ["status", "reason", "group"]] = ["refused", "label contradicts its duplicate: cat.3", ""]
+    message = rf"Class hamster has {len(groups)} different photos .* needed for train, val, test.* label contradicts its duplicate \(1\)"
+    with pytest.raises(PipelineError, match=message):
+        assign_splits(manifest, FRACTIONS, 0)
 
 
-def test_nothing_to_split_among_is_an_error() -> None:
-    with pytest.raises(PipelineError, match="fell into"):
-        assign_splits(manifest_of(["only.0", "only.0"]), FRACTIONS, 0)
+# Another decoder, and another stored size
+
+
+def audited(raw: Path, store: Path, stored_size: int) -> pd.DataFrame:
+    """What the audit makes, in this process."""
+    for label in ("cat", "dog"):
+        (store / label).mkdir(parents=True, exist_ok=True)
+    grouped = group_duplicates(pd.DataFrame([examine(task) for task in find_tasks(raw, store, stored_size)]))
+    return grouped.assign(split=assign_splits(grouped, FRACTIONS, 0)).set_index("id")
+
+
+def test_neither_decoder_nor_stored_size_moves_a_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for index in range(40):
+        for label in ("Cat", "Dog"):
+            image = picture(300, 280, 2 * index + (label == "Dog"))
+            save(tmp_path / f"raw/PetImages/{label}/{index}.jpg", image)
+            if index % 4 == 0:
+                save(tmp_path / f"raw/PetImages/{label}/copy{index}.jpg", image.resize((200, 187)), quality=50)
+    small, large = (audited(tmp_path / "raw", tmp_path / f"{size}", size) for size in (128, 256))
+    assert (small["stored_bytes"] != large["stored_bytes"]).all()
+
+    def decoded_otherwise(data: bytes) -> Decoded:
+        decoded = decode(data)
+        return Decoded(decoded.pixels ^ 1, decoded.format, decoded.mode, decoded.orientation, decoded.notes)
+
+    monkeypatch.setattr(photo_module, "decode", decoded_otherwise)
+    other = audited(tmp_path / "raw", tmp_path / "other", 256)
+    assert (other["pixel_hash"] != large["pixel_hash"]).all()
+    assert large["group"].nunique() == 80
+    for manifest in (small, other):
+        pd.testing.assert_frame_equal(manifest[["group", "split"]], large[["group", "split"]])
+
+
+# Splits that come with the photos
+
+
+@given(
+    sizes=st.fixed_dictionaries({"cat": SIZES, "dog": SIZES}),
+    present=st.sampled_from([("train", "val", "test"), ("train", "val"), ("train", "test"), ("train",)]),
+    seed=st.integers(0, 1000),
+)
+@settings(deadline=None, max_examples=20)
+def test_predefined_splits_hold_and_no_group_is_in_two(
+    sizes: dict[str, list[int]], present: tuple[str, ...], seed: int
+) -> None:
+    manifest = manifest_of(sizes)
+    chosen = np.random.default_rng(seed).choice(present, len(manifest))
+    chosen[manifest["class"].duplicated(keep=False).to_numpy() & (np.arange(len(manifest)) % 5 == 0)] = "train"
+    predefined = dict(zip(manifest["path"], chosen, strict=True))
+    kept = refuse_copies_across(manifest, predefined)
+    usable = kept["status"] == "kept"
+    assert (kept["reason"][~usable].str.fullmatch(r"duplicate of a photo in (test|val): photo\.\d+")).all()
+    try:
+        splits = assign_splits(kept, FRACTIONS, 0, predefined)
+    except PipelineError as error:  # nothing of a class is left in a split
+        assert "have no usable photo of class" in str(error) or "different photos to share out" in str(error)
+        return
+    best = {"test": 0, "val": 1, "train": 2}
+    for _, rows in kept.assign(split=splits, given=chosen).groupby("group"):
+        left = rows[rows["status"] == "kept"]
+        assert left["split"].nunique() == 1
+        assert set(left["given"].map(best)) == {rows["given"].map(best).min()}  # the best placed copies are left
+        for place, split in zip(left["given"], left["split"], strict=True):
+            assert split in ({place} if place != "train" else {"train"} | (set(SPLITS) - set(present)))
+
+
+def test_the_copy_in_the_better_place_stays() -> None:
+    manifest = manifest_of({"cat": [3], "dog": [1]})
+    kept = refuse_copies_across(manifest, dict(zip(manifest["path"], ["train", "test", "val", "train"], strict=True)))
+    reason = "duplicate of a photo in test: photo.0001"
+    assert kept["reason"].tolist() == [reason, "", reason, ""]
+
+
+def test_a_missing_split_is_drawn_out_of_train_in_proportion() -> None:
+    manifest = manifest_of({"a": [1] * 700, "b": [1] * 70})
+    predefined = {path: "test" if number % 7 == 0 else "train" for number, path in enumerate(manifest["path"])}
+    splits = assign_splits(manifest, {"train": 0.6, "val": 0.2, "test": 0.2}, 0, predefined)
+    counts = pd.crosstab(manifest["class"], splits)
+    assert counts.loc["a"].to_dict() == {"test": 100, "train": 450, "val": 150}
+    assert counts.loc["b"].to_dict() == {"test": 10, "train": 45, "val": 15}
 
 
 @pytest.mark.parametrize(
-    "fractions",
-    [{"train": 0.5, "val": 0.5}, {"train": 1.0, "val": 0.0, "test": 0.0}, {"train": 0.5, "val": 0.5, "test": 0.5}],
+    ("splits", "message"),
+    [
+        (["val", "test"], "have no train"),
+        (["train", None], "leave out 9 of them, such as PetImages/photo.0001"),
+        (["train"] * 9 + ["val"] * 9, "Class b has 0 different photos to share out .* needed for train, test"),
+        (["train"] * 8 + ["val"] + ["train"] * 9, "no usable photo of class b in val.*or leave val out"),
+    ],
 )
-def test_shares_that_are_none_are_an_error(fractions: dict[str, float]) -> None:
-    with pytest.raises(PipelineError, match="must be above 0 and sum to 1"):
-        assign_splits(manifest_of(BASE), fractions, 0)
+def test_predefined_splits_that_cannot_be_used(splits: list[str | None], message: str) -> None:
+    manifest = manifest_of({"a": [1] * 9, "b": [1] * 9})
+    predefined = dict(zip(manifest["path"], splits * (18 // len(splits)), strict=True))
+    with pytest.raises(PipelineError, match=message):
+        assign_splits(manifest, FRACTIONS, 0, {path: split for path, split in predefined.items() if split})
+
+
+def test_refused_files_need_no_split() -> None:
+    manifest = manifest_of({"a": [1] * 9, "b": [1] * 10})
+    manifest.loc[18, ["status", "group"]] = ["refused", ""]
+    predefined = {path: SPLITS[number % 3] for number, path in enumerate(manifest["path"][:-1])}
+    kept = refuse_copies_across(manifest, predefined)
+    assert assign_splits(kept, FRACTIONS, 0, predefined).tolist()[-1] == ""

@@ -8,16 +8,16 @@ import pytest
 
 from pipeline.preprocess.store import place, summary
 
-COLUMNS = ["id", "class", "status", "reason", "width", "height", "stored_bytes", "pixel_hash", "group", "split", "doubt"]
+COLUMNS = ["id", "class", "status", "reason", "width", "height", "stored_bytes", "pixel_hash", "group", "split"]
 ROWS = [
-    ["cat.0", "cat", "kept", "", 60, 40, 100, "p", "a", "train", ""],
-    ["cat.1", "cat", "kept", "", 60, 50, 200, "p", "a", "train", "reversed"],
-    ["cat.2", "cat", "repaired", "CMYK converted; decoder warning: odd", 70, 90, 300, "q", "b", "val", ""],
-    ["dog.0", "dog", "repaired", "CMYK converted", 80, 80, 400, "r", "c", "test", ""],
-    ["dog.1", "dog", "refused", "truncated: here", 0, 0, 0, "", "", "", ""],
-    ["dog.2", "dog", "refused", "truncated: there", 0, 0, 0, "", "", "", ""],
-    ["dog.3", "dog", "refused", "label contradicts its duplicate: cat.3", 80, 80, 500, "s", "d", "", ""],
-    ["cat.3", "cat", "refused", "label contradicts its duplicate: dog.3", 80, 80, 500, "t", "d", "", ""],
+    ["cat.0", "cat", "kept", "", 60, 40, 100, "p", "a", "train"],
+    ["cat.1", "cat", "kept", "", 60, 50, 200, "p", "a", "train"],
+    ["cat.2", "cat", "repaired", "CMYK converted; decoder warning: odd", 70, 90, 300, "q", "b", "val"],
+    ["dog.0", "dog", "repaired", "CMYK converted", 80, 80, 400, "r", "c", "test"],
+    ["dog.1", "dog", "refused", "truncated: here", 0, 0, 0, "", "", ""],
+    ["dog.2", "dog", "refused", "truncated: there", 0, 0, 0, "", "", ""],
+    ["dog.3", "dog", "refused", "label contradicts its duplicate: cat.3", 80, 80, 500, "s", "d", ""],
+    ["cat.3", "cat", "refused", "label contradicts its duplicate: dog.3", 80, 80, 500, "t", "d", ""],
 ]
 
 
@@ -43,7 +43,7 @@ def test_photos_with_a_split_are_moved_and_others_stay(manifest: pd.DataFrame, t
 
 
 def test_the_summary_counts_what_there_is(manifest: pd.DataFrame) -> None:
-    assert json.loads(json.dumps(summary(manifest))) == {
+    assert json.loads(json.dumps(summary(manifest, 64))) == {
         "files": 8,
         "status": {"kept": 2, "refused": 4, "repaired": 2},
         "photos": {"train": {"cat": 2, "dog": 0}, "val": {"cat": 1, "dog": 0}, "test": {"cat": 0, "dog": 1}},
@@ -57,7 +57,7 @@ def test_the_summary_counts_what_there_is(manifest: pd.DataFrame) -> None:
             "contradicting": 2,
             "across_splits": 0,
         },
-        "doubts": {"reversed": 1},
         "shorter_side": {"min": 40, "median": 60.0, "max": 80},
+        "stored_size": 64,
         "stored_bytes": 1000,
     }

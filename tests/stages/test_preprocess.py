@@ -1,33 +1,16 @@
-"""The preprocess stage: what it makes of doubtful labels, of splits that photos come with, and of duplicates."""
+"""The preprocess stage: what it writes, of splits that photos come with, of duplicates, and by the backbone's size."""
 
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.data.manifest import fingerprint, read_manifest
-from pipeline.preprocess.doubts import read_ledger
-from pipeline.preprocess.photo import HASH_SIDE, THUMBNAIL_SIDE, perceptual_hash
+from pipeline.data.manifest import fingerprint, read_manifest, read_stored_size
 from tests.clones import ROOT, run, set_params
-
-
-def photo_with_hash(text: str) -> Image.Image:
-    """A picture with a perceptual hash: one whose frequencies stand above or below zero as the bits say."""
-    bits = np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8)).reshape(HASH_SIDE, HASH_SIDE)
-    coefficients = np.zeros((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    coefficients[:HASH_SIDE, :HASH_SIDE] = np.where(bits, 90.0, -90.0)
-    coefficients[0, 0] = THUMBNAIL_SIDE * 128  # which is the brightness
-    grey = cv2.idct(coefficients).clip(0, 255).round().astype(np.uint8)
-    return Image.fromarray(grey).resize((64, 64), Image.Resampling.NEAREST).convert("RGB")
-
-
-def other_photo(seed: int) -> Image.Image:
-    patches = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    return Image.fromarray(patches).resize((80, 60), Image.Resampling.BICUBIC)
+from tests.preprocess.audits import picture
 
 
 def put(project: Path, name: str, image: Image.Image) -> None:
@@ -38,11 +21,12 @@ def put(project: Path, name: str, image: Image.Image) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project with 40 photos of either class, no two alike."""
+    """A project with 20 photos of either class, no two alike."""
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    for number in range(40):
+    set_params(tmp_path, {"backbone.name": "test_resnet", "backbone.weights": "none"})
+    for number in range(20):
         for label in ("Cat", "Dog"):
-            put(tmp_path, f"{label}/{20_000 + number}.jpg", other_photo(2 * number + (label == "Dog")))
+            put(tmp_path, f"{label}/{number}.jpg", picture(280, 260, 2 * number + (label == "Dog")))
     return tmp_path
 
 
@@ -52,47 +36,24 @@ def preprocess(project: Path) -> tuple[pd.DataFrame, str]:
     return manifest.set_axis(manifest["id"].to_list()), printed
 
 
-def picture(project: Path) -> np.ndarray:
+def sheet_of_duplicates(project: Path) -> np.ndarray:
     with Image.open(project / "outputs/plots/duplicates.png") as image:
         return np.asarray(image.convert("RGB"))
 
 
-def test_doubtful_photos_are_dropped_from_training_alone_and_only_when_asked(project: Path) -> None:
-    ledger = read_ledger()
-    known = ledger[ledger["perceptual_hash"] != ""].drop_duplicates(["perceptual_hash"]).set_index("id")
-    for photo, row in known.iterrows():
-        image = photo_with_hash(row["perceptual_hash"])
-        assert (int(perceptual_hash(np.asarray(image)), 16) ^ int(row["perceptual_hash"], 16)).bit_count() <= 4
-        put(project, f"{row['class'].capitalize()}/{str(photo).split('.')[1]}.jpg", image)
-    kept, _ = preprocess(project)
-    assert set(kept.index[kept["doubt"] != ""]) == set(known.index)
-    assert (kept["status"] != "refused").all()
-
-    set_params(project, {"preprocess.label_doubts": "drop"})
-    dropped, printed = preprocess(project)
-    gone = kept.index[(kept["doubt"] != "") & (kept["split"] == "train")]
-    assert len(gone) > 5
-    assert f"{len(known):,} photos have a doubtful label; {len(gone):,} are left out of training for it" in printed
-    assert set(dropped.index[dropped["split"] == ""]) == set(gone)
-    assert (dropped.loc[gone, "reason"].str.split(": ").str[0] == "label doubted").all()
-    for split in ("val", "test"):
-        assert fingerprint(dropped, split) == fingerprint(kept, split)
-    assert not any((project / "data/processed/images/train").rglob(f"{gone[0]}.jpg"))
-
-
-def test_splits_that_come_with_the_photos_hold_and_no_duplicate_crosses_them(project: Path) -> None:
-    put(project, "Cat/copy.jpg", other_photo(0))  # of Cat/20000
-    put(project, "Dog/wrong.jpg", other_photo(2))  # of Cat/20001
+def test_splits_that_come_with_the_photos_hold_and_no_duplicate_is_in_two(project: Path) -> None:
+    put(project, "Cat/copy.jpg", picture(280, 260, 0))  # of Cat/0
+    put(project, "Dog/wrong.jpg", picture(280, 260, 2))  # of Cat/1
     paths = sorted(path.relative_to(project / "data/raw").as_posix() for path in (project / "data/raw").rglob("*.jpg"))
     splits = {path: ("train", "train", "val", "test")[number % 4] for number, path in enumerate(paths)}
-    splits |= {"PetImages/Cat/20000.jpg": "train", "PetImages/Cat/copy.jpg": "test"}
+    splits |= {"PetImages/Cat/0.jpg": "train", "PetImages/Cat/copy.jpg": "test"}
     rows = [f"{path},{split}" for path, split in splits.items()]
     (project / "data/raw/splits.csv").write_text("\n".join(["path,split", *rows]))
     manifest, printed = preprocess(project)
     usable = manifest[manifest["split"] != ""]
     assert (usable["split"] == usable["path"].map(splits)).all()
-    assert manifest.loc["cat.20000", "reason"] == "duplicate of a photo in test: cat.copy"
-    assert set(manifest.index[manifest["status"] == "refused"]) == {"cat.20000", "cat.20001", "dog.wrong"}
+    assert manifest.loc["cat.0", "reason"] == "duplicate of a photo in test: cat.copy"
+    assert set(manifest.index[manifest["status"] == "refused"]) == {"cat.0", "cat.1", "dog.wrong"}
     assert "1 photos with a duplicate in a better one are left out" in printed
     summary = json.loads((project / "data/processed/summary.json").read_text())
     assert summary["duplicates"] == {
@@ -103,11 +64,26 @@ def test_splits_that_come_with_the_photos_hold_and_no_duplicate_crosses_them(pro
         "contradicting": 2,
         "across_splits": 1,
     }
-    assert len(np.unique(picture(project)[60:200, 20:700])) > 100  # four photos stand there
+    assert len(np.unique(sheet_of_duplicates(project)[60:200, 20:700])) > 100  # four photos are shown
 
 
-def test_without_duplicates_the_picture_says_so(project: Path) -> None:
-    preprocess(project)
-    shown = picture(project)
-    assert (shown[:48] < 128).any()  # the sentence
-    assert (shown[48:] == 255).all()  # and nothing else
+def test_another_backbone_is_stored_at_its_size_and_split_alike(project: Path) -> None:
+    manifest, printed = preprocess(project)
+    assert "photos are stored at 192 px" in printed
+    assert read_stored_size(project / "data/processed") == manifest["stored_height"].max() == 192
+    assert (
+        list((project / "data").iterdir()) == [project / "data/raw", project / "data/processed"]
+        or len(list((project / "data").iterdir())) == 2
+    )  # nothing else is left behind
+    metrics = json.loads((project / "outputs/metrics/preprocess.json").read_text())
+    assert metrics == {"kept": 40, "refused": 0, "train": 28, "val": 6, "test": 6, "duplicate_groups": 0, "stored_size": 192}
+    assert list(json.loads((project / "outputs/seconds/preprocess.json").read_text())) == ["seconds"]
+    assert (sheet_of_duplicates(project)[48:] == 255).all()  # the title alone: there are none
+
+    set_params(project, {"backbone.name": "test_vit", "preprocess.stored_size": 100})
+    other, printed = preprocess(project)
+    assert "warning: preprocess.stored_size is 100 px, but test_vit needs" in printed
+    assert read_stored_size(project / "data/processed") == 100
+    assert fingerprint(other) == fingerprint(manifest)
+    stored = sorted(path.stem for path in (project / "data/processed/images/train/cat").iterdir())
+    assert stored == sorted(other.index[(other["split"] == "train") & (other["class"] == "cat")])
