@@ -21,9 +21,8 @@ from pipeline.checkpoint import read_info, read_model_state
 from pipeline.cores import usable_cores
 from pipeline.data.transforms import evaluation_transform
 from pipeline.inference import Classifier
-from pipeline.inference.classifier import BATCH_SIZE
-from pipeline.inference.photo import open_photo
-from pipeline.inference.sources import photos_in
+from pipeline.inference.classifier import BATCH_SIZE, open_photo
+from pipeline.inference.predict import photos_in
 from pipeline.models.backbone import rebuild
 from pipeline.models.backends import build_backend
 from pipeline.preprocess.decode import Refused
@@ -42,7 +41,9 @@ def bare_engine(checkpoint: Path, photos: list[Path], count: int) -> Callable[[]
     """A function that runs the network alone over `count` photos, a few ready batches again and again."""
     info = read_info(checkpoint)
     transform = evaluation_transform(info.preprocessing)
-    ready: Tensor = torch.stack([transform(open_photo(path)) for path in photos[: BATCHES_IN_MEMORY * BATCH_SIZE]])
+    ready: Tensor = torch.stack(
+        [transform(open_photo(path, info.stored_size)) for path in photos[: BATCHES_IN_MEMORY * BATCH_SIZE]]
+    )
     backend = build_backend(
         rebuild(info, read_model_state(checkpoint)).eval(),
         ready[:2],
