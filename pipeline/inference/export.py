@@ -7,6 +7,7 @@ Each export format is loaded again from its files and its logits are compared wi
 folder is put in place only if all agree. `export.json` holds what was compared, and the sha256 of every other file.
 """
 
+import io
 import json
 import logging
 import math
@@ -25,6 +26,7 @@ import onnxruntime
 import timm
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from timm.data import create_transform, resolve_data_config
 from timm.models import save_for_hf
 from torch import Tensor, nn
@@ -209,11 +211,12 @@ def _onnx_with_preprocessing(trained: Trained, folder: Path) -> Tensor:
 
 def _torch_export(trained: Trained, folder: Path) -> Tensor:
     logging.getLogger("torch.export").setLevel(logging.ERROR)
-    example, batch_dimension = torch.zeros(2, *trained.info.preprocessing.input_size), torch.export.Dim.DYNAMIC
+    example, buffer = torch.zeros(2, *trained.info.preprocessing.input_size), io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own parts; whether the result is right is measured
-        program = torch.export.export(trained.model, (example,), dynamic_shapes=({0: batch_dimension},))
-        torch.export.save(program, os.fspath(folder / "model.pt2"))
+        program = torch.export.export(trained.model, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+        torch.export.save(program, buffer)
+        (folder / "model.pt2").write_bytes(buffer.getvalue())
         module = torch.export.load(os.fspath(folder / "model.pt2")).module()
         return _in_batches(module, trained.inputs)
 
@@ -265,8 +268,8 @@ def _write_formats(trained: Trained, folder: Path) -> tuple[list[dict[str, Any]]
     for one in EXPORT_FORMATS:
         try:
             logits = one.write(trained, folder)
-        except OSError:
-            raise
+        except (OSError, SafetensorError) as error:
+            raise PipelineError(f"{folder} cannot be written: {error}. Free some room on its disk.") from None
         except Exception as error:  # exporters and runtimes raise many kinds for an operator that they do not support
             left_out[one.name] = [*str(error).strip().splitlines(), type(error).__name__][0]
             for name in one.files:

@@ -12,7 +12,7 @@ import httpx2
 import huggingface_hub
 import timm
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HFValidationError
 
 from pipeline.checkpoint import MODEL_FILE, BackboneInfo, CheckpointInfo
 from pipeline.errors import PipelineError
@@ -126,20 +126,8 @@ def push(folder: Path, target: str) -> None:
     try:
         api.create_repo(name, exist_ok=True)
         done = api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export")
-    except (
-        OSError,
-        httpx2.HTTPError,
-        RuntimeError,
-        ValueError,
-    ) as error:  # no network, an answer of no hub, a refusal, a failed file
-        refused = isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403)
-        reason = (
-            "the token is not accepted or may not write there"
-            if refused
-            else str(error.__cause__ or error).strip().splitlines()[0]
-        )
-        raise PipelineError(
-            f"{hub} did not take {target}: {reason.rstrip('.')}. The export is whole in {folder}; run the command again to "
-            "upload it."
-        ) from None
+    except (OSError, httpx2.HTTPError, RuntimeError, ValueError) as error:  # no network, a refusal, a failed file
+        reason = str(error.__cause__ or error).strip().splitlines()[0].rstrip(".")
+        again = f"The export is whole in {folder}; run the command again to upload it."
+        raise PipelineError(f"{hub} did not take {target}: {reason}. {again}") from None
     say(f"uploaded: {done.commit_url}")

@@ -22,14 +22,15 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from pipeline.errors import PipelineError
 from pipeline.inference.classifier import Classifier
+from pipeline.preprocess.decode import Refused
 from pipeline.progress import say
 
 TITLE = "Cat or dog?"
 LEAD = "Drop a photo. It stays on the machine that serves this page, and is deleted as soon as it is answered."
 OUT_OF_DISTRIBUTION = "Out of distribution: unlike the training photos, so the probabilities mean little."
-LARGEST = "20mb"  # of a photo's file
+LARGEST = "20 MB"  # of a photo's file
 LOCAL = ("127.0.0.1", "localhost")
-CSS = ".answer img {width: 100%; border-radius: 8px} .answer strong, [role=alert] {font-weight: 600}"
+CSS = ".answer img {width: 100%; max-width: 380px; border-radius: 8px} .answer strong, [role=alert] {font-weight: 600}"
 
 
 def serve(checkpoints: Mapping[str, Path], *, host: str, port: int) -> None:
@@ -61,7 +62,7 @@ def running_page(classifiers: Mapping[str, Classifier], *, host: str = LOCAL[0],
     own_names = Middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL] if host in LOCAL else ["*"])
     with tempfile.TemporaryDirectory(prefix="page-") as uploads:  # mode 0700
         os.environ["GRADIO_TEMP_DIR"] = uploads
-        page = _build(gradio, classifiers)
+        page = _build(gradio, classifiers, Path(uploads))
         try:
             page.launch(
                 server_name=host,
@@ -72,12 +73,16 @@ def running_page(classifiers: Mapping[str, Classifier], *, host: str = LOCAL[0],
                 footer_links=[],
                 max_file_size=LARGEST,
                 enable_monitoring=False,
+                run_history=False,  # else the browser keeps what was asked
                 theme=gradio.themes.Default(font=("system-ui", "sans-serif"), font_mono=("monospace",)),
                 css=CSS,
                 app_kwargs={"middleware": [own_names]},
             )
         except OSError as error:
-            raise PipelineError(f"The page cannot listen at {host}, port {port}: {error} Choose another with --port.") from None
+            reason = str(error).split(". ")[0]  # the rest is of Gradio's own settings
+            raise PipelineError(
+                f"The page cannot listen at {host}, port {port}: {reason}. Choose another with --port."
+            ) from None
         try:
             yield page
         finally:
@@ -93,11 +98,11 @@ def _import_gradio() -> Any:
     return gradio
 
 
-def _build(gradio: Any, classifiers: Mapping[str, Classifier]) -> Any:
+def _build(gradio: Any, classifiers: Mapping[str, Classifier], uploads: Path) -> Any:
     hidden = gradio.update(visible=False)
     with gradio.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 600)) as page:
         gradio.Markdown(f"# {TITLE}\n{LEAD}")
-        upload = gradio.File(label=f"A photo of up to {LARGEST}", file_types=["image"])
+        upload = gradio.File(label=f"A photo of up to {LARGEST}", file_types=["image"], type="binary")
         message = gradio.HTML(visible=False)
         answers = []
         with gradio.Row():
@@ -105,9 +110,9 @@ def _build(gradio: Any, classifiers: Mapping[str, Classifier]) -> Any:
                 with gradio.Column(min_width=280):
                     answers += [gradio.Label(label=name, visible=False), gradio.HTML(visible=False)]
 
-        def answer(file: str) -> list[Any]:
-            photo, shown = Path(file).read_bytes(), []
-            shutil.rmtree(Path(file).parent)  # which holds this upload alone
+        def answer(photo: bytes) -> list[Any]:
+            shown: list[Any] = []
+            _delete(uploads, photo)
             try:
                 for classifier in classifiers.values():
                     probabilities, text = _answer(classifier, photo)
@@ -121,9 +126,18 @@ def _build(gradio: Any, classifiers: Mapping[str, Classifier]) -> Any:
     return page
 
 
+def _delete(uploads: Path, photo: bytes) -> None:
+    """Delete an upload, which Gradio puts into a folder of its own."""
+    for file in uploads.glob("*/*"):
+        if file.stat().st_size == len(photo) and file.read_bytes() == photo:
+            shutil.rmtree(file.parent)
+
+
 def _answer(classifier: Classifier, photo: bytes) -> tuple[dict[str, float], str]:
     """A checkpoint's probabilities, and as HTML its warning, its note and where it looked."""
-    (prediction,) = classifier.predict(photo)
+    (prediction,) = classifier.predict_each([photo])
+    if isinstance(prediction, Refused):
+        raise PipelineError(f"This is no photo that can be read: {prediction}.")
     label, text = html.escape(prediction.label), f"<p>{html.escape(classifier.info.note)}</p>"
     if prediction.is_ood:
         text += f"<p><strong>{OUT_OF_DISTRIBUTION}</strong></p>"

@@ -27,7 +27,7 @@ def call(*arguments: object, stdin: bytes | None = None) -> Result:
 
 @pytest.fixture
 def folder(photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Six photos at several depths, one of them without a suffix, a torn one, two files that are none, and the current folder."""
+    """The current folder: in mine six photos, one of them without a suffix, a torn one, and two files that are none."""
     (tmp_path / "mine/deeper").mkdir(parents=True)
     for name, source in zip(("0.jpg", "1.jpg", "2.jpg", "3", "deeper/4.jpg", "deeper/5.jpg"), photos, strict=False):
         shutil.copy(source, tmp_path / "mine" / name)
