@@ -76,7 +76,7 @@ def photos_in(folder: Path) -> list[Path]:
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     photos = [path for path in files if _is_photo(path)]
-    if skipped := [str(path) for path in files if path not in set(photos)]:
+    if skipped := [str(path) for path in sorted(set(files) - set(photos))]:
         named = ", ".join(skipped[:SKIPPED_NAMED]) + (", ..." if len(skipped) > SKIPPED_NAMED else "")
         print(
             f"{folder}: skipped {len(skipped):,} of {len(files):,} files, no photos in a known format: {named}", file=sys.stderr
