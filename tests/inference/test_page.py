@@ -91,9 +91,6 @@ def test_a_browser_shows_the_answer_and_nothing_is_left(classifier: Classifier, 
         assert ("Out of distribution" in text) == expected.is_ood
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390
         assert files_in(uploads) == []
-        for width in (390, 1280):
-            tab.set_viewport_size({"width": width, "height": 900})
-            tab.screenshot(path=str(tmp_path / f"{width}.png"), full_page=True)
         tab.set_input_files("input[type=file]", no_photo)
         tab.wait_for_selector("[role=alert] >> text=not a photo", timeout=TIMEOUT)
         assert tab.locator(".answer img:visible").count() == 0
