@@ -164,7 +164,7 @@ def predict(
 ) -> None:
     """Tell cats from dogs in any photos."""
     with _errors_reported():
-        from pipeline.inference.commands import predict_photos
+        from pipeline.inference.predict import predict_photos
 
         if status := predict_photos(photos, checkpoint, output_format, explain=explain):
             raise typer.Exit(status)
@@ -179,7 +179,7 @@ def submission(
 ) -> None:
     """Predict Kaggle's test photos, for submission."""
     with _errors_reported():
-        from pipeline.inference.submission import write_submission
+        from pipeline.inference.predict import write_submission
 
         write_submission(photos, checkpoint, output, kind=kind)
 
@@ -188,7 +188,6 @@ def submission(
 def _export(
     checkpoint: Annotated[Path, typer.Option(help="The folder of a checkpoint.")] = CHECKPOINT,
     output: Annotated[Path, typer.Option(help="Where to write; an earlier export is replaced.")] = Path("outputs/export"),
-    quantised: Annotated[bool, typer.Option("--quantised", help="Also ONNX in 8 bits, with what that costs.")] = False,
     push: Annotated[str | None, typer.Option(help="Upload it too: hf-hub:OWNER/NAME.")] = None,
 ) -> None:
     """Write a checkpoint as ONNX, timm, torch.export."""
@@ -196,7 +195,7 @@ def _export(
         from pipeline.inference.export import export
 
         processed, evaluation = Path("data/processed"), Path("outputs/evaluation")
-        export(checkpoint, output, processed=processed, evaluation=evaluation, quantised=quantised, push_to=push)
+        export(checkpoint, output, processed=processed, evaluation=evaluation, push_to=push)
 
 
 @app.command("page")

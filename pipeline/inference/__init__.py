@@ -1,4 +1,4 @@
-"""What a checkpoint is used for: predicting photos, from Python or the command line."""
+"""What a checkpoint is used for: predicting photos, exporting the network, a local page."""
 
 from pipeline.inference.classifier import Classifier, Photo, Prediction
 

@@ -6,73 +6,102 @@
     for prediction in classifier.predict(["cat.jpg", "dog.jpg"]):
         print(prediction.label, prediction.probability, prediction.is_ood)
 
-On a processor the network runs in ONNX Runtime, 32 photos at a time, while threads decode the photos that come next. A
-classifier may be used from several threads at once.
+A photo is treated as the training photos were: decoded, stored (shrunk, encoded as JPEG), then the evaluation transform. On a
+processor the network runs in float32, 32 photos at a time, while threads decode the photos that come next.
 """
 
-import copy
+import io
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeGuard
+from urllib.parse import urlsplit
 
+import numpy as np
+import requests
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.checkpoint import CheckpointInfo, read_info, read_model_state, read_ood
 from pipeline.cores import usable_cores
-from pipeline.data.transforms import evaluation_transform
+from pipeline.data.transforms import evaluation_pixels, normalise
 from pipeline.errors import PipelineError
-from pipeline.inference.photo import Photo, name_of, open_photo
+from pipeline.files import megabytes
 from pipeline.models.backbone import rebuild
-from pipeline.models.backends import Backend, build_backend
-from pipeline.models.head import class_probabilities
+from pipeline.models.backends import build_backend
 from pipeline.models.ood import OodDetector
-from pipeline.preprocess.decode import Refused
+from pipeline.preprocess.decode import EXIF_ORIENTATION, TRANSPOSITIONS, Decoded, Refused, pixels, pixels_of, plain
+from pipeline.preprocess.photo import MAX_FILE_BYTES, stored_photo
 from pipeline.runtime import resolve_device
 
-BATCH_SIZE = 32
-BATCHES_AHEAD = 2  # decoded while the network runs, so that memory stays flat and nobody waits
+Photo = str | Path | bytes | Image.Image | np.ndarray
 
-A = TypeVar("A")
-B = TypeVar("B")
+BATCH_SIZE = 32
+PHOTOS_AHEAD = 2 * BATCH_SIZE  # decoded while the network runs, so that memory stays flat
+TIMEOUTS = (10.0, 30.0)  # seconds, to connect and for any next bytes
+SECONDS_TO_FETCH = 120.0
+MAX_FETCHED_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a checkpoint says of one photo.
+    """What a checkpoint predicts for one photo.
 
     Attributes:
         label: the likeliest class.
-        probability: of that class, in [0, 1], calibrated on the validation photos.
+        probability: of that class, in [0, 1]: the softmax of logits that were calibrated on the validation photos.
         probabilities: class -> probability; they sum to 1.
-        is_ood: whether the photo lies further from the training photos than all but 1% of the validation photos
-            do. It may show none of the classes, and the probabilities then mean nothing.
-        distance: how far it lies from them, in multiples of the distance from which on a photo is unlike anything seen: above
-            1 it is.
+        is_ood: whether the photo is out of distribution: its OOD score is above 1, as it is for 1% of the validation photos. It
+            may show none of the classes, and the probabilities then mean little.
+        ood_score: its distance from the training photos, in multiples of the distance that counts as out of distribution.
     """
 
     label: str
     probability: float
     probabilities: dict[str, float]
     is_ood: bool
-    distance: float
+    ood_score: float
+
+
+class LogitsAndFeatures(nn.Module):
+    """A timm network that gives both in one pass: (n, channels, height, width) -> (n, classes + features)."""
+
+    model: Any
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.model.forward_features(images)
+        return torch.cat([self.model.forward_head(maps), self.model.forward_head(maps, pre_logits=True)], 1)
 
 
 class Classifier:
-    """A checkpoint ready to predict. Its methods may be called from several threads at once."""
+    """A checkpoint ready to predict. Its methods may be called from several threads at once.
 
-    def __init__(self, info: CheckpointInfo, model: nn.Module, ood: OodDetector, backend: Backend) -> None:
-        """Use `Classifier.load`; `backend` runs `model` and gives (n, logits + features)."""
-        self._info, self._model, self._familiarity, self._engine = info, model, ood, backend
-        self._transform = evaluation_transform(info.preprocessing)
-        self._explaining = threading.Lock()
-        self._explained: nn.Module | None = None
+    `info` is the checkpoint's description: classes in the order of the logits, preprocessing, a note of the stage that made it.
+    """
+
+    def __init__(self, info: CheckpointInfo, model: nn.Module, ood: OodDetector, *, device: str, threads: int) -> None:
+        """Use `Classifier.load`."""
+        self.info, self._model, self._ood = info, model, ood
+        self._backend = build_backend(
+            LogitsAndFeatures(model).eval(),
+            torch.randn(2, *info.preprocessing.input_size, generator=torch.Generator().manual_seed(0)),
+            choice="auto",
+            device=resolve_device(device),
+            threads=threads,
+            float32=True,
+        )
+        self._transform = evaluation_pixels(info.preprocessing)
+        self._explaining = threading.Lock()  # Grad-CAM hangs hooks into the network
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "auto", threads: int | None = None) -> Self:
@@ -87,81 +116,47 @@ class Classifier:
             PipelineError: the folder holds no whole checkpoint, or the device is not here.
         """
         folder = Path(folder)
-        info = read_info(folder)
-        if "temperature" not in info.metrics:
-            raise PipelineError(f"{folder} was saved without a temperature. Make it again with: dvc repro")
-        ood = OodDetector(**read_ood(folder))
+        info, ood = read_info(folder), OodDetector(**read_ood(folder))
         model = rebuild(info, read_model_state(folder)).eval().requires_grad_(False)
-        backend = build_backend(
-            _LogitsAndFeatures(model).eval(),
-            torch.randn(2, *info.preprocessing.input_size, generator=torch.Generator().manual_seed(0)),
-            choice="auto",
-            device=resolve_device(device),
-            threads=threads or usable_cores(),
-            float32=True,
-        )
-        return cls(info, model, ood, backend)
+        return cls(info, model, ood, device=device, threads=threads or usable_cores())
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the network's outputs."""
-        return self._info.classes
+        """Names of the classes, in the order of the logits."""
+        return self.info.classes
 
-    @property
-    def note(self) -> str:
-        """What the stage that made the checkpoint has to say of it, such as that fine-tuning changed nothing; mostly empty."""
-        return self._info.note
-
-    def predict(self, photos: Iterable[Photo]) -> list[Prediction]:
-        """Predict photos, in their order.
+    def predict(self, photos: Photo | Iterable[Photo]) -> list[Prediction]:
+        """Predict photos, in their order; a single photo gives a list of one.
 
         Args:
-            photos: paths, http(s) addresses, the bytes of image files, PIL images, or RGB arrays of (height, width, 3) uint8.
+            photos: paths, http(s) addresses, the bytes of image files, PIL images, or uint8 arrays of (height, width) in grey,
+                (height, width, 3) in RGB or (height, width, 4) in RGBA. An array is always one photo.
 
         Raises:
             PipelineError: a photo cannot be read or decoded; the message names the first such one.
         """
-        photos = list(photos)
+        photos = [photos] if isinstance(photos, Photo) else list(photos)
         predictions = []
         for photo, outcome in zip(photos, self.predict_each(photos), strict=True):
             if isinstance(outcome, Refused):
-                raise PipelineError(f"{name_of(photo)} cannot be predicted: {outcome}")
+                raise PipelineError(f"{_name(photo)} cannot be predicted: {outcome}")
             predictions.append(outcome)
         return predictions
 
     def predict_each(self, photos: Iterable[Photo]) -> Iterator[Prediction | Refused]:
         """For each photo in turn its prediction, or why it cannot be decoded; photos are taken as they are needed."""
         with ThreadPoolExecutor(usable_cores()) as pool:
-            prepared = _ahead(pool, self._prepare, photos, count=BATCHES_AHEAD * BATCH_SIZE)
+            prepared = self._prepared_ahead(pool, photos)
             try:
                 while batch := list(islice(prepared, BATCH_SIZE)):
-                    tensors = [one for one in batch if not isinstance(one, Refused)]
-                    predictions = iter(self.predict_batch(torch.stack(tensors)) if tensors else [])
+                    arrays = [one for one in batch if not isinstance(one, Refused)]
+                    predictions = iter(self._predict_batch(np.stack(arrays)) if arrays else [])
                     yield from (one if isinstance(one, Refused) else next(predictions) for one in batch)
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def predict_batch(self, images: Tensor) -> list[Prediction]:
-        """Predict what is preprocessed already.
-
-        Args:
-            images: (n, channels, height, width) float32, as the checkpoint's evaluation transform gives them.
-
-        Raises:
-            PipelineError: the network's outputs are no finite numbers.
-        """
-        outputs = self._engine.run(images)
-        logits, features = outputs.tensor_split([self._info.head.num_outputs], dim=1)
-        probabilities = class_probabilities(logits.double() / self._info.metrics["temperature"])
-        distances = self._familiarity.scores(features)
-        if not (torch.isfinite(probabilities).all() and torch.isfinite(distances).all()):
-            raise PipelineError(
-                "The network's outputs are no finite numbers. Make the checkpoint again with: dvc repro --force"
-            )
-        return [self._prediction(*of_photo) for of_photo in zip(probabilities.tolist(), distances.tolist(), strict=True)]
-
     def explain(self, photo: Photo, label: str) -> Image.Image:
-        """The photo as the network sees it, in grey, with what spoke for a class in colours over it (Grad-CAM).
+        """The photo as the network sees it, in grey, with the places that raised a class's logit in colours over it (Grad-CAM).
 
         Args:
             photo: as for `predict`.
@@ -170,51 +165,128 @@ class Classifier:
         Raises:
             PipelineError: the photo cannot be decoded, or the network has no layer to look at.
         """
-        # What they import takes a second, and prediction does not need it.
-        from pipeline.evaluation.attribution import grad_cam, overlay
-        from pipeline.evaluation.gallery import as_seen
+        from pipeline.evaluation.attribution import grad_cam, overlay  # takes a second, which prediction does not need
 
-        tensor = self._prepare(photo)
-        if isinstance(tensor, Refused):
-            raise PipelineError(f"{name_of(photo)} cannot be explained: {tensor}")
-        with self._explaining:  # Grad-CAM hangs hooks into the network
-            if self._explained is None:
-                self._explained = copy.deepcopy(self._model).cpu().to(memory_format=torch.contiguous_format)
-            heat = grad_cam(self._explained, tensor[None], [self.classes.index(label)])[0]
-        return overlay(as_seen(tensor, self._info.preprocessing), heat)
+        array = self._prepare(photo)
+        if isinstance(array, Refused):
+            raise PipelineError(f"{_name(photo)} cannot be explained: {array}")
+        images = normalise(torch.from_numpy(np.stack([array])), self.info.preprocessing).contiguous()
+        with self._explaining:
+            heat = grad_cam(self._model, images, [self.classes.index(label)])[0]
+        return overlay(Image.fromarray(array), heat)
 
-    def _prepare(self, photo: Photo) -> Tensor | Refused:
+    def _prepared_ahead(self, pool: ThreadPoolExecutor, photos: Iterable[Photo]) -> Iterator[np.ndarray | Refused]:
+        """The photos as the network takes them, in order, with `PHOTOS_AHEAD` further ones under way."""
+        under_way: deque[Future[np.ndarray | Refused]] = deque()
+        for photo in photos:
+            under_way.append(pool.submit(self._prepare, photo))
+            if len(under_way) > PHOTOS_AHEAD:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+
+    def _prepare(self, photo: Photo) -> np.ndarray | Refused:
+        """(height, width, 3) uint8, resized and cropped."""
         try:
-            return self._transform(open_photo(photo))
+            return self._transform(open_photo(photo, self.info.stored_size))
         except Refused as reason:
             return reason
+        except MemoryError:
+            return Refused("not enough memory to decode")
 
-    def _prediction(self, probabilities: list[float], distance: float) -> Prediction:
-        by_class = dict(zip(self.classes, probabilities, strict=True))
-        label = max(by_class, key=by_class.__getitem__)
-        return Prediction(label, by_class[label], by_class, distance > 1, distance)
+    def _predict_batch(self, photos: np.ndarray) -> list[Prediction]:
+        """(n, height, width, 3) uint8 -> a prediction each."""
+        images = normalise(torch.from_numpy(photos), self.info.preprocessing)
+        logits, features = self._backend.run(images).tensor_split([len(self.classes)], dim=1)
+        probabilities, ood_scores = logits.double().softmax(1), self._ood.scores(features)
+        if not (probabilities.isfinite().all() and ood_scores.isfinite().all()):
+            raise PipelineError(
+                "The network's outputs are no finite numbers. Make the checkpoint again with: dvc repro --force"
+            )
+        predictions = []
+        for row, score in zip(probabilities.tolist(), ood_scores.tolist(), strict=True):
+            by_class = dict(zip(self.classes, row, strict=True))
+            label = max(by_class, key=by_class.__getitem__)
+            predictions.append(Prediction(label, by_class[label], by_class, score > 1, score))
+        return predictions
 
 
-class _LogitsAndFeatures(nn.Module):
-    """A timm network that gives both in one pass: (n, channels, height, width) -> (n, outputs + width)."""
+def open_photo(photo: Photo, stored_size: int) -> Image.Image:
+    """A photo in RGB, upright, as `preprocess` would have stored it and training would have read it.
 
-    model: Any
+    Args:
+        photo: as for `Classifier.predict`. Pixels without a file count as those of a JPEG, which is encoded again only where it
+            is shrunk.
+        stored_size: upper bound of the stored photo's shorter side, in pixels.
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
+    Raises:
+        Refused: it cannot be read, decoded or converted; `str(error)` is the reason.
+    """
+    if isinstance(photo, np.ndarray):
+        photo = _from_array(photo)
+    if isinstance(photo, Image.Image):
+        data, opened, upright = b"", photo, pixels_of(photo)
+    else:
+        data = photo if isinstance(photo, bytes) else fetch(photo) if is_address(photo) else _read(Path(photo))
+        upright, opened = pixels(data), Image.open(io.BytesIO(data))
+    orientation = opened.getexif().get(EXIF_ORIENTATION, 1)
+    known = orientation if orientation in TRANSPOSITIONS else 1
+    decoded = Decoded(np.asarray(upright), opened.format or "JPEG", opened.mode, known, ())
+    stored_pixels, stored = stored_photo(data, decoded, stored_size)
+    if stored is data:  # byte for byte, so the pixels are those that were decoded
+        return Image.fromarray(stored_pixels)
+    return Image.open(io.BytesIO(stored)).convert("RGB")
 
-    def forward(self, images: Tensor) -> Tensor:
-        maps = self.model.forward_features(images)
-        return torch.cat([self.model.forward_head(maps), self.model.forward_head(maps, pre_logits=True)], 1)
+
+def is_address(photo: object) -> TypeGuard[str]:
+    """Whether it is an http(s) address."""
+    return isinstance(photo, str) and photo.startswith(("http://", "https://"))
 
 
-def _ahead(pool: ThreadPoolExecutor, function: Callable[[A], B], items: Iterable[A], *, count: int) -> Iterator[B]:
-    """Results in order, with `count` further items under way."""
-    under_way: deque[Future[B]] = deque()
-    for item in items:
-        under_way.append(pool.submit(function, item))
-        if len(under_way) > count:
-            yield under_way.popleft().result()
-    while under_way:
-        yield under_way.popleft().result()
+def fetch(address: str) -> bytes:
+    """The bytes at an http(s) address.
+
+    Raises:
+        Refused: it cannot be reached in time, is no success, leads from HTTPS to HTTP, or gives more than `MAX_FETCHED_BYTES`.
+    """
+    deadline, content = time.monotonic() + SECONDS_TO_FETCH, bytearray()
+    try:
+        with requests.get(address, stream=True, timeout=TIMEOUTS) as response:
+            hops = [address, *(hop.url for hop in response.history[1:]), response.url]
+            if address.startswith("https://") and any(urlsplit(hop).scheme != "https" for hop in hops):
+                raise Refused("it redirects from HTTPS to HTTP")
+            response.raise_for_status()
+            for chunk in response.iter_content(2**16):
+                content += chunk
+                if len(content) > MAX_FETCHED_BYTES:
+                    raise Refused(f"more than {megabytes(MAX_FETCHED_BYTES)} come from there")
+                if time.monotonic() > deadline:  # the timeouts are for any next bytes, which may come one by one
+                    raise Refused(f"it took more than {SECONDS_TO_FETCH:.0f} s to fetch")
+    except requests.RequestException as error:
+        raise Refused(f"cannot be fetched: {plain(str(error))}") from None
+    return bytes(content)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if not path.is_file():
+            raise Refused("a folder without photos" if path.is_dir() else "there is no such file")
+        if (size := path.stat().st_size) > MAX_FILE_BYTES:
+            raise Refused(f"file too large: {megabytes(size)}")
+        return path.read_bytes()
+    except OSError as error:
+        raise Refused(f"cannot be read: {error.strerror}") from None
+
+
+def _from_array(photo: np.ndarray) -> Image.Image:
+    grey_or_colour = photo.ndim == 2 or (photo.ndim == 3 and photo.shape[2] in (3, 4))
+    if photo.dtype != np.uint8 or not grey_or_colour or 0 in photo.shape:
+        raise Refused(
+            f"an array of {photo.dtype} and shape {photo.shape}: it must be uint8 of (height, width), (height, width, 3) or "
+            "(height, width, 4)"
+        )
+    return Image.fromarray(photo)
+
+
+def _name(photo: Photo) -> str:
+    return str(photo) if isinstance(photo, str | Path) else f"a photo given as {type(photo).__name__}"

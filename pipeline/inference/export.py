@@ -1,181 +1,304 @@
-"""Hand a trained network over: one folder with the network in every form that people use, each form checked on photos.
+"""Export a network for use elsewhere: timm's Hugging Face layout, ONNX, ONNX with preprocessing, and torch.export.
 
     python -m pipeline export
-    python -m pipeline export --checkpoint outputs/frozen --output outputs/export-frozen --quantised
-    python -m pipeline export --push hf-hub:OWNER/NAME
+    python -m pipeline export --checkpoint outputs/frozen --output outputs/export-frozen --push hf-hub:OWNER/NAME
 
-A form is read again from its files and its logits are compared with the checkpoint's on validation photos. The folder is put in
-place only if all agree. `export.json` says what was compared, and holds the sha256 of every other file.
+Each export format is loaded again from its files and its logits are compared with the checkpoint's on validation photos. The
+folder is put in place only if all agree. `export.json` holds what was compared, and the sha256 of every other file.
 """
 
+import io
 import json
+import logging
+import math
+import os
 import shutil
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
+import onnx
+import onnxruntime
+import timm
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 from safetensors import SafetensorError
+from timm.data import create_transform, resolve_data_config
+from timm.models import save_for_hf
+from torch import Tensor, nn
 
-from pipeline.checkpoint import MODEL_FILE, CheckpointInfo, read_info, read_model_state, refuse_other_data
-from pipeline.cores import worker_count
+from pipeline.checkpoint import MODEL_FILE, CheckpointInfo, Preprocessing, read_info, read_model_state, refuse_other_data
 from pipeline.data.dataset import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, read_manifest
 from pipeline.data.transforms import evaluation_transform
 from pipeline.errors import PipelineError
-from pipeline.files import check_room, fsync, megabytes, recover_folder, replace_folder, sha256_of
-from pipeline.inference.card import Card, licence_of, measured_on_test, write_card
-from pipeline.inference.forms import FORMS, ONNX_QUANTISED, Form, Sample, Trained, Unsupported, first_line
-from pipeline.inference.push import push, refuse_unpushable
-from pipeline.inference.quantised import Cost, measure, write_quantised
+from pipeline.files import check_room, fsync, recover_folder, replace_folder, sha256_of
+from pipeline.inference.hub import licence_of, metrics_of, push, refuse_unpushable, write_card
 from pipeline.models.backbone import rebuild
-from pipeline.models.head import class_probabilities
+from pipeline.models.backends import export_onnx
 from pipeline.progress import say
 
-DESCRIPTION, CLASSES = "export.json", "classes.json"
-SAMPLE = 64  # photos that the forms are compared on
-FORMAT_COPIES = 6  # room to ask for, in sizes of the checkpoint's weights
+DESCRIPTION = "export.json"
+SAMPLE = 64  # photos that the formats are compared on
+BATCH = 24  # of them at a time; the last batch is smaller, which shows that n is open
+ROOM = 6  # to ask for, in sizes of the checkpoint's weights
+# Pillow's bicubic filter is Keys' with a = -0.5; ONNX's default is another.
+ONNX_INTERPOLATION = {"bicubic": 'mode = "cubic", cubic_coeff_a = -0.5', "bilinear": 'mode = "linear"'}
+# What timm's evaluation transform does with Pillow: resize the shorter side with antialiasing in 8-bit arithmetic, crop the
+# centre (Pillow rounds half a pixel of its offset to the even number, and so does Round), scale to [0, 1], normalise.
+ONNX_PREPROCESSING = """
+<ir_version: {ir_version}, opset_import: ["": {opset}]>
+preprocessing (uint8[n, height, width, 3] photos) => (float[n, 3, {side}, {side}] prepared)
+<int64[1] resized_side = {{{resized_side}}}, int64[2] crop = {{{side}, {side}}}, int64[2] spatial = {{2, 3}},
+ float half = {{0.5}}, float top = {{255.0}}, float[1, 3, 1, 1] mean = {{{mean}}}, float[1, 3, 1, 1] std = {{{std}}}>
+{{
+  maps = Transpose <perm = [0, 3, 1, 2]> (photos)
+  count_and_channels = Shape <end = 2> (maps)
+  size = Shape <start = 2> (maps)
+  shorter = ReduceMin <keepdims = 1> (size)
+  enlarged = Mul (size, resized_side)
+  resized_size = Div (enlarged, shorter)
+  resized_shape = Concat <axis = 0> (count_and_channels, resized_size)
+  resized = Resize <antialias = 1, coordinate_transformation_mode = "half_pixel", {mode}> (maps, , , resized_shape)
+  spare = Sub (resized_size, crop)
+  spare_float = Cast <to = 1> (spare)
+  offset_float = Mul (spare_float, half)
+  offset_rounded = Round (offset_float)
+  offset = Cast <to = 7> (offset_rounded)
+  end = Add (offset, crop)
+  cropped = Slice (resized, offset, end, spatial)
+  levels = Cast <to = 1> (cropped)
+  unit = Div (levels, top)
+  centred = Sub (unit, mean)
+  prepared = Div (centred, std)
+}}
+"""
+
+
+class Unsupported(Exception):
+    """A network or its preprocessing cannot be put into an export format; `str(error)` is the reason."""
 
 
 @dataclass(frozen=True)
-class Checked:
-    """A form that agreed: `deviation` of its logits relative to the largest one, and how many photos it decides otherwise."""
+class Trained:
+    """A network in eval mode on the CPU, and validation photos: in mode RGB, of any size, and as its input."""
 
-    form: str
+    model: nn.Module
+    info: CheckpointInfo
+    photos: list[Image.Image]
+    inputs: Tensor  # (n, channels, height, width)
+
+
+class ExportFormat(NamedTuple):
+    """One export format: its files, and how far its logits may lie from the checkpoint's, relative to the largest logit.
+
+    `write` puts the files into a folder, loads them again and gives their logits (n, classes) for the photos; it raises
+    `Unsupported` where this network has no such format.
+    """
+
+    name: str
     files: tuple[str, ...]
-    deviation: float
     tolerance: float
-    decided_otherwise: int
+    write: Callable[[Trained, Path], Tensor]
 
 
-def export(
-    checkpoint: Path,
-    output: Path,
-    *,
-    processed: Path,
-    evaluation: Path,
-    quantised: bool = False,
-    push_to: str | None = None,
-) -> None:
-    """Write the folder, compare every form, and say how far each lies from the checkpoint.
+def export(checkpoint: Path, output: Path, *, processed: Path, evaluation: Path, push_to: str | None = None) -> None:
+    """Write the folder, compare every format, and print how far each lies from the checkpoint.
 
     Args:
         checkpoint: what a training stage wrote.
         output: an earlier export there is replaced.
         processed: the photos, stored and split; those of validation are compared on.
-        evaluation: where `evaluate` wrote what the checkpoint is worth.
-        quantised: whether to add the ONNX form in 8 bits, and to measure it.
+        evaluation: where `evaluate` wrote its metrics.
         push_to: "hf-hub:OWNER/NAME", to upload the folder too.
 
     Raises:
-        PipelineError: there is no checkpoint or no photos, a form deviates, or the folder cannot be written or uploaded.
+        PipelineError: there is no checkpoint or no photos, a format differs, or the folder cannot be written or uploaded.
     """
     info = read_info(checkpoint)
     if push_to:
         refuse_unpushable(push_to)
-    _refuse_foreign(output)
     manifest = read_manifest(processed)
-    classes = classes_of(manifest)
-    refuse_other_data(info, checkpoint, classes, data_fingerprints(manifest))
-    validation = Photos.of_split(manifest, processed, "val", classes)
+    refuse_other_data(info, checkpoint, classes_of(manifest), data_fingerprints(manifest))
     model = rebuild(info, read_model_state(checkpoint)).eval().requires_grad_(False)
-    trained, sample = Trained(info, model, licence_of(info.backbone)), _sample(validation, info)
-    with _written_whole(output, room=FORMAT_COPIES * (checkpoint / MODEL_FILE).stat().st_size) as folder:
-        checked, left_out = _write_forms(trained, folder, sample)
-        costs = _quantise(folder, validation, info, left_out) if quantised else ()
-        (folder / CLASSES).write_text(json.dumps(info.classes) + "\n", encoding="utf-8")
-        card = Card(info, trained.licence, len(sample.photos), checked, left_out, costs, measured_on_test(info, evaluation))
-        write_card(card, manifest, folder)
-        _describe(folder, info, checked, len(sample.photos))
-    _tell(checked, left_out, costs, len(sample.photos))
-    say(f"every form agrees with {checkpoint}; they lie in {output}")
+    trained = _with_photos(model, info, Photos.of_split(manifest, processed, "val", info.classes))
+    with _written_whole(output, room=ROOM * (checkpoint / MODEL_FILE).stat().st_size) as folder:
+        formats, left_out = _write_formats(trained, folder)
+        (folder / "classes.json").write_text(json.dumps(info.classes) + "\n", encoding="utf-8")
+        compared = {"compared_on": len(trained.photos), "formats": formats}
+        splits = manifest["split"].value_counts().to_dict()
+        write_card(folder, info, metrics_of(info, evaluation), splits=splits, left_out=left_out, **compared)
+        files = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+        content = {"checkpoint": info.model_dump(mode="json"), **compared, "files": files}
+        (folder / DESCRIPTION).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    for name, reason in left_out.items():
+        say(f"left out: {name}: {reason}")
+    say(f"every format agrees with {checkpoint} on {len(trained.photos)} validation photos; they lie in {output}")
     if push_to:
         push(output, push_to)
 
 
-def _sample(validation: Photos, info: CheckpointInfo) -> Sample:
-    """Photos from all over the split, so of all classes."""
+def with_preprocessing(network: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.ModelProto:
+    """Put timm's evaluation transform before a network, within one ONNX model.
+
+    ONNX Runtime's 8-bit antialiased Resize follows Pillow's; now and then a pixel differs by a level or two of 255.
+
+    Args:
+        network: input "images" (n, 3, side, side) float32, normalised.
+        preprocessing: of that network, in timm's terms.
+
+    Returns:
+        A model with the input "photos" (n, height, width, 3) uint8, RGB, of any height and width that are the same for all n,
+        and the network's outputs.
+
+    Raises:
+        Unsupported: ONNX has no counterpart of the interpolation, or the crop is another than the centre's square.
+    """
+    channels, height, width = preprocessing.input_size
+    if preprocessing.interpolation not in ONNX_INTERPOLATION:
+        raise Unsupported(f"ONNX has no {preprocessing.interpolation} interpolation")
+    if preprocessing.crop_mode != "center" or height != width or channels != 3:
+        raise Unsupported(f"only a square centre crop of RGB is possible, not {preprocessing.crop_mode} to {height} x {width}")
+    text = ONNX_PREPROCESSING.format(
+        ir_version=network.ir_version,
+        opset=network.opset_import[0].version,
+        side=height,
+        resized_side=math.floor(height / preprocessing.crop_pct),
+        mode=ONNX_INTERPOLATION[preprocessing.interpolation],
+        mean=", ".join(f"{value:.9f}" for value in preprocessing.mean),
+        std=", ".join(f"{value:.9f}" for value in preprocessing.std),
+    )
+    before = onnx.compose.add_prefix(onnx.parser.parse_model(text), "preprocessing/", rename_inputs=False)
+    return onnx.compose.merge_models(before, network, io_map=[("preprocessing/prepared", "images")])
+
+
+def _timm(trained: Trained, folder: Path) -> Tensor:
+    info = trained.info
+    if not timm.is_model(info.backbone.name):
+        raise Unsupported(f"timm has no network named {info.backbone.name}")
+    if info.head.hidden:
+        raise Unsupported("timm builds linear heads only, and this one has hidden layers")
+    # What timm knows of its own weights of this architecture does not hold of these.
+    config = {"label_names": list(info.classes), "pretrained_cfg": {"tag": "", "license": licence_of(info.backbone)}}
+    save_for_hf(
+        trained.model,
+        str(folder),
+        model_config=config,
+        model_args=info.backbone.kwargs,
+        safe_serialization=True,
+        data_config=info.preprocessing.model_dump(),
+    )
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    transform = create_transform(**resolve_data_config({}, model=model), is_training=False)
+    return _in_batches(model, torch.stack([transform(photo) for photo in trained.photos]))
+
+
+def _onnx(trained: Trained, folder: Path) -> Tensor:
+    session = _saved(_to_onnx(trained), folder / "model.onnx", trained.info, "float32, normalised")
+    return _in_batches(lambda batch: torch.from_numpy(session.run(["logits"], {"images": batch.numpy()})[0]), trained.inputs)
+
+
+def _onnx_with_preprocessing(trained: Trained, folder: Path) -> Tensor:
+    whole = with_preprocessing(_to_onnx(trained), trained.info.preprocessing)
+    session = _saved(whole, folder / "model_with_preprocessing.onnx", trained.info, "uint8 RGB pixels of any size")
+    rows = [session.run(["logits"], {"photos": np.asarray(photo)[None]})[0] for photo in trained.photos]
+    return torch.from_numpy(np.concatenate(rows))
+
+
+def _torch_export(trained: Trained, folder: Path) -> Tensor:
+    logging.getLogger("torch.export").setLevel(logging.ERROR)
+    example, buffer = torch.zeros(2, *trained.info.preprocessing.input_size), io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own parts; whether the result is right is measured
+        program = torch.export.export(trained.model, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+        torch.export.save(program, buffer)
+        (folder / "model.pt2").write_bytes(buffer.getvalue())
+        module = torch.export.load(os.fspath(folder / "model.pt2")).module()
+        return _in_batches(module, trained.inputs)
+
+
+EXPORT_FORMATS = (
+    ExportFormat("timm", ("model.safetensors", "config.json"), 1e-4, _timm),
+    ExportFormat("ONNX", ("model.onnx",), 1e-3, _onnx),
+    # Pixels may be a level or two of 255 off, and so is what follows from them.
+    ExportFormat("ONNX with preprocessing", ("model_with_preprocessing.onnx",), 5e-2, _onnx_with_preprocessing),
+    ExportFormat("torch.export", ("model.pt2",), 1e-3, _torch_export),
+)
+
+
+def _to_onnx(trained: Trained) -> onnx.ModelProto:
+    example = torch.zeros(2, *trained.info.preprocessing.input_size)
+    return onnx.load_from_string(export_onnx(trained.model, example, output="logits"))
+
+
+def _saved(model: onnx.ModelProto, file: Path, info: CheckpointInfo, expects: str) -> onnxruntime.InferenceSession:
+    """The file, ready to run; what one needs to feed it and to read its answer stands in its metadata."""
+    properties = {"classes": json.dumps(info.classes), "input": expects, "backbone": info.backbone.name}
+    onnx.helper.set_model_props(model, properties | {"preprocessing": info.preprocessing.model_dump_json()})
+    onnx.save(model, file)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+def _in_batches(run: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return torch.cat([run(batch) for batch in inputs.split(BATCH)])
+
+
+def _with_photos(model: nn.Module, info: CheckpointInfo, validation: Photos) -> Trained:
+    """With photos from all over the split, so of all classes."""
     if not len(validation):
         raise PipelineError("There are no validation photos to compare on. Store the photos anew with: dvc repro preprocess")
     transform, photos = evaluation_transform(info.preprocessing), []
     for path in validation.paths[:: -(-len(validation) // SAMPLE)]:
         with Image.open(path) as image:
             photos.append(image.convert("RGB"))
-    return Sample(tuple(photos), torch.stack([transform(photo) for photo in photos]))
+    return Trained(model, info, photos, torch.stack([transform(photo) for photo in photos]))
 
 
-def _write_forms(trained: Trained, folder: Path, sample: Sample) -> tuple[list[Checked], dict[str, str]]:
-    """The forms that were written and agree, and why others were not written."""
-    with torch.inference_mode():
-        expected = trained.model(sample.inputs)
-    checked, left_out = [], {}
-    for form in FORMS:
-        say(f"writing and reading again: {form.name}")
+def _write_formats(trained: Trained, folder: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """What was written and how it compares, and why other formats were left out."""
+    expected = _in_batches(trained.model, trained.inputs)
+    compared, left_out = [], {}
+    for one in EXPORT_FORMATS:
         try:
-            form.write(trained, folder)
-            logits = _read_again(form, folder, sample)
-        except Unsupported as reason:
-            left_out[form.name] = str(reason)
-            for name in form.files:
+            logits = one.write(trained, folder)
+        except (OSError, SafetensorError) as error:
+            raise PipelineError(f"{folder} cannot be written: {error}. Free some room on its disk.") from None
+        except Exception as error:  # exporters and runtimes raise many kinds for an operator that they do not support
+            left_out[one.name] = [*str(error).strip().splitlines(), type(error).__name__][0]
+            for name in one.files:
                 (folder / name).unlink(missing_ok=True)
             continue
-        checked.append(_compared(form, logits, expected))
-    return checked, left_out
+        compared.append(_compared(one, logits, expected))
+    return compared, left_out
 
 
-def _read_again(form: Form, folder: Path, sample: Sample) -> torch.Tensor:
-    try:
-        return form.logits(folder, sample)
-    except Exception as error:  # runtimes raise many kinds for an operator or a layer that they do not know
-        raise Unsupported(f"what was written cannot be run again: {first_line(error)}") from None
-
-
-def _compared(form: Form, logits: torch.Tensor, expected: torch.Tensor) -> Checked:
-    scale = expected.abs().max().clamp(min=1e-6)
-    deviation = ((logits - expected).abs().max() / scale).item()
-    if not deviation <= form.tolerance:
+def _compared(one: ExportFormat, logits: Tensor, expected: Tensor) -> dict[str, Any]:
+    difference = ((logits - expected).abs().max() / expected.abs().max().clamp(min=1e-6)).item()
+    other_labels = int((logits.argmax(1) != expected.argmax(1)).sum())
+    if not difference <= one.tolerance:
         raise PipelineError(
-            f"The form {form.name!r} ({', '.join(form.files)}) says something else than the checkpoint: on {len(expected)} "
-            f"validation photos its logits differ by up to {deviation:.2g} of the largest (allowed: {form.tolerance:.2g}). "
+            f"The export format {one.name!r} ({', '.join(one.files)}) differs from the checkpoint: on {len(expected)} "
+            f"validation photos its logits differ by up to {difference:.2g} of the largest (allowed: {one.tolerance:.2g}). "
             "Nothing was exported. Another version of torch, onnx or onnxruntime may write it rightly; please report it."
         )
-    otherwise = class_probabilities(logits).argmax(1) != class_probabilities(expected).argmax(1)
-    return Checked(form.name, form.files, deviation, form.tolerance, int(otherwise.sum()))
-
-
-def _quantise(folder: Path, validation: Photos, info: CheckpointInfo, left_out: dict[str, str]) -> tuple[Cost, ...]:
-    if "ONNX" in left_out:
-        left_out["ONNX in 8 bits"] = "there is no ONNX form to quantise"
-        return ()
-    try:
-        write_quantised(folder)
-        return measure(folder, validation, info.preprocessing, workers=worker_count("auto"))
-    except Unsupported as reason:
-        left_out["ONNX in 8 bits"] = str(reason)
-        (folder / ONNX_QUANTISED).unlink(missing_ok=True)
-        return ()
-
-
-def _describe(folder: Path, info: CheckpointInfo, checked: list[Checked], photos: int) -> None:
-    files = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
-    content = {"checkpoint": info.model_dump(mode="json"), "compared_on": photos, "forms": [asdict(one) for one in checked]}
-    (folder / DESCRIPTION).write_text(json.dumps(content | {"files": files}, indent=2) + "\n", encoding="utf-8")
-
-
-def _refuse_foreign(output: Path) -> None:
-    """Never replace a folder that holds something else than an export."""
-    recover_folder(output)
-    if output.exists() and not (output / DESCRIPTION).is_file() and not (output.is_dir() and not any(output.iterdir())):
-        raise PipelineError(f"{output} is there already and is no earlier export. Name another folder with --output.")
+    say(f"{one.name}: loaded again, its logits differ by up to {difference:.1e} of the largest (allowed: {one.tolerance:.0e})")
+    found = {"difference": difference, "tolerance": one.tolerance, "other_labels": other_labels}
+    return {"format": one.name, "files": one.files} | found
 
 
 @contextmanager
 def _written_whole(output: Path, *, room: int) -> Iterator[Path]:
-    """A fresh folder that takes the place of `output` if all goes well, and leaves nothing behind if not."""
+    """A fresh folder that takes the place of an earlier export if all goes well, and leaves nothing behind if not."""
+    recover_folder(output)
+    if output.exists() and not (output / DESCRIPTION).is_file() and not (output.is_dir() and not any(output.iterdir())):
+        raise PipelineError(f"{output} is there already and is no earlier export. Name another folder with --output.")
     fresh = output.with_name(f".{output.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -185,27 +308,5 @@ def _written_whole(output: Path, *, room: int) -> Iterator[Path]:
         for path in (*fresh.iterdir(), fresh):
             fsync(path)
         replace_folder(fresh, output)
-    except SafetensorError as error:  # what its writer, which is no Python, makes of an OSError
-        raise PipelineError(f"{output} cannot be written: {error}. Free some room on its disk.") from None
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _tell(checked: list[Checked], left_out: dict[str, str], costs: tuple[Cost, ...], photos: int) -> None:
-    table = Table("form", "files", "largest deviation", "allowed", "decided otherwise")
-    for one in checked:
-        otherwise = f"{one.decided_otherwise} of {photos}"
-        table.add_row(one.form, ", ".join(one.files), f"{one.deviation:.1e}", f"{one.tolerance:.0e}", otherwise)
-    console = Console(width=None if Console().is_terminal else 110)
-    console.print(table)
-    say(f"Deviations are of logits on {photos} validation photos, relative to the largest logit.")
-    for name, reason in left_out.items():
-        say(f"left out: {name}: {reason}")
-    if costs:
-        table = Table("file", "accuracy", "log-loss", "photos/s", "size")
-        for cost in costs:
-            speed, size = f"{cost.photos_per_second:,.0f}", megabytes(cost.size)
-            table.add_row(cost.file, f"{cost.accuracy:.2%}", f"{cost.log_loss:.4f}", speed, size)
-        console.print(table)
-        ratio = costs[1].photos_per_second / costs[0].photos_per_second
-        say(f"On all validation photos. In 8 bits the network runs {ratio:.2f} times as fast on this processor.")

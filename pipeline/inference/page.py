@@ -1,59 +1,36 @@
-"""A local page: drop a photo, see what both checkpoints say of it, how surely, and where they looked.
+"""A local page in Gradio: drop a photo, see what both checkpoints predict, how confident they are, and where they looked.
 
     python -m pipeline page            # http://127.0.0.1:7860
 
-    app = create_app({"frozen": Classifier.load("outputs/frozen"), "fine-tuned": Classifier.load("outputs/finetuned")})
-
-Photos stay in memory and on this machine. The server listens to this machine alone unless told otherwise; it answers only
-requests that name it by an IP address, by localhost or by the host it was told, so that no foreign site can reach it through
-a browser by a name of its own (DNS rebinding), and the page may load nothing but itself.
+Photos stay on this machine: an upload lies in a private temporary folder until it is answered, and the answer's pictures lie
+inside the page itself. The page asks no other host for anything, and answers only requests that name it by its own address.
 """
 
 import base64
-import hashlib
+import html
 import io
-import ipaddress
-import re
-import socket
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import anyio
-import anyio.to_thread
-import uvicorn
-from PIL import Image
-from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from pipeline.errors import PipelineError
-from pipeline.files import megabytes
 from pipeline.inference.classifier import Classifier
-from pipeline.inference.photo import open_photo
 from pipeline.preprocess.decode import Refused
 from pipeline.progress import say
 
-PAGE = Path(__file__).with_name("page.html")
-MAX_BYTES = 20_000_000  # of a photo's file
-PHOTOS_AT_ONCE = 2  # decoded and predicted; others wait, so that many large photos do not fill the memory
-UPLOADS_AT_ONCE = 16  # held in memory
-SECONDS_TO_UPLOAD = 60.0
-HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
-
-Next = Callable[[Request], Awaitable[Response]]
+TITLE = "Cat or dog?"
+LEAD = "Drop a photo. It stays on the machine that serves this page, and is deleted as soon as it is answered."
+OUT_OF_DISTRIBUTION = "Out of distribution: unlike the training photos, so the probabilities mean little."
+LARGEST = "20 MB"  # of a photo's file
+LOCAL = ("127.0.0.1", "localhost")
+CSS = ".answer img {width: 100%; max-width: 380px; border-radius: 8px} .answer strong, [role=alert] {font-weight: 600}"
 
 
 def serve(checkpoints: Mapping[str, Path], *, host: str, port: int) -> None:
@@ -62,145 +39,114 @@ def serve(checkpoints: Mapping[str, Path], *, host: str, port: int) -> None:
     Args:
         checkpoints: name -> folder, in the order in which they are shown.
         host: a name or address of this machine to listen at.
-        port: 0 for any free one.
+        port: 0 for any free one from 7860 on.
 
     Raises:
-        PipelineError: a checkpoint is missing or broken, or nothing can listen there.
+        PipelineError: Gradio is not installed, a checkpoint is missing or broken, or nothing can listen there.
     """
-    classifiers = {name: Classifier.load(folder) for name, folder in checkpoints.items()}
-    listener = _listen(host, port)
-    shown = f"[{host}]" if ":" in host else host
-    say(f"the page: http://{shown}:{listener.getsockname()[1]}  (Ctrl-C ends it)")
-    config = uvicorn.Config(create_app(classifiers, host=host), log_level="warning", server_header=False, lifespan="off")
-    with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has ended in good order
-        uvicorn.Server(config).run(sockets=[listener])
+    _import_gradio()
+    with running_page({name: Classifier.load(folder) for name, folder in checkpoints.items()}, host=host, port=port) as page:
+        say(f"the page: {page.local_url}  (Ctrl-C ends it)")
+        page.block_thread()
 
 
-def create_app(classifiers: Mapping[str, Classifier], *, host: str = "127.0.0.1") -> Starlette:
-    """The page and what answers it: `GET /` the page, `POST /predict` with a photo's bytes as the body.
+@contextmanager
+def running_page(classifiers: Mapping[str, Classifier], *, host: str = LOCAL[0], port: int = 0) -> Iterator[Any]:
+    """The page as a running `gradio.Blocks`; its temporary folder goes with it.
 
-    The answer is JSON: {"models": [{"name", "note", "label", "probability", "probabilities", "is_ood", "heat"}]},
-    with `heat` an image as a data address, or null where Grad-CAM cannot tell, and `note` mostly empty; or {"error": a
-    sentence} with status 408, 413, 422 or 500.
+    Raises:
+        PipelineError: as for `serve`.
     """
-    page = PAGE.read_text(encoding="utf-8")
-    headers = HEADERS | {"Content-Security-Policy": _policy(page)}
-    predicting, uploading = anyio.CapacityLimiter(PHOTOS_AT_ONCE), anyio.Semaphore(UPLOADS_AT_ONCE)
+    gradio = _import_gradio()
+    # Other names could be a foreign site's that leads to this machine (DNS rebinding).
+    own_names = Middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL] if host in LOCAL else ["*"])
+    with tempfile.TemporaryDirectory(prefix="page-") as uploads:  # mode 0700
+        os.environ["GRADIO_TEMP_DIR"] = uploads
+        page = _build(gradio, classifiers, Path(uploads))
+        try:
+            page.launch(
+                server_name=host,
+                server_port=port or None,
+                prevent_thread_lock=True,
+                quiet=True,
+                share=False,
+                footer_links=[],
+                max_file_size=LARGEST,
+                enable_monitoring=False,
+                run_history=False,  # else the browser keeps what was asked
+                theme=gradio.themes.Default(font=("system-ui", "sans-serif"), font_mono=("monospace",)),
+                css=CSS,
+                app_kwargs={"middleware": [own_names]},
+            )
+        except OSError as error:
+            reason = str(error).split(". ")[0]  # the rest is of Gradio's own settings
+            raise PipelineError(
+                f"The page cannot listen at {host}, port {port}: {reason}. Choose another with --port."
+            ) from None
+        try:
+            yield page
+        finally:
+            page.close(verbose=False)
 
-    async def show(request: Request) -> Response:
-        return HTMLResponse(page)
 
-    async def predict(request: Request) -> Response:
-        async with uploading:
+def _import_gradio() -> Any:
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        import gradio
+    except ImportError:
+        raise PipelineError("The page needs Gradio, which is not installed. Install it with: uv sync --extra page") from None
+    return gradio
+
+
+def _build(gradio: Any, classifiers: Mapping[str, Classifier], uploads: Path) -> Any:
+    hidden = gradio.update(visible=False)
+    with gradio.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 600)) as page:
+        gradio.Markdown(f"# {TITLE}\n{LEAD}")
+        upload = gradio.File(label=f"A photo of up to {LARGEST}", file_types=["image"], type="binary")
+        message = gradio.HTML(visible=False)
+        answers = []
+        with gradio.Row():
+            for name in classifiers:
+                with gradio.Column(min_width=280):
+                    answers += [gradio.Label(label=name, visible=False), gradio.HTML(visible=False)]
+
+        def answer(photo: bytes) -> list[Any]:
+            shown: list[Any] = []
+            _delete(uploads, photo)
             try:
-                with anyio.fail_after(SECONDS_TO_UPLOAD):
-                    photo = await _body(request)
-                answer = await anyio.to_thread.run_sync(_answer, classifiers, photo, limiter=predicting)
-            except _TooLarge:
-                return _refused(413, f"The file is larger than {megabytes(MAX_BYTES)}. Choose a smaller one.")
-            except TimeoutError:
-                return _refused(408, "The upload took too long. Try again.")
-            except ClientDisconnect:
-                return Response(status_code=499)
-            except Refused as reason:
-                return _refused(422, f"This is no photo that can be read: {reason}.")
+                for classifier in classifiers.values():
+                    probabilities, text = _answer(classifier, photo)
+                    shown += [gradio.update(value=probabilities, visible=True), gradio.update(value=text, visible=True)]
             except PipelineError as error:
-                return _refused(500, str(error))
-        return JSONResponse(answer)
+                text = f'<p role="alert">{html.escape(str(error))}</p>'
+                return [None, gradio.update(value=text, visible=True), *[hidden] * len(answers)]
+            return [None, hidden, *shown]
 
-    async def guard(request: Request, call_next: Next) -> Response:
-        if not _is_own(request.headers.get("host", ""), host) or not _is_same_origin(request):
-            response: Response = PlainTextResponse("This page answers only under its own address.\n", status_code=403)
-        else:
-            response = await call_next(request)
-        response.headers.update(headers)
-        return response
-
-    routes = [Route("/", show), Route("/predict", predict, methods=["POST"])]
-    return Starlette(routes=routes, middleware=[Middleware(BaseHTTPMiddleware, dispatch=guard)])
+        upload.upload(answer, upload, [upload, message, *answers], api_visibility="private")
+    return page
 
 
-class _TooLarge(Exception):
-    pass
+def _delete(uploads: Path, photo: bytes) -> None:
+    """Delete an upload, which Gradio puts into a folder of its own."""
+    for file in uploads.glob("*/*"):
+        if file.stat().st_size == len(photo) and file.read_bytes() == photo:
+            shutil.rmtree(file.parent)
 
 
-async def _body(request: Request) -> bytes:
-    """The whole body, given up as soon as it is too large, whatever length it states."""
-    if int(request.headers.get("content-length", "0")) > MAX_BYTES:  # the server has checked that it is a number
-        raise _TooLarge
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BYTES:
-            raise _TooLarge
-    return bytes(body)
-
-
-def _answer(classifiers: Mapping[str, Classifier], photo: bytes) -> dict[str, Any]:
-    image = open_photo(photo)
-    models = []
-    for name, classifier in classifiers.items():
-        (prediction,) = classifier.predict([image])
-        models.append(
-            {
-                "name": name,
-                "note": classifier.note,
-                "label": prediction.label,
-                "probability": prediction.probability,
-                "probabilities": prediction.probabilities,
-                "is_ood": prediction.is_ood,
-                "heat": _heat(classifier, image, prediction.label),
-            }
-        )
-    return {"models": models}
-
-
-def _heat(classifier: Classifier, image: Image.Image, label: str) -> str | None:
+def _answer(classifier: Classifier, photo: bytes) -> tuple[dict[str, float], str]:
+    """A checkpoint's probabilities, and as HTML its warning, its note and where it looked."""
+    (prediction,) = classifier.predict_each([photo])
+    if isinstance(prediction, Refused):
+        raise PipelineError(f"This is no photo that can be read: {prediction}.")
+    label, text = html.escape(prediction.label), f"<p>{html.escape(classifier.info.note)}</p>"
+    if prediction.is_ood:
+        text += f"<p><strong>{OUT_OF_DISTRIBUTION}</strong></p>"
     try:
-        heat = classifier.explain(image, label)
+        buffer = io.BytesIO()
+        classifier.explain(photo, prediction.label).save(buffer, "JPEG", quality=88)
+        picture = base64.b64encode(buffer.getvalue()).decode()
+        text += f'<img src="data:image/jpeg;base64,{picture}" alt="Grad-CAM of {label}">'
+        text += f"<p>Grad-CAM: the brighter, the more it speaks for {label}.</p>"
     except PipelineError:  # a network without a layer to look at
-        return None
-    buffer = io.BytesIO()
-    heat.save(buffer, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _refused(status: int, message: str) -> JSONResponse:
-    # What was not read of a body that is too large must not be taken for a next request.
-    return JSONResponse({"error": message}, status, headers={"Connection": "close"})
-
-
-def _is_own(named: str, host: str) -> bool:
-    """Whether a request's Host names this server in a way that no foreign site can make a browser use."""
-    try:
-        name = urlsplit(f"//{named}").hostname or ""
-        return name in ("localhost", host.lower()) or bool(ipaddress.ip_address(name))
-    except ValueError:
-        return False
-
-
-def _is_same_origin(request: Request) -> bool:
-    origin = request.headers.get("origin")
-    return origin is None or origin.partition("://")[2] == request.headers.get("host")
-
-
-def _policy(page: str) -> str:
-    """A Content-Security-Policy that allows the page's own style and script, by their hashes, and nothing from elsewhere."""
-    allowed = {}
-    for tag in ("style", "script"):
-        content = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-        hashes = (base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in content)
-        allowed[tag] = " ".join(f"'sha256-{value}'" for value in hashes)
-    return (
-        f"default-src 'none'; style-src {allowed['style']}; script-src {allowed['script']}; img-src data: blob:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise PipelineError(f"The page cannot listen at {host}, port {port}: {reason}. Choose another with --port.") from None
+        pass
+    return prediction.probabilities, f'<div class="answer">{text}</div>'

@@ -21,6 +21,7 @@ class StandInHub(ThreadingHTTPServer):
         self.large: dict[str, bytes] = {}
         self.files: dict[str, bytes] = {}
         self.commits = 0
+        self.validated: list[str] = []
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -40,6 +41,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.repositories.add(repository)
             self._json({"url": f"{self.server.url}/{repository}", "name": repository})
         elif self.path == "/api/validate-yaml":
+            self.server.validated.append(json.loads(body)["content"])
             self._json({"errors": [], "warnings": []})
         elif "/preupload/" in self.path:
             files = [file["path"] for file in json.loads(body)["files"]]

@@ -1,21 +1,22 @@
-"""A classifier says what its checkpoint says, of photos in any form, in any thread, and of what it cannot read why not."""
+"""A classifier predicts what evaluation measured, of photos in any form, in any thread, and names what it cannot read."""
 
 import io
 import itertools
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
-from sklearn.metrics import log_loss
 
 from pipeline.checkpoint import read_info
+from pipeline.data.manifest import read_manifest
 from pipeline.errors import PipelineError
-from pipeline.evaluation.calibration import temper
-from pipeline.inference import Classifier, Prediction
-from pipeline.inference.photo import Photo
+from pipeline.inference import Classifier, Photo, Prediction
+from pipeline.inference.classifier import open_photo
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -24,21 +25,34 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def test_it_agrees_with_what_training_measured(classifier: Classifier, checkpoint: Path, photos: list[Path]) -> None:
-    """Decoding, preprocessing, backend and calibration all have a part in this."""
-    info = read_info(checkpoint)
+@pytest.mark.parametrize("name", ["frozen", "finetuned"])
+def test_original_photos_get_the_probabilities_that_evaluation_gave_the_stored_ones(project: Path, name: str) -> None:
+    """Decoding, storing, preprocessing and backend all have a part in this."""
+    evaluated = pd.read_csv(project / "outputs/evaluation/predictions.csv", dtype={"id": str})
+    manifest = read_manifest(project / "data/processed").set_index("id").loc[evaluated["id"]]
+    classifier = Classifier.load(project / "outputs" / name)
+    originals = [project / "data/raw" / path for path in manifest["path"]]
+    shrunk = manifest["stored_width"] < manifest["width"]
+    assert shrunk.any()
+    assert not shrunk.all()
+    predictions = classifier.predict(originals)
+    assert [one.label for one in predictions] == list(evaluated[name])
+    for label in classifier.classes:
+        predicted = [one.probabilities[label] for one in predictions]
+        np.testing.assert_allclose(predicted, evaluated[f"{name}_{label}"], atol=1e-5)
+    for path, stored in zip(originals, evaluated["path"], strict=True):
+        with Image.open(project / stored) as image:
+            np.testing.assert_array_equal(open_photo(path, classifier.info.stored_size), image.convert("RGB"))
+
+
+def test_predictions_hold_together(classifier: Classifier, checkpoint: Path, photos: list[Path]) -> None:
     predictions = classifier.predict(photos)
-    actual = [path.parent.name for path in photos]
-    assert classifier.classes == ("cat", "dog")
-    assert np.mean([one.label == label for one, label in zip(predictions, actual, strict=True)]) == info.metrics["val_accuracy"]
-    calibrated = np.array([list(one.probabilities.values()) for one in predictions])
-    raw = temper(calibrated, 1 / info.metrics["temperature"])
-    assert log_loss(actual, raw) == pytest.approx(info.metrics["val_log_loss"], rel=1e-4)
-    assert log_loss(actual, calibrated) < log_loss(actual, raw)
+    right = [one.label == path.parent.name for one, path in zip(predictions, photos, strict=True)]
+    assert np.mean(right) == pytest.approx(read_info(checkpoint).metrics["val_accuracy"])
     for one in predictions:
         assert sum(one.probabilities.values()) == pytest.approx(1)
         assert one.probability == max(one.probabilities.values()) == one.probabilities[one.label]
-        assert one.is_ood == (one.distance > 1)
+        assert one.is_ood == (one.ood_score > 1)
     assert sum(one.is_ood for one in predictions) == 1  # the farthest 1% of so few photos is one of them
 
 
@@ -46,23 +60,30 @@ def test_a_photo_may_come_in_any_form(classifier: Classifier, photos: list[Path]
     content = photos[0].read_bytes()
     with Image.open(photos[0]) as file:
         image = file.convert("RGB")
-    turned = image.transpose(Image.Transpose.ROTATE_90)
-    exif = Image.Exif()
-    exif[0x0112] = 6
     forms: list[Photo] = [photos[0], str(photos[0]), content, Image.open(photos[0]), image, np.asarray(image)]
-    forms += [np.dstack([np.asarray(image), np.full((image.height, image.width), 255, np.uint8)])]
-    forms += [
+    first, *others = classifier.predict(forms)
+    assert others == [first] * len(others)
+    for form in forms:
+        assert classifier.predict(form) == [first]
+    grey = np.asarray(image.convert("L"))
+    assert classifier.predict(grey) == classifier.predict([np.dstack([grey] * 3)])
+
+
+def test_what_is_no_plain_jpeg_is_encoded_as_the_stored_photos_were(classifier: Classifier, photos: list[Path]) -> None:
+    with Image.open(photos[0]) as file:
+        image = file.convert("RGB")
+    stored = Image.open(io.BytesIO(encoded(image, "JPEG", quality=95, subsampling="4:4:4"))).convert("RGB")
+    turned, exif = image.transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    exif[0x0112] = 6
+    forms: list[Photo] = [
         encoded(image, "PNG"),
         encoded(turned, "PNG", exif=exif),
         Image.open(io.BytesIO(encoded(turned, "PNG", exif=exif))),
+        np.dstack([np.asarray(image), np.full((image.height, image.width), 255, np.uint8)]),
     ]
-    first, *others = classifier.predict(forms)
-    for other in others:
-        assert other.label == first.label
-        assert other.probability == pytest.approx(first.probability, rel=1e-4)
-        assert other.distance == pytest.approx(first.distance, rel=1e-4)
-    grey = np.asarray(image.convert("L"))
-    assert classifier.predict([grey]) == classifier.predict([np.dstack([grey] * 3)])
+    for form in forms:
+        np.testing.assert_array_equal(open_photo(form, 512), stored)
+    assert min(open_photo(image.resize((900, 700)), 256).size) == 256
 
 
 def test_threads_predict_what_one_predicts(classifier: Classifier, photos: list[Path]) -> None:
@@ -105,7 +126,7 @@ def test_photos_are_taken_as_they_are_needed(classifier: Classifier, photos: lis
     endless.close()
 
 
-def test_nothing_like_a_photo_is_is_ood(classifier: Classifier) -> None:
+def test_noise_and_plain_colour_are_out_of_distribution(classifier: Classifier) -> None:
     random = np.random.default_rng(0)
     noise = [random.integers(0, 256, (160, 200, 3), dtype=np.uint8) for _ in range(8)]
     flat = [np.full((160, 200, 3), shade, np.uint8) for shade in (0, 90, 255)]
@@ -113,26 +134,32 @@ def test_nothing_like_a_photo_is_is_ood(classifier: Classifier) -> None:
 
 
 def test_an_explanation_is_the_networks_crop_with_colours_where_it_looked(classifier: Classifier, photos: list[Path]) -> None:
-    picture = classifier.explain(photos[0], classifier.predict(photos[:1])[0].label)
-    assert picture.size == (128, 128)
+    picture = classifier.explain(photos[0], classifier.predict(photos[0])[0].label)
+    assert picture.size == classifier.info.preprocessing.input_size[:0:-1]
     pixels = np.asarray(picture, dtype=int)
     assert np.ptp(pixels, axis=2).max() > 30
     with pytest.raises(PipelineError, match="cannot be explained: not a photo"):
         classifier.explain(b"no photo", "cat")
 
 
-def test_a_checkpoint_that_cannot_be_used_is_told(checkpoint: Path, tmp_path: Path) -> None:
+def test_params_of_the_run_do_not_make_a_processor_round(checkpoint: Path, tmp_path: Path, photos: list[Path]) -> None:
+    """The backend that computed the features is no property of the checkpoint."""
+    other = tmp_path / "other"
+    shutil.copytree(checkpoint, other)
+    content = json.loads((other / "checkpoint.json").read_text())
+    content["params"]["train_frozen_backbone"]["backend"] = "openvino"
+    (other / "checkpoint.json").write_text(json.dumps(content))
+    expected = Classifier.load(checkpoint, device="cpu", threads=1).predict(photos[:4])
+    assert Classifier.load(other, device="cpu", threads=1).predict(photos[:4]) == expected
+
+
+def test_a_checkpoint_that_cannot_be_used_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="no checkpoint"):
         Classifier.load(tmp_path)
     poor = tmp_path / "poor"
     shutil.copytree(checkpoint, poor)
     (poor / "ood.safetensors").unlink()
     with pytest.raises(PipelineError, match=r"ood.safetensors is missing.*dvc repro"):
-        Classifier.load(poor)
-    shutil.copy(checkpoint / "ood.safetensors", poor)
-    info = poor / "checkpoint.json"
-    info.write_text(info.read_text().replace('"temperature"', '"warmth"'))
-    with pytest.raises(PipelineError, match="without a temperature"):
         Classifier.load(poor)
     with pytest.raises(PipelineError, match="no such device"):
         Classifier.load(checkpoint, device="cuda:99")

@@ -1,6 +1,7 @@
-"""An export works in every form without this project's code, and one that deviates is never put in place."""
+"""An export works in every format without this project's code, and one that differs is never put in place."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
@@ -11,43 +12,35 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from torch import Tensor
 
-from pipeline.checkpoint import MODEL_FILE, Preprocessing, read_info, read_model_state
+from pipeline.checkpoint import MODEL_FILE, BackboneInfo, Preprocessing, read_info, read_model_state
 from pipeline.data.transforms import evaluation_transform
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of
 from pipeline.inference import export as export_module
-from pipeline.inference.export import export
-from pipeline.inference.forms import FORMS, Form, Trained, Unsupported
-from pipeline.inference.pixels import with_preprocessing
-from pipeline.inference.push import push, refuse_unpushable
+from pipeline.inference.export import EXPORT_FORMATS, ExportFormat, Trained, Unsupported, export, with_preprocessing
+from pipeline.inference.hub import licence_of, push, refuse_unpushable
 from pipeline.models.backbone import rebuild
 from tests.inference.hub_uploads import stand_in_hub
 
-FILES = {
-    "README.md",
-    "classes.json",
-    "config.json",
-    "export.json",
-    "model.onnx",
-    "model.pt2",
-    "model.safetensors",
-    "model_int8.onnx",
-    "model_with_preprocessing.onnx",
-}
-PASS_THROUGH = '<ir_version: 9, opset_import: ["": 20]> network (float[n, 3, h, w] images) => (float[n, 3, h, w] logits) '
+NETWORKS = {"config.json", "model.onnx", "model.pt2", "model.safetensors", "model_with_preprocessing.onnx"}
+FILES = NETWORKS | {"README.md", "classes.json", "export.json"}
+IDENTITY = '<ir_version: 9, opset_import: ["": 20]> network (float[n, 3, h, w] images) => (float[n, 3, h, w] logits) '
+TIMM = EXPORT_FORMATS[0]
+
+
+def metrics_of_weights(sha256: str) -> str:
+    scores = {"accuracy": 0.9, "accuracy_low": 0.8, "accuracy_high": 0.95, "log_loss": 0.3, "roc_auc": 0.97}
+    return json.dumps({"num_test": 123, "frozen": scores | {"calibration_error": 0.02, "model_sha256": sha256}})
 
 
 @pytest.fixture(scope="module")
 def exported(project: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export of a checkpoint that was evaluated, as far as the card needs to know."""
     evaluation = tmp_path_factory.mktemp("evaluation")
-    scores = {"accuracy": 0.9, "accuracy_low": 0.8, "accuracy_high": 0.95, "log_loss": 0.3, "roc_auc": 0.97}
-    scores["calibrated_calibration_error"] = 0.02
-    (evaluation / "metrics.json").write_text(json.dumps({"num_test": 123, "frozen": scores}))
-    (evaluation / "report.html").write_text(f"<dd>{read_info(checkpoint).files[MODEL_FILE]}</dd>")
+    (evaluation / "metrics.json").write_text(metrics_of_weights(read_info(checkpoint).files[MODEL_FILE]))
     output = tmp_path_factory.mktemp("exported") / "export"
-    export(checkpoint, output, processed=project / "data/processed", evaluation=evaluation, quantised=True)
+    export(checkpoint, output, processed=project / "data/processed", evaluation=evaluation)
     return output
 
 
@@ -55,13 +48,13 @@ def test_everything_is_there_and_agrees(exported: Path) -> None:
     described = json.loads((exported / "export.json").read_text())
     assert {path.name for path in exported.iterdir()} == FILES
     assert described["files"] == {name: sha256_of(exported / name) for name in FILES - {"export.json"}}
-    assert [form["form"] for form in described["forms"]] == [form.name for form in FORMS]
+    assert [one["format"] for one in described["formats"]] == [one.name for one in EXPORT_FORMATS]
     assert described["compared_on"] > 10
-    assert all(form["deviation"] <= form["tolerance"] and form["decided_otherwise"] == 0 for form in described["forms"])
+    assert all(one["difference"] <= one["tolerance"] and one["other_labels"] == 0 for one in described["formats"])
     assert [path.name for path in exported.parent.iterdir()] == ["export"]
 
 
-def test_forms_work_without_this_project(exported: Path, checkpoint: Path, photos: list[Path]) -> None:
+def test_formats_work_without_this_project(exported: Path, checkpoint: Path, photos: list[Path]) -> None:
     """By the ways of the model card, from a photo of another size, one at a time and several."""
     info = read_info(checkpoint)
     with Image.open(photos[0]) as file:
@@ -81,22 +74,36 @@ def test_forms_work_without_this_project(exported: Path, checkpoint: Path, photo
     whole = onnxruntime.InferenceSession(exported / "model_with_preprocessing.onnx")
     (logits,) = whole.run(["logits"], {"photos": np.stack([np.asarray(photo)] * 3)})
     torch.testing.assert_close(torch.tensor(logits), expected.expand(3, -1), atol=0.05, rtol=0.05)
-    told = whole.get_modelmeta().custom_metadata_map
-    assert json.loads(told["classes"]) == ["cat", "dog"]
-    assert float(told["temperature"]) == info.metrics["temperature"]
-    assert Preprocessing.model_validate_json(told["preprocessing"]) == info.preprocessing
+    metadata = whole.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["classes"]) == ["cat", "dog"]
+    assert Preprocessing.model_validate_json(metadata["preprocessing"]) == info.preprocessing
 
 
-def test_the_card_is_what_the_hub_reads_and_what_was_measured(exported: Path) -> None:
+def test_the_card_is_what_the_hub_reads_and_what_was_measured(exported: Path, checkpoint: Path) -> None:
     card = huggingface_hub.ModelCard.load(exported / "README.md")
-    assert card.data.license == "mit"
+    licence = licence_of(read_info(checkpoint).backbone)
+    assert card.data.license == (licence or "other")
     assert card.data.pipeline_tag == "image-classification"
     assert card.data.eval_results[0].metric_value == 0.9
-    assert "90.00% (interval 80.00% to 95.00%)" in card.text
-    assert "On 123 test photos" in card.text
-    for name in FILES - {"README.md", "classes.json", "export.json"}:
-        assert name in card.text
-    assert (exported / "model_int8.onnx").stat().st_size < 0.5 * (exported / "model.onnx").stat().st_size
+    for text in (
+        "90.00% (interval 80.00% to 95.00%)",
+        "On 123 test photos",
+        "| timm | model.safetensors, config.json |",
+        *NETWORKS,
+    ):
+        assert text in card.text
+    assert not {"{{", "{%", "None"} & set(card.text.split())
+
+
+def test_the_licence_is_that_of_the_weights(tmp_path: Path) -> None:
+    def licence(weights: str) -> str:
+        return licence_of(BackboneInfo(name="resnet18.a1_in1k", kwargs={}, weights=weights, weights_sha256=None))
+
+    (tmp_path / "mine.json").write_text('{"licence": "BSD-3-Clause"}')
+    assert licence("none") == "mit"
+    assert licence("package") == licence("pretrained") == "apache-2.0"
+    assert licence(str(tmp_path / "mine.pth")) == "bsd-3-clause"
+    assert licence(str(tmp_path / "other.pth")) == licence("hf-hub:someone/cats") == ""
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
@@ -110,7 +117,7 @@ def test_preprocessing_in_the_graph_is_that_of_pillow(interpolation: str, side: 
         crop_pct=crop,
         crop_mode="center",
     )
-    network = onnx.parser.parse_model(PASS_THROUGH + "{ logits = Identity (images) }")
+    network = onnx.parser.parse_model(IDENTITY + "{ logits = Identity (images) }")
     session = onnxruntime.InferenceSession(with_preprocessing(network, preprocessing).SerializeToString())
     random, transform = np.random.default_rng(0), evaluation_transform(preprocessing)
     for width, height in ((300, 200), (199, 301), (side, side), (90, 700), (1000, 777), (40, 31)):
@@ -120,60 +127,60 @@ def test_preprocessing_in_the_graph_is_that_of_pillow(interpolation: str, side: 
         levels = np.abs(prepared[0] - transform(photo).numpy()) * np.reshape(preprocessing.std, (3, 1, 1)) * 255
         assert levels.mean() < 0.2  # of 255
         assert levels.max() < 16
-
-
-def test_what_onnx_cannot_prepare_is_told(checkpoint: Path) -> None:
-    preprocessing = read_info(checkpoint).preprocessing
-    network = onnx.parser.parse_model(PASS_THROUGH + "{ logits = Identity (images) }")
     for change, message in (({"interpolation": "lanczos"}, "no lanczos"), ({"crop_mode": "squash"}, "not squash")):
         with pytest.raises(Unsupported, match=message):
             with_preprocessing(network, preprocessing.model_copy(update=change))
 
 
-def with_forms(monkeypatch: pytest.MonkeyPatch, *forms: Form) -> None:
-    monkeypatch.setattr(export_module, "FORMS", forms)
-
-
-def test_a_form_that_deviates_is_refused_and_the_old_export_stands(
+def test_a_format_that_differs_is_refused_and_the_old_export_stands(
     project: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    timm_form = FORMS[0]
+    def write_wrong(trained: Trained, folder: Path) -> Tensor:
+        trained.model.get_classifier().bias.data[0] += 0.01
+        try:
+            return TIMM.write(trained, folder)
+        finally:
+            trained.model.get_classifier().bias.data[0] -= 0.01
+
     arguments = {"processed": project / "data/processed", "evaluation": tmp_path}
-    with_forms(monkeypatch, timm_form)
+    monkeypatch.setattr(export_module, "EXPORT_FORMATS", (TIMM,))
     export(checkpoint, tmp_path / "out", **arguments)
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-
-    def write_wrong(trained: Trained, folder: Path) -> None:
-        trained.model.get_classifier().bias.data[0] += 0.01
-        timm_form.write(trained, folder)
-        trained.model.get_classifier().bias.data[0] -= 0.01
-
-    with_forms(monkeypatch, Form("timm", timm_form.files, timm_form.tolerance, write_wrong, timm_form.logits))
+    monkeypatch.setattr(export_module, "EXPORT_FORMATS", (TIMM._replace(write=write_wrong),))
     with pytest.raises(PipelineError, match=r"'timm'.*differ by.*Nothing was exported"):
         export(checkpoint, tmp_path / "out", **arguments)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_form_that_a_network_cannot_have_is_left_out_and_told(
+def test_a_format_that_a_network_cannot_have_is_left_out_with_the_reason(
     project: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hidden = read_info(checkpoint).head.model_copy(update={"hidden": (16,)})
+    def with_changed(part: str, **changes: object) -> ExportFormat:
+        def write(trained: Trained, folder: Path) -> Tensor:
+            changed = getattr(trained.info, part).model_copy(update=changes)
+            info = trained.info.model_copy(update={part: changed})
+            return TIMM.write(Trained(trained.model, info, trained.photos, trained.inputs), folder)
 
-    def write(trained: Trained, folder: Path) -> None:
-        FORMS[0].write(Trained(trained.info.model_copy(update={"head": hidden}), trained.model, ""), folder)
+        return TIMM._replace(name=f"timm with another {part}", write=write)
 
-    def write_broken(trained: Trained, folder: Path) -> None:
+    def write_broken(trained: Trained, folder: Path) -> Tensor:
         (folder / "model.onnx").write_bytes(b"broken")
+        return torch.tensor(onnxruntime.InferenceSession(folder / "model.onnx").run(None, {})[0])
 
-    broken = Form("ONNX", FORMS[1].files, 1e-3, write_broken, FORMS[1].logits)
-    with_forms(monkeypatch, Form("timm", FORMS[0].files, 1e-4, write, FORMS[0].logits), broken)
+    broken = EXPORT_FORMATS[1]._replace(write=write_broken)
+    changed = with_changed("head", hidden=(16,)), with_changed("backbone", name="torchvision/resnet18")
+    monkeypatch.setattr(export_module, "EXPORT_FORMATS", (*changed, broken))
+    (tmp_path / "metrics.json").write_text(metrics_of_weights(64 * "0"))
     export(checkpoint, tmp_path / "out", processed=project / "data/processed", evaluation=tmp_path)
-    told = capsys.readouterr().out
-    assert "left out: timm: timm builds linear heads only" in told
-    assert "left out: ONNX: what was written cannot be run again" in told
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"README.md", "classes.json", "export.json"}
-    assert "No evaluation of these weights" in (tmp_path / "out/README.md").read_text()
+    printed = capsys.readouterr().out
+    assert "left out: timm with another head: timm builds linear heads only" in printed
+    assert "left out: timm with another backbone: timm has no network named torchvision/resnet18" in printed
+    assert "left out: ONNX: " in printed
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES - NETWORKS
+    card = (tmp_path / "out/README.md").read_text()
+    assert "No evaluation of these weights" in card  # the metrics are of others
+    assert "Left out: timm with another head: timm builds linear heads only" in card
 
 
 def test_another_folder_is_never_replaced(project: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -183,25 +190,32 @@ def test_another_folder_is_never_replaced(project: Path, checkpoint: Path, tmp_p
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
+@pytest.fixture
+def fresh_session() -> Iterator[None]:
+    """The hub's client without what it remembers of proxies."""
+    huggingface_hub.close_session()
+    yield
+    huggingface_hub.close_session()
+
+
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of how huggingface_hub calls its HTTP client
-@pytest.mark.usefixtures("direct")
+@pytest.mark.usefixtures("direct", "fresh_session")
 def test_a_push_uploads_every_file(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setenv("HF_TOKEN", "hf_right")
     with stand_in_hub("hf_right") as hub:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
-        huggingface_hub.close_session()
         refuse_unpushable("hf-hub:someone/cats")
         push(exported, "hf-hub:someone/cats")
         assert hub.repositories == {"someone/cats"}
         assert hub.files == {path.name: path.read_bytes() for path in exported.iterdir()}
         assert hub.commits == 1
+        assert set(hub.validated) == {(exported / "README.md").read_text()}
         monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-        with pytest.raises(PipelineError, match="answered 401: the token is not accepted"):
+        with pytest.raises(PipelineError, match=r"did not take hf-hub:someone/cats: .*401"):
             push(exported, "hf-hub:someone/cats")
     with pytest.raises(PipelineError, match=r"did not take hf-hub:someone/cats.*run the command again"):
         push(exported, "hf-hub:someone/cats")  # nothing listens there any more
-    huggingface_hub.close_session()
 
 
 def test_a_push_that_cannot_succeed_stops_before_any_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

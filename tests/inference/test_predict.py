@@ -14,8 +14,10 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from pipeline.__main__ import app
-from pipeline.inference import Classifier, photo
-from pipeline.inference.commands import predict_photos
+from pipeline.inference import Classifier
+from pipeline.inference import classifier as classifier_module
+from pipeline.inference.classifier import Refused, fetch
+from pipeline.inference.predict import predict_photos
 from tests.download.http_server import Answer, serve
 
 
@@ -25,27 +27,31 @@ def call(*arguments: object, stdin: bytes | None = None) -> Result:
 
 @pytest.fixture
 def folder(photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Six photos at several depths, three files that are none, and the current folder."""
+    """The current folder: in mine six photos, one of them without a suffix, a torn one, and two files that are none."""
     (tmp_path / "mine/deeper").mkdir(parents=True)
-    for number, source in enumerate(photos[:6]):
-        shutil.copy(source, tmp_path / ("mine/deeper" if number > 3 else "mine") / f"{number}.jpg")
+    for name, source in zip(("0.jpg", "1.jpg", "2.jpg", "3", "deeper/4.jpg", "deeper/5.jpg"), photos, strict=False):
+        shutil.copy(source, tmp_path / "mine" / name)
     (tmp_path / "mine/torn.jpg").write_bytes(photos[0].read_bytes()[:2000])
     (tmp_path / "mine/page.png").write_text("<html>")
-    (tmp_path / "mine/Thumbs.db").write_bytes(b"no photo, and not taken for one")
+    (tmp_path / "mine/Thumbs.db").write_bytes(b"no photo")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_each_photo_is_a_row_and_each_bad_one_a_reason(folder: Path, checkpoint: Path, classifier: Classifier) -> None:
+def test_each_photo_is_a_row_each_broken_one_a_reason_and_the_rest_is_counted(
+    folder: Path, checkpoint: Path, classifier: Classifier
+) -> None:
     done = call("predict", "mine", "--checkpoint", checkpoint, "--format", "csv")
     assert done.exit_code == 1
     rows = {row["photo"]: row for row in csv.DictReader(io.StringIO(done.stdout))}
-    assert list(rows) == ["mine/0.jpg", "mine/1.jpg", "mine/2.jpg", "mine/3.jpg", "mine/deeper/4.jpg", "mine/deeper/5.jpg"]
-    assert done.stderr.splitlines()[0].startswith("mine/page.png: not a photo in a known format")
-    assert done.stderr.splitlines()[1].startswith("mine/torn.jpg: truncated")
+    assert list(rows) == ["mine/0.jpg", "mine/1.jpg", "mine/2.jpg", "mine/3", "mine/deeper/4.jpg", "mine/deeper/5.jpg"]
+    skipped, torn = done.stderr.splitlines()
+    assert skipped == "mine: skipped 2 of 9 files, no photos in a known format: mine/Thumbs.db, mine/page.png"
+    assert torn.startswith("mine/torn.jpg: truncated")
     for row, one in zip(rows.values(), classifier.predict(rows), strict=True):
         assert row["label"] == one.label
         assert float(row["dog"]) == pytest.approx(one.probabilities["dog"], rel=1e-4)
+        assert float(row["ood_score"]) == pytest.approx(one.ood_score, rel=1e-3)
         assert row["is_ood"] == str(one.is_ood).lower()
 
 
@@ -53,26 +59,26 @@ def test_files_patterns_and_standard_input_as_json(folder: Path, checkpoint: Pat
     content = photos[7].read_bytes()
     done = call("predict", "mine/1.jpg", "mine/**/[45].jpg", "-", "--checkpoint", checkpoint, "--format", "json", stdin=content)
     assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout)
-    assert [one["photo"] for one in told] == ["mine/1.jpg", "mine/deeper/4.jpg", "mine/deeper/5.jpg", "standard input"]
-    assert told[-1]["label"] in told[-1]["probabilities"]
+    predicted = json.loads(done.stdout)
+    assert [one["photo"] for one in predicted] == ["mine/1.jpg", "mine/deeper/4.jpg", "mine/deeper/5.jpg", "standard input"]
+    assert predicted[-1]["label"] in predicted[-1]["probabilities"]
 
 
-def test_a_table_flags_what_it_does_not_know_and_the_heat_is_drawn(folder: Path, checkpoint: Path) -> None:
+def test_a_table_flags_what_is_out_of_distribution_and_grad_cam_is_drawn(folder: Path, checkpoint: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
     Image.fromarray(noise).save("noise.png")
     (folder / "mine/deeper/1.jpg").write_bytes((folder / "mine/1.jpg").read_bytes())
     done = call("predict", "mine/1.jpg", "mine/deeper/1.jpg", "noise.png", "--checkpoint", checkpoint, "--explain")
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines[:1]] == ["label"]
-    assert lines[-1].endswith("noise.png  (unlike anything seen in training)")
+    assert lines[0].split() == ["label", "probability", "photo"]
+    assert lines[-1].endswith("noise.png  (out of distribution)")
     drawn = sorted((folder / "outputs/explained").iterdir())
     assert len(drawn) == 3
-    assert all(Image.open(file).size == (128, 128) for file in drawn)
+    assert len({Image.open(file).size for file in drawn}) == 1
 
 
-def test_nothing_to_predict_is_told(folder: Path, checkpoint: Path) -> None:
+def test_nothing_to_predict_is_an_error(folder: Path, checkpoint: Path) -> None:
     (folder / "empty").mkdir()
     done = call("predict", "empty", "absent.jpg", "*.gif", "--checkpoint", checkpoint)
     assert done.exit_code == 1
@@ -83,21 +89,21 @@ def test_nothing_to_predict_is_told(folder: Path, checkpoint: Path) -> None:
 
 
 def test_addresses(direct: None, folder: Path, checkpoint: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(photo, "TIMEOUTS", (2.0, 0.3))
+    monkeypatch.setattr(classifier_module, "TIMEOUTS", (2.0, 0.3))
     with serve(photos[0].read_bytes()) as server:
         good = call("predict", server.url, "--checkpoint", checkpoint, "--format", "csv")
         assert good.exit_code == 0, good.output
-        for answers, limit, told in (
+        for answers, limit, reason in (
             ([Answer(status=404)], 2**20, "404"),
             ([Answer(stall=True, after=100)], 2**20, "cannot be fetched"),
             ([Answer(length=False)], 1000, "more than 0.0 MB"),
         ):
             server.answers = answers
-            monkeypatch.setattr(photo, "MAX_FETCHED_BYTES", limit)
-            with pytest.raises(photo.Refused, match=told):
-                photo.fetched(server.url)
-    with pytest.raises(photo.Refused, match="cannot be fetched"):
-        photo.fetched("http://127.0.0.1:9/cat.jpg")
+            monkeypatch.setattr(classifier_module, "MAX_FETCHED_BYTES", limit)
+            with pytest.raises(Refused, match=reason):
+                fetch(server.url)
+    with pytest.raises(Refused, match="cannot be fetched"):
+        fetch("http://127.0.0.1:9/cat.jpg")
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(folder: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,13 +117,18 @@ def test_a_reader_that_has_seen_enough_is_no_error(folder: Path, checkpoint: Pat
 def test_kaggle_gets_a_row_for_every_photo_in_order(folder: Path, checkpoint: Path, classifier: Classifier) -> None:
     kaggle = folder / "test1"
     kaggle.mkdir()
-    for source, name in (("0", "10.jpg"), ("1", "9.jpg"), ("torn", "2.jpg")):
-        shutil.copy(folder / f"mine/{source}.jpg", kaggle / name)
-    Image.new("RGB", (90, 90)).save(kaggle / "notes.png")
+    for source, name in (
+        ("0.jpg", "10.jpg"),
+        ("1.jpg", "9.jpg"),
+        ("torn.jpg", "2.jpg"),
+        ("page.png", "11.jpg"),
+        ("2.jpg", "notes.jpg"),
+    ):
+        shutil.copy(folder / "mine" / source, kaggle / name)
     nine, ten = classifier.predict([kaggle / "9.jpg", kaggle / "10.jpg"])
     wanted = {
-        "class": [0, int(nine.label == "dog"), int(ten.label == "dog")],
-        "probability": [0.5, *(float(np.clip(one.probabilities["dog"], 0.005, 0.995)) for one in (nine, ten))],
+        "class": [0, int(nine.label == "dog"), int(ten.label == "dog"), 0],
+        "probability": [0.5, *(float(np.clip(one.probabilities["dog"], 0.005, 0.995)) for one in (nine, ten)), 0.5],
     }
     for kind, labels in wanted.items():
         done = call("submission", "--photos", kaggle, "--kind", kind, "--checkpoint", checkpoint)
@@ -125,7 +136,7 @@ def test_kaggle_gets_a_row_for_every_photo_in_order(folder: Path, checkpoint: Pa
         assert "2.jpg: truncated" in done.stderr
         assert f"it is given {labels[0]:g}" in done.stderr
         rows = list(csv.DictReader((folder / "submission.csv").read_text().splitlines()))
-        assert [row["id"] for row in rows] == ["2", "9", "10"]
+        assert [row["id"] for row in rows] == ["2", "9", "10", "11"]
         assert [float(row["label"]) for row in rows] == pytest.approx(labels, abs=1e-4)
 
 

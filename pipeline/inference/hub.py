@@ -1,0 +1,133 @@
+"""The Hugging Face hub: a model card from measured numbers alone, and the upload of an export.
+
+push(Path("outputs/export"), "hf-hub:OWNER/NAME")      # to the hub, or to the one that HF_ENDPOINT names
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import huggingface_hub
+import timm
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+
+from pipeline.checkpoint import MODEL_FILE, BackboneInfo, CheckpointInfo
+from pipeline.errors import PipelineError
+from pipeline.files import read_json
+from pipeline.models.backbone import HUB_PREFIX
+from pipeline.progress import say
+
+TEMPLATE = Path(__file__).with_name("model_card.md.j2")
+LICENCES = {"none": "mit", "package": "apache-2.0"}  # of random weights, so of this project; of those from the package registry
+
+
+def licence_of(backbone: BackboneInfo) -> str:
+    """The licence of the weights that the network started from, as the hub writes it; "" where nothing at hand states it."""
+    if backbone.weights in LICENCES:
+        return LICENCES[backbone.weights]
+    if backbone.weights == "pretrained":
+        config = timm.get_pretrained_cfg(backbone.name)
+        return (config.license if config else None) or ""
+    try:  # of a weights file, as a JSON of the same name
+        return str(json.loads(Path(backbone.weights).with_suffix(".json").read_text(encoding="utf-8"))["licence"]).lower()
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def metrics_of(info: CheckpointInfo, evaluation: Path) -> dict[str, Any] | None:
+    """What `evaluate` measured of just these weights, with `num_test`; None where it was not run on them."""
+    if not (file := evaluation / "metrics.json").is_file():
+        return None
+    content = read_json(file)
+    for name in ("finetuned", "frozen"):
+        if content.get(name, {}).get("model_sha256") == info.files[MODEL_FILE]:
+            return content[name] | {"num_test": content["num_test"]}
+    return None
+
+
+def write_card(folder: Path, info: CheckpointInfo, metrics: Mapping[str, Any] | None, **facts: Any) -> None:
+    """Write README.md: the model card, with the front matter that the hub reads.
+
+    Args:
+        folder: of the export.
+        info: of the checkpoint.
+        metrics: of `metrics_of`.
+        facts: what else the template shows: `splits`, split -> photos; `formats`, for each that was written `format`,
+            `files`, `difference` and `tolerance`; `left_out`, why others were not; `compared_on`, how many photos.
+    """
+    licence = licence_of(info.backbone)
+    data = _card_data(info, licence, metrics)
+    card = ModelCard.from_template(data, str(TEMPLATE), info=info, licence=licence, measured=metrics, **facts)
+    card.save(folder / "README.md")
+
+
+def _card_data(info: CheckpointInfo, licence: str, metrics: Mapping[str, Any] | None) -> ModelCardData:
+    results = [
+        EvalResult(
+            task_type="image-classification",
+            task_name="Image classification",
+            dataset_type="image-folder",
+            dataset_name=f"test split {info.data.manifest[:12]}",
+            dataset_split="test",
+            metric_type=key,
+            metric_name=name,
+            metric_value=metrics[key],
+        )
+        for key, name in (("accuracy", "Accuracy"), ("log_loss", "Log-loss"), ("roc_auc", "ROC-AUC"))
+        if metrics is not None
+    ]
+    return ModelCardData(
+        license=licence or "other",
+        license_name=None if licence else "unknown",
+        library_name="timm",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "timm", "transfer-learning", "onnx", info.backbone.name],
+        metrics=["accuracy"],
+        model_name=f"{info.backbone.name} for {', '.join(info.classes)}",
+        eval_results=results or None,
+    )
+
+
+def refuse_unpushable(target: str) -> None:
+    """Stop before any work where the upload cannot succeed.
+
+    Raises:
+        PipelineError: the target is no hf-hub:OWNER/NAME, or there is no token.
+    """
+    try:
+        huggingface_hub.utils.validate_repo_id(target.removeprefix(HUB_PREFIX))
+        well_formed = target.startswith(HUB_PREFIX) and target.count("/") == 1
+    except HFValidationError:
+        well_formed = False
+    if not well_formed:
+        raise PipelineError(f"--push {target}: write {HUB_PREFIX}OWNER/NAME, such as {HUB_PREFIX}someone/cats-and-dogs.")
+    if huggingface_hub.get_token() is None:
+        hub = huggingface_hub.constants.ENDPOINT
+        raise PipelineError(
+            f"--push {target} needs a token of {hub} that may write. Make one at {hub}/settings/tokens, then run "
+            "`hf auth login` or set HF_TOKEN."
+        )
+
+
+def push(folder: Path, target: str) -> None:
+    """Make the repository unless it is there, and upload the folder, whose card the hub validates, in one commit.
+
+    Raises:
+        PipelineError: the hub cannot be reached or refuses; the folder stands as it was.
+    """
+    name, hub = target.removeprefix(HUB_PREFIX), huggingface_hub.constants.ENDPOINT
+    say(f"uploading {folder} to {hub}/{name}")
+    huggingface_hub.utils.logging.set_verbosity_error()  # its retries end in the one message below
+    huggingface_hub.utils.disable_progress_bars()
+    api = huggingface_hub.HfApi(endpoint=hub)
+    try:
+        api.create_repo(name, exist_ok=True)
+        done = api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export")
+    except (OSError, httpx2.HTTPError, RuntimeError, ValueError) as error:  # no network, a refusal, a failed file
+        reason = str(error.__cause__ or error).strip().splitlines()[0].rstrip(".")
+        again = f"The export is whole in {folder}; run the command again to upload it."
+        raise PipelineError(f"{hub} did not take {target}: {reason}. {again}") from None
+    say(f"uploaded: {done.commit_url}")
