@@ -23,6 +23,7 @@ from pipeline.models.backbone import create_backbone
 from pipeline.models.folding import fold_batch_norm, unfold_batch_norm
 from pipeline.models.freezing import parameter_groups
 from pipeline.models.head import apply_temperature, replace_head, set_linear_head
+from pipeline.models.same_padding import fix_same_padding
 from pipeline.params import Runtime
 from pipeline.runtime import resolve_runtime
 from pipeline.training.activations import SplitNetwork, augmented
@@ -65,6 +66,7 @@ print(f"frozen: validation log-loss {cross_fitted_losses(probe.logits(val_featur
 #    folds into the convolutions. What is scored is a moving average of the weights (EMA).
 trainable = network.trainable.to(memory_format=torch.channels_last)
 val_activations = network.activations("val", val).tensor()
+fix_same_padding(trainable)
 fold_batch_norm(trainable, val_activations[:2])
 frozen_weights = {name: tensor.clone() for name, tensor in trainable.state_dict().items()}
 groups = partial(parameter_groups, weight_decay=WEIGHT_DECAY, layer_decay=LAYER_DECAY)

@@ -28,11 +28,11 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import log_losses
 from pipeline.files import read_json, sha256_of
 from pipeline.params import PARAMS_FILE, Params, change_params, load_params
-from pipeline.paths import EVALUATION, FINETUNED, METRICS, PROCESSED, user_path
+from pipeline.paths import EVALUATION, FINETUNED, METRICS, PROCESSED, SECONDS, user_path
 from pipeline.progress import say
 from pipeline.runtime import machine_name, processor_fingerprint, resolve_runtime
 
-REPORTED, README, SECONDS = Path("outputs/reported.csv"), Path("README.md"), Path("outputs/seconds")
+REPORTED, README = Path("outputs/reported.csv"), Path("README.md")
 BEGIN, END = "<!-- reported results: begin -->", "<!-- reported results: end -->"
 STAGES = ("download", "preprocess", "train-frozen-backbone", "unfreeze-finetune", "evaluate")
 SEEDS = ("download.seed", "preprocess.seed", "unfreeze_finetune.seed")

@@ -10,7 +10,6 @@ A photo is treated as the training photos were: decoded, stored (shrunk, encoded
 processor the network runs in float32, 32 photos at a time, while threads decode the photos that come next.
 """
 
-import io
 import threading
 import time
 from collections import deque
@@ -19,14 +18,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self, TypeGuard
+from typing import Self, TypeGuard
 from urllib.parse import urlsplit
 
 import numpy as np
 import requests
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.checkpoint import CheckpointInfo, read_info, read_model_state, read_ood
 from pipeline.cores import usable_cores
@@ -36,8 +35,9 @@ from pipeline.files import megabytes
 from pipeline.models.backbone import rebuild
 from pipeline.models.backends import build_backend
 from pipeline.models.ood import OodDetector
-from pipeline.preprocess.decode import EXIF_ORIENTATION, TRANSPOSITIONS, Decoded, Refused, pixels, pixels_of, plain
-from pipeline.preprocess.photo import MAX_FILE_BYTES, stored_photo
+from pipeline.models.outputs import LogitsAndFeatures
+from pipeline.preprocess.decode import MAX_FILE_BYTES, Refused, pixels_of, plain
+from pipeline.preprocess.photo import as_stored, read_as_stored
 from pipeline.runtime import resolve_device
 
 Photo = str | Path | bytes | Image.Image | np.ndarray
@@ -67,20 +67,6 @@ class Prediction:
     probabilities: dict[str, float]
     is_ood: bool
     ood_score: float
-
-
-class LogitsAndFeatures(nn.Module):
-    """A timm network that gives both in one pass: (n, channels, height, width) -> (n, classes + features)."""
-
-    model: Any
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        maps = self.model.forward_features(images)
-        return torch.cat([self.model.forward_head(maps), self.model.forward_head(maps, pre_logits=True)], 1)
 
 
 class Classifier:
@@ -215,8 +201,7 @@ def open_photo(photo: Photo, stored_size: int) -> Image.Image:
     """A photo in RGB, upright, as `preprocess` would have stored it and training would have read it.
 
     Args:
-        photo: as for `Classifier.predict`. Pixels without a file count as those of a JPEG, which is encoded again only where it
-            is shrunk.
+        photo: as for `Classifier.predict`. Pixels without a file are encoded as a JPEG, as a lossless file would be.
         stored_size: upper bound of the stored photo's shorter side, in pixels.
 
     Raises:
@@ -225,17 +210,9 @@ def open_photo(photo: Photo, stored_size: int) -> Image.Image:
     if isinstance(photo, np.ndarray):
         photo = _from_array(photo)
     if isinstance(photo, Image.Image):
-        data, opened, upright = b"", photo, pixels_of(photo)
-    else:
-        data = photo if isinstance(photo, bytes) else fetch(photo) if is_address(photo) else _read(Path(photo))
-        upright, opened = pixels(data), Image.open(io.BytesIO(data))
-    orientation = opened.getexif().get(EXIF_ORIENTATION, 1)
-    known = orientation if orientation in TRANSPOSITIONS else 1
-    decoded = Decoded(np.asarray(upright), opened.format or "JPEG", opened.mode, known, ())
-    stored_pixels, stored = stored_photo(data, decoded, stored_size)
-    if stored is data:  # byte for byte, so the pixels are those that were decoded
-        return Image.fromarray(stored_pixels)
-    return Image.open(io.BytesIO(stored)).convert("RGB")
+        return as_stored(pixels_of(photo), stored_size)
+    data = photo if isinstance(photo, bytes) else fetch(photo) if is_address(photo) else _read(Path(photo))
+    return read_as_stored(data, stored_size)
 
 
 def is_address(photo: object) -> TypeGuard[str]:

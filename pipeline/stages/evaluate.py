@@ -34,7 +34,7 @@ from pipeline.models.backbone import rebuild
 from pipeline.params import Params
 from pipeline.paths import EPOCHS, EVALUATION, FINETUNED, FROZEN, METRICS, OUT_OF_FOLD, PROCESSED, SECONDS
 from pipeline.progress import say
-from pipeline.runtime import machine_name, resolve_runtime
+from pipeline.runtime import machine_name, processor_fingerprint, resolve_runtime
 
 CHECKPOINTS = {"frozen": FROZEN, "finetuned": FINETUNED}
 
@@ -114,7 +114,10 @@ def run(params: Params) -> None:
     (fresh / "report.html").write_text(render_report(report), encoding="utf-8")
     _put_in_place(fresh)
     machine = machine_name(runtime.device, runtime.threads)
-    write_json(SECONDS / "evaluate.json", {"seconds": time.monotonic() - started, "machine": machine})
+    write_json(
+        SECONDS / "evaluate.json",
+        {"seconds": time.monotonic() - started, "machine": machine, "processor": processor_fingerprint()},
+    )
     for name, one in scores.items():
         say(_summary(name, one))
     if tuned.note:

@@ -32,6 +32,7 @@ from pipeline.errors import PipelineError
 from pipeline.models.folding import fold_batch_norm, unfold_batch_norm
 from pipeline.models.freezing import frozen_fingerprint, parameter_groups
 from pipeline.models.head import apply_temperature
+from pipeline.models.same_padding import fix_same_padding
 from pipeline.params import UnfreezeFinetune
 from pipeline.progress import progress, say
 from pipeline.runtime import broadcast
@@ -117,6 +118,7 @@ class Trainer:
         self.val_activations = network.activations("val", val).tensor() if network.split else None
         self.epochs, self.copies = self._course()
         trainable = network.trainable.to(self.runtime.device).to(memory_format=torch.channels_last)
+        fix_same_padding(trainable)
         fold_batch_norm(trainable, self._example())
         self.trainable = trainable
         self.initial_state = _on_cpu(trainable.state_dict())
