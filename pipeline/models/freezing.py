@@ -97,7 +97,7 @@ def parameter_groups(model: Any, *, weight_decay: float, layer_decay: float) -> 
     >>> set_trainable(model, 1)
     >>> groups = parameter_groups(model, weight_decay=0.02, layer_decay=0.8)
     >>> [(len(group["params"]), group["lr_scale"], group["weight_decay"]) for group in groups]
-    [(3, 0.8, 0.02), (4, 0.8, 0.0), (1, 1.0, 0.02), (1, 1.0, 0.0)]
+    [(3, 0.8, 0.02), (6, 0.8, 0.0), (1, 1.0, 0.02), (1, 1.0, 0.0)]
     """
     parameters = dict(model.named_parameters())
     without_decay = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
