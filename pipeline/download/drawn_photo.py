@@ -147,7 +147,7 @@ def mix(first: Colour, second: Colour, fraction: float) -> Colour:
 def two_tone(grey: Image.Image, colour: Colour, contrast: float) -> Image.Image:
     """A grey image in a darker and a lighter tone of a colour."""
     tones = zip(shade(colour, 1 - contrast), shade(colour, 1 + contrast), strict=True)
-    return Image.merge("RGB", [grey.point([a + (b - a) * value // 255 for value in range(256)]) for a, b in tones])
+    return Image.merge("RGB", [grey] * 3).point([a + (b - a) * value // 255 for a, b in tones for value in range(256)])
 
 
 def darker(image: Image.Image) -> Image.Image:
@@ -195,7 +195,7 @@ class Canvas:
         mask = self._mask(outline, box)
         self._paste(cover, box, mask)
         wide, high = max(xs) - min(xs), max(ys) - min(ys)
-        if lit is not None and min(wide, high) > 6:
+        if lit is not None and min(wide, high) > 12:
             x, y = min(xs) + wide * (0.5 + self.light), min(ys) + high * 0.42
             inner = self._mask([(x + (u - x) * 0.8, y + (v - y) * 0.76) for u, v in outline], box, 1)
             soft = inner.filter(ImageFilter.BoxBlur(max(1, int(min(wide, high) * 0.14))))
@@ -212,6 +212,8 @@ class Canvas:
 
     def hairy(self, outline: Points, hair: float) -> Points:
         """An outline with tufts of hair up to a length in pixels."""
+        if hair < 0.5:
+            return outline
         xs, ys = [x for x, _ in outline], [y for _, y in outline]
         x, y, spiky = (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, []
         for u, v in outline:
@@ -305,14 +307,16 @@ class Pet:
         """Fur all over the photo, to be seen through the outlines of the parts: streaks, often with stripes or patches."""
         random, (width, height) = self.random, self.canvas.size
         streaks = self.canvas.noise(width // 4, height // 14)
-        coat, marks = two_tone(streaks, self.colour, 0.15), Image.new("L", (width, height))
-        pen, strength = ImageDraw.Draw(marks), random.randint(90, 235)
-        pattern, gap = random.choices(("plain", "stripes", "patches"), (4, 3, 3))[0], random.uniform(0.045, 0.09) * width
+        coat, pattern = two_tone(streaks, self.colour, 0.15), random.choices(("plain", "stripes", "patches"), (4, 3, 3))[0]
+        if pattern == "plain":
+            return coat
+        marks = Image.new("L", (width, height))
+        pen, strength, gap = ImageDraw.Draw(marks), random.randint(90, 235), random.uniform(0.045, 0.09) * width
         if pattern == "stripes":
             for x in range(0, int(width + gap), int(gap)):
                 path = [(x + random.uniform(-0.25, 0.25) * gap, height * step / 5) for step in range(6)]
                 pen.polygon(list(tube(path, [gap * random.uniform(0.08, 0.28) for _ in path])), fill=strength)
-        elif pattern == "patches":
+        else:
             for _ in range(random.randint(3, 9)):
                 frame = Frame(random.uniform(0, width), random.uniform(0, height), random.uniform(0.06, 0.2) * width)
                 pen.polygon(list(frame(shape("disc", 1, random.uniform(0.6, 1.4)))), fill=strength)
