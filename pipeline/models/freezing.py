@@ -1,49 +1,48 @@
-"""Freeze a network provably.
+"""Freezing and unfreezing, layer-wise learning rates and weight decay, by one notion of a network's blocks.
 
-    set_trainable(model, "head")            # gradients off below the head, norm layers in eval whatever train() says
+    set_trainable(model, 2)                 # the head and the two topmost blocks learn; BatchNorm stays in eval
     before = frozen_fingerprint(model)
+    groups = parameter_groups(model, weight_decay=0.02, layer_decay=0.8)
     ...                                     # train
     assert frozen_fingerprint(model) == before
 
-In plain torch freezing is `for parameter in model.parameters(): parameter.requires_grad = False`. That leaves BatchNorm's
-running mean and variance moving with every batch in `model.train()`, and so a network that drifts although it is "frozen".
-Unfreezing with live BatchNorm on small batches is known to wreck this very task (98.1% to 50.6% in a published notebook),
-so here the backbone's norm layers with running statistics stay in eval mode, frozen or not.
+`requires_grad = False` alone leaves BatchNorm's running mean and variance moving with every batch in `model.train()`, and so a
+network that drifts although it is "frozen". Unfreezing with live BatchNorm on small batches is known to wreck this very task
+(98.1% to 50.6% in a published notebook), so the backbone's norm layers with running statistics stay in eval mode here, frozen
+or not.
 """
 
+import copy
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
+from itertools import accumulate
 from types import MethodType
 from typing import Any, Literal
 
 import torch
 from timm.models import group_parameters
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.errors import PipelineError
-from pipeline.models.dotted import is_within
-from pipeline.models.head import find_heads
+from pipeline.models.head import find_heads, is_within
 
-MOST = 0.8  # the share of a network's parameters from which on a child is the network's body, to be opened
+BODY = 0.8  # the fraction of a network's parameters from which on a child is the network's body, whose children are the blocks
+MOST_OPERATIONS = 0.5  # the fraction of a network's operations that is unfrozen at most where nobody sets the number of blocks
 
 
 def set_trainable(model: nn.Module, unfrozen: Literal["all", "head"] | int | Sequence[str], *, head: str | None = None) -> None:
-    """Decide for every parameter whether it learns, and for every norm layer whether its statistics move. Idempotent.
+    """Set which parameters learn, and keep the backbone's norm layers in eval mode through any later `model.train()`.
 
-    In plain torch::
-
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad = name.startswith("fc.")
-
-    Those lines leave BatchNorm live, miss what an earlier call unfroze elsewhere, and know one network's head. Here every
-    parameter is set at every call; layers with running statistics are held in eval mode through any later `model.train()`,
-    except those of a new head, which learns them; classes stay what they are, so the keys of `state_dict()` do not change.
+    Every call sets every parameter. Only a new head's own norm layers gather statistics. Classes stay what they are, so the
+    keys of `state_dict()` do not change.
 
     Args:
         model: a timm or torchvision network, or any module together with `head`.
         unfrozen: "all": nothing is frozen; "head": all but the head is; a number: so many of the topmost blocks learn
-            besides the head, as `blocks_of` counts them; dotted names of modules or parameters: just these learn.
+            with the head, as `blocks_of` counts them; dotted names of modules or parameters: just these learn.
         head: the dotted path of the classifier, where it is not to be searched for.
 
     Raises:
@@ -72,12 +71,8 @@ def set_trainable(model: nn.Module, unfrozen: Literal["all", "head"] | int | Seq
 def blocks_of(model: Any, *, head: str | None = None) -> list[list[str]]:
     """The names of a network's parameters, block by block from the stem up; the last list is the head's.
 
-    In plain torch: `[[name for name, _ in child.named_parameters()] for child in model.children()]`, which makes a transformer
-    one single block.
-
-    A block is what timm's coarse `group_matcher` says; what that puts beside the head (a last norm or convolution) stands in
-    the last list. In other networks a block is a child, or where that is a Sequential or holds most of the parameters, a
-    child of that.
+    A block is one of timm's coarse `group_matcher`; what that groups with the head (a last norm or convolution) is in the last
+    list. In other networks a block is a child, or where that is a Sequential or holds most of the parameters, a child of that.
 
     >>> import timm
     >>> [block[0] for block in blocks_of(timm.create_model("test_resnet"))][:3]
@@ -86,14 +81,61 @@ def blocks_of(model: Any, *, head: str | None = None) -> list[list[str]]:
     return _blocks(model, (head,) if head else find_heads(model))
 
 
+def parameter_groups(model: Any, *, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups for an optimizer, with layer-wise learning-rate decay (Clark et al., ELECTRA, 2020; BEiT, 2021).
+
+    Bound by `functools.partial` it is a `param_group_fn` of `timm.optim.create_optimizer_v2`.
+
+    Args:
+        model: only what learns is in a group.
+        weight_decay: of weights of two dimensions or more; biases, norms and what `model.no_weight_decay()` names have none.
+        layer_decay: a group's "lr_scale" is this to the power of its block's distance from the head in `blocks_of`. Whoever
+            sets the learning rate multiplies it, as timm's schedulers do.
+
+    >>> import timm
+    >>> model = timm.create_model("test_resnet", num_classes=2)
+    >>> set_trainable(model, 1)
+    >>> groups = parameter_groups(model, weight_decay=0.02, layer_decay=0.8)
+    >>> [(len(group["params"]), group["lr_scale"], group["weight_decay"]) for group in groups]
+    [(3, 0.8, 0.02), (4, 0.8, 0.0), (1, 1.0, 0.02), (1, 1.0, 0.0)]
+    """
+    parameters = dict(model.named_parameters())
+    without_decay = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
+
+    def has_decay(name: str) -> bool:
+        return parameters[name].ndim > 1 and not any(fnmatch(name, pattern) for pattern in without_decay)
+
+    groups = []
+    for distance, block in reversed(list(enumerate(reversed(blocks_of(model))))):
+        learning = [name for name in block if parameters[name].requires_grad]
+        for decay in (weight_decay, 0.0):
+            chosen = [parameters[name] for name in learning if has_decay(name) == bool(decay)]
+            if chosen:
+                groups.append({"params": chosen, "weight_decay": decay, "lr_scale": layer_decay**distance})
+    return groups
+
+
+def auto_unfrozen_blocks(model: nn.Module, input_size: tuple[int, int, int]) -> int:
+    """How many blocks to unfreeze where nobody says: the topmost ones with at most half of the operations, but one at least.
+
+    Deeper fine-tuning fits better and costs more. What stays frozen is computed once, so the operations of what learns are the
+    cost of an epoch. A fixed number of blocks would not do: three of MobileNetV2's hold a half, two of MobileNetV1's two thirds.
+
+    Args:
+        model: stays as it is; nothing is computed but shapes.
+        input_size: (channels, height, width).
+    """
+    operations = _operations_of_blocks(model, input_size)
+    from_the_top = accumulate(reversed(operations[:-1]), initial=operations[-1])
+    next(from_the_top)  # the head alone
+    return max(1, sum(above <= MOST_OPERATIONS * sum(operations) for above in from_the_top))
+
+
 def frozen_fingerprint(model: nn.Module, *, head: str | None = None) -> str:
-    """The sha256 of everything that must not move: parameters without gradient, and buffers, by name and bytes.
+    """The SHA-256 of everything that must not move: parameters without gradient, and buffers, by name and bytes.
 
-    Of the buffers, those of `state_dict()`: others are caches that a network fills as it runs (ConViT's relative positions).
-
-    In plain torch: `before = copy.deepcopy(model.state_dict())` and a comparison of every tensor afterwards. A hash costs
-    no second model in memory and can be written down. Left out are the statistics that a learning head's own norm layers
-    gather.
+    Of the buffers those of `state_dict()`: others are caches that a network fills as it runs (ConViT's relative positions).
+    Statistics that a learning head's own norm layers gather are left out.
 
     >>> import timm
     >>> model = timm.create_model("test_resnet", num_classes=2)
@@ -106,9 +148,10 @@ def frozen_fingerprint(model: nn.Module, *, head: str | None = None) -> str:
     heads = _heads_or_none(model, head)
     live = [name for name, module in _with_running_statistics(model) if _learns_statistics(name, module, heads)]
     frozen: list[tuple[str, Tensor]] = [entry for entry in model.named_parameters() if not entry[1].requires_grad]
-    kept = model.state_dict().keys()
-    buffers = [(name, tensor) for name, tensor in model.named_buffers() if name in kept]
-    frozen += [(name, tensor) for name, tensor in buffers if name.rpartition(".")[0] not in live]
+    stored = model.state_dict().keys()
+    frozen += [
+        (name, tensor) for name, tensor in model.named_buffers() if name in stored and name.rpartition(".")[0] not in live
+    ]
     digest = hashlib.sha256()
     for name, tensor in sorted(frozen, key=lambda entry: entry[0]):
         digest.update(name.encode())
@@ -151,10 +194,10 @@ def _blocks(model: Any, heads: tuple[str, ...]) -> list[list[str]]:
         numbered = _numbered_by_structure(model)
     # A matcher may give several classifiers several numbers, or numbers amid the blocks', so the head is set apart here.
     last = max((number for name, number in numbered.items() if not is_within(name, heads)), default=0)
-    beside_head = last if any(numbered[name] == last for name in numbered if is_within(name, heads)) else None
+    with_head = last if any(numbered[name] == last for name in numbered if is_within(name, heads)) else None
     blocks: dict[int, list[str]] = {}
     for name, _ in model.named_parameters():
-        top = is_within(name, heads) or numbered[name] == beside_head
+        top = is_within(name, heads) or numbered[name] == with_head
         blocks.setdefault(last + 1 if top else numbered[name], []).append(name)
     return [blocks[number] for number in sorted(blocks)]
 
@@ -182,7 +225,7 @@ def _block(model: nn.Module, name: str, sizes: Counter[str]) -> str:
     for part in name.split(".")[:-1]:
         is_entry = isinstance(module, nn.Sequential | nn.ModuleList)
         module, path = module.get_submodule(part), f"{path}.{part}".lstrip(".")
-        is_opened = isinstance(module, nn.Sequential | nn.ModuleList) or sizes[path] > MOST * sizes[""]
+        is_opened = isinstance(module, nn.Sequential | nn.ModuleList) or sizes[path] > BODY * sizes[""]
         if is_entry or not is_opened:
             break
     return path
@@ -213,3 +256,19 @@ def _heads_or_none(model: nn.Module, head: str | None) -> tuple[str, ...]:
 def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
     # nn.Module.train(False) for this module and its children, of which BatchNorm layers of timm may have some (activations).
     return nn.Module.train(module, False)
+
+
+def _operations_of_blocks(model: nn.Module, input_size: tuple[int, int, int]) -> list[int]:
+    """Of each block of `blocks_of`: those of the modules that hold its parameters, computed on shapes alone."""
+    shapes_only = copy.deepcopy(model).to("meta").eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        shapes_only(torch.empty(1, *input_size, device="meta"))
+    counted = {path.partition(".")[2]: sum(of_kinds.values()) for path, of_kinds in counter.get_flop_counts().items()}
+    block_of = {name: block for block, names in enumerate(blocks_of(model)) for name in names}
+    operations = [0] * (1 + max(block_of.values()))
+    for path, module in model.named_modules():
+        children = sum(counted.get(f"{path}.{child}".lstrip("."), 0) for child, _ in module.named_children())
+        inside = [block_of[f"{path}.{name}".lstrip(".")] for name, _ in module.named_parameters()]
+        if inside:
+            operations[min(inside)] += counted.get(path, 0) - children
+    return operations

@@ -1,7 +1,7 @@
 """Stage 3, train-frozen-backbone: a converged head on the untouched backbone, in outputs/frozen.
 
-Run it with `dvc repro train-frozen-backbone`, or bare with `python -m pipeline train-frozen-backbone`. Settings: `backbone`, `head`
-and `train_frozen_backbone` in params.yaml; `unfreeze_finetune.unfrozen_blocks` decides where the network is split.
+Run it with `dvc repro train-frozen-backbone`, or bare with `python -m pipeline train-frozen-backbone`. Settings: `backbone`,
+`head` and `train_frozen_backbone` in params.yaml; `unfreeze_finetune.unfrozen_blocks` decides where the network is split.
 """
 
 import math
@@ -95,15 +95,15 @@ def run(params: Params) -> None:
     write_json(SECONDS / f"{STAGE}.json", {"seconds": time.monotonic() - started})
 
 
-def _train_mlp(
-    head: nn.Module, train: Tensor, train_labels: Tensor, val: Tensor, val_labels: Tensor, probe: Probe
-) -> Tensor:
+def _train_mlp(head: nn.Module, train: Tensor, train_labels: Tensor, val: Tensor, val_labels: Tensor, probe: Probe) -> Tensor:
     """Validation logits of the trained head; says how a linear one did."""
     maps = isinstance(head.get_submodule("output"), nn.Conv2d)  # over pooled maps that were not flattened
     as_input = (lambda features: features[:, :, None, None]) if maps else (lambda features: features)
     whole = nn.Sequential(head, nn.Flatten())
     best = train_mlp(whole, as_input(train), train_labels, as_input(val), val_labels)
-    say(f"MLP head of epoch {best.epoch}: validation log-loss {best.log_loss:.4f}; a linear probe has {probe.best.log_loss:.4f}")
+    say(
+        f"MLP head of epoch {best.epoch}: validation log-loss {best.log_loss:.4f}; a linear probe has {probe.best.log_loss:.4f}"
+    )
     with torch.no_grad():
         return whole(as_input(val))
 

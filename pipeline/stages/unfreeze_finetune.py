@@ -56,7 +56,9 @@ def run(params: Params) -> None:
     )
     resume = ResumeFolder(RESUME / STAGE, parts, runtime)
     everything_set = _flat(info.params | params.model_dump(include={"unfreeze_finetune"}))
-    tracked = Run(resume.fingerprint, everything_set, classes, val, rebuild(info, frozen_state).eval(), preprocessing.input_size)
+    tracked = Run(
+        resume.fingerprint, everything_set, classes, val, rebuild(info, frozen_state).eval(), preprocessing.input_size
+    )
     tracking = Tracking(params.runtime.trackers, TRACKING, TRAINING_CURVES, EPOCHS, tracked)
     result = finetune(network, train, val, settings, resume, tracking if runtime.is_main else None)
     chosen, others = sample_by_class(train.labels), sample_by_class(val.labels)

@@ -40,7 +40,7 @@ from pipeline.training.features import (
     run_inference,
 )
 
-# The side of photos at low resolution, as a fraction of the network's own, and what it is rounded to: strides are powers of two.
+# The side of photos at low resolution, as a fraction of the network's own; rounded, because strides are powers of two.
 LOW_RESOLUTION, MULTIPLE = 5 / 7, 16
 PIPELINE = Path(__file__).resolve().parents[1]
 # The code that decides an activation, beside libraries and tensors.
@@ -84,10 +84,10 @@ class SplitNetwork:
         runtime: ResolvedRuntime,
         cache: Callable[..., FeatureCache] | None = None,
     ) -> "SplitNetwork":
-        """Split a network, on the CPU, below its topmost `unfrozen_blocks` ("auto": those with up to half of the operations)."""
+        """Split a network, on the CPU, below its topmost blocks; "auto" unfreezes those with up to half of the operations."""
         if unfrozen_blocks == "auto":
             unfrozen_blocks = auto_unfrozen_blocks(model, preprocessing.input_size)
-        set_trainable(model, unfrozen_blocks)  # type: ignore[arg-type]
+        set_trainable(model, unfrozen_blocks)
         outputs = LogitsAndFeatures(model).train()
         split = split_model(outputs, random_images(preprocessing)) if unfrozen_blocks != "all" else None
         if split is None and unfrozen_blocks != "all":

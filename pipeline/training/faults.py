@@ -102,7 +102,7 @@ def _worker_died(error: RuntimeError, where: str, workers: int) -> str:
 
 
 def _of_system(error: OSError, where: str, settings: UnfreezeFinetune, workers: int) -> Exception:
-    """A full disk names the step; a process that cannot be started for want of memory gets a message of its own; the rest stays."""
+    """A full disk names the step; a process that cannot be started for want of memory has its message; the rest stays."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return PipelineError(f"At {where}: {cannot_write(Path(error.filename or Path.cwd()), error)} {UNTOUCHED}")
     if error.errno == errno.ENOMEM:

@@ -5,8 +5,8 @@
     features.tensor()                    # (n, width) float32
 
 What frozen layers compute of a photo is the same in every epoch and in every stage, so it is computed once. The cache
-(outputs/.features) is no stage's output: without it the same bits are computed again, and nothing but time is lost. A run that is
-killed goes on with the photos that it had not come to.
+(outputs/.features) is no stage's output: without it the same bits are computed again, and nothing but time is lost. A run
+that is killed goes on with the photos that it had not come to.
 """
 
 import hashlib
@@ -192,9 +192,7 @@ def run_inference(
     outputs = [chunks[:count] for chunks in outputs]
     done, batch_size = sum(map(len, outputs[0])), batch_size_on(runtime.device)
     batches = in_batches(range(done, len(photos)), batch_size)[runtime.rank :: runtime.processes]
-    loaded = load_batches(
-        photos, transform, batches, workers=runtime.workers, by_processes=by_processes, pinned=runtime.pinned
-    )
+    loaded = load_batches(photos, transform, batches, workers=runtime.workers, by_processes=by_processes, pinned=runtime.pinned)
 
     def run_on_device(pixels: Tensor) -> tuple[Tensor, ...]:
         given = run(pixels.to(runtime.device, non_blocking=True))
@@ -226,8 +224,8 @@ def _ahead(
 ) -> Iterator[tuple[Tensor, ...]]:
     """What `run` gives for each batch, in order, on the CPU; the next is begun before one is done, so that nothing waits.
 
-    A GPU is asynchronous by itself. A backend on the processor needs a thread for that, which on a GPU would cost seconds: cuDNN
-    plans each layer anew in every thread.
+    A GPU is asynchronous by itself. A backend on the processor needs a thread for that, which on a GPU would cost seconds:
+    cuDNN plans each layer anew in every thread.
     """
     begun: deque[Callable[[], tuple[Tensor, ...]]] = deque()
     with ThreadPoolExecutor(BATCHES_AT_A_TIME) as pool:

@@ -3,11 +3,11 @@
     result = finetune(network, train, val, settings, resume, tracking)
     result.model_state, result.choice.reason, result.history
 
-The recipe: AdamW (or another of timm's optimizers) with layer-wise learning-rate decay, linear warm-up and a cosine, BatchNorm in
-eval and folded, channels_last, mixed precision by Accelerate, and early stopping on validation log-loss. What is scored is an
-exponential moving average (EMA) of the weights (Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992).
-At the end `pipeline.training.selection` chooses between the best epoch, points between it and the frozen weights, and the frozen
-weights themselves, and the temperature of what is kept goes into its head.
+The recipe: AdamW (or another of timm's optimizers) with layer-wise learning-rate decay, linear warm-up and a cosine,
+BatchNorm in eval and folded, channels_last, mixed precision by Accelerate, and early stopping on validation log-loss. What is
+scored is an exponential moving average (EMA) of the weights (Polyak and Juditsky, Acceleration of stochastic approximation by
+averaging, 1992). At the end `pipeline.training.selection` chooses between the best epoch, points between it and the frozen
+weights, and the frozen weights themselves, and the temperature of what is kept goes into its head.
 
 Nothing about order is state. Dropout is seeded by (seed, step), photos are ordered and augmented by (seed, epoch, id), so a run
 that starts again after any step makes the same further steps as one that was never stopped, bit for bit.
@@ -27,7 +27,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from pipeline.data.dataset import Batch, Photos, epoch_order, in_batches, load_batches
-from pipeline.data.transforms import AUGMENTATIONS, normalise
+from pipeline.data.transforms import normalise
 from pipeline.errors import PipelineError
 from pipeline.models.folding import fold_batch_norm, unfold_batch_norm
 from pipeline.models.freezing import frozen_fingerprint, parameter_groups
@@ -136,15 +136,13 @@ class Trainer:
         """Epochs and copies: a function of settings, network and number of photos alone, whatever fits in a cache."""
         settings, photos, split = self.settings, len(self.train), self.network.split
         # More epochs where one costs the trainable part alone; fresh augmentation in each where photos are decoded anyway.
-        epochs = settings.epochs
-        if epochs == "auto":
-            epochs = default_epochs(photos) if split else default_copies(photos)
-        copies = settings.augmented_copies
-        if copies == "auto":
-            copies = default_copies(photos) if split else epochs
+        auto_epochs = default_epochs(photos) if split else default_copies(photos)
+        epochs = auto_epochs if settings.epochs == "auto" else settings.epochs
+        auto_copies = default_copies(photos) if split else epochs
+        copies = auto_copies if settings.augmented_copies == "auto" else settings.augmented_copies
         copies = min(copies, epochs)  # so that the original photos have their turn
-        if AUGMENTATIONS[settings.augmentation] != AUGMENTATIONS["light"] and copies - 1 < FEW_COPIES:
-            say(f"augmentation {settings.augmentation} on {copies - 1} augmented copies of each photo: too few for it to matter")
+        if settings.augmentation != "light" and copies - 1 < FEW_COPIES:
+            say(f"augmentation {settings.augmentation} of {copies - 1} copies of each photo: too few for it to matter much")
         return epochs, copies
 
     def _example(self) -> Tensor:
@@ -155,10 +153,11 @@ class Trainer:
     def _new_optimizer(self) -> torch.optim.Optimizer:
         settings = self.settings
         groups = partial(parameter_groups, weight_decay=settings.weight_decay, layer_decay=settings.layer_decay)
-        fused = {"fused": True} if settings.optimizer == "adamw" and self.runtime.device.type in ("cpu", "cuda") else {}
-        return create_optimizer_v2(
-            self.network.model, settings.optimizer, lr=settings.learning_rate, param_group_fn=groups, **fused
-        )
+        extra: dict[str, Any] = {}
+        if settings.optimizer == "adamw" and self.runtime.device.type in ("cpu", "cuda"):
+            extra["fused"] = True
+        model, rate = self.network.model, settings.learning_rate
+        return create_optimizer_v2(model, settings.optimizer, lr=rate, param_group_fn=groups, **extra)
 
     def start(self) -> None:
         """Score the network as it came: epoch 0."""

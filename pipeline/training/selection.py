@@ -3,9 +3,9 @@
     choice = choose(frozen, [candidate, ...])
     choice.candidate, choice.gain, choice.reason
 
-Candidates are the best epoch's weights and points between them and the frozen ones (WiSE-FT: Wortsman et al., Robust fine-tuning
-of zero-shot models, CVPR 2022). They are compared by log-loss with a cross-fitted temperature. The best of several candidates
-looks better than it is, so it replaces the frozen weights only where a paired bootstrap shows a gain.
+Candidates are the best epoch's weights and points between them and the frozen ones (WiSE-FT: Wortsman et al., Robust fine-
+tuning of zero-shot models, CVPR 2022). They are compared by log-loss with a cross-fitted temperature. The best of several
+candidates looks better than it is, so it replaces the frozen weights only where a paired bootstrap shows a gain.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,8 @@
 """A fine-tuning of seconds: forty small photos of two colours, a random network, two epochs of five steps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -10,26 +11,25 @@ from PIL import Image
 
 from pipeline.checkpoint import Preprocessing
 from pipeline.data.dataset import Photos
-from pipeline.params import UnfreezeFinetune, load_params
+from pipeline.params import UnfreezeFinetune
 from pipeline.runtime import ResolvedRuntime
-from pipeline.training.curves import Curves
-from pipeline.training.finetune import Finetuned, finetune
+from pipeline.training.activations import SplitNetwork
+from pipeline.training.features import FeatureCache
+from pipeline.training.finetune import Finetuned, Trainer, finetune
 from pipeline.training.resume import ResumeFolder
-from pipeline.training.task import Task
-from pipeline.training.tracked import Run
-from pipeline.training.tracking import Trackers
-from tests.clones import ROOT
+from pipeline.training.tracking import Run, Tracking
 
 CLASSES = ("cat", "dog")
 STEPS, EPOCHS = 10, 2
 PREPROCESSING = Preprocessing(
     input_size=(3, 64, 64), mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop_pct=1.0, crop_mode="center"
 )
+RUNTIME = ResolvedRuntime(torch.device("cpu"), 0, torch.get_num_threads(), mixed_precision="no", seconds_between_saves=0)
 
 
 def settings(**changes: object) -> UnfreezeFinetune:
-    own = load_params(ROOT / "params.yaml").unfreeze_finetune
-    return own.model_copy(update={"epochs": EPOCHS, "batch_size": 8, "learning_rate": 1e-3, "unfrozen_blocks": 2, **changes})
+    small = {"epochs": EPOCHS, "batch_size": 8, "learning_rate": 1e-3, "unfrozen_blocks": 2}
+    return UnfreezeFinetune().model_copy(update={**small, **changes})
 
 
 def photos(folder: Path, count: int = 40) -> Photos:
@@ -44,33 +44,49 @@ def photos(folder: Path, count: int = 40) -> Photos:
     return Photos(tuple(path.stem for path in paths), paths, torch.arange(count) % 2)
 
 
-def network() -> torch.nn.Module:
+def model(name: str = "test_resnet", **arguments: Any) -> torch.nn.Module:
     torch.manual_seed(0)
-    return timm.create_model("test_resnet", num_classes=2, drop_rate=0.2)
+    return timm.create_model(name, num_classes=2, **{"drop_path_rate": 0.2, **arguments})
+
+
+def network(
+    blocks: int | str = 2,
+    *,
+    own: torch.nn.Module | None = None,
+    cache: Callable[..., FeatureCache] | None = None,
+    runtime: ResolvedRuntime = RUNTIME,
+) -> SplitNetwork:
+    own = own if own is not None else model()
+    return SplitNetwork.build(own, blocks, PREPROCESSING, choice="torch", runtime=runtime, cache=cache)
 
 
 def resume_folder(folder: Path) -> ResumeFolder:
-    return ResumeFolder(folder / "resume", {"run": "tiny"}, 0.0)
+    return ResumeFolder(folder / "resume", {"run": "tiny"}, RUNTIME)
 
 
-def trackers(folder: Path, names: Sequence[str], val: Photos) -> Trackers:
-    run = Run("tiny", {"unfreeze_finetune.epochs": EPOCHS, "l2_strengths": [1.0, 2.0]}, CLASSES, val, PREPROCESSING)
-    return Trackers(names, folder / "tracking", lambda: Curves(folder / "plots/training", folder / "plots/epochs.csv"), run)
+def tracking(folder: Path, names: Sequence[str], val: Photos) -> Tracking:
+    set_to = {"unfreeze_finetune.epochs": EPOCHS, "l2_strengths": [1.0, 2.0]}
+    run = Run("tiny", set_to, CLASSES, val, model().eval(), PREPROCESSING.input_size)
+    return Tracking(names, folder / "tracking", folder / "plots/training", folder / "plots/epochs.csv", run)
+
+
+def trainer(folder: Path, own: SplitNetwork | None = None, **changes: object) -> Trainer:
+    some, own_settings = photos(folder / "photos"), settings(**changes)
+    own = own or network(own_settings.unfrozen_blocks)
+    return Trainer(own, some, some.at(range(16)), own_settings)
 
 
 def train(
     folder: Path,
     names: Sequence[str] = (),
     *,
+    own: SplitNetwork | None = None,
     resume: ResumeFolder | None = None,
-    watching: Trackers | None = None,
-    workers: int = 0,
+    watching: Tracking | None = None,
     **changes: object,
 ) -> Finetuned:
     """Fine-tune in `folder`: photos, resume, plots and tracking lie in it."""
-    some = photos(folder / "photos")
-    runtime = ResolvedRuntime(torch.device("cpu"), workers, torch.get_num_threads(), bfloat16=False, seconds_between_saves=0)
-    watching = watching or trackers(folder, names, some)
-    resume = resume or resume_folder(folder)
-    task = Task(some, some[:16], PREPROCESSING, settings(**changes), runtime, "torch")
-    return finetune(network(), task, resume, watching)
+    some, own_settings = photos(folder / "photos"), settings(**changes)
+    watching = watching or tracking(folder, names, some)
+    own = own or network(own_settings.unfrozen_blocks)
+    return finetune(own, some, some.at(range(16)), own_settings, resume or resume_folder(folder), watching)

@@ -1,41 +1,38 @@
-"""Load weights from any file, wholly or in part, and say what was loaded and what was not.
+"""Load weights from any file, wholly or in part, with a report of what was loaded and what was not.
 
     report = load_weights(model, Path("somewhere.pth"), leave_out=find_heads(model))
     report.missing, report.unexpected, report.other_shape
 
-In plain torch: `model.load_state_dict(torch.load(file), strict=False)`. That stops at a shape that differs, says nothing
-where not one name matched (a prefix such as `module.` is enough for that), and may run code that the file carries. Here
-the names are compared before anything is copied, usual prefixes and wrappers are seen through, a file that hardly fits is
-refused, and nothing is unpickled unless it is asked for by name.
+Names are compared before anything is copied, wrappers' prefixes are removed, published checkpoints are renamed by timm's own
+filters (Swin, DINOv2, old DenseNets), and nothing is unpickled unless `unsafe` asks for it.
 """
 
+import argparse
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
+import timm
 import torch
 from rich.table import Table
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
-from pipeline.models.dotted import is_within
+from pipeline.models.head import is_within
 
-# What wrappers put before a name: DataParallel, torch.compile, Lightning and timm's or one's own modules around a backbone.
+# What wrappers put before a name: DataParallel, torch.compile, Lightning and modules around a backbone.
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "ema_model.")
-# Where a file keeps the weights, the better first: an exponential moving average is what was meant to be used.
-CONTAINERS = (
-    "ema_state_dict",
-    "state_dict_ema",
-    "model_ema",
-    "ema",
-    "model_state_dict",
-    "state_dict",
-    "model",
-)
+# Where a training checkpoint has its weights; an exponential moving average first, because it is what was meant to be used.
+CONTAINERS = ("ema_state_dict", "state_dict_ema", "model_ema", "ema", "model_state_dict", "state_dict", "model")
+# What training scripts store besides tensors: their arguments, and numbers of NumPy's.
+HARMLESS: list[Any] = [argparse.Namespace, np.dtype, *{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}]
+HARMLESS += [(np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]  # type: ignore[attr-defined]
 SHOWN = 20  # names in a message
 
 
@@ -44,34 +41,31 @@ class LoadReport:
     """What became of every tensor, by the model's names; `str` of it is a message, `table()` the same for a terminal."""
 
     loaded: tuple[str, ...]
-    missing: tuple[str, ...]  # in the model alone: they keep what they had
-    unexpected: tuple[str, ...]  # in the file alone, by the file's names
+    missing: tuple[str, ...]  # not in the file: they are as they were
+    unexpected: tuple[str, ...]  # not in the model, by the file's names
     other_shape: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]  # name, shape in the file, shape in the model
     left_out: tuple[str, ...]  # not wanted by the caller, such as a head that is replaced anyway
 
     @property
     def complete(self) -> bool:
-        """Whether everything that was wanted came, and nothing else."""
+        """Whether all that was wanted was loaded, and the file holds nothing else."""
         return not (self.missing or self.unexpected or self.other_shape)
 
     def lines(self) -> list[str]:
         """One line a tensor that was not loaded."""
         lines = [f"missing from the file: {name}" for name in self.missing]
         lines += [f"unknown to the network: {name}" for name in self.unexpected]
-        lines += [
-            f"of another shape: {name}: {theirs} in the file, {own} in the network" for name, theirs, own in self.other_shape
-        ]
+        lines += [f"of another shape: {name}: {file} in the file, {own} in the network" for name, file, own in self.other_shape]
         return sorted(lines)
 
     def table(self) -> Table:
         """Columns: what became of them, how many tensors, and the first names."""
         table = Table("tensors", "number", "such as")
-        shapes = [f"{name} {theirs} for {own}" for name, theirs, own in self.other_shape]
         rows = {
             "loaded": self.loaded,
             "missing from the file": self.missing,
             "unknown to the network": self.unexpected,
-            "of another shape": shapes,
+            "of another shape": [f"{name} {file} for {own}" for name, file, own in self.other_shape],
             "left out": self.left_out,
         }
         for what, names in rows.items():
@@ -96,20 +90,13 @@ def load_weights(
 ) -> LoadReport:
     """Copy what fits from a file or a state dict into a model, in place.
 
-    In plain torch::
-
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-        missing, unexpected = model.load_state_dict(state, strict=False)
-
     Args:
         model: on any device; a model on `meta` takes the file's tensors as its own.
         source: a file that `read_weights` reads, or a state dict.
         leave_out: dotted names of modules that are not to be loaded, whatever the file holds for them.
         strict: whether anything missing, unexpected or of another shape is an error.
-        at_least: the least share of the wanted tensors that must fit; below it the file is refused as foreign.
-        part: which of several models in the file (see `read_weights`).
-        unsafe: see `read_weights`.
+        at_least: the least fraction of the wanted tensors that must fit.
+        part, unsafe: as of `read_weights`.
 
     Raises:
         PipelineError: the file cannot be read or does not fit; the model is untouched then.
@@ -124,13 +111,17 @@ def load_weights(
     what = str(source) if isinstance(source, Path) else "The state dict"
     own = model.state_dict()
     fitting, report = _compare(own, state, leave_out)
-    wanted = len(own) - sum(is_within(name, leave_out) for name in own)
+    if not report.complete and (convert := _timm_filter(model)):
+        converted = _converted(convert, state, model, what)
+        fitting, report = min((fitting, report), _compare(own, converted, leave_out), key=lambda found: len(found[1].lines()))
+    wanted = len(own) - len(report.left_out)
+    differences = "\n".join(str(report).splitlines()[1:])
     if strict and not report.complete:
-        raise PipelineError(f"{what} does not fit {type(model).__name__}; nothing was loaded:\n{_told(report)}")
+        raise PipelineError(f"{what} does not fit {type(model).__name__}; nothing was loaded:\n{differences}")
     if len(report.loaded) < max(1, at_least * wanted):
         raise PipelineError(
             f"{what} does not fit {type(model).__name__}: {len(report.loaded)} of {wanted} tensors match by name and shape; "
-            f"nothing was loaded. It looks like weights of another network:\n{_told(report)}"
+            f"nothing was loaded. It looks like weights of another network:\n{differences}"
         )
     model.load_state_dict(fitting, strict=False, assign=any(tensor.is_meta for tensor in own.values()))
     return report
@@ -139,11 +130,7 @@ def load_weights(
 def read_weights(
     file: Path, *, device: str | torch.device = "cpu", part: str | None = None, unsafe: bool = False
 ) -> dict[str, Tensor]:
-    """Read a state dict out of a file, without running code that it may carry.
-
-    In plain torch: `torch.load(file, map_location=device, weights_only=True)["state_dict"]`, or `load_file(file)`. What
-    this adds: it knows both kinds of file by their first bytes, finds the state dict within a training checkpoint
-    (an exponential moving average first), and says in words what is wrong.
+    """Read a state dict out of a file without unpickling code; in a training checkpoint it is found.
 
     Args:
         file: .safetensors, or what torch.save wrote: .pt, .pth, .pth.tar, .bin.
@@ -157,7 +144,10 @@ def read_weights(
     """
     content = _content(file, torch.device(device), unsafe)
     if part is not None:
-        content = _part(content, part, file)
+        names = [str(name) for name in content] if isinstance(content, Mapping) else []
+        if part not in names:
+            raise PipelineError(f"{file} holds no part {part!r}; it holds {', '.join(names) or 'one model alone'}.")
+        content = content[part]
     return _state_within(content, file)
 
 
@@ -169,34 +159,23 @@ def _content(file: Path, device: torch.device, unsafe: bool) -> Any:
             # safetensors knows no meta device; the file is mapped, not read, until a tensor is touched.
             loaded = load_file(file, device="cpu" if device.type == "meta" else str(device))
             return {name: tensor.to(device) for name, tensor in loaded.items()}
-        return torch.load(file, map_location=device, weights_only=not unsafe)
-    except pickle.UnpicklingError as error:
-        reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()[0]
-        if not re.search(r"GLOBAL|class|Can only|Can not", reason):
-            raise PipelineError(f"{file} cannot be read as weights: {reason}") from None
+        with torch.serialization.safe_globals(HARMLESS):
+            return torch.load(file, map_location=device, weights_only=not unsafe)
+    except Exception as error:  # safetensors, zip and pickle readers each raise their own kinds for a broken file
+        reason = [*str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines(), type(error).__name__][0]
+        if not isinstance(error, pickle.UnpicklingError) or not re.search(r"GLOBAL|class|Can only|Can not", reason):
+            raise PipelineError(f"{file} cannot be read as weights: {reason}") from error
         raise PipelineError(
             f"{file} cannot be read as weights: it holds more than tensors ({reason.rstrip('. ')}). Unpickling it would run "
             "code from the file with your rights. If you trust its maker, say so: --unsafe on the command line, unsafe=True "
             "in Python. Better, ask for a state dict: torch.save(model.state_dict(), file), or safetensors."
         ) from None
-    except Exception as error:  # safetensors, zip and pickle readers each raise their own kinds for a broken file
-        reason = [*str(error).splitlines(), type(error).__name__][0]
-        raise PipelineError(f"{file} cannot be read as weights: {reason}") from error
 
 
 def _is_safetensors(file: Path) -> bool:
     """By the first bytes: the length of a JSON header, and its brace; torch writes a zip or a pickle."""
-    if file.suffix == ".safetensors":
-        return True
     with file.open("rb") as opened:
-        return opened.read(9)[8:] == b"{"
-
-
-def _part(content: Any, part: str, file: Path) -> Any:
-    names = [str(name) for name in content] if isinstance(content, Mapping) else []
-    if part not in names:
-        raise PipelineError(f"{file} holds no part {part!r}; it holds {', '.join(names) or 'one model alone'}.")
-    return content[part]
+        return file.suffix == ".safetensors" or opened.read(9)[8:] == b"{"
 
 
 def _state_within(content: Any, file: Path) -> dict[str, Tensor]:
@@ -222,49 +201,64 @@ def _is_state(value: Any) -> bool:
     return isinstance(value, Mapping) and bool(value) and all(isinstance(entry, Tensor) for entry in value.values())
 
 
+def _timm_filter(model: Any) -> Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] | None:
+    """The filter by which timm renames the tensors of published checkpoints of this architecture; None where it has none."""
+    architecture = getattr(model, "pretrained_cfg", {}).get("architecture", "")
+    filters = []
+    if timm.is_model(architecture):
+        # timm hands a network's filter to this function only, which would load the weights.
+        with patch("timm.models._builder.load_pretrained", lambda *_, filter_fn=None, **__: filters.append(filter_fn)):
+            with torch.device("meta"):
+                timm.create_model(architecture, pretrained=True)
+    return filters[0] if filters else None
+
+
+def _converted(convert: Callable[..., Any], state: Mapping[str, Tensor], model: nn.Module, what: str) -> dict[str, Tensor]:
+    try:
+        return convert({_bare(name): tensor for name, tensor in state.items()}, model)
+    except Exception:  # of any kind, for tensors of a network that the filter is not for: they are compared as they are
+        return dict(state)
+
+
 def _compare(
     own: Mapping[str, Tensor], given: Mapping[str, Tensor], leave_out: Sequence[str]
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """The tensors that fit, by the model's names, and what became of all."""
-    matched = _by_own_names(own, given)
+    source = _sources(own, given)
     wanted = [name for name in own if not is_within(name, leave_out)]
-    fitting = {name: given[matched[name]] for name in wanted if name in matched and _same_shape(own, given, matched, name)}
-    other = [name for name in wanted if name in matched and name not in fitting]
-    # Files from before torch 0.4.1 have no such count, and torch itself does without it.
-    missing = [name for name in wanted if name not in matched and not name.endswith("num_batches_tracked")]
-    used = set(matched.values())
-    unused = [name for name in given if name not in used and name != "n_averaged"]  # AveragedModel's own count
-    foreign = [name for name in unused if not is_within(_bare(name), [_bare(path) for path in leave_out])]
+    matched = [name for name in wanted if name in source]
+    fitting = {name: given[source[name]] for name in matched if own[name].shape == given[source[name]].shape}
+    bare_left_out = [_bare(path) for path in leave_out]
+    unused = given.keys() - source.values() - {"n_averaged"}  # AveragedModel's own count
     report = LoadReport(
         loaded=tuple(fitting),
-        missing=tuple(missing),
-        unexpected=tuple(foreign),
-        other_shape=tuple((name, tuple(given[matched[name]].shape), tuple(own[name].shape)) for name in other),
+        # Files from before torch 0.4.1 have no count of batches, and torch itself does without it.
+        missing=tuple(name for name in wanted if name not in source and not name.endswith("num_batches_tracked")),
+        unexpected=tuple(name for name in given if name in unused and not is_within(_bare(name), bare_left_out)),
+        other_shape=tuple(
+            (name, tuple(given[source[name]].shape), tuple(own[name].shape)) for name in matched if name not in fitting
+        ),
         left_out=tuple(name for name in own if is_within(name, leave_out)),
     )
     return fitting, report
 
 
-def _same_shape(own: Mapping[str, Tensor], given: Mapping[str, Tensor], matched: Mapping[str, str], name: str) -> bool:
-    return own[name].shape == given[matched[name]].shape
-
-
-def _by_own_names(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, str]:
-    """The model's name -> the file's name: the same, or the same behind wrappers' prefixes on either side."""
-    matched = {name: name for name in own if name in given}
-    bare_own: dict[str, str] = {}
+def _sources(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, str]:
+    """The model's name -> the file's name: the same, or the same without wrappers' prefixes on either side."""
+    source = {name: name for name in own if name in given}
+    by_bare_name: dict[str, str] = {}
     for name in own:
-        bare_own.setdefault(_bare(name), name)
+        by_bare_name.setdefault(_bare(name), name)
     for name in given:
-        target = bare_own.get(_bare(name))
-        if name in matched or target is None:
+        target = by_bare_name.get(_bare(name))
+        if name in source or target is None:
             continue
-        if target in matched and matched[target] != target:
+        if source.get(target, target) != target:
             raise PipelineError(
-                f"Both {matched[target]} and {name} would be loaded as {target}; nothing was loaded. Keep one in the file."
+                f"Both {source[target]} and {name} would be loaded as {target}; nothing was loaded. Keep one in the file."
             )
-        matched.setdefault(target, name)
-    return matched
+        source.setdefault(target, name)
+    return source
 
 
 def _bare(name: str) -> str:
@@ -273,7 +267,3 @@ def _bare(name: str) -> str:
     while name.startswith(PREFIXES):
         name = name.partition(".")[2]
     return name
-
-
-def _told(report: LoadReport) -> str:
-    return "\n".join(str(report).splitlines()[1:])
