@@ -32,7 +32,8 @@ def records(folder: Path) -> Records:
             record = Record.FromString(content)
             if record.HasField("run"):
                 found.ids.append(record.run.run_id)
-                found.config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+                found.config |= _values(record.run.config.update)
+            found.config |= _values(record.config.update) if record.HasField("config") else {}
             found.history.extend([_values(record.history.item)] if record.HasField("history") else [])
             found.summary |= _values(record.summary.update) if record.HasField("summary") else {}
             artifact = record.artifact if record.HasField("artifact") else record.request.log_artifact.artifact

@@ -78,38 +78,30 @@ def test_duplicates_are_never_in_two_folds_and_one_photo_a_class_is_too_few() ->
         out_of_fold(torch.randn(5, 2), torch.tensor([0, 0, 0, 1, 1]), ["a", "b", "c", "d", "d"], l2=1.0)
 
 
-def rings(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """A disc within a ring, which no line separates; labels of a tenth are wrong, so that training on and on overfits."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count) % 2
-    points = nn.functional.normalize(torch.randn(count, 2, generator=generator)) * (1 + 2 * labels[:, None])
-    return points + 0.2 * torch.randn(count, 2, generator=generator), labels ^ (torch.arange(count) % 20 < 2).long()
+def blobs(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Three classes that 3 of 50 numbers separate; a tenth of the labels are wrong, so that training on and on overfits."""
+    generator, labels, wrong = torch.Generator().manual_seed(seed), torch.arange(count) % 3, torch.arange(count) % 10 == 0
+    features = torch.randn(count, 50, generator=generator) + 3 * torch.eye(3, 50)[labels]
+    return features, (labels + wrong.long()) % 3
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
-def test_an_mlp_learns_what_no_line_separates_and_stops_early_with_the_best_weights(norm: str) -> None:
-    (train, train_labels), (val, val_labels) = rings(257, 0), rings(200, 1)  # the last batch is a single photo
-
-    def trained() -> tuple[nn.Module, float, int]:
-        head = MlpHead(2, 2, hidden=(64,), norm=norm, dropout=0.1)
+def test_an_mlp_stops_early_with_its_best_weights_and_by_its_seed_alone(norm: str) -> None:
+    (train, train_labels), (val, val_labels) = blobs(513, 0), blobs(150, 1)  # the last batch is a single photo
+    heads, found = [MlpHead(50, 3, hidden=(64,), norm=norm, dropout=0.1) for _ in range(2)], []
+    for number, head in enumerate(heads):
         initialise_new(head, seed=1)
-        best = train_mlp(head, train, train_labels, val, val_labels, seed=3)
-        return head, best.log_loss, best.epoch
-
-    torch.manual_seed(5)
-    drawn = torch.get_rng_state()
-    head, log_loss, epoch = trained()
-    assert torch.equal(torch.get_rng_state(), drawn)
-    assert not head.training
+        torch.manual_seed(number)
+        drawn = torch.get_rng_state()
+        found.append(train_mlp(head, train, train_labels, val, val_labels, seed=3))
+        assert torch.equal(torch.get_rng_state(), drawn)
     with torch.no_grad():
-        logits = head(val)
-    assert cross_entropy(logits, val_labels).item() == pytest.approx(log_loss)
-    assert (logits.argmax(1) == val_labels).double().mean() > 0.85
-    assert 0 < epoch < EPOCHS - PATIENCE
-    torch.manual_seed(6)
-    again = trained()
-    assert again[1:] == (log_loss, epoch)
-    assert all(torch.equal(*pair) for pair in zip(head.state_dict().values(), again[0].state_dict().values(), strict=True))
+        logits = heads[0](val)
+    assert cross_entropy(logits, val_labels).item() == pytest.approx(found[0].log_loss)
+    assert (logits.argmax(1) == val_labels).double().mean() > 0.7
+    assert 0 < found[0].epoch < EPOCHS - PATIENCE
+    assert found[0] == found[1]
+    assert all(torch.equal(*pair) for pair in zip(*(head.state_dict().values() for head in heads), strict=True))
 
 
 def test_an_mlp_without_a_finite_loss_is_refused() -> None:

@@ -11,7 +11,6 @@ from PIL import Image
 
 from pipeline.errors import PipelineError
 from pipeline.training.lr_finder import (
-    EXPLODED,
     HIGHEST,
     LOWEST,
     STEPS,
@@ -70,7 +69,6 @@ def test_real_steps_at_rising_rates(tmp_path: Path) -> None:
     found = try_learning_rates(tiny.network(), tiny.photos(tmp_path / "photos"), tiny.settings(), RATES)
     assert [one.learning_rate for one in found] == RATES[: len(found)]
     assert STEPS // 2 < len(found) <= STEPS
-    assert len(found) == STEPS or max(one.loss for one in found) > EXPLODED * min(one.smoothed for one in found)
     suggested = suggest(found)
     assert RATES[STEPS // 10] <= suggested < 0.3
     draw(found, suggested, 1e-3, tmp_path / "rates.png")

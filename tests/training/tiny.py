@@ -101,6 +101,7 @@ def train(
 ) -> Finetuned:
     """Fine-tune in `folder`: photos, resume, plots and tracking lie in it."""
     some, own_settings = photos(folder / "photos"), settings(**changes)
-    watching = watching or (tracking(folder, names, some) if names else None)
+    val = some.at(range(16))
+    watching = watching or (tracking(folder, names, val) if names else None)
     own = own or network(own_settings.unfrozen_blocks)
-    return finetune(own, some, some.at(range(16)), own_settings, resume or resume_folder(folder), watching)
+    return finetune(own, some, val, own_settings, resume or resume_folder(folder), watching)
