@@ -183,8 +183,8 @@ class Trainer:
                 if self.tracking:
                     self.tracking.step(self.losses)
                 advance(photos, note=self._note())
-                resume.write_when_due(self.state)
-        resume.write(self.state())
+                if self.photos_done < len(self.train):  # not between an epoch and its validation, which trackers log at one step
+                    resume.write_when_due(self.state)
         self._finish_epoch(train_loss=self.loss_sum / self.photos_done)
         self.photos_done, self.loss_sum = 0, 0.0
         resume.write(self.state())
