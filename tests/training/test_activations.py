@@ -26,7 +26,11 @@ def test_the_course_of_training_is_the_same_whatever_fits_in_a_cache(
     on_disk = tiny.train(tmp_path / "two", own=tiny.network(cache=tiny.cache(tmp_path)), **course)
     assert len(list(tmp_path.glob("cache/*"))) == 4  # three copies and the validation photos
     monkeypatch.setattr(activations, "MAX_CACHE_BYTES", 0)
-    computed_again = tiny.train(tmp_path / "three", **course)
+    network = tiny.network(cache=tiny.cache(tmp_path / "three"))
+    computed_again = tiny.train(tmp_path / "three", own=network, **course)
+    photos = tiny.photos(tmp_path / "three/photos")
+    assert network.trained_features("train", photos, [7, 2]).shape == (2, 96)
+    assert len(list(tmp_path.glob("three/cache/*"))) == 1  # the validation photos, which are always there
     assert "so they are computed again in every epoch" in capsys.readouterr().out
     assert in_memory.choice.candidate.alpha > 0
     for other in (on_disk, computed_again):
