@@ -16,7 +16,7 @@ from pipeline.errors import PipelineError
 from pipeline.launch import distributed_process, reported_to_launcher
 from pipeline.params import Runtime
 from pipeline.runtime import ResolvedRuntime, resolve_runtime
-from pipeline.training.finetune import finetune
+from pipeline.training.finetune import Trainer
 from pipeline.training.resume import ResumeFolder
 from tests.training import tiny
 
@@ -57,9 +57,13 @@ def train(folder: Path, mode: str) -> dict[str, Any]:
         cache = tiny.cache(folder / f"{runtime.processes}")
         network = tiny.network(blocks, own=own, cache=cache, runtime=runtime)
         resume = ResumeFolder(folder / f"resume{runtime.processes}{blocks}", {}, runtime)
-        result = finetune(network, photos, val, settings, resume, stopping)  # type: ignore[arg-type]
-        losses = [epoch.val_log_loss for epoch in result.history] + [epoch.train_loss for epoch in result.history[1:]]
-        found[f"{blocks}"] = {"weights": result.model_state, "losses": losses, "alpha": result.choice.candidate.alpha}
+        trainer = Trainer(network, photos, val, settings, stopping)  # type: ignore[arg-type]
+        trainer.start()
+        while not trainer.finished():
+            trainer.train_epoch(resume)
+        history = trainer.result().history
+        losses = [epoch.val_log_loss for epoch in history] + [epoch.train_loss for epoch in history[1:]]
+        found[f"{blocks}"] = {"before": trainer.initial_state, "weights": trainer.best_state, "losses": losses}
     return found | {"activations": network.activations("val", val).tensor()}
 
 
