@@ -100,7 +100,7 @@ def test_a_broken_description_none_and_one_of_another_version_are_refused(tmp_pa
         read_info(tmp_path / "model")
     save(tmp_path / "model", 1.0)
     description = tmp_path / "model" / "checkpoint.json"
-    older = description.read_text().replace(f'"format_version": {FORMAT_VERSION}', '"format_version": 1')
+    older = description.read_text().replace(f'"format_version": {FORMAT_VERSION}', '"format_version": 1, "backend": "torch"')
     for content, match in ((text, r"checkpoint\.json is broken"), (older, "a checkpoint of format 1; this version reads 2")):
         description.write_text(content)
         with pytest.raises(PipelineError, match=match):
@@ -243,38 +243,25 @@ def test_one_argument_says_where_tensors_shall_be(tmp_path: Path) -> None:
     for device in devices:
         read = read_model_state(tmp_path / "model", device)
         assert {tensor.device.type for tensor in read.values()} == {device}
-        assert {name: (tensor.shape, tensor.dtype) for name, tensor in read.items()} == {
-            name: (tensor.shape, tensor.dtype) for name, tensor in state.items()
-        }
+        for name, tensor in state.items():
+            assert (read[name].shape, read[name].dtype) == (tensor.shape, tensor.dtype)
+        if device != "meta":
+            save_checkpoint(tmp_path / "model", INFO, read, {})  # on any device the same file
+            assert torch.equal(read_model_state(tmp_path / "model")["weight"], state["weight"])
         save_general(tmp_path / "one.pt", {"model_state_dict": state})
         assert read_general(tmp_path / "one.pt", device)["model_state_dict"]["weight"].device.type == device
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_saved_on_a_gpu_it_loads_on_a_processor_and_back(tmp_path: Path) -> None:
-    state = {"weight": torch.randn(3, 3, device="cuda")}
-    save_checkpoint(tmp_path / "model", INFO, state, {})
-    on_cpu = read_model_state(tmp_path / "model", "cpu")
-    assert torch.equal(on_cpu["weight"], state["weight"].cpu())
-    save_checkpoint(tmp_path / "model", INFO, on_cpu, {})
-    assert torch.equal(read_model_state(tmp_path / "model", "cuda")["weight"], state["weight"])
-
-
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 torn"])
-def test_a_broken_general_checkpoint_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "state.pt").write_bytes(content)
-    with pytest.raises(PipelineError, match=r"state\.pt"):
-        read_general(tmp_path / "state.pt")
-    with pytest.raises(PipelineError, match="no such file"):
-        read_general(tmp_path / "none.pt")
-
-
-def test_a_hostile_general_checkpoint_does_not_run(tmp_path: Path) -> None:
+def test_a_broken_general_checkpoint_is_refused_and_a_hostile_one_does_not_run(tmp_path: Path, content: bytes) -> None:
     class Hostile:
         def __reduce__(self) -> tuple:
             return Path.mkdir, (tmp_path / "mark",)
 
-    torch.save({"epoch": 1, "surprise": Hostile()}, tmp_path / "state.pt")
-    with pytest.raises(PipelineError, match=r"state\.pt holds more than tensors"):
-        read_general(tmp_path / "state.pt")
+    (tmp_path / "broken.pt").write_bytes(content)
+    torch.save({"epoch": 1, "surprise": Hostile()}, tmp_path / "hostile.pt")
+    refused = {"broken": r"broken\.pt", "none": "no such file", "hostile": "holds more than tensors"}
+    for name, match in refused.items():
+        with pytest.raises(PipelineError, match=match):
+            read_general(tmp_path / f"{name}.pt")
     assert not (tmp_path / "mark").exists()

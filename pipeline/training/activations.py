@@ -44,7 +44,10 @@ from pipeline.training.features import (
 LOW_RESOLUTION, MULTIPLE = 5 / 7, 16
 PIPELINE = Path(__file__).resolve().parents[1]
 # The code that decides an activation, beside libraries and tensors.
-CODE = ("data/dataset.py", "data/transforms.py", "models/backends.py", "models/splitting.py", "training/features.py")
+CODE = (
+    *("data/dataset.py", "data/transforms.py", "training/activations.py", "training/features.py"),
+    *(f"models/{name}.py" for name in ("backbone", "same_padding", "head", "outputs", "splitting", "backends")),
+)
 
 
 @dataclass

@@ -145,5 +145,7 @@ def test_a_key_holds_what_decides_an_activation_and_nothing_else(tmp_path: Path,
     for unrelated in ("training/tracking.py", "evaluation/report.py", "models/summary.py"):
         (tmp_path / "pipeline" / unrelated).write_text("# changed")
     assert key(tmp_path, own=other_head) == keys[0]
-    (tmp_path / "pipeline/data/transforms.py").write_text("# changed")
-    assert key(tmp_path) != keys[0]
+    for deciding in ("data/transforms.py", "models/outputs.py", "training/activations.py"):
+        (tmp_path / "pipeline" / deciding).write_text("# changed")
+        keys.append(key(tmp_path))
+    assert len(set(keys)) == len(keys)
