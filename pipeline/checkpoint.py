@@ -106,6 +106,12 @@ class CheckpointInfo(_Record):
     files: dict[str, str] = {}
 
 
+class _Format(BaseModel):
+    """What is read first, whatever fields the format has."""
+
+    format_version: int = FORMAT_VERSION
+
+
 def library_versions() -> dict[str, str]:
     """The versions of what decides a result, from the packages' own records, without importing any."""
     libraries = ["torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "onnxruntime", "openvino", "numpy"]
@@ -207,18 +213,17 @@ def read_info(folder: Path) -> CheckpointInfo:
     """
     recover_folder(folder)
     try:
-        info = CheckpointInfo.model_validate_json((folder / INFO_FILE).read_bytes())
+        content = (folder / INFO_FILE).read_bytes()
+        written = _Format.model_validate_json(content).format_version
+        if written != FORMAT_VERSION:
+            raise PipelineError(f"{folder} is a checkpoint of format {written}; this version reads {FORMAT_VERSION}. {_AGAIN}")
+        return CheckpointInfo.model_validate_json(content)
     except FileNotFoundError:
         raise PipelineError(f"There is no checkpoint in {folder}: {INFO_FILE} is missing. {_AGAIN}") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise PipelineError(f"{folder / INFO_FILE} is broken: {where}: {first['msg']}. {_AGAIN}") from None
-    if info.format_version != FORMAT_VERSION:
-        raise PipelineError(
-            f"{folder} is a checkpoint of format {info.format_version}; this version reads {FORMAT_VERSION}. {_AGAIN}"
-        )
-    return info
 
 
 def read_model_state(folder: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:

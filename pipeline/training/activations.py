@@ -44,7 +44,10 @@ from pipeline.training.features import (
 LOW_RESOLUTION, MULTIPLE = 5 / 7, 16
 PIPELINE = Path(__file__).resolve().parents[1]
 # The code that decides an activation, beside libraries and tensors.
-CODE = ("data/dataset.py", "data/transforms.py", "models/backends.py", "models/splitting.py", "training/features.py")
+CODE = (
+    *("data/dataset.py", "data/transforms.py", "training/activations.py", "training/features.py"),
+    *(f"models/{name}.py" for name in ("backbone", "same_padding", "head", "outputs", "splitting", "backends")),
+)
 
 
 @dataclass
@@ -191,10 +194,10 @@ class SplitNetwork:
         """Features (n, width) float32 of some photos, by the weights that the network has now.
 
         Args:
-            split, photos: as in `activations`; those of a split that was not cached are computed again.
+            split, photos: as in `activations`; where those would exceed the cache, some photos go through the whole network.
             places: which photos.
         """
-        if self.split is not None and self.cache:
+        if self.split is not None and self.cache and self.fits_in_cache(self._activation_size(), len(photos), 1):
             cached = self.activations(split, photos).rows(places)
             with torch.inference_mode():
                 parts = [self.split.trainable.cpu().eval()(part.float()) for part in cached.split(BATCH_SIZE)]
@@ -204,6 +207,12 @@ class SplitNetwork:
         transform = evaluation(self.preprocessing)
         [outputs] = run_inference(backend.run, some, transform, runtime=runtime, description="features for OOD detection")
         return outputs.tensor()[:, self.classes :]
+
+    def _activation_size(self) -> int:
+        """How many numbers an activation of one photo has."""
+        assert self.split
+        with torch.inference_mode():
+            return self.split.frozen.eval()(random_images(self.preprocessing))[0].numel()
 
     def _upper(self, activations: Tensor, float32: bool) -> Backend:
         """What computes the trainable part in inference."""

@@ -185,8 +185,8 @@ class Trainer:
                 if self.tracking:
                     self.tracking.step(self.losses)
                 advance(photos, note=self._note())
-                resume.write_when_due(self.state)
-        resume.write(self.state())
+                if self.photos_done < len(self.train):  # trackers log the last step and its validation as one
+                    resume.write_when_due(self.state)
         self._finish_epoch(train_loss=self.loss_sum / self.photos_done)
         self.photos_done, self.loss_sum = 0, 0.0
         resume.write(self.state())
@@ -344,6 +344,7 @@ class Trainer:
         say(choice.reason)
         alpha = choice.candidate.alpha
         self.trainable.load_state_dict(self._between(alpha))
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # or features would be computed in mixed precision
         model = self.network.model.cpu()
         unfold_batch_norm(model)
         if alpha:  # the frozen weights carry their own temperature

@@ -188,8 +188,10 @@ def _new_tracker(name: str, folder: Path, run: Run, steps: int) -> GeneralTracke
     if name == "tensorboard":
         return TensorBoardTracker(run.name, folder, purge_step=steps + 1 if steps else None)
     if name == "mlflow":
-        os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{folder.resolve() / 'mlflow.db'}")
-        return MLflowTracker(PROJECT, str(folder.resolve()), run_name=run.name)
+        here = folder.resolve().as_uri()
+        if "MLFLOW_TRACKING_URI" not in os.environ:  # in files: mlflow-skinny brings no database
+            os.environ |= {"MLFLOW_TRACKING_URI": here, "MLFLOW_ALLOW_FILE_STORE": "true"}
+        return MLflowTracker(PROJECT, here, run_name=run.name)
     # The artifact waits here, not in the person's home, until it is sent.
     os.environ.setdefault("WANDB_DATA_DIR", str(folder.resolve()))
     import wandb

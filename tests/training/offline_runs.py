@@ -1,4 +1,4 @@
-"""Read back what Weights & Biases keeps of offline runs: what `wandb sync` would send.
+"""Read back the offline runs of Weights & Biases: what `wandb sync` would send.
 
 A .wandb file is LevelDB's log format (blocks of 32 KiB; records in parts, each with checksum, length and kind) of protocol
 buffers, which wandb brings; its own reader is compiled into its sync command.
@@ -15,8 +15,8 @@ BLOCK, FILE_HEADER, PART_HEADER = 32768, 7, 7
 
 
 @dataclass
-class Told:
-    """All runs of a folder, in the order of time."""
+class Records:
+    """What all runs of a folder logged, in the order of time."""
 
     ids: list[str] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -25,20 +25,21 @@ class Told:
     artifacts: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
 
-def records(folder: Path) -> Told:
-    told = Told()
+def records(folder: Path) -> Records:
+    found = Records()
     for file in sorted(folder.rglob("run-*.wandb"), key=lambda path: path.stat().st_mtime):
         for content in _logged(file.read_bytes()):
             record = Record.FromString(content)
             if record.HasField("run"):
-                told.ids.append(record.run.run_id)
-                told.config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
-            told.history.extend([_values(record.history.item)] if record.HasField("history") else [])
-            told.summary |= _values(record.summary.update) if record.HasField("summary") else {}
+                found.ids.append(record.run.run_id)
+                found.config |= _values(record.run.config.update)
+            found.config |= _values(record.config.update) if record.HasField("config") else {}
+            found.history.extend([_values(record.history.item)] if record.HasField("history") else [])
+            found.summary |= _values(record.summary.update) if record.HasField("summary") else {}
             artifact = record.artifact if record.HasField("artifact") else record.request.log_artifact.artifact
             if artifact.name:
-                told.artifacts[artifact.type, artifact.name] = [entry.path for entry in artifact.manifest.contents]
-    return told
+                found.artifacts[artifact.type, artifact.name] = [entry.path for entry in artifact.manifest.contents]
+    return found
 
 
 def _values(items: Any) -> dict[str, Any]:

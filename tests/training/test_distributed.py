@@ -1,127 +1,94 @@
 """Several processes train one model: the same photos, the same result, one writer, and one end for all of them."""
 
-import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from torch import Tensor
 
-from pipeline.checkpoint import read_model_state
-from pipeline.data.dataset import epoch_order, training_batches
-from pipeline.data.transforms import TrainingTransform
-from pipeline.params import load_params
-from pipeline.stages import download, preprocess, train_frozen_backbone, unfreeze_finetune
-from tests.clones import ROOT, clone, run, set_params
-from tests.training import trains_together
-from tests.training.trains_together import BATCH_SIZE, EPOCHS, NUM_TRAIN, NUM_VAL, PREPROCESSING, photos
+from pipeline.data.dataset import epoch_order
+from tests.clones import ROOT, run
+from tests.training import tiny, trains_together
+from tests.training.trains_together import BATCH_SIZE, NUM_TRAIN
 
 TOLERANCE = 1e-4  # of a tensor's largest element: sums of 22 photos that are rounded as two sums of 11
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3])
-@pytest.mark.parametrize("start", [0, BATCH_SIZE])
-def test_every_batch_is_shared_out_whole(tmp_path: Path, processes: int, start: int) -> None:
-    few, transform = photos(tmp_path, "train", NUM_TRAIN), TrainingTransform(PREPROCESSING, "light", 0)
-    order = few.labels[epoch_order(NUM_TRAIN, seed=0, epoch=1)[start:].tolist()]
-    ranks = [
-        training_batches(
-            few, transform, seed=0, epoch=1, batch_size=BATCH_SIZE, workers=0, start=start, rank=rank, processes=processes
-        )
-        for rank in range(processes)
-    ]
-    for number, shares in enumerate(zip(*ranks, strict=True)):
-        batch = order[number * BATCH_SIZE : (number + 1) * BATCH_SIZE]
-        for rank, (_, labels) in enumerate(shares):
-            assert torch.equal(labels, batch[rank::processes] if rank < len(batch) else batch[:1])
+@pytest.mark.parametrize("done", [0, BATCH_SIZE])
+def test_every_batch_is_divided_whole(tmp_path: Path, done: int) -> None:
+    photos = tiny.photos(tmp_path, NUM_TRAIN)
+    photos = replace(photos, labels=torch.arange(NUM_TRAIN))  # so that a label names its photo
+    order = epoch_order(NUM_TRAIN, seed=0, epoch=1)
+    for processes in (1, 2, 3):
+        for rank in range(processes):
+            own = tiny.network("all", runtime=replace(tiny.RUNTIME, rank=rank, processes=processes))
+            trainer = tiny.Trainer(own, photos, photos, tiny.settings(batch_size=BATCH_SIZE))
+            trainer.photos_done = done
+            for number, (_, labels) in enumerate(trainer._batches(1)):
+                batch = order[done:][number * BATCH_SIZE : (number + 1) * BATCH_SIZE]
+                assert labels.tolist() == (batch[rank::processes] if rank < len(batch) else batch[:1])
+
+
+def launch_two(folder: Path, mode: str) -> subprocess.Popen[str]:
+    """In a process apart, because `launch` takes over its process's logging, and in a session of its own, as in a terminal."""
+    code = (
+        "import sys\nfrom pipeline.errors import PipelineError\nfrom pipeline.launch import launch\n"
+        f"try: launch(['-m', 'tests.training.trains_together', {str(folder)!r}, {mode!r}], processes=2)\n"
+        "except PipelineError as error: sys.exit(f'error: {error}')\nexcept KeyboardInterrupt: sys.exit(130)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment
+    )
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which two processes trained, then this one alone."""
+    """A folder in which two processes trained."""
     folder = tmp_path_factory.mktemp("together")
-    photos(folder, "train", NUM_TRAIN)
-    photos(folder, "val", NUM_VAL)
-    launch_here(["-m", "tests.training.trains_together", str(folder)])
-    torch.save(trains_together.train(folder), folder / "alone.pt")
+    tiny.photos(folder / "photos", NUM_TRAIN)
+    running = launch_two(folder, "ends")
+    _, errors = running.communicate(timeout=250)
+    assert running.returncode == 0, errors
+    assert "Traceback" not in errors
     return folder
-
-
-def launch_here(arguments: list[str]) -> None:
-    """In a process apart, because `launch` takes over its process's logging."""
-    code = f"from pipeline.launch import launch; launch({arguments!r}, processes=2)"
-    done = run(ROOT, sys.executable, "-c", code, PYTHONPATH=str(ROOT))
-    assert "Traceback" not in done.stderr
-
-
-def test_two_processes_take_every_photo_once_an_epoch(together: Path) -> None:
-    ranks = [torch.load(together / f"rank{rank}.pt") for rank in range(2)]
-    ids = [f"train{number:03d}" for number in range(NUM_TRAIN)]
-    for epoch in range(1, EPOCHS + 1):
-        taken = [[photo for number, photo in rank["taken"] if number == epoch] for rank in ranks]
-        assert taken[1][-1] == taken[0][-1]  # the last batch is a single photo, which the second process repeats for nothing
-        assert Counter(taken[0] + taken[1][:-1]) == Counter(ids)
 
 
 def test_two_processes_end_where_one_ends(together: Path) -> None:
-    alone, *ranks = (torch.load(together / f"{name}.pt") for name in ("alone", "rank0", "rank1"))
-    for name, weight in alone["weights"].items():
-        assert torch.equal(ranks[0]["weights"][name], ranks[1]["weights"][name])
-        difference = (ranks[0]["weights"][name].double() - weight.double()).abs().max()
-        assert difference <= TOLERANCE * weight.double().abs().max(), name
-    assert ranks[0]["losses"] == ranks[1]["losses"] == pytest.approx(alone["losses"], rel=TOLERANCE)
+    alone = trains_together.train(together, "ends")
+    ranks = [torch.load(together / f"rank{rank}.pt") for rank in range(2)]
+    for blocks in ("all", "2"):
+        expected, one, other = alone[blocks], ranks[0][blocks], ranks[1][blocks]
+        assert one["losses"] == other["losses"] == pytest.approx(expected["losses"], rel=TOLERANCE)
+        for name, weight in expected["weights"].items():
+            assert torch.equal(one["weights"][name], other["weights"][name])
+            largest = weight.double().abs().max()
+            assert (one["weights"][name].double() - weight.double()).abs().max() <= TOLERANCE * largest, name
+        moved = [name for name, tensor in one["before"].items() if not torch.equal(tensor, one["weights"][name])]
+        assert moved == [
+            name for name, tensor in expected["before"].items() if not torch.equal(tensor, expected["weights"][name])
+        ]
+        assert moved
 
 
-def test_two_processes_evaluate_every_photo_to_the_same_bits(together: Path) -> None:
-    alone, *ranks = (torch.load(together / f"{name}.pt") for name in ("alone", "rank0", "rank1"))
-    assert len(alone["outputs"]) == NUM_VAL
-    assert all(torch.equal(rank["outputs"], alone["outputs"]) for rank in ranks)
-    chunks = [path.name for path in together.glob("kept/*/*")]
-    assert len(chunks) == 2  # one chunk a run, written by one process, with its hash in the name
-    assert len(set(chunks)) == 1
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone before fine-tuning, with two processes set; tests here run in order and build on it."""
-    folder = clone(tmp_path_factory.mktemp("clones") / "processes")
-    changes = {"download.drawn_photos": 80, "unfreeze_finetune.epochs": 5, "unfreeze_finetune.patience": 5}
-    runtime = {"runtime.seconds_between_saves": 0, "runtime.threads": 1, "runtime.workers": 1}
-    set_params(folder, changes | runtime)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for stage in (download, preprocess, train_frozen_backbone):
-            stage.run(load_params())
-    set_params(folder, {"runtime.processes": 2})
-    return folder
-
-
-def fine_tuning(folder: Path, *, learning: bool = True) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
-    """Fine-tuning in two processes, from when they are there or have begun to learn, and all processes below it."""
-    command = [sys.executable, "-m", "pipeline", "unfreeze-finetune"]
-    # In a session of its own, as in a terminal: Ctrl-C goes to whatever is in the foreground there.
-    running = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    launcher = psutil.Process(running.pid)
-    states = "outputs/.resume/unfreeze-finetune/*/*-*"
-    wait_for(lambda: any(folder.glob(states)) if learning else _ranks(launcher) == ["0", "1"])
-    assert running.poll() is None
-    assert _ranks(launcher) == ["0", "1"]
-    return running, launcher.children(recursive=True)
-
-
-def _ranks(launcher: psutil.Process) -> list[str]:
-    """Of its processes; one that was only just forked has none yet."""
-    return sorted(process.environ().get("RANK", "") for process in launcher.children())
+def test_what_is_cached_was_computed_by_both_and_written_by_one(together: Path) -> None:
+    ranks: list[Tensor] = [torch.load(together / f"rank{rank}.pt")["activations"] for rank in range(2)]
+    runtime = replace(tiny.RUNTIME, threads=1)
+    photos = tiny.photos(together / "photos", NUM_TRAIN).at(range(trains_together.NUM_VAL))
+    expected = tiny.network(own=tiny.model(drop_path_rate=0.0), runtime=runtime).activations("val", photos).tensor()
+    assert torch.equal(ranks[0], expected)
+    assert torch.equal(ranks[1], expected)
+    assert [len(list(key.iterdir())) for key in together.glob("2/cache/*")] == [1, 1, 1]
 
 
 def wait_for(happened: Callable[[], object]) -> None:
@@ -136,49 +103,38 @@ def assert_all_end(below: list[psutil.Process]) -> None:
     wait_for(lambda: not [process for process in below if process.is_running() and process.status() != psutil.STATUS_ZOMBIE])
 
 
-@pytest.mark.parametrize("learning", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("ending", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_when_the_launcher_ends_all_end(project: Path, ending: signal.Signals, status: int, learning: bool) -> None:
-    running, below = fine_tuning(project, learning=learning)
-    os.killpg(running.pid, ending)
-    _, errors = running.communicate(timeout=200)
-    assert_all_end(below)
-    assert running.returncode == status
-    assert "Traceback" not in errors
-    assert errors.count("goes on from there") == (ending == signal.SIGINT)
-    shutil.rmtree(project / "outputs/.resume", ignore_errors=True)
-
-
-def test_when_a_process_dies_all_end_with_its_cause_in_one_message(project: Path) -> None:
-    running, below = fine_tuning(project)
-    next(process for process in below if process.environ().get("RANK") == "1").kill()
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [("dies", "the one of rank 1 was killed by SIGKILL"), ("refuses", "error: There is something wrong with this photo.")],
+)
+def test_when_a_process_ends_all_end_with_its_cause_in_one_message(tmp_path: Path, mode: str, message: str) -> None:
+    tiny.photos(tmp_path / "photos", NUM_TRAIN)
+    running = launch_two(tmp_path, mode)
+    wait_for(lambda: (tmp_path / f"{mode}1").exists() or running.poll() is not None)
+    below = psutil.Process(running.pid).children(recursive=True)
     _, errors = running.communicate(timeout=200)
     assert_all_end(below)
     assert running.returncode == 1
     assert errors.count("error:") == 1
-    assert "the one of rank 1 was killed by SIGKILL" in errors
+    assert message in errors
     assert "Traceback" not in errors
 
 
-def test_two_processes_go_on_and_one_says_that_it_cannot(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(project / "outputs/.resume", project / "kept")
-    done = run(project, "python", "-m", "pipeline", "unfreeze-finetune")
-    assert done.stdout.count("going on after") == done.stdout.count("after epoch 5:") == 1
-    assert "Traceback" not in done.stderr
-    assert not (project / "outputs/.resume/unfreeze-finetune").exists()
-    metrics = json.loads((project / "outputs/metrics/unfreeze-finetune.json").read_text())
-    keys = list(read_model_state(project / "outputs/finetuned"))
-
-    shutil.copytree(project / "kept", project / "outputs/.resume", dirs_exist_ok=True)
-    set_params(project, {"runtime.processes": 1})
-    monkeypatch.chdir(project)
-    unfreeze_finetune.run(load_params())
-    assert "(differing: processes)" in capsys.readouterr().out
-    alone = json.loads((project / "outputs/metrics/unfreeze-finetune.json").read_text())
-    assert metrics["val_log_loss"] == pytest.approx(alone["val_log_loss"], abs=0.05)  # in bfloat16, where the processor has it
-    assert keys == list(read_model_state(project / "outputs/finetuned"))
+@pytest.mark.parametrize(("ending", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_when_the_launcher_ends_all_end(tmp_path: Path, ending: signal.Signals, status: int) -> None:
+    tiny.photos(tmp_path / "photos", NUM_TRAIN)
+    running = launch_two(tmp_path, "goes on")
+    wait_for(lambda: (tmp_path / "goes on1").exists() or running.poll() is not None)
+    below = psutil.Process(running.pid).children(recursive=True)
+    assert len(below) >= 2
+    if ending == signal.SIGINT:
+        os.killpg(running.pid, ending)
+    else:
+        running.kill()
+    _, errors = running.communicate(timeout=200)
+    assert_all_end(below)
+    assert running.returncode == status
+    assert "Traceback" not in errors
 
 
 TORCHRUN = "torchrun --nnodes=2 --node-rank={rank} --nproc-per-node=1 --master-addr=127.0.0.1 --master-port={port}"
@@ -190,35 +146,17 @@ ACCELERATE = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
-def test_two_machines_end_with_the_bits_of_two_processes_on_one(project: Path, command: str) -> None:
-    set_params(project, {"runtime.processes": 2})
-    run(project, "python", "-m", "pipeline", "unfreeze-finetune")
-    expected = read_model_state(project / "outputs/finetuned")
-    set_params(project, {"runtime.processes": 1})  # each machine's launcher says how many there are
-    shutil.rmtree(project / "outputs/finetuned")
-    port = free_port()
-    with ThreadPoolExecutor(2) as machines:
-        commands = [[*command.format(rank=rank, port=port).split(), "-m", "pipeline", "unfreeze-finetune"] for rank in range(2)]
-        for _ in machines.map(lambda words: run(project, *words), commands):
-            pass  # a command that fails is told when its turn comes
-    tensors = read_model_state(project / "outputs/finetuned")
-    assert tensors.keys() == expected.keys()
-    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
-
-
-def free_port() -> int:
+def test_two_machines_end_with_the_bits_of_two_processes_on_one(together: Path, tmp_path: Path, command: str) -> None:
+    tiny.photos(tmp_path / "photos", NUM_TRAIN)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
-
-
-@pytest.mark.slow
-def test_an_error_of_one_process_is_told_once(project: Path) -> None:
-    set_params(project, {"runtime.processes": 2, "runtime.workers": 0})
-    photo = next(project.glob("data/processed/images/train/*/*.jpg"))
-    photo.write_bytes(b"no photo")
-    done = run(project, "python", "-m", "pipeline", "unfreeze-finetune", check=False)
-    assert done.returncode == 1
-    assert done.stderr.count("error:") == 1
-    assert f"{photo.name} can no longer be decoded" in done.stderr
-    assert "Traceback" not in done.stderr
+        port = listening.getsockname()[1]
+    arguments = ["-m", "tests.training.trains_together", str(tmp_path), "ends"]
+    with ThreadPoolExecutor(2) as machines:
+        commands = [[*command.format(rank=rank, port=port).split(), *arguments] for rank in range(2)]
+        list(machines.map(lambda words: run(ROOT, *words, PYTHONPATH=str(ROOT)), commands))
+    found, expected = (torch.load(folder / "rank0.pt") for folder in (tmp_path, together))
+    for blocks in ("all", "2"):
+        assert found[blocks]["losses"] == expected[blocks]["losses"]
+        for name, tensor in expected[blocks]["weights"].items():
+            assert torch.equal(found[blocks]["weights"][name], tensor), name

@@ -5,16 +5,17 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from pipeline.data.transforms import TrainingTransform
 from pipeline.errors import PipelineError
-from pipeline.training.faults import EXPLODED, WINDOW, check_loss, faults_told
+from pipeline.training import activations
+from pipeline.training.faults import EXPLODED, WINDOW, check_loss, explain_faults
 from tests.clones import ROOT
 from tests.training import tiny
 
@@ -34,34 +35,34 @@ def test_an_exploded_loss_stops_the_training() -> None:
 
 
 class Deadly(TrainingTransform):
-    """Ends its process, where that is not the one that trains, at the third photo: as the kernel does for want of memory."""
+    """Ends its process, where that is not the one that trains, at its twelfth photo: as the kernel does for want of memory."""
 
     parent, calls = os.getpid(), 0
 
-    def __call__(self, photo: np.ndarray, epoch: int, photo_id: str) -> Tensor:
+    def __call__(self, image: Any, epoch: int, photo_id: str) -> Any:
         self.calls += 1
         if os.getpid() != self.parent and self.calls == 12:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().__call__(photo, epoch, photo_id)
+        return super().__call__(image, epoch, photo_id)
 
 
-def test_a_decoding_process_that_was_killed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoding_process_that_was_killed_is_named_and_the_training_goes_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.training.trunk.TrainingTransform", Deadly)
+        patch.setattr(activations, "TrainingTransform", Deadly)
+        own = tiny.network(runtime=replace(tiny.RUNTIME, workers=1))
         with pytest.raises(PipelineError, match=r"killed at step \d+ \(epoch 1\).*Lower runtime\.workers, now 1 \(0 decodes"):
-            tiny.train(tmp_path, workers=1)
+            tiny.train(tmp_path, own=own)
     assert len(tiny.train(tmp_path).history) == tiny.EPOCHS + 1
 
 
-def test_a_gpu_out_of_memory_is_told_with_the_batch_size() -> None:
+def test_a_gpu_out_of_memory_names_the_batch_size_and_a_defect_stays_a_defect() -> None:
     with pytest.raises(PipelineError, match=r"The GPU's memory ran out at step 7.*batch_size, now 8"):
-        with faults_told(tiny.settings(), 2, where=lambda: "step 7"):
+        with explain_faults(tiny.settings(), 2, where=lambda: "step 7"):
             raise torch.OutOfMemoryError("CUDA out of memory.")
-
-
-def test_what_is_no_fault_of_the_world_stays_a_defect() -> None:
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        with faults_told(tiny.settings(), 2, where=lambda: "step 7"):
+        with explain_faults(tiny.settings(), 2, where=lambda: "step 7"):
             torch.ones(2, 3) @ torch.ones(2, 3)
 
 
@@ -76,11 +77,12 @@ from tests.training import tiny
 disk, folder = map(Path, sys.argv[1:])
 (folder / "one").mkdir(), (folder / "two").mkdir()
 (folder / "one/tracking").symlink_to(disk)
-print("watched", len(tiny.train(folder / "one", ["tensorboard"]).history))
-try:
-    tiny.train(folder / "two", resume=tiny.resume_folder(disk))
-except PipelineError as error:
-    print("disk", error)
+print("tracked", len(tiny.train(folder / "one", ["tensorboard"]).history))
+for full in ({"resume": tiny.resume_folder(disk)}, {"own": tiny.network(cache=tiny.cache(disk))}):
+    try:
+        tiny.train(folder / "two", **full)
+    except PipelineError as error:
+        print("disk", error)
 print("left", sorted(path.name for path in disk.rglob("*.new")))
 # Room for the network and small batches, and none for a large one.
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -104,12 +106,13 @@ def test_a_full_disk_and_a_full_memory(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert f"watched {tiny.EPOCHS + 1}" in lines
+    assert f"tracked {tiny.EPOCHS + 1}" in lines
     assert sum("tensorboard failed and is left out from here on" in line for line in lines) == 1
-    [told] = [line for line in lines if line.startswith("disk ")]
-    assert "At step" in told
-    assert f"the disk mounted at {disk} is full" in told
+    of_steps, of_cache = [line for line in lines if line.startswith("disk ")]
+    assert "At step" in of_steps
+    assert "At the activations of the photos" in of_cache
+    assert f"the disk mounted at {disk} is full" in of_steps
     assert "left []" in lines
-    [told] = [line for line in lines if line.startswith("memory ")]
-    assert "The memory ran out at the first look at the photos" in told
-    assert "Lower unfreeze_finetune.batch_size, now 40" in told
+    [message] = [line for line in lines if line.startswith("memory ")]
+    assert "The memory ran out at" in message
+    assert "Lower unfreeze_finetune.batch_size, now 40" in message

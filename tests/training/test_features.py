@@ -1,28 +1,31 @@
-"""What was computed of a split is kept, trusted only while whole, and never taken for another key."""
+"""The feature cache: outputs of a split are computed once, trusted only while whole, and never taken for another key."""
 
+import os
 import threading
+from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from pipeline.checkpoint import Preprocessing
 from pipeline.data.dataset import Photos
-from pipeline.params import load_params
-from pipeline.runtime import resolve_runtime
 from pipeline.training import features
-from pipeline.training.features import Kept, run_over
+from pipeline.training.features import ChunkedTensor, FeatureCache, evaluation, run_inference
+from tests.training import tiny
 
-PREPROCESSING = Preprocessing(
-    input_size=(3, 8, 8), mean=(0, 0, 0), std=(1, 1, 1), interpolation="bilinear", crop_pct=1, crop_mode="center"
-)
-NUM_PHOTOS = 150
+PREPROCESSING = tiny.PREPROCESSING.model_copy(update={"input_size": (3, 8, 8)})
+NUM_PHOTOS, CHUNK = 150, 64
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Photos:
+    """Photo i is red to the degree i."""
     folder = tmp_path_factory.mktemp("photos")
     paths = [folder / f"{number:03d}.png" for number in range(NUM_PHOTOS)]
     for number, path in enumerate(paths):
@@ -30,122 +33,130 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Photos:
     return Photos(tuple(path.stem for path in paths), tuple(paths), torch.zeros(NUM_PHOTOS, dtype=torch.int64))
 
 
-class Means:
-    """A network that gives each photo's mean red, counts the photos it sees, and may break down after some."""
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "CHUNK", CHUNK)
+
+
+class Reds:
+    """A network that gives each photo's red, and twice that as its second output; it may break down after some photos."""
 
     def __init__(self, breaks_after: int = NUM_PHOTOS) -> None:
         self.seen, self.breaks_after = 0, breaks_after
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         if self.seen >= self.breaks_after:
             raise InterruptedError
-        self.seen += len(images)
-        return images[..., 0].float().mean((1, 2))[:, None]
+        self.seen += len(pixels)
+        reds = pixels[..., 0].float().mean((1, 2))[:, None]
+        return reds, 2 * reds
 
 
-def extract(photos: Photos, means: Means, kept: Kept | None) -> Tensor:
-    runtime = resolve_runtime(load_params().runtime.model_copy(update={"device": "cpu", "workers": 0, "threads": 2}))
-    return run_over(means, photos, PREPROCESSING, runtime=runtime, description="testing", kept=kept).values
+EXPECTED = torch.arange(float(NUM_PHOTOS))[:, None]
 
 
-@pytest.fixture(autouse=True)
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "PHOTOS_A_CHUNK", 64)
+def extract(photos: Photos, run: Callable[[Tensor], Any], caches: Sequence[FeatureCache | None] = (None, None)) -> int:
+    """Runs the network over all photos, and checks its outputs; returns how many chunks they are in."""
+    found = run_inference(run, photos, evaluation(PREPROCESSING), runtime=tiny.RUNTIME, description="testing", caches=caches)
+    for factor, values in enumerate(found, start=1):
+        assert torch.equal(values.tensor(), factor * EXPECTED)
+    return len(found[0].chunks)
+
+
+def both(folder: Path, key: int = 0) -> list[FeatureCache]:
+    return [FeatureCache(folder, part=part, key=key) for part in (1, 2)]
 
 
 def test_nothing_is_computed_twice_and_a_broken_run_goes_on(photos: Photos, tmp_path: Path) -> None:
-    expected = extract(photos, Means(), None)
-    broken = Means(breaks_after=90)
     with pytest.raises(InterruptedError):
-        extract(photos, broken, Kept(tmp_path, key=1))
-    rest = Means()
-    assert torch.equal(extract(photos, rest, Kept(tmp_path, key=1)), expected)
-    assert rest.seen == NUM_PHOTOS - 64  # one chunk of two batches was whole
-    again = Means()
-    assert torch.equal(extract(photos, again, Kept(tmp_path, key=1)), expected)
-    assert again.seen == 0
+        extract(photos, Reds(breaks_after=90), both(tmp_path))
+    rest, nothing, other = Reds(), Reds(), Reds()
+    assert extract(photos, rest, both(tmp_path)) == 3
+    assert rest.seen == NUM_PHOTOS - CHUNK
+    extract(photos, nothing, both(tmp_path))
+    extract(photos, other, both(tmp_path, key=1))
+    assert (nothing.seen, other.seen) == (0, NUM_PHOTOS)
 
 
-def test_another_key_computes_for_itself_and_old_keys_go(photos: Photos, tmp_path: Path) -> None:
-    for key in range(features.KEYS_KEPT + 2):
-        means = Means()
-        extract(photos, means, Kept(tmp_path, key=key))
-        assert means.seen == NUM_PHOTOS
-    assert len(list(tmp_path.iterdir())) == features.KEYS_KEPT
-
-
-def test_a_damaged_chunk_and_those_after_it_are_computed_again(photos: Photos, tmp_path: Path) -> None:
-    expected = extract(photos, Means(), Kept(tmp_path, key=1))
-    second = sorted(tmp_path.glob("*/*-*"))[1]
+def test_a_damaged_chunk_and_those_after_it_are_computed_again(
+    photos: Photos, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caches = both(tmp_path)
+    extract(photos, Reds(), caches)
+    second = sorted(caches[0]._folder.glob("*-*"))[1]
     second.write_bytes(second.read_bytes()[:-1])
-    means = Means()
-    assert torch.equal(extract(photos, means, Kept(tmp_path, key=1)), expected)
-    assert means.seen == NUM_PHOTOS - 64
+    network = Reds()
+    extract(photos, network, caches)
+    assert network.seen == NUM_PHOTOS - CHUNK
+    assert capsys.readouterr().out.count("is damaged, or follows one that is") == 2
 
 
-def test_order_is_kept_where_later_batches_are_done_first(photos: Photos) -> None:
-    expected, means, started = extract(photos, Means(), None), Means(), threading.Event()
+def test_a_kill_between_two_caches_leaves_no_gap(photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add = FeatureCache.add
 
-    class FirstWaits(Means):
-        def __call__(self, images: Tensor) -> Tensor:
-            if int(images[0, ..., 0].max()) == 0:  # the first photo's red
-                assert started.wait(60), "no batch was begun before the first was done"
-            else:
-                started.set()
-            return means(images)
-
-    assert torch.equal(extract(photos, FirstWaits(), None), expected)
-
-
-def test_a_device_that_works_by_itself_gets_one_batch_ahead_and_gives_the_same() -> None:
-    told: list[str] = []
-
-    def run_batch(images: Tensor) -> tuple[Tensor, ...]:
-        told.append(f"begun {int(images[0, 0])}")
-        return (2 * images,)
-
-    batches = [(torch.full((2, 1), float(number)), torch.zeros(2)) for number in range(4)]
-    for number, (values,) in enumerate(features._some_ahead(run_batch, batches, by_itself=True)):
-        told.append(f"taken {number}")
-        assert torch.equal(values, 2 * batches[number][0])
-    assert told == ["begun 0", "begun 1", "taken 0", "begun 2", "taken 1", "begun 3", "taken 2", "taken 3"]
-
-
-def test_what_is_given_beside_is_kept_and_not_returned(photos: Photos, tmp_path: Path) -> None:
-    means, runtime = Means(), resolve_runtime(load_params().runtime.model_copy(update={"device": "cpu", "workers": 0}))
-
-    def both(images: Tensor) -> tuple[Tensor, Tensor]:
-        values = means(images)
-        return values, 2 * values
-
-    kept, beside = Kept(tmp_path, part=1), Kept(tmp_path, part=2)
-    found = run_over(both, photos, PREPROCESSING, runtime=runtime, description="testing", kept=kept, beside=beside)
-    assert torch.equal(torch.cat(kept.read()), found.values)
-    assert torch.equal(torch.cat(beside.read()), 2 * found.values)
-
-
-def test_a_kill_between_the_two_leaves_no_gap_beside(photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept, beside = Kept(tmp_path, part=1), Kept(tmp_path, part=2)
-    runtime = resolve_runtime(load_params().runtime.model_copy(update={"device": "cpu", "workers": 0}))
-
-    def extract_both(means: Means) -> Tensor:
-        def both(images: Tensor) -> tuple[Tensor, Tensor]:
-            values = means(images)
-            return values, 2 * values
-
-        return run_over(both, photos, PREPROCESSING, runtime=runtime, description="testing", kept=kept, beside=beside).values
-
-    add = Kept.add
-
-    def killed_after(folder: Kept, number: int, values: Tensor) -> None:
-        add(folder, number, values)
+    def killed_after(cache: FeatureCache, number: int, values: Tensor) -> Tensor:
+        add(cache, number, values)
         if number == 1:
             raise InterruptedError
+        return values
 
-    monkeypatch.setattr(Kept, "add", killed_after)
-    with pytest.raises(InterruptedError):
-        extract_both(Means())
-    monkeypatch.setattr(Kept, "add", add)
-    values = extract_both(Means())
-    assert torch.equal(torch.cat(beside.read()), 2 * values)
-    assert torch.equal(torch.cat(kept.read()), values)
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureCache, "add", killed_after)
+        with pytest.raises(InterruptedError):
+            extract(photos, Reds(), both(tmp_path))
+    assert [len(cache.read()) for cache in both(tmp_path)] == [2, 1]
+    extract(photos, Reds(), both(tmp_path))
+    assert [len(torch.cat(cache.read())) for cache in both(tmp_path)] == [NUM_PHOTOS] * 2
+
+
+def test_the_oldest_keys_go_where_all_would_be_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "MAX_CACHE_BYTES", 3 * 4200)
+    caches = [FeatureCache(tmp_path, key=key) for key in range(5)]
+    for second, cache in enumerate(caches[:3]):
+        cache.add(0, torch.ones(1000))
+        os.utime(cache._folder, (second, second))
+    assert len(caches[0].read()) == 1  # which makes it the newest
+    for cache in caches[3:]:
+        cache.add(0, torch.ones(1000))
+    assert [len(cache.read()) for cache in caches] == [1, 0, 0, 1, 1]
+    monkeypatch.setattr(features, "MAX_CACHE_BYTES", 1)
+    caches[4].add(1, torch.ones(1000))
+    assert [len(cache.read()) for cache in caches] == [0, 0, 0, 0, 2]  # the newest stays, whatever its size
+
+
+def test_order_stays_where_later_batches_are_done_first(photos: Photos) -> None:
+    network, second_began = Reds(), threading.Event()
+
+    def first_waits(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        if int(pixels[0, ..., 0].max()) == 0:
+            assert second_began.wait(60), "no batch was begun before the first was done"
+        else:
+            second_began.set()
+        return network(pixels)
+
+    extract(photos, first_waits)
+
+
+def test_an_asynchronous_device_has_one_batch_ahead() -> None:
+    order: list[str] = []
+
+    def run(pixels: Tensor) -> tuple[Tensor, ...]:
+        order.append(f"begun {int(pixels)}")
+        return (2 * pixels,)
+
+    batches = ((torch.tensor(number), torch.zeros(2)) for number in range(4))
+    for number, (values,) in enumerate(features._ahead(run, batches, asynchronous=True)):
+        order.append(f"taken {number}")
+        assert int(values) == 2 * number
+    assert order == ["begun 0", "begun 1", "taken 0", "begun 2", "taken 1", "begun 3", "taken 2", "taken 3"]
+
+
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=6), st.data())
+def test_rows_of_uneven_chunks_are_those_of_the_whole(sizes: list[int], data: st.DataObject) -> None:
+    whole = torch.arange(2 * sum(sizes)).view(-1, 2)
+    rows = iter(whole)
+    chunked = ChunkedTensor([torch.stack(list(islice(rows, size))) for size in sizes])
+    places = data.draw(st.lists(st.integers(0, len(whole) - 1), min_size=1))
+    assert len(chunked) == len(whole)
+    assert torch.equal(chunked.rows(places), whole[places])
+    assert torch.equal(chunked.tensor(), whole)

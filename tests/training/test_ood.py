@@ -1,67 +1,58 @@
-"""What is familiar to a network: all but a hundredth of the validation photos, and both ways to learn it agree."""
-
-from pathlib import Path
+"""The OOD detector: its threshold passes all but a hundredth of the validation photos, and no class is forgotten."""
 
 import pytest
-import timm
 import torch
-from torch import nn
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pipeline.models.freezing import set_trainable
-from pipeline.runtime import ResolvedRuntime
-from pipeline.training.ood import fit_ood_detector
-from pipeline.training.task import Task
-from pipeline.training.trunk import Trunk, build_trunk
-from pipeline.training.tuned_ood import ood_detector_of
-from tests.training import tiny
+from pipeline.errors import PipelineError
+from pipeline.models.ood import OodDetector, sample_by_class
 
 
-def test_the_threshold_passes_nearly_all_of_the_validation_photos_and_nothing_far_away() -> None:
-    generator = torch.Generator().manual_seed(0)
+def features(labels: torch.Tensor, seed: int = 0) -> torch.Tensor:
+    return torch.randn(len(labels), 8, generator=torch.Generator().manual_seed(seed)) + 5 * torch.eye(3, 8)[labels]
+
+
+def test_the_threshold_passes_nearly_all_validation_photos_and_nothing_far_away() -> None:
     labels = torch.arange(600) % 3
-    features = torch.randn(600, 8, generator=generator) + 5 * torch.eye(3, 8)[labels]
-    val = torch.randn(500, 8, generator=generator) + 5 * torch.eye(3, 8)[torch.arange(500) % 3]
-    ood = fit_ood_detector(features, labels, val)
-    assert (ood.scores(val) > 1).float().mean() == pytest.approx(0.01, abs=0.003)
-    assert (ood.scores(50 * torch.ones(4, 8)) > 1).all()
-    assert (ood.scores(ood.means) == 0).all()
+    val = features(labels[:500], seed=1)
+    detector = OodDetector.fit(features(labels), labels, val)
+    assert (detector.scores(val) > 1).float().mean() == pytest.approx(0.01, abs=0.003)
+    assert (detector.scores(50 * torch.ones(4, 8)) > 1).all()
+    assert (detector.scores(detector.means) == 0).all()
+    assert torch.equal(OodDetector(**detector.tensors()).scores(val), detector.scores(val))
+    assert torch.equal(detector.scores(val[3:5]), detector.scores(val)[3:5])  # however many photos come at once
 
 
-def task_with(folder: Path, *, unfrozen_blocks: int) -> Task:
-    photos = tiny.photos(folder / "photos")
-    runtime = ResolvedRuntime(torch.device("cpu"), 0, torch.get_num_threads(), bfloat16=False, seconds_between_saves=0)
-    return Task(photos, photos[:16], tiny.PREPROCESSING, tiny.settings(unfrozen_blocks=unfrozen_blocks), runtime)
+def test_a_rare_class_is_sampled_and_known() -> None:
+    labels = torch.cat([torch.zeros(5000), torch.full((3,), 1), torch.full((5000,), 2)]).long()
+    chosen = sample_by_class(labels)
+    assert set(range(5000, 5003)) <= set(chosen)
+    train = features(labels)
+    detector = OodDetector.fit(train[chosen], labels[chosen], train[:500])
+    assert torch.isfinite(detector.scores(train)).all()
+    assert (detector.scores(train[5000:5003]) < 1.5).all()
 
 
-def trunk_of(model: nn.Module, task: Task) -> Trunk:
-    set_trainable(model, task.settings.unfrozen_blocks)
-    trunk = build_trunk(model.train(), task)
-    assert trunk is not None
-    model.eval()
-    return trunk
+@pytest.mark.parametrize(
+    ("labels", "value", "match"), [([0, 0, 2, 2], 0.0, "a class has no training photo"), ([0, 1, 2, 2], float("nan"), "finite")]
+)
+def test_a_class_without_photos_and_broken_features_are_refused(labels: list[int], value: float, match: str) -> None:
+    train = features(torch.tensor(labels))
+    train[3, 3] += value
+    with pytest.raises(PipelineError, match=match):
+        OodDetector.fit(train, torch.tensor(labels), train)
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext", "vit_tiny_patch16_224"])
-def test_what_frozen_blocks_gave_says_the_same_as_the_whole_network(tmp_path: Path, name: str) -> None:
-    torch.manual_seed(0)
-    size = {"img_size": 64} if name.startswith("vit") else {}
-    model = timm.create_model(name, num_classes=2, **size)
-    task = task_with(tmp_path, unfrozen_blocks=1)
-    trunk = trunk_of(model, task)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.mul_(1.1)  # what has been learnt since
-    one, other = ood_detector_of(model, task, trunk), ood_detector_of(model, task, None)
-    # Equal but for the float16 of what crosses the cut.
-    torch.testing.assert_close(one.means, other.means, rtol=0.01, atol=0.01)
-    torch.testing.assert_close(one.threshold, other.threshold, rtol=0.05, atol=0)
-
-
-def test_what_was_cut_elsewhere_is_not_taken_for_it(tmp_path: Path) -> None:
-    model = tiny.network()
-    of_another = trunk_of(model, task_with(tmp_path, unfrozen_blocks=2))
-    task = task_with(tmp_path, unfrozen_blocks=1)
-    one, other = ood_detector_of(model.eval(), task, of_another), ood_detector_of(model, task, None)
-    for name, tensor in one.tensors().items():
-        assert torch.equal(tensor, other.tensors()[name])
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=300), st.integers(1, 100))
+def test_a_sample_holds_every_class_and_about_as_many_photos_as_asked(labels: list[int], most: int) -> None:
+    given_labels = torch.tensor(labels)
+    chosen = sample_by_class(given_labels, most)
+    assert chosen == sorted(set(chosen))
+    sampled = given_labels[chosen].tolist()
+    classes = set(labels)
+    assert set(sampled) == classes
+    assert len(sampled) < most + len(classes)
+    for label in classes:
+        count, part = labels.count(label), most // len(classes)
+        assert sampled.count(label) == count if count <= part else sampled.count(label) > part / 2 - 1

@@ -1,14 +1,32 @@
-"""The learning rate climbs to its peak and falls to nothing; epochs go through the views in order."""
+"""Schedules of fine-tuning as pure functions, and the search for a learning rate."""
 
+import math
+from pathlib import Path
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from pipeline.training.schedule import learning_rate, view_of_epoch
+from pipeline.errors import PipelineError
+from pipeline.training.lr_finder import (
+    HIGHEST,
+    LOWEST,
+    STEPS,
+    LearningRatePoint,
+    draw,
+    suggest,
+    try_learning_rates,
+)
+from pipeline.training.schedule import copy_of_epoch, default_copies, default_epochs, learning_rate
+from tests.training import tiny
+
+RATES = np.geomspace(LOWEST, HIGHEST, STEPS).tolist()
 
 
 @given(st.integers(2, 2000), st.integers(0, 1000), st.floats(1e-6, 1.0))
-def test_it_climbs_then_falls_within_its_bounds(total: int, warmup: int, peak: float) -> None:
+def test_the_rate_climbs_then_falls_within_its_bounds(total: int, warmup: int, peak: float) -> None:
     warmup = min(warmup, total - 1)
     rates = [learning_rate(step, total_steps=total, warmup_steps=warmup, peak=peak) for step in range(total)]
     assert rates[warmup] == pytest.approx(peak)
@@ -18,12 +36,41 @@ def test_it_climbs_then_falls_within_its_bounds(total: int, warmup: int, peak: f
 
 
 @given(st.integers(1, 40), st.integers(1, 40))
-def test_every_view_has_its_epochs_smaller_ones_first_and_the_unchanged_last(epochs: int, views: int) -> None:
-    views = min(views, epochs)
-    taken = [view_of_epoch(epoch, epochs=epochs, views=views) for epoch in range(1, epochs + 1)]
-    assert {number for number, _ in taken} == set(range(views))
+def test_every_copy_has_its_epochs_low_resolution_first_and_the_original_last(epochs: int, copies: int) -> None:
+    copies = min(copies, epochs)
+    taken = [copy_of_epoch(epoch, epochs=epochs, copies=copies) for epoch in range(1, epochs + 1)]
+    assert {number for number, _ in taken} == set(range(copies))
     assert taken[-1] == (0, False)
-    assert [smaller for _, smaller in taken] == sorted((smaller for _, smaller in taken), reverse=True)
-    assert len({number for number, smaller in taken if smaller}) == views // 2
-    turns = [number or views for number, _ in taken]
+    assert [low for _, low in taken] == sorted((low for _, low in taken), reverse=True)
+    assert len({number for number, low in taken if low}) == copies // 2
+    turns = [number or copies for number, _ in taken]
     assert turns == sorted(turns)
+
+
+@given(st.integers(1, 10**7))
+def test_larger_sets_are_seen_less_often_within_bounds(num_photos: int) -> None:
+    assert 2 <= default_copies(num_photos) <= default_epochs(num_photos) <= 8
+    assert default_epochs(num_photos) >= default_epochs(num_photos + 1000)
+
+
+def points(losses: list[float]) -> list[LearningRatePoint]:
+    return [LearningRatePoint(rate, loss, loss) for rate, loss in zip(RATES, losses, strict=True)]
+
+
+def test_the_suggestion_is_the_middle_of_the_valley() -> None:
+    # Flat up to 1e-4, falling to 1e-2, rising from there.
+    losses = [0.7 - 0.2 * max(0.0, min(2.0, math.log10(rate) + 4)) + max(0.0, math.log10(rate) + 2) for rate in RATES]
+    assert suggest(points(losses)) == pytest.approx(1e-3, rel=0.2)
+    with pytest.raises(PipelineError, match="falls at no learning rate"):
+        suggest(points([1.0 + rate for rate in RATES]))
+
+
+def test_real_steps_at_rising_rates(tmp_path: Path) -> None:
+    found = try_learning_rates(tiny.network(), tiny.photos(tmp_path / "photos"), tiny.settings(), RATES)
+    assert [one.learning_rate for one in found] == RATES[: len(found)]
+    assert STEPS // 2 < len(found) <= STEPS
+    suggested = suggest(found)
+    assert RATES[STEPS // 10] <= suggested < 0.3
+    draw(found, suggested, 1e-3, tmp_path / "rates.png")
+    with Image.open(tmp_path / "rates.png") as picture:
+        assert picture.width > 1000

@@ -1,6 +1,7 @@
 """A fine-tuning of seconds: forty small photos of two colours, a random network, two epochs of five steps."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,15 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
+from torch import Tensor
 
 from pipeline.checkpoint import Preprocessing
-from pipeline.data.dataset import Photos
+from pipeline.data.dataset import Photos, load_batches
+from pipeline.data.transforms import normalise
 from pipeline.params import UnfreezeFinetune
 from pipeline.runtime import ResolvedRuntime
 from pipeline.training.activations import SplitNetwork
-from pipeline.training.features import FeatureCache
+from pipeline.training.features import FeatureCache, evaluation
 from pipeline.training.finetune import Finetuned, Trainer, finetune
 from pipeline.training.resume import ResumeFolder
 from pipeline.training.tracking import Run, Tracking
@@ -60,6 +63,17 @@ def network(
     return SplitNetwork.build(own, blocks, PREPROCESSING, choice="torch", runtime=runtime, cache=cache)
 
 
+def cache(folder: Path) -> Callable[..., FeatureCache]:
+    return partial(FeatureCache, folder / "cache", network="tiny")
+
+
+def logits_of(own: torch.nn.Module, some: Photos) -> Tensor:
+    """What a network gives for photos by the plainest way, in eager float32."""
+    pixels, _ = next(load_batches(some, evaluation(PREPROCESSING), [range(len(some))], workers=0))
+    with torch.no_grad():
+        return own.eval()(normalise(pixels, PREPROCESSING))
+
+
 def resume_folder(folder: Path) -> ResumeFolder:
     return ResumeFolder(folder / "resume", {"run": "tiny"}, RUNTIME)
 
@@ -87,6 +101,7 @@ def train(
 ) -> Finetuned:
     """Fine-tune in `folder`: photos, resume, plots and tracking lie in it."""
     some, own_settings = photos(folder / "photos"), settings(**changes)
-    watching = watching or tracking(folder, names, some)
+    val = some.at(range(16))
+    watching = watching or (tracking(folder, names, val) if names else None)
     own = own or network(own_settings.unfrozen_blocks)
-    return finetune(own, some, some.at(range(16)), own_settings, resume or resume_folder(folder), watching)
+    return finetune(own, some, val, own_settings, resume or resume_folder(folder), watching)

@@ -1,0 +1,151 @@
+"""Cached activations: training is the same whatever fits in a cache, and keys hold what decides an activation."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from pipeline.checkpoint import BackboneInfo
+from pipeline.data.dataset import epoch_order
+from pipeline.errors import PipelineError
+from pipeline.models.head import FeatureExtractor
+from pipeline.training import activations
+from pipeline.training.activations import augmented, feature_caches
+from tests.training import tiny
+
+
+def test_the_course_of_training_is_the_same_whatever_fits_in_a_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    course = {"epochs": 3, "augmented_copies": 3, "learning_rate": 1e-2}
+    in_memory = tiny.train(tmp_path / "one", **course)
+    on_disk = tiny.train(tmp_path / "two", own=tiny.network(cache=tiny.cache(tmp_path)), **course)
+    assert len(list(tmp_path.glob("cache/*"))) == 4  # three copies and the validation photos
+    monkeypatch.setattr(activations, "MAX_CACHE_BYTES", 0)
+    network = tiny.network(cache=tiny.cache(tmp_path / "three"))
+    computed_again = tiny.train(tmp_path / "three", own=network, **course)
+    photos = tiny.photos(tmp_path / "three/photos")
+    assert network.trained_features("train", photos, [7, 2]).shape == (2, 96)
+    assert len(list(tmp_path.glob("three/cache/*"))) == 1  # the validation photos, which are always there
+    assert "so they are computed again in every epoch" in capsys.readouterr().out
+    assert in_memory.choice.candidate.alpha > 0
+    for other in (on_disk, computed_again):
+        assert other.history == in_memory.history
+        for name, tensor in in_memory.model_state.items():
+            assert torch.equal(other.model_state[name], tensor), name
+
+
+def test_both_stages_share_the_activations_of_the_photos_as_they_are(tmp_path: Path) -> None:
+    photos, network = tiny.photos(tmp_path / "photos"), tiny.network(cache=tiny.cache(tmp_path))
+    features = {split: network.features(split, photos) for split in ("train", "val")}
+    expected = tiny.logits_of(FeatureExtractor(tiny.model()), photos)
+    for path in photos.paths[8:]:  # a backend is checked on the first
+        path.unlink()
+
+    again = tiny.network(cache=tiny.cache(tmp_path))
+    kinds = {"train": torch.float16, "val": torch.float32}
+    for split, kind in kinds.items():
+        torch.testing.assert_close(features[split], expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(again.features(split, photos), features[split])
+        values = again.activations(split, photos)
+        assert {chunk.dtype for chunk in values.chunks} == {kind}
+        with torch.no_grad():
+            outputs = again.trainable.eval()(values.tensor().float())
+        torch.testing.assert_close(outputs[:, 2:], expected, rtol=5e-3, atol=5e-3)
+    with pytest.raises(PipelineError, match=r"008\.jpg cannot be decoded"):
+        again.activations("train", photos, copy_number=1, augment=augmented(tiny.PREPROCESSING, "light", 0, 1))
+
+
+def test_epochs_go_through_the_copies_at_low_resolution_first_and_the_originals_last(tmp_path: Path) -> None:
+    trainer = tiny.trainer(tmp_path, epochs=4, augmented_copies=2, unfrozen_blocks=1)
+    batches = [torch.cat([inputs for inputs, _ in trainer._batches(epoch)]) for epoch in range(1, 5)]
+    assert [batch.shape[2:] for batch in batches] == 2 * [(3, 3)] + 2 * [(4, 4)]
+    for one, other in (batches[:2], batches[2:]):
+        assert torch.equal(*(batch.double().sum((1, 2, 3)).sort().values for batch in (one, other)))
+        assert not torch.equal(one, other)  # the same copies of the same photos, in another order
+    originals = trainer.network.activations("val", trainer.train).tensor()
+    assert torch.equal(batches[3], originals.half()[epoch_order(len(originals), seed=0, epoch=4)])
+
+
+def test_a_network_of_one_input_size_gets_no_low_resolution(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = tiny.network(1, own=timm.create_model("test_vit3", num_classes=2, img_size=64))
+    assert "takes photos of one size" in capsys.readouterr().out
+    trainer = tiny.trainer(tmp_path, network, epochs=2, augmented_copies=2)
+    assert network.split is not None
+    assert [trainer.copy_of(epoch) for epoch in (1, 2)] == [(1, False), (0, False)]
+    assert len({inputs.shape[1:] for epoch in (1, 2) for inputs, _ in trainer._batches(epoch)}) == 1
+
+
+class Branching(nn.Module):
+    """Branches on a value, so no graph can be made of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(3, 4, 5, 4), nn.Conv2d(4, 8, 3)
+        self.pool, self.fc = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(8, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        images = self.stem(images)
+        return self.fc(self.pool(self.body(images if images.sum() > 0 else -images).relu()))
+
+
+def test_a_network_that_cannot_be_split_still_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    own = Branching()
+    stem, head = own.stem.weight.clone(), own.fc.weight.clone()
+    network = tiny.network(1, own=own)
+    assert network.split is None
+    result = tiny.train(tmp_path, own=network, learning_rate=0.05, epochs=4)
+    assert "cannot be split" in capsys.readouterr().out
+    assert result.choice.candidate.alpha > 0
+    assert torch.equal(result.model_state["stem.weight"], stem)
+    assert not torch.equal(result.model_state["fc.weight"], head)
+    val = tiny.photos(tmp_path / "photos").at(range(16))
+    features = network.trained_features("val", val, [3, 1])
+    whole = Branching()
+    whole.load_state_dict(result.model_state)
+    torch.testing.assert_close(features, tiny.logits_of(FeatureExtractor(whole), val.at([3, 1])), rtol=1e-4, atol=1e-5)
+
+
+def key(folder: Path, *, own: nn.Module | None = None, changes: Any = None, **given: Any) -> str:
+    settled = {
+        "backbone": BackboneInfo(name="test_resnet", kwargs={}, weights="none", weights_sha256=None),
+        "unfrozen_blocks": 2,
+        "photos": "a",
+        "preprocessing": tiny.PREPROCESSING,
+        "choice": "auto",
+        "runtime": tiny.RUNTIME,
+    }
+    caches = feature_caches(folder, own or tiny.model(), **{**settled, **given})
+    return caches(kind="activations", split="train", copy=1, size=64, changes=changes)._folder.name
+
+
+def test_a_key_holds_what_decides_an_activation_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other_weights, other_head = tiny.model(), tiny.model()
+    with torch.no_grad():
+        next(other_weights.parameters()).flatten()[0] += 1e-3
+        other_head.fc.weight.zero_()
+    shutil.copytree(activations.PIPELINE, tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(activations, "PIPELINE", tmp_path / "pipeline")
+    keys = [
+        key(tmp_path),
+        key(tmp_path, own=other_weights),
+        key(tmp_path, photos="b"),
+        key(tmp_path, unfrozen_blocks=1),
+        key(tmp_path, choice="torch"),
+        key(tmp_path, preprocessing=tiny.PREPROCESSING.model_copy(update={"interpolation": "bilinear"})),
+        key(tmp_path, changes=["light", 0]),
+        key(tmp_path, changes=["strong", 0]),
+    ]
+    assert len(set(keys)) == len(keys)
+    for unrelated in ("training/tracking.py", "evaluation/report.py", "models/summary.py"):
+        (tmp_path / "pipeline" / unrelated).write_text("# changed")
+    assert key(tmp_path, own=other_head) == keys[0]
+    for deciding in ("data/transforms.py", "models/outputs.py", "training/activations.py"):
+        (tmp_path / "pipeline" / deciding).write_text("# changed")
+        keys.append(key(tmp_path))
+    assert len(set(keys)) == len(keys)

@@ -1,0 +1,112 @@
+"""Heads on cached features: the linear probe is solved, out-of-fold heads know no label, an MLP stops in time."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from pipeline.errors import PipelineError
+from pipeline.models.head import MlpHead, initialise_new
+from pipeline.training.mlp import EPOCHS, PATIENCE, train_mlp
+from pipeline.training.probe import fit_probe, out_of_fold
+
+
+def clusters(num_classes: int, count: int = 300) -> tuple[Tensor, Tensor]:
+    """Overlapping clusters in 5 dimensions of very different scale and offset."""
+    generator = torch.Generator().manual_seed(num_classes)
+    labels = torch.arange(count) % num_classes
+    centres = torch.randn(num_classes, 5, generator=generator)
+    scale = torch.tensor([1.0, 10.0, 100.0, 0.1, 0.01])
+    return (centres[labels] + torch.randn(count, 5, generator=generator)) * scale + 3 * scale, labels
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_the_gradient_is_zero_at_the_solution(num_classes: int) -> None:
+    features, labels = clusters(num_classes)
+    l2 = 1e-2
+    probe = fit_probe(features, labels, features, labels, l2_strengths=[l2])
+    mean, scale = features.double().mean(0), features.double().std(0, correction=0)
+    # Back to the standardised problem, in which the objective is stated.
+    weight = (probe.weight.double() * scale).requires_grad_()
+    bias = (probe.bias.double() + probe.weight.double() @ mean).requires_grad_()
+    # With two classes scikit-learn penalises the single logit w1 - w0, of which each row here is half.
+    penalised = weight[1] - weight[0] if num_classes == 2 else weight
+    loss = cross_entropy((features.double() - mean) / scale @ weight.T + bias, labels) + l2 / 2 * (penalised**2).sum()
+    for gradient in torch.autograd.grad(loss, (weight, bias)):
+        assert gradient.abs().max() < 1e-4
+
+
+def test_the_strength_is_chosen_by_validation_log_loss_in_any_order() -> None:
+    features, labels = clusters(2)
+    features[:, 2] = 7.0  # a constant feature does no harm
+    strengths = [1e-4, 1e-2, 1.0, 100.0]
+    probe, reverse = (
+        fit_probe(features[:30], labels[:30], features[30:], labels[30:], l2_strengths=some)
+        for some in (strengths, strengths[::-1])
+    )
+    assert torch.equal(probe.weight, reverse.weight)
+    assert len(probe.tried) == 4
+    assert probe.best.log_loss == min(one.log_loss for one in probe.tried)
+    loss = cross_entropy(probe.logits(features[30:]).double(), labels[30:]).item()
+    assert loss == pytest.approx(probe.best.log_loss, rel=1e-4)
+    features[3, 3] = float("nan")
+    with pytest.raises(PipelineError, match="not finite"):
+        fit_probe(features, labels, features, labels, l2_strengths=[1e-2])
+
+
+def test_out_of_fold_a_memorised_label_does_not_flatter_and_a_true_pattern_does() -> None:
+    labels = torch.arange(200) % 2
+    noise = torch.randn(200, 300, generator=torch.Generator().manual_seed(0))
+    groups = [str(index) for index in range(200)]
+    of_noise = out_of_fold(noise, labels, groups, l2=1e-4)  # 300 numbers can separate any 200 photos
+    assert of_noise.shape == (200, 2)
+    assert of_noise.sum(1) == pytest.approx(1)
+    assert 0.3 < (of_noise.argmax(1) == labels.numpy()).mean() < 0.7
+    pattern = noise[:, :10] + 5 * labels[:, None]
+    assert (out_of_fold(pattern, labels, groups, l2=1e-2).argmax(1) == labels.numpy()).mean() > 0.95
+
+
+def test_duplicates_are_never_in_two_folds_and_one_photo_a_class_is_too_few() -> None:
+    """Each photo stands twice, with a feature of its own that gives the label away: a twin in training would tell it."""
+    labels = (torch.arange(40) * 7 % 3 == 0).long().repeat_interleave(2)
+    features = torch.eye(40).repeat_interleave(2, 0) * 10
+    together = out_of_fold(features, labels, [str(index // 2) for index in range(80)], l2=1e-3)
+    apart = out_of_fold(features, labels, [str(index) for index in range(80)], l2=1e-3)
+    assert (apart.argmax(1) == labels.numpy()).mean() > 0.85
+    assert (together.argmax(1) == labels.numpy()).mean() < 0.8
+    with pytest.raises(PipelineError, match="single photo"):
+        out_of_fold(torch.randn(5, 2), torch.tensor([0, 0, 0, 1, 1]), ["a", "b", "c", "d", "d"], l2=1.0)
+
+
+def blobs(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Three classes that 3 of 50 numbers separate; a tenth of the labels are wrong, so that training on and on overfits."""
+    generator, labels, wrong = torch.Generator().manual_seed(seed), torch.arange(count) % 3, torch.arange(count) % 10 == 0
+    features = torch.randn(count, 50, generator=generator) + 3 * torch.eye(3, 50)[labels]
+    return features, (labels + wrong.long()) % 3
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_an_mlp_stops_early_with_its_best_weights_and_by_its_seed_alone(norm: str) -> None:
+    (train, train_labels), (val, val_labels) = blobs(513, 0), blobs(150, 1)  # the last batch is a single photo
+    heads, found = [MlpHead(50, 3, hidden=(64,), norm=norm, dropout=0.1) for _ in range(2)], []
+    for number, head in enumerate(heads):
+        initialise_new(head, seed=1)
+        torch.manual_seed(number)
+        drawn = torch.get_rng_state()
+        found.append(train_mlp(head, train, train_labels, val, val_labels, seed=3))
+        assert torch.equal(torch.get_rng_state(), drawn)
+    with torch.no_grad():
+        logits = heads[0](val)
+    assert cross_entropy(logits, val_labels).item() == pytest.approx(found[0].log_loss)
+    assert (logits.argmax(1) == val_labels).double().mean() > 0.7
+    assert 0 < found[0].epoch < EPOCHS - PATIENCE
+    assert found[0] == found[1]
+    assert all(torch.equal(*pair) for pair in zip(*(head.state_dict().values() for head in heads), strict=True))
+
+
+def test_an_mlp_without_a_finite_loss_is_refused() -> None:
+    features = torch.full((8, 2), 1e38)
+    head = nn.Sequential(nn.Linear(2, 2))
+    nn.init.constant_(head[0].weight, 10)
+    with pytest.raises(PipelineError, match="no finite validation log-loss"):
+        train_mlp(head, features, torch.arange(8) % 2, features, torch.arange(8) % 2)
