@@ -29,7 +29,7 @@ def test_cores_that_are_kept_from_this_process_do_not_count() -> None:
     code = (
         "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
         "from pipeline.cores import usable_cores\n"
-        "from pipeline.download.drawn.petimages import WORKERS\n"
+        "from pipeline.download.drawn import WORKERS\n"
         "print(usable_cores(), WORKERS, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

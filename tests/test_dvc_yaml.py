@@ -96,7 +96,6 @@ def test_stages_do_not_import_stages_and_imports_run_one_way() -> None:
         "training": 4,
         "evaluation": 5,
         "inference": 6,
-        "pretrain": 7,
         "stages": 7,
         "reproduce": 7,
         "leaderboard": 8,

@@ -39,7 +39,7 @@ def photos_in(project: Path) -> pd.DataFrame:
         rows.append({"id": f"{label}.{number}", "path": path.name, "class": label, "split": split, "group": group})
     text = {"status": "kept", "reason": "", "format": "JPEG", "mode": "RGB", "sha256": "", "pixel_hash": "0"}
     number = {"width": 90, "height": 80, "orientation": 1, "bytes": 9, "stored_width": 90, "stored_height": 80}
-    manifest = pd.DataFrame(rows).assign(**text, **number, stored_bytes=9, doubt_lists=0)
+    manifest = pd.DataFrame(rows).assign(**text, **number, stored_bytes=9)
     write_manifest(manifest, project / "data/processed")
     return manifest
 
