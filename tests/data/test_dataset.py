@@ -1,4 +1,4 @@
-"""A training photo's tensor is a function of (seed, epoch, photo), whatever the workers and the order."""
+"""Batches of stored photos: in order, decoded ahead, and augmented as a function of (seed, epoch, photo) alone."""
 
 import threading
 from dataclasses import replace
@@ -12,9 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.checkpoint import Preprocessing
-from pipeline.data.dataset import BATCHES_AHEAD, Photos, epoch_order, evaluation_batches, training_batches
+from pipeline.data.dataset import BATCHES_AHEAD, Photos, epoch_order, in_batches, load_batches
 from pipeline.data.transforms import AUGMENTATIONS, TrainingTransform, evaluation_pixels, evaluation_transform, normalise
 from pipeline.errors import PipelineError
+from pipeline.training.activations import augmented
+from pipeline.training.features import evaluation
 
 PREPROCESSING = Preprocessing(
     input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.25,) * 3, interpolation="bicubic", crop_pct=0.9, crop_mode="center"
@@ -35,13 +37,13 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Photos:
     return Photos.of_split(pd.DataFrame(rows), processed, "train", ("cat", "dog"))
 
 
-def by_photo(photos: Photos, *, seed: int, epoch: int, workers: int, strength: str = "strong") -> dict[str, Tensor]:
-    """Photo id -> its tensor in one epoch."""
-    transform = TrainingTransform(PREPROCESSING, strength, seed)
-    batches = training_batches(photos, transform, seed=seed, epoch=epoch, batch_size=4, workers=workers)
+def by_photo(photos: Photos, *, seed: int, epoch: int, workers: int, augmentation: str = "strong") -> dict[str, Tensor]:
+    """Photo id -> its pixels in one epoch."""
     order = epoch_order(len(photos), seed=seed, epoch=epoch)
-    tensors = torch.cat([images for images, _ in batches])
-    return {photos.ids[index]: tensor for index, tensor in zip(order, tensors, strict=True)}
+    transform = augmented(PREPROCESSING, augmentation, seed, epoch)
+    batches = load_batches(photos, transform, in_batches(order, 4), workers=workers, by_processes=True)
+    pixels = torch.cat([images for images, _ in batches])
+    return {photos.ids[index]: image for index, image in zip(order, pixels, strict=True)}
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -54,43 +56,29 @@ def test_workers_change_nothing(photos: Photos, workers: int) -> None:
     assert same(by_photo(photos, seed=1, epoch=2, workers=0), by_photo(photos, seed=1, epoch=2, workers=workers))
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
-@pytest.mark.parametrize(("start", "workers"), [(1, 0), (4, 1), (9, 4), (21, 0), (22, 0)])
-def test_going_on_in_the_middle_changes_nothing(photos: Photos, start: int, workers: int) -> None:
-    whole, order = by_photo(photos, seed=1, epoch=2, workers=0), epoch_order(len(photos), seed=1, epoch=2)
-    transform = TrainingTransform(PREPROCESSING, "strong", 1)
-    rest = list(training_batches(photos, transform, seed=1, epoch=2, batch_size=4, workers=workers, start=start))
-    assert sum(len(labels) for _, labels in rest) == len(photos) - start
-    tensors = [tensor for images, _ in rest for tensor in images]
-    labels = [label for _, batch in rest for label in batch]
-    for index, tensor, label in zip(order[start:], tensors, labels, strict=True):
-        assert torch.equal(tensor, whole[photos.ids[index]])
-        assert label == photos.labels[index]
-
-
-@pytest.mark.parametrize("strength", AUGMENTATIONS)
-def test_a_photo_alone_is_changed_as_in_an_epoch(photos: Photos, strength: str) -> None:
-    tensors = by_photo(photos, seed=3, epoch=5, workers=0, strength=strength)
-    transform = TrainingTransform(PREPROCESSING, strength, 3)
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_a_photo_alone_is_augmented_as_in_an_epoch(photos: Photos, augmentation: str) -> None:
+    pixels = by_photo(photos, seed=3, epoch=5, workers=0, augmentation=augmentation)
+    transform = TrainingTransform(PREPROCESSING, augmentation, 3)
     for index in (7, 2, 11):  # another order than the epoch's, by a transform without a past
-        photo = Image.open(photos.paths[index])
-        assert torch.equal(torch.from_numpy(transform(photo, 5, photos.ids[index])), tensors[photos.ids[index]])
+        alone = transform(Image.open(photos.paths[index]), 5, photos.ids[index])
+        assert torch.equal(torch.from_numpy(alone), pixels[photos.ids[index]])
 
 
 def test_seed_and_epoch_change_photos_and_order(photos: Photos) -> None:
     first = by_photo(photos, seed=1, epoch=1, workers=0)
     for seed, epoch in ((1, 2), (2, 1)):
         assert not same(first, by_photo(photos, seed=seed, epoch=epoch, workers=0))
-        assert not np.array_equal(epoch_order(22, seed=1, epoch=1), epoch_order(22, seed=seed, epoch=epoch))
+        assert epoch_order(22, seed=1, epoch=1) != epoch_order(22, seed=seed, epoch=epoch)
 
 
 def test_every_photo_comes_once_with_its_own_label(photos: Photos) -> None:
     order = epoch_order(len(photos), seed=0, epoch=1)
     assert sorted(order) == list(range(len(photos)))
-    transform = TrainingTransform(PREPROCESSING, "light", 0)
-    batches = list(training_batches(photos, transform, seed=0, epoch=1, batch_size=4, workers=0))
+    transform = augmented(PREPROCESSING, "light", 0, 1)
+    batches = list(load_batches(photos, transform, in_batches(order, 4), workers=0, by_processes=True))
     assert [len(labels) for _, labels in batches] == [4, 4, 4, 4, 4, 2]
-    assert torch.equal(torch.cat([labels for _, labels in batches]), photos.labels[torch.from_numpy(order)])
+    assert torch.equal(torch.cat([labels for _, labels in batches]), photos.labels[order])
     assert all(images.dtype == torch.uint8 and images.shape[1:] == (32, 32, 3) for images, _ in batches)
 
 
@@ -101,20 +89,27 @@ def test_loading_leaves_torchs_global_generator_alone(photos: Photos) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_evaluation_batches_come_in_the_order_of_ids(photos: Photos) -> None:
+@pytest.mark.parametrize("workers", [0, 1, 4])
+def test_photos_for_evaluation_are_those_of_timms_transform(photos: Photos, workers: int) -> None:
     assert list(photos.ids) == sorted(photos.ids)
-    own, pixels = evaluation_transform(PREPROCESSING), evaluation_pixels(PREPROCESSING)
-    expected = torch.stack([own(Image.open(path)) for path in photos.paths])
-    for workers in (0, 1, 4):
-        batches = list(evaluation_batches(photos, pixels, batch_size=5, workers=workers))
-        assert [len(labels) for _, labels in batches] == [5, 5, 5, 5, 2]
-        assert torch.equal(torch.cat([labels for _, labels in batches]), photos.labels)
-        assert torch.equal(torch.cat([normalise(images, PREPROCESSING) for images, _ in batches]), expected)
+    transform = evaluation_transform(PREPROCESSING)
+    expected = torch.stack([transform(Image.open(path)) for path in photos.paths])
+    batches = list(load_batches(photos, evaluation(PREPROCESSING), in_batches(range(22), 5), workers=workers))
+    assert [len(labels) for _, labels in batches] == [5, 5, 5, 5, 2]
+    assert torch.equal(torch.cat([labels for _, labels in batches]), photos.labels)
+    assert torch.equal(torch.cat([normalise(images, PREPROCESSING) for images, _ in batches]), expected)
 
 
-def test_a_photo_that_cannot_be_read_is_told_at_its_turn_and_ends_the_threads(photos: Photos, tmp_path: Path) -> None:
+def test_some_of_the_photos(photos: Photos) -> None:
+    some = photos.at([3, 0])
+    assert some.ids == (photos.ids[3], photos.ids[0])
+    assert torch.equal(some.labels, photos.labels[[3, 0]])
+
+
+def test_a_photo_that_cannot_be_read_is_reported_at_its_turn_and_ends_the_threads(photos: Photos, tmp_path: Path) -> None:
     paths = (*photos.paths[:9], tmp_path / "missing.jpg", *photos.paths[10:])
-    batches = evaluation_batches(replace(photos, paths=paths), evaluation_pixels(PREPROCESSING), batch_size=3, workers=2)
+    broken = replace(photos, paths=paths)
+    batches = load_batches(broken, evaluation(PREPROCESSING), in_batches(range(22), 3), workers=2)
     for number in range(3):
         assert torch.equal(next(batches)[1], photos.labels[3 * number : 3 * number + 3])
     with pytest.raises(PipelineError, match=r"missing\.jpg cannot be decoded"):
@@ -123,15 +118,15 @@ def test_a_photo_that_cannot_be_read_is_told_at_its_turn_and_ends_the_threads(ph
 
 
 def test_batches_that_are_not_taken_are_not_decoded(photos: Photos) -> None:
-    pixels, decoded = evaluation_pixels(PREPROCESSING), []
+    decoded: list[str] = []
 
-    def transform(image: Image.Image) -> np.ndarray:
-        decoded.append(image)
-        return np.asarray(pixels(image))
+    def transform(image: Image.Image, photo_id: str) -> np.ndarray:
+        decoded.append(photo_id)
+        return evaluation_pixels(PREPROCESSING)(image)
 
-    batches = evaluation_batches(photos, transform, batch_size=1, workers=1)
+    batches = load_batches(photos, transform, in_batches(range(22), 1), workers=1)
     next(batches)
-    batches.close()
+    batches.close()  # type: ignore[attr-defined]
     assert len(decoded) <= 1 + BATCHES_AHEAD + 1 < len(photos)
     assert not decoding()
 

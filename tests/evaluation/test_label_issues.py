@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 import torch
-from pipeline.training.out_of_fold import out_of_fold
 
 from pipeline.evaluation.label_issues import find_label_issues, label_issues
+from pipeline.training.probe import out_of_fold
 
 
 def test_flipped_labels_are_found_the_least_probable_first() -> None:

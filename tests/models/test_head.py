@@ -16,7 +16,6 @@ from pipeline.models.backends import export_onnx
 from pipeline.models.freezing import frozen_fingerprint, set_trainable
 from pipeline.models.head import (
     INITIALISATIONS,
-    FeatureExtractor,
     Head,
     MlpHead,
     apply_temperature,
@@ -28,6 +27,7 @@ from pipeline.models.head import (
     replace_head_as_set,
     set_linear_head,
 )
+from pipeline.models.outputs import FeatureExtractor
 from pipeline.params import Head as HeadSettings
 
 TIMM = {
