@@ -63,7 +63,7 @@ def test_a_run_that_is_stopped_at_every_step_and_epoch_ends_with_the_same_bits(t
     stopping: Any = Stopping()
     for _ in range(20):
         try:
-            broken = tiny.train(tmp_path, own=None, watching=stopping, **changes)
+            broken = tiny.train(tmp_path, resume=tiny.resume_folder(tmp_path), watching=stopping, **changes)
         except KeyboardInterrupt:
             continue
         break
@@ -160,7 +160,7 @@ def test_the_optimizer_has_the_groups_and_rates_of_the_blocks(tmp_path: Path, na
 
 def test_a_frozen_tensor_that_moved_is_a_defect(tmp_path: Path) -> None:
     trainer = tiny.trainer(tmp_path)
-    resume = tiny.resume_folder(tmp_path)
+    resume = tiny.resume_folder(tmp_path, 1e6)
     trainer.start()
     trainer.train_epoch(resume)
     next(trainer.network.model.buffers()).add_(1)
@@ -186,7 +186,7 @@ def test_what_is_kept_was_chosen_in_float32_and_carries_its_temperature(tmp_path
     photos = tiny.photos(tmp_path / "photos")
     val = some_wrong(photos)
     trainer = Trainer(network, photos, val, tiny.settings(epochs=3, learning_rate=0.05))
-    resume = tiny.resume_folder(tmp_path)
+    resume = tiny.resume_folder(tmp_path, 1e6)
     trainer.start()
     while not trainer.finished():
         trainer.train_epoch(resume)

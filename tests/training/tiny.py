@@ -1,6 +1,7 @@
 """A fine-tuning of seconds: forty small photos of two colours, a random network, two epochs of five steps."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,8 @@ def logits_of(own: torch.nn.Module, some: Photos) -> Tensor:
         return own.eval()(normalise(pixels, PREPROCESSING))
 
 
-def resume_folder(folder: Path) -> ResumeFolder:
-    return ResumeFolder(folder / "resume", {"run": "tiny"}, RUNTIME)
+def resume_folder(folder: Path, seconds_between_saves: float = 0) -> ResumeFolder:
+    return ResumeFolder(folder / "resume", {"run": "tiny"}, replace(RUNTIME, seconds_between_saves=seconds_between_saves))
 
 
 def tracking(folder: Path, names: Sequence[str], val: Photos) -> Tracking:
@@ -104,4 +105,4 @@ def train(
     val = some.at(range(16))
     watching = watching or (tracking(folder, names, val) if names else None)
     own = own or network(own_settings.unfrozen_blocks)
-    return finetune(own, some, val, own_settings, resume or resume_folder(folder), watching)
+    return finetune(own, some, val, own_settings, resume or resume_folder(folder, 1e6), watching)
