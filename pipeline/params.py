@@ -49,7 +49,7 @@ class Download(Section):
 
     source: Annotated[str, Field(min_length=1)] = "drawn"
     sha256: str | None = None
-    drawn_photos: Annotated[int, Field(ge=60)] = 2400
+    drawn_photos: Annotated[int, Field(ge=60)] = 1200
     seed: Seed = 0
 
     @field_validator("sha256")

@@ -14,6 +14,9 @@ from pipeline.inference import Classifier
 from tests.clones import clone, run, set_params
 
 
+pytestmark = pytest.mark.slow  # minutes on two cores
+
+
 @pytest.fixture(scope="module")
 def default(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone after the very command that a newcomer runs, nothing changed."""
