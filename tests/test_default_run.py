@@ -13,7 +13,6 @@ from pipeline.download.drawn import OTHER_KINDS, draw_photo
 from pipeline.inference import Classifier
 from tests.clones import clone, run, set_params
 
-
 pytestmark = pytest.mark.slow  # minutes on two cores
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from pipeline.checkpoint import BackboneInfo
 from pipeline.data.dataset import epoch_order
 from pipeline.errors import PipelineError
-from pipeline.models.head import FeatureExtractor
+from pipeline.models.outputs import FeatureExtractor
 from pipeline.training import activations
 from pipeline.training.activations import augmented, feature_caches
 from tests.training import tiny

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from pipeline.data.dataset import Photos
 from pipeline.errors import PipelineError
 from pipeline.models.freezing import frozen_fingerprint, parameter_groups
-from pipeline.models.head import FeatureExtractor
+from pipeline.models.outputs import FeatureExtractor
 from pipeline.training.calibration import fit_temperature
 from pipeline.training.finetune import Epoch, Finetuned, Trainer
 from tests.training import tiny
