@@ -43,7 +43,9 @@ def set_params(folder: Path, changes: dict[str, Any]) -> None:
     change_params(folder / PARAMS_FILE, changes)
 
 
-def run(folder: Path, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    folder: Path, *command: str, check: bool = True, longest: int = LONGEST, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command of the environment that runs the tests (python, dvc) in the clone.
 
     One that hangs is aborted, with all that it started, and each Python process then tells where each of its threads was.
@@ -61,11 +63,11 @@ def run(folder: Path, *command: str, check: bool = True, **environment: str) -> 
         start_new_session=True,
     )
     try:
-        stdout, stderr = process.communicate(timeout=LONGEST)
+        stdout, stderr = process.communicate(timeout=longest)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGABRT)
         stdout, stderr = process.communicate()
-        raise AssertionError(f"{' '.join(command)} was not done in {LONGEST} s:\n{stdout}\n{stderr}") from None
+        raise AssertionError(f"{' '.join(command)} was not done in {longest} s:\n{stdout}\n{stderr}") from None
     except BaseException:  # a Ctrl-C, or the end of the test's own time: what was started goes with it
         os.killpg(process.pid, signal.SIGKILL)
         raise

@@ -118,7 +118,7 @@ def test_a_checkpoint_that_does_not_belong_is_refused_before_anything_is_written
         save_file(broken, checkpoint / "model.safetensors")
         sha256 = sha256_of(checkpoint / "model.safetensors")
         change_info(checkpoint, files=info["files"] | {"model.safetensors": sha256})
-        evaluation_refuses(small, monkeypatch, "not finite numbers")
+        evaluation_refuses(small, monkeypatch, "not (a )?finite number")
     for path, content in kept.items():
         path.write_bytes(content)
 
@@ -180,7 +180,8 @@ def test_another_backbone_reruns_training_and_back_restores_without_training(sma
     before = sha256_of(small / "outputs/finetuned/model.safetensors")
     own = {"backbone.name": "test_resnet"}
     set_params(small, {"backbone.name": "test_efficientnet", "unfreeze_finetune.epochs": 1})
-    assert ran(run(small, "dvc", "repro").stdout) == STAGES[2:]
+    # Its input size might ask for another stored size, so preprocess runs too.
+    assert ran(run(small, "dvc", "repro").stdout) == STAGES[1:]
     assert sha256_of(small / "outputs/finetuned/model.safetensors") != before
     set_params(small, {**own, "unfreeze_finetune.epochs": 2})
     assert ran(run(small, "dvc", "repro").stdout) == []

@@ -201,7 +201,7 @@ def open_photo(photo: Photo, stored_size: int) -> Image.Image:
     """A photo in RGB, upright, as `preprocess` would have stored it and training would have read it.
 
     Args:
-        photo: as for `Classifier.predict`. Pixels without a file are encoded as a JPEG, as a lossless file would be.
+        photo: as for `Classifier.predict`. Pixels without a file are encoded as a JPEG only where they are shrunk.
         stored_size: upper bound of the stored photo's shorter side, in pixels.
 
     Raises:

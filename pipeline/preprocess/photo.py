@@ -121,12 +121,12 @@ def read_as_stored(data: bytes, stored_size: int) -> Image.Image:
 
 
 def as_stored(image: Image.Image, stored_size: int) -> Image.Image:
-    """What reading the stored photo gives, for an upright RGB image without a file: as for a lossless file of its pixels.
+    """What reading the stored photo gives, for an upright RGB image without a file: it is encoded only where it is shrunk.
 
     Raises:
         Refused: it is longer than a JPEG can be.
     """
-    return _read_back(_encoded(image, stored_size)[1])
+    return image if min(image.size) <= stored_size else _read_back(_encoded(image, stored_size)[1])
 
 
 def _encoded(image: Image.Image, stored_size: int) -> tuple[Image.Image, bytes]:

@@ -54,8 +54,8 @@ def test_a_part_of_a_network_gives_what_it_gives_inside_the_whole(name: str) -> 
     set_trainable(model, 2)
     cut = split_model(model, images)
     assert cut is not None
-    whole, lower = (backend_of(module, images) for module in (model, cut.lower))
-    assert torch.equal(backend_of(cut.upper, lower.run(images)).run(lower.run(images)), whole.run(images))
+    whole, lower = (backend_of(module, images) for module in (model, cut.frozen))
+    assert torch.equal(backend_of(cut.trainable, lower.run(images)).run(lower.run(images)), whole.run(images))
 
 
 def backend_of(module: nn.Module, example: torch.Tensor) -> Backend:

@@ -267,7 +267,7 @@ def test_by_itself_at_most_half_of_the_operations_is_unfrozen_and_another_block_
         set_trainable(model, count)
         split = split_model(model, images)
         assert split is not None
-        fractions.append(operations(split.upper, split.lower(images)) / operations(model, images))
+        fractions.append(operations(split.trainable, split.frozen(images)) / operations(model, images))
     assert fractions[0] <= 0.5 < fractions[1]
 
 
