@@ -176,6 +176,7 @@ def test_the_runtime_reruns_nothing(small: Path) -> None:
     assert ran(run(small, "dvc", "repro").stdout) == []
 
 
+@pytest.mark.slow
 def test_another_backbone_reruns_training_and_back_restores_without_training(small: Path) -> None:
     before = sha256_of(small / "outputs/finetuned/model.safetensors")
     own = {"backbone.name": "test_resnet"}

@@ -10,6 +10,7 @@ import pytest
 
 from tests.clones import ROOT, SMALL, clone, run, set_params
 
+pytestmark = pytest.mark.slow  # each example runs stages in a clone
 PAGE = (ROOT / "docs/extend.md").read_text(encoding="utf-8")
 QUICK = {**SMALL, "download.drawn_photos": 120, "unfreeze_finetune.epochs": 1, "runtime.workers": 0}
 
