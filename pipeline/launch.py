@@ -46,7 +46,7 @@ def launch(arguments: list[str], processes: int) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     os.environ[LAUNCHER] = str(os.getpid())
-    logging.disable(logging.CRITICAL)  # what went wrong is told once, by whoever catches the error
+    logging.disable(logging.CRITICAL)  # what went wrong is printed once, by whoever catches the error
     with tempfile.TemporaryDirectory() as folder:
         config = LaunchConfig(
             min_nodes=1,
@@ -79,8 +79,8 @@ def launch(arguments: list[str], processes: int) -> None:
 def distributed_process() -> Iterator[None]:
     """How a process behaves that others run beside: it ends with its launcher, and the first one alone prints.
 
-    Where one process dies, the others only lose a connection. Such an echo must not be told in place of its cause, so an error
-    that nobody foresaw waits for the launcher to see the cause and end this process.
+    Where one process dies, the others only lose a connection. Their errors must not be printed in place of the cause, so an
+    unexpected error waits for the launcher to see the cause and end this process.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the launcher alone says that it was stopped
     threading.Thread(target=_end_with, args=(int(os.environ.get(LAUNCHER, os.getppid())),), daemon=True).start()

@@ -19,7 +19,7 @@ from pipeline.paths import EPOCHS, FEATURES, FINETUNED, FROZEN, METRICS, PROCESS
 from pipeline.runtime import resolve_runtime
 from pipeline.training.activations import SplitNetwork, feature_caches
 from pipeline.training.finetune import finetune
-from pipeline.training.resume import ResumeFolder, parts_of_result
+from pipeline.training.resume import ResumeFolder, hash_inputs
 from pipeline.training.tracking import Run, Tracking
 
 STAGE = "unfreeze-finetune"
@@ -43,7 +43,7 @@ def run(params: Params) -> None:
     choice, stored = params.train_frozen_backbone.backend, stored_fingerprint(manifest)
     cache = feature_caches(FEATURES, model, info.backbone, blocks, stored, preprocessing, choice, runtime)
     network = SplitNetwork.build(model, blocks, preprocessing, choice=choice, runtime=runtime, cache=cache)
-    parts = parts_of_result(
+    parts = hash_inputs(
         frozen=info.files,
         data=data.model_dump(),
         stored=stored,

@@ -35,8 +35,8 @@ ROOMS = ("data", "models", "training")  # whose code decides what a training sta
 KEY_FILE = "key.json"
 
 
-def parts_of_result(**parts: Any) -> dict[str, str]:
-    """Everything that decides a result, a hash a part: the given parts, the libraries' versions and the code of the rooms."""
+def hash_inputs(**parts: Any) -> dict[str, str]:
+    """SHA-256 of each input that decides a result: the given parts, the libraries' versions and the code of the rooms."""
     code = {str(file.relative_to(PACKAGE)): sha256_of(file) for room in ROOMS for file in sorted((PACKAGE / room).glob("*.py"))}
     everything = {"code": code, "versions": library_versions(), **parts}
     return {name: hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest() for name, part in everything.items()}
@@ -47,7 +47,7 @@ class ResumeFolder:
 
     Args:
         stage_folder: of this stage alone.
-        parts: what `parts_of_result` gave.
+        parts: what `hash_inputs` returned.
         runtime: how much work a kill may cost, and which process this is; neither changes a result.
     """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.training.resume import ResumeFolder, parts_of_result
+from pipeline.training.resume import ResumeFolder, hash_inputs
 from tests.training import tiny
 
 ONE, TWO = {"data": "1", "code": "1"}, {"data": "2", "code": "1"}
@@ -68,8 +68,8 @@ def test_writing_waits_until_it_is_due_and_is_the_main_process_alone(tmp_path: P
 
 
 def test_every_part_decides() -> None:
-    one = parts_of_result(settings={"epochs": 1}, data="a")
-    assert one == parts_of_result(settings={"epochs": 1}, data="a")
-    assert one != parts_of_result(settings={"epochs": 2}, data="a")
-    assert one["settings"] == parts_of_result(settings={"epochs": 1}, data="b")["settings"]
+    one = hash_inputs(settings={"epochs": 1}, data="a")
+    assert one == hash_inputs(settings={"epochs": 1}, data="a")
+    assert one != hash_inputs(settings={"epochs": 2}, data="a")
+    assert one["settings"] == hash_inputs(settings={"epochs": 1}, data="b")["settings"]
     assert one.keys() == {"code", "versions", "settings", "data"}
