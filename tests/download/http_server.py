@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from tests.servers import running
+
 CONTENT = bytes(i * i % 251 for i in range(300_000))
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 QUICK: dict[str, Any] = {"attempts": 3, "backoff": 0.01, "timeouts": (2.0, 0.3)}  # for `fetch`, in seconds
@@ -127,15 +129,11 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serve(content: bytes | MisbehavingServer) -> Iterator[MisbehavingServer]:
     """A server that runs while the block does."""
-    with content if isinstance(content, MisbehavingServer) else MisbehavingServer(content) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with running(content if isinstance(content, MisbehavingServer) else MisbehavingServer(content)) as server:
         try:
             yield server
         finally:
             server.released.set()
-            server.shutdown()
-            thread.join()
 
 
 def part_of(destination: Path) -> Path:

@@ -3,7 +3,6 @@
 import select
 import socket
 import ssl
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +12,7 @@ from typing import Any
 import trustme
 
 from tests.download.http_server import MisbehavingServer, serve
+from tests.servers import running
 
 
 @contextmanager
@@ -65,11 +65,5 @@ class _Tunnel(BaseHTTPRequestHandler):
 @contextmanager
 def proxy_to(target: MisbehavingServer) -> Iterator[Proxy]:
     """A proxy that runs while the block does."""
-    with Proxy(target) as proxy:
-        thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield proxy
-        finally:
-            proxy.shutdown()
-            thread.join()
+    with running(Proxy(target)) as proxy:
+        yield proxy

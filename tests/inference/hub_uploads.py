@@ -3,11 +3,12 @@
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.servers import running
 
 
 class StandInHub(ThreadingHTTPServer):
@@ -103,11 +104,5 @@ def _mode(path: str) -> str:
 @contextmanager
 def stand_in_hub(token: str) -> Iterator[StandInHub]:
     """A hub that runs while the block does."""
-    with StandInHub(token) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with running(StandInHub(token)) as server:
+        yield server

@@ -1,11 +1,12 @@
 """A model repository on this machine that speaks as much of the Hugging Face hub's protocol as a download needs."""
 
 import hashlib
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from tests.servers import running
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -53,11 +54,5 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serve_hub(repository: str, folder: Path) -> Iterator[HubServer]:
     """A server that runs while the block does."""
-    with HubServer(repository, folder) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with running(HubServer(repository, folder)) as server:
+        yield server
