@@ -3,6 +3,11 @@
 import signal
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run: what passed here passes on the next machine. `--hypothesis-profile=default` tries others.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 # A shell's background job is started deaf to Ctrl-C, and would hand that on to the processes whose Ctrl-C is tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -61,7 +61,7 @@ def test_safetensors_under_another_name_are_known_by_their_first_bytes(tmp_path:
 
 
 @given(prefixes=st.lists(st.sampled_from(PREFIXES), max_size=3), wrapped=st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_wrappers_prefixes_are_seen_through_on_either_side(prefixes: list[str], wrapped: bool) -> None:
     prefix = "".join(prefixes)
     model = zeros()

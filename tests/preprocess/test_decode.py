@@ -170,7 +170,7 @@ def test_a_decompression_bomb_is_refused() -> None:
 
 @pytest.mark.parametrize("progressive", [False, True])
 @given(share=st.floats(0, 1, exclude_max=True))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_jpeg_cut_off_anywhere_is_refused(progressive: bool, share: float) -> None:
     data = encoded(picture(), "JPEG", progressive=progressive)
     with pytest.raises(Refused):

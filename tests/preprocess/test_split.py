@@ -41,7 +41,7 @@ def manifest_of(classes: Mapping[str, list[int]], salt: str = "") -> pd.DataFram
 
 
 @given(sizes=st.fixed_dictionaries({"cat": SIZES, "dog": SIZES}), seed=SEEDS)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_each_class_has_its_fractions_within_its_largest_group_whatever_the_order(
     sizes: dict[str, list[int]], seed: int
 ) -> None:
@@ -59,7 +59,7 @@ def test_each_class_has_its_fractions_within_its_largest_group_whatever_the_orde
 
 
 @given(sizes=SIZES, added=st.lists(st.integers(1, 6), max_size=20), seed=SEEDS)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_few_photos_move_when_some_are_added(sizes: list[int], added: list[int], seed: int) -> None:
     manifest, more = manifest_of({"cat": sizes, "dog": [1] * 9}), manifest_of({"cat": added or [1]}, salt="new")
     before = assign_splits(manifest, FRACTIONS, seed)
@@ -71,7 +71,7 @@ def test_few_photos_move_when_some_are_added(sizes: list[int], added: list[int],
 
 
 @given(count=st.integers(30, 100), first=st.integers(0, 29), second=st.integers(0, 29), seed=SEEDS)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_pair_that_becomes_duplicates_moves_no_other_photo(count: int, first: int, second: int, seed: int) -> None:
     manifest = manifest_of({"cat": [1] * count, "dog": [1] * 9})
     before = assign_splits(manifest, FRACTIONS, seed)
@@ -153,7 +153,7 @@ def test_neither_decoder_nor_stored_size_moves_a_photo(tmp_path: Path, monkeypat
     present=st.sampled_from([("train", "val", "test"), ("train", "val"), ("train", "test"), ("train",)]),
     seed=st.integers(0, 1000),
 )
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_predefined_splits_hold_and_no_group_is_in_two(
     sizes: dict[str, list[int]], present: tuple[str, ...], seed: int
 ) -> None:
