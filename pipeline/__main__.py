@@ -6,13 +6,14 @@ Imports are made inside the commands: help must not wait for torch, nor a stage 
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from pipeline.errors import PipelineError
 from pipeline.files import cannot_write
@@ -26,12 +27,47 @@ STAGES = {
     "unfreeze-finetune": "Unfreeze the backbone and fine-tune it.",
     "evaluate": "Score both checkpoints on the test photos.",
 }
-
-CHECKPOINT = Path("outputs/finetuned")
 # Stages that runtime.processes is about.
 OF_SEVERAL_PROCESSES = ("train-frozen-backbone", "unfreeze-finetune")
+# What the operating system refuses because of the state of a disk or a folder, not of a mistake in this project.
+OF_THE_WORLD = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
+OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
+Checkpoint = Annotated[Path, typer.Option(help="The folder of a checkpoint.")]
+FINETUNED = Path("outputs/finetuned")
+
+
+class _Commands(TyperGroup):
+    """Turns what a person can put right into one message and exit status 1; anything else is a defect and a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("\nStopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+            raise SystemExit(130) from None
+        except Exception as error:
+            message = _for_a_person(error)
+            if reported_to_launcher(message or traceback.format_exc()):
+                raise SystemExit(1) from None
+            if message is None:
+                raise
+        if "DVC_STAGE" in os.environ:
+            message += "\nWhat this stage made before is safe in DVC's cache: `dvc checkout` brings it back."
+        print(f"\nerror: {message}", file=sys.stderr)
+        raise SystemExit(1)
+
+
+def _for_a_person(error: Exception) -> str | None:
+    if isinstance(error, PipelineError):
+        return str(error)
+    if isinstance(error, OF_THE_WORLD) or (isinstance(error, OSError) and error.errno in OF_A_DISK):
+        return f"{cannot_write(Path(error.filename or Path.cwd()), error)} Then run the same command again."
+    return None
+
 
 app = typer.Typer(
+    cls=_Commands,
     help="Transfer learning on Cats and Dogs. Settings stand in params.yaml; `dvc repro` runs all stages in order.",
     no_args_is_help=True,
     add_completion=False,
@@ -42,27 +78,25 @@ app = typer.Typer(
 
 def _command(stage: str) -> Callable[[], None]:
     def run() -> None:
-        with _errors_reported():
-            from pipeline.params import load_params
+        from pipeline.params import load_params
 
-            params = load_params()
-            module = f"pipeline.stages.{stage.replace('-', '_')}"
-            if is_distributed():
-                if stage not in OF_SEVERAL_PROCESSES:
-                    raise PipelineError(f"{stage} runs in one process: start it without torchrun or accelerate launch.")
-                with distributed_process():
-                    import_module(module).run(params)
-            elif params.runtime.processes > 1 and stage in OF_SEVERAL_PROCESSES:
-                launch(["-m", "pipeline", stage], params.runtime.processes)
-            else:
+        params = load_params()
+        module = f"pipeline.stages.{stage.replace('-', '_')}"
+        if is_distributed():
+            if stage not in OF_SEVERAL_PROCESSES:
+                raise PipelineError(f"{stage} runs in one process: start it without torchrun or accelerate launch.")
+            with distributed_process():
                 import_module(module).run(params)
+        elif params.runtime.processes > 1 and stage in OF_SEVERAL_PROCESSES:
+            launch(["-m", "pipeline", stage], params.runtime.processes)
+        else:
+            import_module(module).run(params)
 
-    run.__doc__ = STAGES[stage]
     return run
 
 
-for _stage in STAGES:
-    app.command(_stage)(_command(_stage))
+for _stage, _help in STAGES.items():
+    app.command(_stage, help=_help)(_command(_stage))
 
 
 @app.command("report-result")
@@ -71,10 +105,9 @@ def _report_result(
     replace: Annotated[bool, typer.Option("--replace", help="Take the place of a row of this name.")] = False,
 ) -> None:
     """Add the present run to the reported results."""
-    with _errors_reported():
-        from pipeline.reproduce import report_result
+    from pipeline.reproduce import report_result
 
-        report_result(name, replace=replace)
+    report_result(name, replace=replace)
 
 
 @app.command("reproduce")
@@ -86,13 +119,12 @@ def _reproduce(
     weights: Annotated[list[Path] | None, typer.Option(help="A weights file, or a folder of them; may be repeated.")] = None,
 ) -> None:
     """Run a reported result again and compare."""
-    with _errors_reported():
-        from pipeline.reproduce import list_reported, reproduce_reported
+    from pipeline.reproduce import list_reported, reproduce_reported
 
-        if listed:
-            list_reported()
-        elif status := reproduce_reported(name, every=every, archives=archive or [], weights=weights or []):
-            raise typer.Exit(status)
+    if listed:
+        list_reported()
+    elif status := reproduce_reported(name, every=every, archives=archive or [], weights=weights or []):
+        raise typer.Exit(status)
 
 
 @app.command("leaderboard")
@@ -102,10 +134,9 @@ def _leaderboard(
     ),
 ) -> None:
     """Show all experiments, the lowest validation log-loss first."""
-    with _errors_reported():
-        from pipeline.leaderboard import show_leaderboard
+    from pipeline.leaderboard import show_leaderboard
 
-        show_leaderboard(figure)
+    show_leaderboard(figure)
 
 
 @app.command("lr-find")
@@ -117,11 +148,10 @@ def _lr_find(
     ),
 ) -> None:
     """Suggest a learning rate for fine-tuning."""
-    with _errors_reported():
-        from pipeline.params import load_params
-        from pipeline.training.lr_finder import show_learning_rates
+    from pipeline.params import load_params
+    from pipeline.training.lr_finder import show_learning_rates
 
-        show_learning_rates(load_params(), checkpoint, data, figure)
+    show_learning_rates(load_params(), checkpoint, data, figure)
 
 
 @app.command()
@@ -134,23 +164,21 @@ def summary(
     unsafe: Annotated[bool, typer.Option("--unsafe", help="Unpickle a weights file whole, which runs code in it.")] = False,
 ) -> None:
     """Show a backbone with its head, layer by layer."""
-    with _errors_reported():
-        from pipeline.models.summary import show_summary
-        from pipeline.params import load_params
+    from pipeline.models.summary import show_summary
+    from pipeline.params import load_params
 
-        if backbone is None:
-            section = load_params().backbone
-            backbone, weights = section.name, weights or section.weights
-        show_summary(backbone, weights or "none", outputs=outputs, unfrozen=unfrozen, depth=depth, unsafe=unsafe)
+    if backbone is None:
+        section = load_params().backbone
+        backbone, weights = section.name, weights or section.weights
+    show_summary(backbone, weights or "none", outputs=outputs, unfrozen=unfrozen, depth=depth, unsafe=unsafe)
 
 
 @app.command()
 def backbones(pattern: Annotated[str, typer.Argument(help="Names to list, such as 'convnext*'.")] = "*") -> None:
     """List timm's backbones by a pattern."""
-    with _errors_reported():
-        from pipeline.models.summary import show_backbones
+    from pipeline.models.summary import show_backbones
 
-        show_backbones(pattern)
+    show_backbones(pattern)
 
 
 @app.command()
@@ -158,16 +186,15 @@ def predict(
     photos: Annotated[
         list[str], typer.Argument(metavar="PHOTO...", help="Files, folders, patterns, addresses; - is standard input.")
     ],
-    checkpoint: Annotated[Path, typer.Option(help="The folder of a checkpoint.")] = CHECKPOINT,
+    checkpoint: Checkpoint = FINETUNED,
     output_format: Annotated[Literal["table", "csv", "json"], typer.Option("--format", help="Of what is printed.")] = "table",
     explain: Annotated[bool, typer.Option("--explain", help="Draw where the network looked, in outputs/explained.")] = False,
 ) -> None:
     """Tell cats from dogs in any photos."""
-    with _errors_reported():
-        from pipeline.inference.predict import predict_photos
+    from pipeline.inference.predict import predict_photos
 
-        if status := predict_photos(photos, checkpoint, output_format, explain=explain):
-            raise typer.Exit(status)
+    if status := predict_photos(photos, checkpoint, output_format, explain=explain):
+        raise typer.Exit(status)
 
 
 @app.command()
@@ -175,27 +202,25 @@ def submission(
     photos: Annotated[Path, typer.Option(help="The folder of Kaggle's test photos, named N.jpg.")],
     kind: Annotated[Literal["class", "probability"], typer.Option(help="Dogs vs. Cats, or Redux.")] = "class",
     output: Annotated[Path, typer.Option(help="The file to write.")] = Path("submission.csv"),
-    checkpoint: Annotated[Path, typer.Option(help="The folder of a checkpoint.")] = CHECKPOINT,
+    checkpoint: Checkpoint = FINETUNED,
 ) -> None:
     """Predict Kaggle's test photos, for submission."""
-    with _errors_reported():
-        from pipeline.inference.predict import write_submission
+    from pipeline.inference.predict import write_submission
 
-        write_submission(photos, checkpoint, output, kind=kind)
+    write_submission(photos, checkpoint, output, kind=kind)
 
 
 @app.command("export")
 def _export(
-    checkpoint: Annotated[Path, typer.Option(help="The folder of a checkpoint.")] = CHECKPOINT,
+    checkpoint: Checkpoint = FINETUNED,
     output: Annotated[Path, typer.Option(help="Where to write; an earlier export is replaced.")] = Path("outputs/export"),
     push: Annotated[str | None, typer.Option(help="Upload it too: hf-hub:OWNER/NAME.")] = None,
 ) -> None:
     """Write a checkpoint as ONNX, timm, torch.export."""
-    with _errors_reported():
-        from pipeline.inference.export import export
+    from pipeline.inference.export import export
 
-        processed, evaluation = Path("data/processed"), Path("outputs/evaluation")
-        export(checkpoint, output, processed=processed, evaluation=evaluation, push_to=push)
+    processed, evaluation = Path("data/processed"), Path("outputs/evaluation")
+    export(checkpoint, output, processed=processed, evaluation=evaluation, push_to=push)
 
 
 @app.command("page")
@@ -204,50 +229,9 @@ def _page(
     port: Annotated[int, typer.Option(help="0 for any free one.")] = 7860,
 ) -> None:
     """Show a local page that takes a photo and answers."""
-    with _errors_reported():
-        from pipeline.inference.page import serve
+    from pipeline.inference.page import serve
 
-        serve({"frozen": Path("outputs/frozen"), "fine-tuned": Path("outputs/finetuned")}, host=host, port=port)
-
-
-# What the operating system refuses because of the state of a disk or a folder, not of a mistake in this project.
-OF_THE_WORLD = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EIO,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.EEXIST,
-}
-
-
-@contextmanager
-def _errors_reported() -> Iterator[None]:
-    """Turn what a person can put right into one message and exit status 1; anything else is a defect and stays a traceback."""
-    try:
-        yield
-    except PipelineError as error:
-        _stop(str(error))
-    except OSError as error:
-        if error.errno not in OF_THE_WORLD:
-            raise
-        _stop(f"{cannot_write(Path(error.filename or Path.cwd()), error)} Then run the same command again.")
-    except KeyboardInterrupt:
-        print("\nStopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
-        raise typer.Exit(130) from None
-
-
-def _stop(message: str) -> NoReturn:
-    if reported_to_launcher(message):
-        raise typer.Exit(1)
-    if "DVC_STAGE" in os.environ:
-        message += "\nWhat this stage made before is safe in DVC's cache: `dvc checkout` brings it back."
-    print(f"\nerror: {message}", file=sys.stderr)
-    raise typer.Exit(1)
+    serve({"frozen": Path("outputs/frozen"), "fine-tuned": Path("outputs/finetuned")}, host=host, port=port)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ new one and never half of one. Nothing is unpickled: weights are safetensors, an
 models, optimizer, loss) holds tensors and primitives only. Every file's hash stands in checkpoint.json and is checked on load.
 """
 
-import pickle
+import hashlib
+import io
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -25,16 +25,16 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from pipeline.errors import PipelineError
-from pipeline.files import disk_of, fsync, megabytes, recover_folder, replace_folder, sha256_of
+from pipeline.files import recover_folder, replace_folder, sha256_of, write_atomically
 
 MODEL_FILE = "model.safetensors"
 INFO_FILE = "checkpoint.json"
 OOD_FILE = "ood.safetensors"
-FORMAT_VERSION = 2
+_AGAIN = "Make it again with: dvc repro"
 
 
 class _Record(BaseModel):
@@ -90,7 +90,7 @@ class DataFingerprints(_Record):
 class CheckpointInfo(_Record):
     """What checkpoint.json says; `files` maps each other file of the folder to its sha256."""
 
-    format_version: int = FORMAT_VERSION
+    format_version: Literal[2] = 2
     stage: str
     backbone: BackboneInfo
     head: HeadInfo
@@ -106,71 +106,49 @@ class CheckpointInfo(_Record):
     files: dict[str, str] = {}
 
 
-class _Format(BaseModel):
-    """What is read first, whatever fields the format has."""
-
-    format_version: int = FORMAT_VERSION
-
-
 def library_versions() -> dict[str, str]:
     """The versions of what decides a result, from the packages' own records, without importing any."""
     libraries = ["torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "onnxruntime", "openvino", "numpy"]
-    libraries += ["scipy", "scikit-learn", "pillow", "accelerate"]
-    return {"python": platform.python_version()} | {name: _version(name) for name in libraries}
+    versions = {"python": platform.python_version()}
+    for library in [*libraries, "scipy", "scikit-learn", "pillow", "accelerate"]:
+        try:
+            versions[library] = version(library)
+        except PackageNotFoundError:
+            versions[library] = "not installed"  # as OpenVINO is not on processors that it is not for
+    return versions
 
 
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return "not installed"  # as OpenVINO is not on processors that it is not for
-
-
-def save_checkpoint(
-    folder: Path,
-    info: CheckpointInfo,
-    model_state: Mapping[str, Tensor],
-    ood: Mapping[str, Tensor],
-) -> None:
+def save_checkpoint(folder: Path, info: CheckpointInfo, model_state: Mapping[str, Tensor], ood: Mapping[str, Tensor]) -> None:
     """Write a checkpoint folder atomically; a checkpoint that was there before is replaced only by a whole new one.
 
-    Args:
-        folder: where it shall stand.
-        info: all but `files`, which is filled in here.
-        model_state: `model.state_dict()`, on any device.
-        ood: tensors of the OOD detector, `OodDetector.tensors()`.
+    `info.files` is filled in here; `model_state`, of any device, is a state dict, and `ood` is `OodDetector.tensors()`.
 
     Raises:
-        PipelineError: it cannot be written, on a full disk say; the old checkpoint stands as it was.
-        OSError: likewise.
+        OSError: it cannot be written, on a full disk say; the old checkpoint stands as it was.
     """
-    recover_folder(folder)
     temporary = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    with _removed_on_failure(temporary):
-        # A fresh contiguous copy a tensor: safetensors refuses shared memory and cannot keep a memory format.
-        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model_state.items()}
-        save_file(tensors, temporary / MODEL_FILE)
-        save_file(dict(ood), temporary / OOD_FILE)
-        files = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
-        text = info.model_copy(update={"files": files}).model_dump_json(indent=2)
-        (temporary / INFO_FILE).write_text(text + "\n", encoding="utf-8")
-        for file in temporary.iterdir():
-            fsync(file)
-        fsync(temporary)
+    # A fresh contiguous copy a tensor: safetensors refuses shared memory and cannot keep a memory format.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model_state.items()}
+    contents = {MODEL_FILE: save(tensors), OOD_FILE: save(dict(ood))}
+    files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    contents[INFO_FILE] = info.model_copy(update={"files": files}).model_dump_json(indent=2).encode() + b"\n"
+    try:
+        for name, content in contents.items():
+            write_atomically(temporary / name, content)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)  # on a full disk it would only take the room that is missing
+        raise
     replace_folder(temporary, folder)
 
 
 def save_general(file: Path, content: Mapping[str, Any]) -> None:
-    """Write a general checkpoint, of one model or of several, to one file, atomically.
+    """Write a general checkpoint, of one model or of several, to one file, atomically; its folder is made if need be.
 
-    Args:
-        file: its folder exists or is made.
-        content: tensors, numbers, strings, None, and dicts, lists and tuples of them, such as state dicts.
+    `content` holds tensors, numbers, strings, None, and dicts, lists and tuples of them, such as state dicts.
 
     Raises:
-        PipelineError: it cannot be written; the old file stands as it was.
+        OSError: it cannot be written; the old file stands as it was.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp(), "two.pt")
@@ -179,13 +157,9 @@ def save_general(file: Path, content: Mapping[str, Any]) -> None:
     >>> student.load_state_dict(read_general(file)["student"])
     <All keys matched successfully>
     """
-    temporary = file.with_name(f".{file.name}.new")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with _removed_on_failure(temporary):
-        torch.save(dict(content), temporary)
-        fsync(temporary)
-        temporary.replace(file)
-    fsync(file.parent)
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)
+    write_atomically(file, buffer.getbuffer())
 
 
 def read_general(file: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -198,11 +172,10 @@ def read_general(file: Path, device: str | torch.device = "cpu") -> dict[str, An
         return torch.load(file, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise PipelineError(f"{file}: there is no such file.") from None
-    except pickle.UnpicklingError as error:
-        raise PipelineError(f"{file} holds more than tensors and primitives, and is not loaded: {error}.") from None
-    except Exception as error:  # a torn or foreign file raises many kinds
-        reason = [*str(error).splitlines(), type(error).__name__][0]
-        raise PipelineError(f"{file} cannot be read: {reason}. Its writing was cut short, or it is no torch file.") from None
+    except Exception:  # a torn or foreign file raises many kinds
+        raise PipelineError(
+            f"{file} is no general checkpoint: its writing was cut short, or it holds more than tensors and primitives."
+        ) from None
 
 
 def read_info(folder: Path) -> CheckpointInfo:
@@ -213,17 +186,13 @@ def read_info(folder: Path) -> CheckpointInfo:
     """
     recover_folder(folder)
     try:
-        content = (folder / INFO_FILE).read_bytes()
-        written = _Format.model_validate_json(content).format_version
-        if written != FORMAT_VERSION:
-            raise PipelineError(f"{folder} is a checkpoint of format {written}; this version reads {FORMAT_VERSION}. {_AGAIN}")
-        return CheckpointInfo.model_validate_json(content)
+        return CheckpointInfo.model_validate_json((folder / INFO_FILE).read_bytes())
     except FileNotFoundError:
         raise PipelineError(f"There is no checkpoint in {folder}: {INFO_FILE} is missing. {_AGAIN}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise PipelineError(f"{folder / INFO_FILE} is broken: {where}: {first['msg']}. {_AGAIN}") from None
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise PipelineError(f"{folder / INFO_FILE} is broken or of another version: {reason}. {_AGAIN}") from None
 
 
 def read_model_state(folder: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
@@ -236,16 +205,16 @@ def read_model_state(folder: Path, device: str | torch.device = "cpu") -> dict[s
 
 
 def read_ood(folder: Path) -> dict[str, Tensor]:
-    """Read the tensors of the OOD detector, checked against their hash.
-
-    Raises:
-        PipelineError: the file is missing or broken, or is not the one that was saved.
-    """
+    """Read the tensors of the OOD detector, checked likewise."""
     return _read_tensors(folder, OOD_FILE, "cpu")
 
 
 def _read_tensors(folder: Path, name: str, device: str | torch.device) -> dict[str, Tensor]:
-    path = _checked(folder, name)
+    path, expected = folder / name, read_info(folder).files.get(name)
+    if not path.is_file():
+        raise PipelineError(f"{path} is missing. {_AGAIN}")
+    if sha256_of(path) != expected:
+        raise PipelineError(f"{path} is not what was saved: its sha256 differs from the one in {INFO_FILE}. {_AGAIN}")
     # safetensors knows no meta device; the file is mapped, not read, until a tensor is touched.
     on_meta = torch.device(device).type == "meta"
     try:
@@ -266,46 +235,9 @@ def refuse_other_data(info: CheckpointInfo, folder: Path, classes: tuple[str, ..
             f"{folder} was trained for the classes {', '.join(info.classes)} in this order, but the data has "
             f"{', '.join(classes)}. {_AGAIN}"
         )
-    if info.data != data:
-        parts = [name for name in DataFingerprints.model_fields if getattr(info.data, name) != getattr(data, name)]
+    differing = [name for name, value in info.data if value != getattr(data, name)]
+    if differing:
         raise PipelineError(
             f"{folder} was trained on other photos or another split than data/processed holds now "
-            f"(differing: {', '.join(parts)}). {_AGAIN}"
+            f"(differing: {', '.join(differing)}). {_AGAIN}"
         )
-
-
-_AGAIN = "Make it again with: dvc repro"
-
-
-@contextmanager
-def _removed_on_failure(path: Path) -> Iterator[None]:
-    """Leave no half-written file or folder behind on a disk that may be full; tell it in words where a library cannot."""
-    try:
-        yield
-    except (SafetensorError, RuntimeError) as error:  # what their writers, which are no Python, make of an OSError
-        free = megabytes(shutil.disk_usage(path.parent).free)
-        reason = str(error).splitlines()[0]
-        _remove(path)
-        raise PipelineError(
-            f"{path} cannot be written ({reason}); {free} were free on the disk mounted at {disk_of(path)}. What was saved "
-            "before stands as it was. Free some room there, then run the same command again."
-        ) from None
-    except BaseException:
-        _remove(path)
-        raise
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _checked(folder: Path, name: str) -> Path:
-    path, expected = folder / name, read_info(folder).files.get(name)
-    if not path.is_file():
-        raise PipelineError(f"{path} is missing. {_AGAIN}")
-    if sha256_of(path) != expected:
-        raise PipelineError(f"{path} is not what was saved: its sha256 differs from the one in {INFO_FILE}. {_AGAIN}")
-    return path

@@ -36,15 +36,10 @@ def disk_of(path: Path) -> Path:
 
 
 def check_room(folder: Path, needed: int, purpose: str) -> None:
-    """Refuse work that cannot end well because the disk is too small for it.
-
-    Args:
-        folder: an existing folder on the disk that is to be written.
-        needed: bytes that are going to be written.
-        purpose: what needs the room, to follow "There is no room to".
+    """Refuse work that needs more bytes than are free on the disk of an existing folder.
 
     Raises:
-        PipelineError: fewer than `needed` bytes are free.
+        PipelineError: "There is no room to" `purpose`.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -61,9 +56,8 @@ def cannot_write(path: Path, error: OSError) -> PipelineError:
             f"{path} cannot be written: the disk mounted at {disk_of(path)} is full. Free some room there, or work on "
             "another disk."
         )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return PipelineError(f"{path} cannot be written: {error.strerror}. Make it writable for you.")
-    return PipelineError(f"{path} cannot be written: {error.strerror or error}.")
+    advice = " Make it writable for you." if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else ""
+    return PipelineError(f"{path} cannot be written: {error.strerror or error}.{advice}")
 
 
 def replace_folder(fresh: Path, folder: Path) -> None:
@@ -105,10 +99,10 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
-def write_hashed(folder: Path, stem: str, content: bytes) -> Path:
-    """Write `folder`/`stem`-SHA256 atomically, so that the name says what the content must be; makes the folder if need be."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{stem}.new"
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Write a file whole or not at all: beside the old one, flushed to the disk, then renamed. Makes its folder if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.new")
     with naming(temporary):
         try:
             with temporary.open("wb") as file:
@@ -116,15 +110,16 @@ def write_hashed(folder: Path, stem: str, content: bytes) -> Path:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError:
-            temporary.unlink()  # on a full disk its part would only take the room that is missing
+            temporary.unlink(missing_ok=True)  # on a full disk its part would only take the room that is missing
             raise
-    return temporary.rename(folder / f"{stem}-{hashlib.sha256(content).hexdigest()}")
+    temporary.replace(path)
+    fsync(path.parent)
 
 
-def read_hashed(path: Path) -> bytes | None:
-    """The content of a file that `write_hashed` wrote, or None where it is not what its name says."""
-    content = path.read_bytes()
-    return content if hashlib.sha256(content).hexdigest() == path.name.rpartition("-")[2] else None
+def write_hashed(folder: Path, stem: str, content: bytes) -> Path:
+    """Write `folder`/`stem`-SHA256, so that the name says what the content must be."""
+    write_atomically(folder / stem, content)
+    return (folder / stem).rename(folder / f"{stem}-{hashlib.sha256(content).hexdigest()}")
 
 
 def _aside(folder: Path) -> Path:

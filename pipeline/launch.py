@@ -21,11 +21,11 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import PipelineError
 
 LAUNCHER = "PIPELINE_LAUNCHER"  # variable that holds its process id; under torchrun the parent is the launcher
-SECONDS_FOR_AN_ECHO = 5.0
 SECONDS_BETWEEN_LOOKS = 0.5
 
 
@@ -63,7 +63,7 @@ def launch(arguments: list[str], processes: int) -> None:
         try:
             elastic_launch(config, sys.executable)(*arguments)
         except ChildFailedError as error:
-            rank, failure = error.get_first_failure()
+            rank, failure = min(error.failures.items(), key=_in_turn)
             if os.path.isfile(failure.error_file):
                 raise PipelineError(failure.message) from None
             ended = f"was killed by {failure.signal_name()}" if failure.exitcode < 0 else f"ended with {failure.exitcode}"
@@ -75,24 +75,25 @@ def launch(arguments: list[str], processes: int) -> None:
             raise SystemExit(128 + error.sigval) from None
 
 
+def _in_turn(failed: tuple[int, Any]) -> tuple[int, int]:
+    """The cause first: where one process dies, the others lose a connection and say so, or the launcher ends them (SIGTERM)."""
+    failure = failed[1]
+    if os.path.isfile(failure.error_file):
+        return 1, os.stat(failure.error_file).st_mtime_ns
+    return (2 if failure.exitcode == -signal.SIGTERM else 0), 0
+
+
 @contextmanager
 def distributed_process() -> Iterator[None]:
     """How a process behaves that others run beside: it ends with its launcher, and the first one alone prints.
 
-    Where one process dies, the others only lose a connection. Their errors must not be printed in place of the cause, so an
-    unexpected error waits for the launcher to see the cause and end this process.
+    What ends it is left to `reported_to_launcher`, not printed: the launcher tells the cause alone, not its echoes in others.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the launcher alone says that it was stopped
     threading.Thread(target=_end_with, args=(int(os.environ.get(LAUNCHER, os.getppid())),), daemon=True).start()
     if os.environ["RANK"] != "0":
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    try:
-        yield
-    except PipelineError:
-        raise
-    except Exception:
-        time.sleep(SECONDS_FOR_AN_ECHO)
-        raise
+    yield
     from accelerate import PartialState
 
     PartialState().destroy_process_group()

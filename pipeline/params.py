@@ -10,6 +10,7 @@ next. All mistakes are listed in one `PipelineError`: the key, the value and wha
 import difflib
 import importlib.util
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -48,16 +49,9 @@ class Download(Section):
     """Where the photos come from."""
 
     source: Annotated[str, Field(min_length=1)] = "drawn"
-    sha256: str | None = None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     drawn_photos: Annotated[int, Field(ge=60)] = 1200
     seed: Seed = 0
-
-    @field_validator("sha256")
-    @classmethod
-    def _is_a_sha256(cls, sha256: str | None) -> str | None:
-        if sha256 is not None and not re.fullmatch("[0-9a-f]{64}", sha256):
-            raise ValueError("should be null or 64 hexadecimal digits in lower case")
-        return sha256
 
 
 class Preprocess(Section):
@@ -76,9 +70,8 @@ class Preprocess(Section):
 
     @model_validator(mode="after")
     def _fractions_sum_to_one(self) -> Self:
-        total = self.train + self.val + self.test
-        if abs(total - 1) > 1e-9:
-            raise ValueError(f"train + val + test = {self.train} + {self.val} + {self.test} = {total:g}, but must be 1")
+        if abs(self.train + self.val + self.test - 1) > 1e-9:
+            raise ValueError(f"train + val + test = {self.train} + {self.val} + {self.test}, but must be 1")
         return self
 
 
@@ -91,9 +84,11 @@ class Backbone(Section):
     @field_validator("name")
     @classmethod
     def _is_known(cls, name: str) -> str:
-        if ":" not in name and not name.startswith("torchvision/") and name.split(".")[0] not in _registered_in_timm_source():
-            _ask_timm(name)
-        return name
+        if ":" in name or name.startswith("torchvision/") or _is_in_timm_source(name.split(".")[0]):
+            return name
+        import timm
+
+        return name if timm.is_model(name) else _one_of(name, timm.list_models())
 
 
 class Head(Section):
@@ -108,9 +103,7 @@ class Head(Section):
 
     @model_validator(mode="after")
     def _has_a_meaning(self) -> Self:
-        given = [
-            name for name in ("hidden", "norm", "activation", "dropout", "initialisation") if getattr(self, name) is not None
-        ]
+        given = [name for name, value in self if name != "type" and value is not None]
         if self.type == "linear" and given:
             raise ValueError(f"a linear head is solved and has no {', '.join(given)}: set those to null, or type to mlp")
         return self
@@ -143,16 +136,16 @@ class UnfreezeFinetune(Section):
     augmented_copies: Literal["auto"] | Count = "auto"
     seed: Seed = 0
 
+    # The rooms own these tables, so that a new entry is one file's change.
     @field_validator("optimizer")
     @classmethod
     def _timm_has_it(cls, optimizer: str) -> str:
-        if optimizer != "adamw":
-            from timm.optim import list_optimizers  # takes seconds, which the default need not
+        if optimizer == "adamw":  # importing timm takes seconds, which the default need not
+            return optimizer
+        from timm.optim import list_optimizers
 
-            _one_of(optimizer, list_optimizers())
-        return optimizer
+        return _one_of(optimizer, [str(known) for known in list_optimizers()])
 
-    # The rooms own these tables, so that a new entry is one file's change.
     @field_validator("augmentation")
     @classmethod
     def _is_an_augmentation(cls, augmentation: str) -> str:
@@ -179,19 +172,12 @@ class Evaluate(Section):
 class Runtime(Section):
     """Where and how the work runs; never part of a result's key."""
 
-    device: str = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|(cuda|mps|xpu)(:\d+)?)$")] = "auto"
     processes: Annotated[int, Field(gt=0, le=512)] = 1
     workers: Literal["auto"] | Annotated[int, Field(ge=0, le=512)] = "auto"
     threads: Literal["auto"] | Annotated[int, Field(gt=0, le=512)] = "auto"
     seconds_between_saves: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
     trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = []
-
-    @field_validator("device")
-    @classmethod
-    def _is_a_device(cls, device: str) -> str:
-        if not re.fullmatch(r"auto|cpu|(cuda|mps|xpu)(:\d+)?", device):
-            raise ValueError("should be auto, cpu, cuda, cuda:1, mps or xpu")
-        return device
 
 
 class Params(Section):
@@ -226,15 +212,13 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     try:
         return Params.model_validate(content)
     except ValidationError as error:
-        raise PipelineError("\n  ".join([f"{path} cannot be used:", *_explain_all(error, content)])) from None
+        raise PipelineError("\n  ".join([f"{path} cannot be used:", *_explain_all(error.errors())])) from None
 
 
 def change_params(path: Path, changes: dict[str, Any]) -> None:
-    """Change settings in a params.yaml, and leave the rest of the file, its comments too, as it is.
+    """Change settings in a params.yaml and leave the rest, its comments too, as it is.
 
-    Args:
-        path: the file.
-        changes: "section.key" -> value, as `dvc exp run -S section.key=value` has them.
+    `changes` are "section.key" -> value, as `dvc exp run -S section.key=value` has them.
     """
     yaml = YAML()
     content = yaml.load(path.read_text(encoding="utf-8"))
@@ -245,79 +229,43 @@ def change_params(path: Path, changes: dict[str, Any]) -> None:
         yaml.dump(content, stream)
 
 
-def _explain_all(error: ValidationError, content: dict[str, Any]) -> list[str]:
+def _explain_all(errors: list[Any]) -> list[str]:
     """One line a key: a union such as `auto | int` complains once for each type that it tried."""
-    complaints: dict[tuple[int | str, ...], list[Any]] = {}
-    for detail in error.errors():
-        complaints.setdefault(_keys_of_file(detail["loc"], content), []).append(detail)
-    return [_explain(location, details) for location, details in complaints.items()]
+    complaints: dict[str, list[Any]] = {}
+    for detail in errors:
+        section_and_name, rest = detail["loc"][:2], detail["loc"][2:]  # then the type that was tried, or the place in a list
+        key = ".".join(map(str, [*section_and_name, *(part for part in rest if isinstance(part, int))]))
+        complaints.setdefault(key, []).append(detail)
+    return [_explain(key, details) for key, details in complaints.items()]
 
 
-def _explain(location: tuple[int | str, ...], details: list[Any]) -> str:
+def _explain(key: str, details: list[Any]) -> str:
     """Key, value and what is allowed."""
-    detail, key = details[0], ".".join(map(str, location)) or "the whole file"
-    match detail["type"]:
-        case "extra_forbidden" if key in FORMER_KEYS:
-            return f"{key}: there is no such setting any more; {FORMER_KEYS[key]}."
-        case "extra_forbidden":
-            allowed = _allowed_keys(location[:-1])
-            near = difflib.get_close_matches(str(location[-1]), allowed, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            return f"{key}: there is no such setting.{hint} Known here: {', '.join(allowed)}."
-        case "value_error":
-            value = "" if isinstance(detail["input"], dict) else f" = {detail['input']!r}"
-            return f"{key}{value}: {detail['ctx']['error']}."
+    kind, value, location = details[0]["type"], details[0]["input"], details[0]["loc"]
+    if kind == "extra_forbidden" and key in FORMER_KEYS:
+        return f"{key}: there is no such setting any more; {FORMER_KEYS[key]}."
+    if kind == "extra_forbidden":
+        section: Any = Params.model_fields[location[0]].annotation if len(location) == 2 else Params
+        known = list(section.model_fields)
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        return f"{key}: there is no such setting.{hint} Known here: {', '.join(known)}."
+    if kind == "value_error":
+        shown = key if isinstance(value, dict) else f"{key} = {value!r}"
+        return f"{shown}: {details[0]['ctx']['error']}."
     wanted = " or ".join(detail["msg"].removeprefix("Input should be ").removeprefix("String should ") for detail in details)
-    return f"{key} = {detail['input']!r}, but should be {wanted}."
+    return f"{key} = {value!r}, but should be {wanted}."
 
 
-def _keys_of_file(location: tuple[int | str, ...], content: Any) -> tuple[int | str, ...]:
-    """The part of pydantic's location that stands in the file: behind it may come the name of the type that was tried."""
-    keys: list[int | str] = []
-    for key in location:
-        if isinstance(content, dict):
-            keys.append(key)
-            content = content.get(key)
-        elif isinstance(content, list) and isinstance(key, int):
-            keys.append(key)
-            content = content[key]
-    return tuple(keys)
+def _is_in_timm_source(architecture: str) -> bool:
+    """Whether timm defines it. Importing timm to ask takes seconds, and most stages never need it."""
+    [timm] = importlib.util.find_spec("timm").submodule_search_locations  # type: ignore[union-attr, misc]
+    defined = re.compile(rf"^@register_model\s+def {re.escape(architecture)}\(", re.MULTILINE)
+    return any(defined.search(file.read_text(encoding="utf-8")) for file in Path(timm, "models").glob("*.py"))
 
 
-def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:
-    model: type[BaseModel] = Params
-    for key in location:
-        annotation = model.model_fields[str(key)].annotation
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, BaseModel)
-        model = annotation
-    return list(model.model_fields)
-
-
-def _registered_in_timm_source() -> set[str]:
-    """Names of timm's architectures, read from its source: importing timm takes seconds, and most stages never need it."""
-    spec = importlib.util.find_spec("timm")
-    if spec is None or not spec.submodule_search_locations:
-        raise PipelineError("timm is not installed. Install the project first: pip install uv && uv sync")
-    names: set[str] = set()
-    for file in Path(spec.submodule_search_locations[0], "models").glob("*.py"):
-        names.update(re.findall(r"^@register_model\s+def (\w+)\(", file.read_text(encoding="utf-8"), re.MULTILINE))
-    return names
-
-
-def _ask_timm(name: str) -> None:
-    """timm itself has the last word on a name that its source does not show plainly (deprecated aliases, say)."""
-    import timm
-
-    if timm.is_model(name):
-        return
-    near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
-    nearest = f"; the nearest names are {', '.join(near)}" if near else ""
-    raise ValueError(f"timm {timm.__version__} knows no such architecture{nearest}")
-
-
-def _one_of(name: str, known: Any) -> str:
-    if name not in known:
-        near = difflib.get_close_matches(name, list(known), n=5, cutoff=0.4)
-        raise ValueError(f"there is none of this name; {'the nearest are ' if near else 'known: '}{', '.join(near or known)}")
-    return name
+def _one_of(name: str, known: Collection[str]) -> str:
+    if name in known:
+        return name
+    near = difflib.get_close_matches(name, known, n=5, cutoff=0.4) or [*known][:20]
+    raise ValueError(f"there is none of this name; there are {', '.join(near)}")

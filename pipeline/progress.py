@@ -10,26 +10,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 Advance = Callable[..., None]
 SECONDS_BETWEEN_LINES = 10.0
-
-
-def _seconds(seconds: float) -> str:
-    """94 -> '1:34'."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"
-
-
-def _amount(value: float, unit: str) -> str:
-    return f"{value / 1e6:,.1f} MB" if unit == "bytes" else f"{value:,.0f} {unit}"
-
-
-def _of(done: float, total: float | None, unit: str) -> str:
-    """1,248 of 1,434 photos; 3.0 of 12.5 MB."""
-    if not total:
-        return _amount(done, unit)
-    return f"{_amount(done, unit).rsplit(' ', len(unit.split()))[0]} of {_amount(total, unit)}"
 
 
 def say(text: str) -> None:
@@ -39,7 +23,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def progress(description: str, total: int | None, unit: str = "photos", done: int = 0) -> Iterator[Advance]:
-    """Show how far a piece of work is; yields `advance(amount, note="")`.
+    """Show how far a piece of work is; yields `advance(amount=1, note=None)`.
 
     Args:
         description: what is being done, in the present participle.
@@ -47,65 +31,43 @@ def progress(description: str, total: int | None, unit: str = "photos", done: in
         unit: what is counted; "bytes" is shown in megabytes.
         done: how many of them an earlier run did.
     """
-    show = _bar if sys.stdout.isatty() else _lines
-    with show(description, total, unit, done) as advance:
-        yield advance
+    from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
+    on_terminal = sys.stdout.isatty()
+    started = last_line = time.monotonic()
+    now, latest_note = float(done), ""
+    scale, unit, digits = (1e6, "MB", 1) if unit == "bytes" else (1, unit, 0)
 
-@contextmanager
-def _bar(description: str, total: int | None, unit: str, done: int) -> Iterator[Advance]:
-    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-    from rich.text import Text
+    def line() -> str:
+        elapsed = max(time.monotonic() - started, 1e-9)
+        of_total = f" of {total / scale:,.{digits}f}" if total else ""
+        rate = (now - done) / elapsed
+        return f"{now / scale:,.{digits}f}{of_total} {unit}, {rate / scale:,.{digits}f} {unit}/s"
 
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            return Text(f"{_amount(task.speed or 0, unit)}/s", style="cyan")
+    def times() -> str:
+        elapsed, fresh = time.monotonic() - started, now - done
+        if total and fresh and now < total:
+            return f", {timedelta(seconds=round(elapsed / fresh * (total - now)))} left"
+        return f", took {timedelta(seconds=round(elapsed))}" if elapsed >= 1 else ""
 
-    class Done(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            return Text(_of(task.completed, task.total, unit))
+    def say_line() -> None:
+        say(f"{description}: {line()}{times()} {latest_note}".rstrip())
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        Done(),
-        Rate(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns) as bar:
-        task = bar.add_task(description, total=total, completed=done, note="")
+    with Progress(
+        "{task.description}", BarColumn(), "{task.fields[line]}", TimeRemainingColumn(), disable=not on_terminal
+    ) as bar:
+        task = bar.add_task(description, total=total, completed=done, line="")
 
         def advance(amount: float = 1, note: str | None = None) -> None:
-            bar.update(task, advance=amount)
-            if note is not None:
-                bar.update(task, note=note)
+            nonlocal now, last_line, latest_note
+            now += amount
+            latest_note = latest_note if note is None else note
+            if on_terminal:
+                bar.update(task, completed=now, line=f"{line()} {latest_note}")
+            elif time.monotonic() - last_line >= SECONDS_BETWEEN_LINES:
+                last_line = time.monotonic()
+                say_line()
 
         yield advance
-
-
-@contextmanager
-def _lines(description: str, total: int | None, unit: str, done: int) -> Iterator[Advance]:
-    started = last_line = time.monotonic()
-    now: float = done
-    latest_note = ""
-
-    def line() -> None:
-        elapsed, fresh = max(time.monotonic() - started, 1e-9), now - done
-        text = f"{description}: {_of(now, total, unit)}, {_amount(fresh / elapsed, unit)}/s"
-        if total and fresh and now < total:
-            text += f", {_seconds(elapsed / fresh * (total - now))} left"
-        elif elapsed >= 1:
-            text += f", took {_seconds(elapsed)}"
-        say(f"{text} {latest_note}".rstrip())
-
-    def advance(amount: float = 1, note: str | None = None) -> None:
-        nonlocal now, last_line, latest_note
-        now += amount
-        latest_note = latest_note if note is None else note
-        if time.monotonic() - last_line >= SECONDS_BETWEEN_LINES:
-            last_line = time.monotonic()
-            line()
-
-    yield advance
-    line()
+    if not on_terminal:
+        say_line()

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -120,9 +119,8 @@ def _join(device: torch.device, threads: int) -> torch.device:
 def _keep_freed_memory() -> None:
     """Let the C library keep large freed blocks instead of handing each back to the kernel.
 
-    A training step on a processor allocates and frees the same hundreds of megabytes of activations over and over. By default
-    glibc maps each block anew, and the kernel zeroes every page of it again: up to three quarters of a step's time. The
-    numbers are glibc's names for its settings (man 3 mallopt); other C libraries do not need this.
+    By default glibc maps the hundreds of megabytes of a training step's activations anew each time, and the kernel zeroes
+    every page: up to three quarters of a step. The numbers are glibc's names for its settings (man 3 mallopt).
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -170,7 +168,8 @@ def has_bfloat16(device: torch.device) -> bool:
 
 def machine_name(device: torch.device, threads: int) -> str:
     """The processor's model and the threads that compute, and the accelerator where one does."""
-    name = f"{_processor()}, {threads} thread{'s' if threads != 1 else ''}"
+    processor = " ".join(_cpu_info().get("model name", "").split()) or platform.processor() or platform.machine()
+    name = f"{processor}, {threads} thread{'s' if threads != 1 else ''}"
     return f"{name}, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else name
 
 
@@ -180,32 +179,16 @@ def processor_fingerprint() -> str:
     Hypervisors mask the name that `machine_name` gives; elsewhere than on Linux it is what `platform` knows.
     """
     known = {"processor": platform.processor(), "machine": platform.machine(), "system": platform.system()}
-    if CPU_INFO.is_file():
-        first = CPU_INFO.read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
-        fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+    if fields := _cpu_info():
         names = ["vendor_id", "cpu family", "model", "stepping", "flags"]
         names += ["CPU implementer", "CPU variant", "CPU part", "CPU revision", "Features"]  # what they are called on Arm
         known = {name: " ".join(sorted(fields.get(name, "").split())) for name in names}
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
-def source_revision() -> str | None:
-    """The Git commit of the present folder, marked where files differ from it; None outside of Git."""
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=, with changes"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() or None
-
-
-def _processor() -> str:
-    if CPU_INFO.is_file():
-        for line in CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return " ".join(line.partition(":")[2].split())
-    return platform.processor() or platform.machine()
+def _cpu_info() -> dict[str, str]:
+    """What Linux tells of the first processor."""
+    if not CPU_INFO.is_file():
+        return {}
+    first = CPU_INFO.read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}

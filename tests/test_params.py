@@ -7,7 +7,7 @@ import timm
 from ruamel.yaml import YAML
 
 from pipeline.errors import PipelineError
-from pipeline.params import _registered_in_timm_source, load_params
+from pipeline.params import load_params
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -86,9 +86,6 @@ def test_a_number_as_dvc_reads_it(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("layer_decay: 0.8", "layer_decay: 8e-1"))
     assert load_params(path).unfreeze_finetune.layer_decay == 0.8
 
-
-def test_timms_source_names_its_architectures() -> None:
-    assert _registered_in_timm_source() == set(timm.list_models())
 
 
 def test_a_tag_or_an_old_name_that_timm_takes_is_taken(tmp_path: Path) -> None:

@@ -12,20 +12,24 @@ import os
 import sys
 from pathlib import Path
 
-from pipeline.files import sha256_of, write_json
+from pipeline.errors import PipelineError
+from pipeline.files import read_json, sha256_of, write_json
 from pipeline.params import Params
 from pipeline.paths import HASHES, INPUTS, user_path
 
 
 def run(params: Params) -> None:
     """Write both files; what is no file of this machine (drawn, an address, package) is not in them."""
-    known = _Hashes(HASHES)
+    try:
+        known = read_json(HASHES)
+    except PipelineError:
+        known = {}  # a first run
     source = user_path(params.download.source)
-    write_json(INPUTS / "photos.json", {"source": known.of(source)} if source.exists() else {})
+    write_json(INPUTS / "photos.json", {"source": _hash(source, known)} if source.exists() else {})
     weights = user_path(params.backbone.weights)
     files = {"weights": weights, "description": weights.with_suffix(".json"), "module": _module_file(params.backbone.name)}
-    write_json(INPUTS / "network.json", {name: known.of(file) for name, file in files.items() if file and file.is_file()})
-    known.save()
+    write_json(INPUTS / "network.json", {name: _hash(file, known) for name, file in files.items() if file and file.is_file()})
+    write_json(HASHES, known)
 
 
 def _module_file(name: str) -> Path | None:
@@ -40,31 +44,14 @@ def _module_file(name: str) -> Path | None:
     return Path(spec.origin) if spec and spec.origin else None
 
 
-class _Hashes:
-    """SHA-256 by path, size and modification time."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        try:
-            self._known: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            self._known = {}
-        self._used: dict[str, str] = {}
-
-    def of(self, path: Path) -> str:
-        """Of a file's bytes; of a folder, of the names, sizes and modification times in it."""
-        if path.is_dir():
-            found = sorted((str(file.relative_to(path)), *_stat(file)) for file in path.rglob("*") if file.is_file())
-            return hashlib.sha256(json.dumps(found).encode(errors="surrogateescape")).hexdigest()
-        key = json.dumps([str(path.resolve()), *_stat(path)])
-        self._used[key] = self._known.get(key) or sha256_of(path)
-        return self._used[key]
-
-    def save(self) -> None:
-        """For the next run."""
-        if self._used != self._known:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            self._file.write_text(json.dumps(self._used), encoding="utf-8")
+def _hash(path: Path, known: dict[str, str]) -> str:
+    """SHA-256 of a file's bytes; of a folder, of the names, sizes and modification times in it."""
+    if path.is_dir():
+        found = sorted((str(file.relative_to(path)), *_stat(file)) for file in path.rglob("*") if file.is_file())
+        return hashlib.sha256(json.dumps(found).encode(errors="surrogateescape")).hexdigest()
+    key = json.dumps([str(path.resolve()), *_stat(path)])
+    known[key] = known.get(key) or sha256_of(path)
+    return known[key]
 
 
 def _stat(file: Path) -> tuple[int, int]:

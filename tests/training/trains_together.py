@@ -72,6 +72,6 @@ if __name__ == "__main__":
         given, chosen = Path(sys.argv[1]), sys.argv[2]
         try:
             torch.save(train(given, chosen), given / f"rank{os.environ['RANK']}.pt")
-        except PipelineError as error:
+        except Exception as error:
             reported_to_launcher(str(error))
             sys.exit(1)
