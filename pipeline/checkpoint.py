@@ -121,10 +121,8 @@ def library_versions() -> dict[str, str]:
 def save_checkpoint(folder: Path, info: CheckpointInfo, model_state: Mapping[str, Tensor], ood: Mapping[str, Tensor]) -> None:
     """Write a checkpoint folder atomically; a checkpoint that was there before is replaced only by a whole new one.
 
-    `info.files` is filled in here; `model_state`, of any device, is a state dict, and `ood` is `OodDetector.tensors()`.
-
-    Raises:
-        OSError: it cannot be written, on a full disk say; the old checkpoint stands as it was.
+    `info.files` is filled in here; `model_state`, of any device, is a state dict, and `ood` is `OodDetector.tensors()`. An
+    OSError, of a full disk say, leaves the old checkpoint as it was.
     """
     temporary = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -147,8 +145,7 @@ def save_general(file: Path, content: Mapping[str, Any]) -> None:
 
     `content` holds tensors, numbers, strings, None, and dicts, lists and tuples of them, such as state dicts.
 
-    Raises:
-        OSError: it cannot be written; the old file stands as it was.
+    An OSError, of a full disk say, leaves the old file as it was.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp(), "two.pt")

@@ -15,11 +15,7 @@ from pipeline.errors import PipelineError
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in lower-case hexadecimal.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """The SHA-256 of a file's bytes, in lower-case hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -52,10 +48,8 @@ def check_room(folder: Path, needed: int, purpose: str) -> None:
 def cannot_write(path: Path, error: OSError) -> PipelineError:
     """The error to raise where writing below `path` failed; names the disk where that is full."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return PipelineError(
-            f"{path} cannot be written: the disk mounted at {disk_of(path)} is full. Free some room there, or work on "
-            "another disk."
-        )
+        reason = f"the disk mounted at {disk_of(path)} is full. Free some room there, or work on another disk."
+        return PipelineError(f"{path} cannot be written: {reason}")
     advice = " Make it writable for you." if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else ""
     return PipelineError(f"{path} cannot be written: {error.strerror or error}.{advice}")
 
@@ -67,18 +61,23 @@ def replace_folder(fresh: Path, folder: Path) -> None:
     is put right by `recover_folder`, which whoever reads the folder calls first.
     """
     recover_folder(folder)
-    shutil.rmtree(_aside(folder), ignore_errors=True)
+    aside = _aside(folder)
+    shutil.rmtree(aside, ignore_errors=True)
     if folder.exists():
-        folder.rename(_aside(folder))
+        folder.rename(aside)
     fresh.rename(folder)
     fsync(folder.parent)
-    shutil.rmtree(_aside(folder), ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def recover_folder(folder: Path) -> None:
     """Finish a replacement that was killed between its two renames: the old folder is whole, so it stands again."""
     if not folder.exists() and _aside(folder).exists():
         _aside(folder).rename(folder)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
 
 
 def fsync(path: Path) -> None:
@@ -120,10 +119,6 @@ def write_hashed(folder: Path, stem: str, content: bytes) -> Path:
     """Write `folder`/`stem`-SHA256, so that the name says what the content must be."""
     write_atomically(folder / stem, content)
     return (folder / stem).rename(folder / f"{stem}-{hashlib.sha256(content).hexdigest()}")
-
-
-def _aside(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.old")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

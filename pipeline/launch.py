@@ -1,8 +1,7 @@
 """Several processes that train one model together: started here on one machine, or there already from torchrun.
 
     launch(["-m", "pipeline", "unfreeze-finetune"], processes=2)    # in the process that a person or DVC started
-
-    with distributed_process():                                          # in each of those that it started
+    with distributed_process():                                     # in each of those that it started
         run(params)
 
 It is torchrun's own backend that starts and watches them (torch.distributed.elastic), so a process finds the same variables
@@ -17,7 +16,6 @@ import sys
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,7 +50,6 @@ def launch(arguments: list[str], processes: int) -> None:
             min_nodes=1,
             max_nodes=1,
             nproc_per_node=processes,
-            run_id=uuid.uuid4().hex,
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
             local_addr="localhost",

@@ -27,17 +27,15 @@ FEATURES = Path("outputs/.features")
 TRACKING = Path("outputs/tracking")
 
 
-def project_root(folder: Path | None = None) -> Path:
+def project_root() -> Path:
     """The folder that relative paths in params.yaml start from: the project, also for a copy of it that DVC made.
 
     `dvc exp run --temp` and `--queue` run stages in a copy under PROJECT/.dvc/tmp/exps, from where a path such as
     ../photos.zip leads nowhere.
     """
-    here = (folder or Path.cwd()).resolve()
-    for parent in here.parents:
-        if parent.parts[-3:] == (".dvc", "tmp", "exps"):
-            return parent.parents[2]
-    return here
+    here = Path.cwd().resolve()
+    copies = [parent for parent in here.parents if parent.parts[-3:] == (".dvc", "tmp", "exps")]
+    return copies[0].parents[2] if copies else here
 
 
 def user_path(path: str) -> Path:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-Advance = Callable[..., None]
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -22,7 +21,7 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def progress(description: str, total: int | None, unit: str = "photos", done: int = 0) -> Iterator[Advance]:
+def progress(description: str, total: int | None, unit: str = "photos", done: int = 0) -> Iterator[Callable[..., None]]:
     """Show how far a piece of work is; yields `advance(amount=1, note=None)`.
 
     Args:
@@ -38,32 +37,30 @@ def progress(description: str, total: int | None, unit: str = "photos", done: in
     now, latest_note = float(done), ""
     scale, unit, digits = (1e6, "MB", 1) if unit == "bytes" else (1, unit, 0)
 
-    def line() -> str:
-        elapsed = max(time.monotonic() - started, 1e-9)
+    def text() -> str:
         of_total = f" of {total / scale:,.{digits}f}" if total else ""
-        rate = (now - done) / elapsed
+        rate = (now - done) / max(time.monotonic() - started, 1e-9)
         return f"{now / scale:,.{digits}f}{of_total} {unit}, {rate / scale:,.{digits}f} {unit}/s"
 
-    def times() -> str:
-        elapsed, fresh = time.monotonic() - started, now - done
-        if total and fresh and now < total:
-            return f", {timedelta(seconds=round(elapsed / fresh * (total - now)))} left"
-        return f", took {timedelta(seconds=round(elapsed))}" if elapsed >= 1 else ""
-
     def say_line() -> None:
-        say(f"{description}: {line()}{times()} {latest_note}".rstrip())
+        elapsed, fresh, end = time.monotonic() - started, now - done, ""
+        if total and fresh and now < total:
+            end = f", {timedelta(seconds=round(elapsed / fresh * (total - now)))} left"
+        elif elapsed >= 1:
+            end = f", took {timedelta(seconds=round(elapsed))}"
+        say(f"{description}: {text()}{end} {latest_note}".rstrip())
 
     with Progress(
-        "{task.description}", BarColumn(), "{task.fields[line]}", TimeRemainingColumn(), disable=not on_terminal
+        "{task.description}", BarColumn(), "{task.fields[text]}", TimeRemainingColumn(), disable=not on_terminal
     ) as bar:
-        task = bar.add_task(description, total=total, completed=done, line="")
+        task = bar.add_task(description, total=total, completed=done, text="")
 
         def advance(amount: float = 1, note: str | None = None) -> None:
             nonlocal now, last_line, latest_note
             now += amount
             latest_note = latest_note if note is None else note
             if on_terminal:
-                bar.update(task, completed=now, line=f"{line()} {latest_note}")
+                bar.update(task, completed=now, text=f"{text()} {latest_note}")
             elif time.monotonic() - last_line >= SECONDS_BETWEEN_LINES:
                 last_line = time.monotonic()
                 say_line()

@@ -59,7 +59,7 @@ def broadcast(runtime: ResolvedRuntime, compute: Callable[[], T]) -> T:
     """What `compute` gives in the main process, where alone it is called, for all processes.
 
     For what is read from a disk, or decides when to stop: processors that differ may round the same sum differently. Every
-    process must make the same calls in the same order; with one process this is a plain call.
+    process must make the same calls in the same order.
     """
     if runtime.processes == 1:
         return compute()
@@ -71,8 +71,7 @@ def gather(runtime: ResolvedRuntime, own: list[T]) -> list[T]:
     """All processes' lists as one: the first of each process in the order of ranks, then the second of each, and so on."""
     if runtime.processes == 1:
         return own
-    turns = zip_longest(*gather_object([own]))
-    return [item for turn in turns for item in turn if item is not None]
+    return [item for turn in zip_longest(*gather_object([own])) for item in turn if item is not None]
 
 
 def resolve_runtime(runtime: Runtime) -> ResolvedRuntime:
@@ -97,19 +96,24 @@ def resolve_runtime(runtime: Runtime) -> ResolvedRuntime:
     torch.use_deterministic_algorithms(True, warn_only=True)
     # A debugging aid that comes with it and costs a write of every new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    workers = worker_count(runtime.workers)
-    precision = mixed_precision(device)
-    return ResolvedRuntime(device, workers, threads, precision, runtime.seconds_between_saves, processes=processes, rank=rank)
+    return ResolvedRuntime(
+        device,
+        worker_count(runtime.workers),
+        threads,
+        mixed_precision(device),
+        runtime.seconds_between_saves,
+        processes,
+        rank,
+    )
 
 
 def _join(device: torch.device, threads: int) -> torch.device:
     """Make this process one of the group that torchrun's variables describe; returns the device that is its own."""
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if device.type != "cpu" and (device.index is not None or here > torch.accelerator.device_count()):
+    here, devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.accelerator.device_count()
+    if device.type != "cpu" and (device.index is not None or here > devices):
         raise PipelineError(
-            f"{here} processes on this machine need a device each, and runtime.device = {device} with "
-            f"{torch.accelerator.device_count()} devices here does not give them one. Set runtime.device to "
-            f"{device.type} without a number or to cpu, or start fewer processes."
+            f"{here} processes on this machine need a device each, and runtime.device = {device} with {devices} devices here "
+            f"does not give them one. Set it to {device.type} without a number or to cpu, or start fewer processes."
         )
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else Accelerate sets a number of its own, with a warning
     state = PartialState(cpu=device.type == "cpu")
@@ -142,10 +146,8 @@ def resolve_device(wanted: str) -> torch.device:
     try:
         torch.empty(1, device=wanted)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise PipelineError(
-            f"runtime.device = {wanted}: this machine has no such device ({reason}). Set it to auto or cpu."
-        ) from None
+        reason = f"this machine has no such device ({str(error).splitlines()[0]})"
+        raise PipelineError(f"runtime.device = {wanted}: {reason}. Set it to auto or cpu.") from None
     return torch.device(wanted)
 
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from pipeline.checkpoint import (
-    FORMAT_VERSION,
     BackboneInfo,
     CheckpointInfo,
     DataFingerprints,
@@ -52,57 +51,53 @@ def save(folder: Path, value: float) -> dict[str, torch.Tensor]:
     return state
 
 
-def test_what_was_saved_comes_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", ["cpu", "meta", *(["cuda"] if torch.cuda.is_available() else [])])
+def test_what_was_saved_comes_back_on_the_device_that_is_asked_for(tmp_path: Path, device: str) -> None:
     state = save(tmp_path / "model", 1.5)
     info = read_info(tmp_path / "model")
     assert info.model_copy(update={"files": {}}) == INFO
     assert set(info.files) == {"model.safetensors", "ood.safetensors"}
-    for name, tensor in read_model_state(tmp_path / "model").items():
-        assert torch.equal(tensor, state[name])
-        assert tensor.dtype == state[name].dtype
     assert torch.equal(read_ood(tmp_path / "model")["means"], torch.full((2, 4), 1.5))
+    read = read_model_state(tmp_path / "model", device)
+    for name, tensor in state.items():
+        assert (read[name].shape, read[name].dtype, read[name].device.type) == (tensor.shape, tensor.dtype, device)
+        assert device == "meta" or torch.equal(read[name].cpu(), tensor)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    save_general(tmp_path / "one.pt", {"model_state_dict": state})
+    assert read_general(tmp_path / "one.pt", device)["model_state_dict"]["weight"].device.type == device
 
 
-def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
-    save(tmp_path / "one", 1.0)
-    save(tmp_path / "two", 1.0)
+def test_the_same_content_gives_the_same_bytes_also_of_channels_last_and_shared_tensors(tmp_path: Path) -> None:
+    shared = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    for name in ("one", "two"):
+        save_checkpoint(tmp_path / name, INFO, {"one": shared, "other": shared}, {})
+    assert torch.equal(read_model_state(tmp_path / "one")["other"], shared)
     for file in (tmp_path / "one").iterdir():
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
 
 
-def test_channels_last_and_shared_tensors_are_saved(tmp_path: Path) -> None:
-    shared = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
-    save_checkpoint(tmp_path / "model", INFO, {"one": shared, "other": shared}, {})
-    assert torch.equal(read_model_state(tmp_path / "model")["other"], shared)
-
-
 @pytest.mark.parametrize(("name", "read"), [("model.safetensors", read_model_state), ("ood.safetensors", read_ood)])
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
-def test_a_damaged_file_is_refused_by_name(tmp_path: Path, name: str, read: Callable[[Path], object], damage: str) -> None:
+def test_a_damaged_file_is_refused_by_name(tmp_path: Path, name: str, read: Callable[[Path], object]) -> None:
     save(tmp_path / "model", 1.0)
     file = tmp_path / "model" / name
-    content = bytearray(file.read_bytes())
-    if damage == "remove":
-        file.unlink()
-    elif damage == "truncate":
-        file.write_bytes(content[:-10])
-    else:
-        content[len(content) // 2] ^= 1
-        file.write_bytes(content)
-    with pytest.raises(PipelineError, match=name):
+    content = file.read_bytes()
+    for damaged in (content[:-10], content[:-1] + bytes([content[-1] ^ 1])):
+        file.write_bytes(damaged)
+        with pytest.raises(PipelineError, match=rf"{name} is not what was saved"):
+            read(tmp_path / "model")
+    file.unlink()
+    with pytest.raises(PipelineError, match=rf"{name} is missing"):
         read(tmp_path / "model")
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"format_version": 1', '{"format_version": "one"}'])
-def test_a_broken_description_none_and_one_of_another_version_are_refused(tmp_path: Path, text: str) -> None:
+def test_a_missing_description_a_broken_one_and_one_of_another_version_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="There is no checkpoint"):
         read_info(tmp_path / "model")
     save(tmp_path / "model", 1.0)
     description = tmp_path / "model" / "checkpoint.json"
-    older = description.read_text().replace(f'"format_version": {FORMAT_VERSION}', '"format_version": 1, "backend": "torch"')
-    for content, match in ((text, r"checkpoint\.json is broken"), (older, "a checkpoint of format 1; this version reads 2")):
-        description.write_text(content)
+    older = description.read_text().replace('"format_version": 2', '"format_version": 1, "backend": "torch"')
+    for text, match in (("", "EOF"), ("[1]", "object"), (older, "another version: format_version: Input should be 2")):
+        description.write_text(text)
         with pytest.raises(PipelineError, match=match):
             read_info(tmp_path / "model")
 
@@ -181,7 +176,6 @@ def test_a_kill_at_any_system_call_of_a_save_leaves_the_old_or_the_new_checkpoin
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from pipeline.errors import PipelineError
 from tests.test_checkpoint import save, save_one_file, value_of, value_of_one_file
 
 root = Path(sys.argv[1])
@@ -189,13 +183,13 @@ save(root / "model", 1.0)
 save_one_file(root / "one.pt", 1.0)
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 whole = max(file.stat().st_size for file in (root / "model").iterdir())
-for size in range(0, whole, 211):
+for size in range(0, whole, 307):
     for write, read, target in ((save, value_of, root / "model"), (save_one_file, value_of_one_file, root / "one.pt")):
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
         try:
             write(target, 2.0)
             stopped = False
-        except (PipelineError, OSError):
+        except OSError:
             stopped = True
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
         assert read(target) == (1.0 if stopped else 2.0), size
@@ -214,54 +208,17 @@ def test_a_disk_that_is_full_at_any_byte_leaves_the_old_checkpoint(tmp_path: Pat
     assert done.stdout.split().count("stopped") > 10
 
 
-def test_several_models_and_optimizers_go_into_one_file_and_come_back(tmp_path: Path) -> None:
-    models = {"generator": torch.nn.Linear(3, 2), "critic": torch.nn.Linear(2, 1)}
-    optimizers = {name: torch.optim.Adam(model.parameters()) for name, model in models.items()}
-    averaged = torch.optim.swa_utils.AveragedModel(models["critic"])
-    for name, model in models.items():
-        model(torch.ones(1, model.in_features)).sum().backward()
-        optimizers[name].step()
-    content = {
-        name: {"model_state_dict": models[name].state_dict(), "optimizer_state_dict": optimizers[name].state_dict()}
-        for name in models
-    }
-    save_general(tmp_path / "two.pt", {"epoch": 4, "loss": 0.25, "ema_state_dict": averaged.state_dict(), **content})
-    back = read_general(tmp_path / "two.pt")
-    assert (back["epoch"], back["loss"]) == (4, 0.25)
-    for name, model in models.items():
-        fresh = torch.nn.Linear(model.in_features, model.out_features)
-        fresh.load_state_dict(back[name]["model_state_dict"])
-        assert torch.equal(fresh.weight, model.weight)
-        optimizer = torch.optim.Adam(fresh.parameters())
-        optimizer.load_state_dict(back[name]["optimizer_state_dict"])
-        assert optimizer.state_dict()["state"][0]["step"] == 1
-
-
-def test_one_argument_says_where_tensors_shall_be(tmp_path: Path) -> None:
-    state = save(tmp_path / "model", 1.0)
-    devices = ["cpu", "meta", *(["cuda"] if torch.cuda.is_available() else [])]
-    for device in devices:
-        read = read_model_state(tmp_path / "model", device)
-        assert {tensor.device.type for tensor in read.values()} == {device}
-        for name, tensor in state.items():
-            assert (read[name].shape, read[name].dtype) == (tensor.shape, tensor.dtype)
-        if device != "meta":
-            save_checkpoint(tmp_path / "model", INFO, read, {})  # on any device the same file
-            assert torch.equal(read_model_state(tmp_path / "model")["weight"], state["weight"])
-        save_general(tmp_path / "one.pt", {"model_state_dict": state})
-        assert read_general(tmp_path / "one.pt", device)["model_state_dict"]["weight"].device.type == device
-
-
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 torn"])
-def test_a_broken_general_checkpoint_is_refused_and_a_hostile_one_does_not_run(tmp_path: Path, content: bytes) -> None:
+def test_a_broken_general_checkpoint_is_refused_in_one_sentence_and_a_hostile_one_does_not_run(tmp_path: Path) -> None:
     class Hostile:
         def __reduce__(self) -> tuple:
             return Path.mkdir, (tmp_path / "mark",)
 
-    (tmp_path / "broken.pt").write_bytes(content)
     torch.save({"epoch": 1, "surprise": Hostile()}, tmp_path / "hostile.pt")
-    refused = {"broken": r"broken\.pt", "none": "no such file", "hostile": "holds more than tensors"}
-    for name, match in refused.items():
-        with pytest.raises(PipelineError, match=match):
-            read_general(tmp_path / f"{name}.pt")
+    for number, content in enumerate((b"", b"not a checkpoint", b"PK\x03\x04 torn")):
+        (tmp_path / f"broken{number}.pt").write_bytes(content)
+    for file in tmp_path.glob("*.pt"):
+        with pytest.raises(PipelineError, match=rf"{file.name} is no general checkpoint: .*, or .* primitives\.$"):
+            read_general(file)
     assert not (tmp_path / "mark").exists()
+    with pytest.raises(PipelineError, match="no such file"):
+        read_general(tmp_path / "none.pt")
