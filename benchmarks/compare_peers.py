@@ -17,7 +17,6 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -138,18 +137,12 @@ def describe_blocks(given: argparse.Namespace, photos: Path) -> None:
     (photos / "same_blocks.json").write_text(json.dumps(learning), encoding="utf-8")
 
 
-def source_revision() -> str:
-    """The Git commit, marked where files differ from it."""
-    command = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=, with changes"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
 def compare(given: argparse.Namespace) -> None:
     """Run what is not there yet, side by side in turns, and write and print the table."""
     from pipeline.cores import usable_cores
     from pipeline.data.manifest import fingerprint, read_manifest
     from pipeline.files import sha256_of, write_json
-    from pipeline.runtime import machine_name, resolve_device
+    from pipeline.runtime import machine_name, resolve_device, source_revision
 
     given.threads = given.threads or usable_cores()
     given.weights = str(Path(given.weights).resolve())

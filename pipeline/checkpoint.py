@@ -162,8 +162,7 @@ def save_general(file: Path, content: Mapping[str, Any]) -> None:
 def read_general(file: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     """Read what `save_general` wrote onto a device ("cpu", "cuda:1", "meta" ...), without unpickling code.
 
-    Raises:
-        PipelineError: there is no such file, it is broken, or it holds more than tensors and primitives.
+    A PipelineError tells that there is no such file, that it is broken, or that it holds more than tensors and primitives.
     """
     try:
         return torch.load(file, map_location=device, weights_only=True)
@@ -176,11 +175,7 @@ def read_general(file: Path, device: str | torch.device = "cpu") -> dict[str, An
 
 
 def read_info(folder: Path) -> CheckpointInfo:
-    """Read checkpoint.json.
-
-    Raises:
-        PipelineError: there is no checkpoint, or its description is broken or of another version of this format.
-    """
+    """Read checkpoint.json; a PipelineError tells that it is missing, broken or of another version."""
     recover_folder(folder)
     try:
         return CheckpointInfo.model_validate_json((folder / INFO_FILE).read_bytes())
@@ -195,8 +190,7 @@ def read_info(folder: Path) -> CheckpointInfo:
 def read_model_state(folder: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
     """Read the parameters and buffers onto a device ("cpu", "cuda:1", "meta" ...), checked against their hash.
 
-    Raises:
-        PipelineError: the file is missing or broken, or is not the one that was saved.
+    A PipelineError tells that the file is missing, broken, or not the one that was saved.
     """
     return _read_tensors(folder, MODEL_FILE, device)
 
@@ -222,11 +216,7 @@ def _read_tensors(folder: Path, name: str, device: str | torch.device) -> dict[s
 
 
 def refuse_other_data(info: CheckpointInfo, folder: Path, classes: tuple[str, ...], data: DataFingerprints) -> None:
-    """Stop where a checkpoint was made for other classes, another order of them, or other photos than those at hand.
-
-    Raises:
-        PipelineError: classes, their order or the photos differ; it says which.
-    """
+    """Raise a PipelineError where a checkpoint was made for other classes, another order of them, or other photos."""
     if info.classes != classes:
         raise PipelineError(
             f"{folder} was trained for the classes {', '.join(info.classes)} in this order, but the data has "

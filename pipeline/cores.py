@@ -17,5 +17,5 @@ def usable_cores() -> int:
 
 
 def worker_count(setting: int | str) -> int:
-    """What `runtime.workers` comes to: a core each for "auto", else the number itself."""
+    """What `runtime.workers` or `runtime.threads` comes to: a core each for "auto", else the number itself."""
     return usable_cores() if setting == "auto" else int(setting)

@@ -32,11 +32,7 @@ def disk_of(path: Path) -> Path:
 
 
 def check_room(folder: Path, needed: int, purpose: str) -> None:
-    """Refuse work that needs more bytes than are free on the disk of an existing folder.
-
-    Raises:
-        PipelineError: "There is no room to" `purpose`.
-    """
+    """Raise "There is no room to `purpose`" where fewer than `needed` bytes are free on the disk of an existing folder."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise PipelineError(
@@ -138,11 +134,7 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read what `write_json` wrote.
-
-    Raises:
-        PipelineError: it is missing or broken.
-    """
+    """Read what `write_json` wrote; a PipelineError tells that it is missing or broken."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError) as error:

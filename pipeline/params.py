@@ -8,13 +8,14 @@ next. All mistakes are listed in one `PipelineError`: the key, the value and wha
 """
 
 import difflib
+import importlib
 import importlib.util
 import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML, YAMLError
 
 from pipeline.errors import PipelineError
@@ -37,6 +38,25 @@ FORMER_KEYS = {
     "unfreeze_finetune.views": "it is called augmented_copies now",
     "evaluate.confidence": "it is called confidence_level now",
 }
+
+
+def _is_in_timm_source(architecture: str) -> bool:
+    """Whether timm defines it. Importing timm to ask takes seconds, and most stages never need it."""
+    [timm] = importlib.util.find_spec("timm").submodule_search_locations  # type: ignore[union-attr, misc]
+    defined = re.compile(rf"^@register_model\s+def {re.escape(architecture)}\(", re.MULTILINE)
+    return any(defined.search(file.read_text(encoding="utf-8")) for file in Path(timm, "models").glob("*.py"))
+
+
+def _one_of(name: str, known: Collection[str]) -> str:
+    if name in known:
+        return name
+    near = difflib.get_close_matches(name, known, n=5, cutoff=0.4) or [*known][:20]
+    raise ValueError(f"there is none of this name; there are {', '.join(near)}")
+
+
+def _in_table(module: str, table: str) -> AfterValidator:
+    """A name in a table of another room, so that a new entry is one file's change; the room is imported only to check it."""
+    return AfterValidator(lambda name: _one_of(name, getattr(importlib.import_module(module), table)))
 
 
 class Section(BaseModel):
@@ -131,12 +151,11 @@ class UnfreezeFinetune(Section):
     gradient_accumulation: Count = 1
     ema_fraction: FractionOrZero = 0.05
     unfrozen_blocks: Literal["auto", "all"] | Count = "auto"
-    loss: str = "cross_entropy"
-    augmentation: str = "light"
+    loss: Annotated[str, _in_table("pipeline.training.losses", "LOSSES")] = "cross_entropy"
+    augmentation: Annotated[str, _in_table("pipeline.data.transforms", "AUGMENTATIONS")] = "light"
     augmented_copies: Literal["auto"] | Count = "auto"
     seed: Seed = 0
 
-    # The rooms own these tables, so that a new entry is one file's change.
     @field_validator("optimizer")
     @classmethod
     def _timm_has_it(cls, optimizer: str) -> str:
@@ -145,20 +164,6 @@ class UnfreezeFinetune(Section):
         from timm.optim import list_optimizers
 
         return _one_of(optimizer, [str(known) for known in list_optimizers()])
-
-    @field_validator("augmentation")
-    @classmethod
-    def _is_an_augmentation(cls, augmentation: str) -> str:
-        from pipeline.data.transforms import AUGMENTATIONS
-
-        return _one_of(augmentation, AUGMENTATIONS)
-
-    @field_validator("loss")
-    @classmethod
-    def _is_a_loss(cls, loss: str) -> str:
-        from pipeline.training.losses import LOSSES
-
-        return _one_of(loss, LOSSES)
 
 
 class Evaluate(Section):
@@ -255,17 +260,3 @@ def _explain(key: str, details: list[Any]) -> str:
         return f"{shown}: {details[0]['ctx']['error']}."
     wanted = " or ".join(detail["msg"].removeprefix("Input should be ").removeprefix("String should ") for detail in details)
     return f"{key} = {value!r}, but should be {wanted}."
-
-
-def _is_in_timm_source(architecture: str) -> bool:
-    """Whether timm defines it. Importing timm to ask takes seconds, and most stages never need it."""
-    [timm] = importlib.util.find_spec("timm").submodule_search_locations  # type: ignore[union-attr, misc]
-    defined = re.compile(rf"^@register_model\s+def {re.escape(architecture)}\(", re.MULTILINE)
-    return any(defined.search(file.read_text(encoding="utf-8")) for file in Path(timm, "models").glob("*.py"))
-
-
-def _one_of(name: str, known: Collection[str]) -> str:
-    if name in known:
-        return name
-    near = difflib.get_close_matches(name, known, n=5, cutoff=0.4) or [*known][:20]
-    raise ValueError(f"there is none of this name; there are {', '.join(near)}")

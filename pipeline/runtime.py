@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -20,7 +21,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
-from pipeline.cores import usable_cores, worker_count
+from pipeline.cores import worker_count
 from pipeline.errors import PipelineError
 from pipeline.params import Runtime
 
@@ -84,7 +85,7 @@ def resolve_runtime(runtime: Runtime) -> ResolvedRuntime:
     """
     device = resolve_device(runtime.device)
     _keep_freed_memory()
-    threads = usable_cores() if runtime.threads == "auto" else runtime.threads
+    threads = worker_count(runtime.threads)
     processes, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if processes > 1:
         device = _join(device, threads)
@@ -96,15 +97,8 @@ def resolve_runtime(runtime: Runtime) -> ResolvedRuntime:
     torch.use_deterministic_algorithms(True, warn_only=True)
     # A debugging aid that comes with it and costs a write of every new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    return ResolvedRuntime(
-        device,
-        worker_count(runtime.workers),
-        threads,
-        mixed_precision(device),
-        runtime.seconds_between_saves,
-        processes,
-        rank,
-    )
+    workers, precision = worker_count(runtime.workers), mixed_precision(device)
+    return ResolvedRuntime(device, workers, threads, precision, runtime.seconds_between_saves, processes, rank)
 
 
 def _join(device: torch.device, threads: int) -> torch.device:
@@ -194,3 +188,9 @@ def _cpu_info() -> dict[str, str]:
         return {}
     first = CPU_INFO.read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+
+
+def source_revision() -> str | None:
+    """The Git commit of the present folder, marked where files differ from it; None outside of Git."""
+    command = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=, with changes"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
