@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A run of seconds: few photos, two epochs. What it shows is that the parts fit, not what they are worth.
 SMALL = {
-    "download.drawn_photos": 240,
+    "download.drawn_photos": 160,
     "unfreeze_finetune.epochs": 2,
     "backbone.name": "test_resnet",
     "backbone.weights": "none",
