@@ -72,11 +72,11 @@ def launch(arguments: list[str], processes: int) -> None:
             raise SystemExit(128 + error.sigval) from None
 
 
-def _in_turn(failed: tuple[int, Any]) -> tuple[int, int]:
+def _in_turn(failed: tuple[int, Any]) -> tuple[int, float]:
     """The cause first: where one process dies, the others lose a connection and say so, or the launcher ends them (SIGTERM)."""
     failure = failed[1]
     if os.path.isfile(failure.error_file):
-        return 1, os.stat(failure.error_file).st_mtime_ns
+        return 1, failure.error_file_data["timestamp"]
     return (2 if failure.exitcode == -signal.SIGTERM else 0), 0
 
 
@@ -100,7 +100,7 @@ def reported_to_launcher(message: str) -> bool:
     """Leave the reason of a failure where the launcher, if there is one, looks for it; torchrun prints it too."""
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file:
-        Path(file).write_text(json.dumps({"message": message, "timestamp": int(time.time())}), encoding="utf-8")
+        Path(file).write_text(json.dumps({"message": message, "timestamp": time.time()}), encoding="utf-8")
     return bool(file)
 
 
