@@ -77,10 +77,9 @@ def linked(raw: Path, count: int, target: Path) -> Path:
 
 def measure(given: argparse.Namespace) -> None:
     """Time all sides alternately, then look at memory."""
-    from pipeline.download.archive import unpack_photos
-
     from pipeline.cores import usable_cores
     from pipeline.download.drawn import draw_petimages
+    from pipeline.download.unpack import unpack_photos
 
     with tempfile.TemporaryDirectory() as temporary:
         folder, everything = Path(temporary), Path(temporary, "everything")

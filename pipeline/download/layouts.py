@@ -12,7 +12,7 @@ import csv
 import io
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -21,13 +21,9 @@ from pipeline.errors import PipelineError
 
 PHOTO_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 SPLITS_FILE = "splits.csv"
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
+SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+SPLIT_NAMES |= dict.fromkeys(("val", "valid", "validation", "dev"), "val")
 NAMES_SHOWN = 10
-MAX_SPLITS_BYTES = 2**28
 _FLAT_NAME = re.compile(r"(cat|dog)\.(\d+\.\w+)", re.IGNORECASE)
 
 Parts = tuple[str, ...]
@@ -81,7 +77,9 @@ def place(source: Path, root: Path, files: Sequence[str], folders: Sequence[str]
     photos = [parts for parts in visible if is_photo(parts[-1])]
     layout = next((layout for layout in LAYOUTS if layout.find(photos)), None)
     if layout is None:
-        raise _unknown(source, files)
+        known = ", ".join(layout.example for layout in LAYOUTS)
+        held = first_few([repr(path) for path in files]) or "no files"
+        raise PipelineError(f"{source} holds no photos in a known layout. It holds {held}. Known layouts: {known}.")
     splits = _one_set(source, layout.find(photos))
     placed = [
         PlacedPhoto("/".join(parts), *placing, split)
@@ -113,39 +111,21 @@ def first_few(names: Sequence[str]) -> str:
 
 def split_named(name: str) -> str:
     """The split that goes by a name ("Validation" is "val"), or "" where none does."""
-    return next((split for split, names in SPLIT_NAMES.items() if name.strip().casefold() in names), "")
+    return SPLIT_NAMES.get(name.strip().casefold(), "")
 
 
-def parse_splits(text: str, source: object) -> dict[str, str]:
-    """Path -> "train", "val" or "test", from the text of a splits.csv; further columns are ignored.
-
-    Args:
-        text: what the file holds.
-        source: how to name it in errors.
-
-    Raises:
-        PipelineError: a column is missing, a split has an unknown name, or a path is listed twice.
-    """
-    rows = csv.DictReader(io.StringIO(text, newline=""))
+def _read_list(table: Path, what: str) -> dict[str, str]:
+    """Path -> "train", "val" or "test", from a splits.csv; further columns are ignored."""
+    rows = csv.DictReader(io.StringIO(table.read_text(encoding="utf-8-sig"), newline=""))
     if not {"path", "split"} <= set(rows.fieldnames or ()):
-        raise PipelineError(f"{source} needs the columns path and split, and has {', '.join(rows.fieldnames or ()) or 'none'}.")
+        raise PipelineError(f"{what} needs the columns path and split, and has {', '.join(rows.fieldnames or ()) or 'none'}.")
     splits: dict[str, str] = {}
     for row in rows:
         path, name = row["path"] or "", row["split"] or ""
-        if not (split := split_named(name)):
-            raise PipelineError(f"{source} has {path!r} in the split {name!r}: use train, val or test.")
-        if path in splits:
-            raise PipelineError(f"{source} lists {path!r} twice.")
-        splits[path] = split
+        if not split_named(name) or path in splits:
+            raise PipelineError(f"{what} has {path!r} in the split {name!r}: list a path once, as train, val or test.")
+        splits[path] = split_named(name)
     return splits
-
-
-def write_splits(raw: Path, splits: Mapping[str, str]) -> None:
-    """Write `raw`/splits.csv (path below `raw`, split), in the order of paths."""
-    with (raw / SPLITS_FILE).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("path", "split"))
-        writer.writerows(sorted(splits.items()))
 
 
 def _parts(path: str) -> Parts:
@@ -181,17 +161,18 @@ def _unique_names(placed: list[PlacedPhoto]) -> list[PlacedPhoto]:
 
 def _with_listed_splits(source: Path, root: Path, folder: Parts, placed: list[PlacedPhoto]) -> list[PlacedPhoto]:
     """Give the photos the splits of a splits.csv, which lies in the folder of the classes or in the one above."""
-    for parent in (folder, folder[:-1]):
-        tables = [path for path in root.joinpath(*parent).iterdir() if path.is_file() and path.name.casefold() == SPLITS_FILE]
-        if tables:
-            break
-    else:
+    found = [
+        (parent, path)
+        for parent in (folder, folder[:-1])
+        for path in root.joinpath(*parent).iterdir()
+        if path.is_file() and path.name.casefold() == SPLITS_FILE
+    ]
+    if not found:
         return placed
-    what = f"{source}: {tables[0].relative_to(root).as_posix()!r}"
-    if (size := tables[0].stat().st_size) > MAX_SPLITS_BYTES:
-        raise PipelineError(f"{what} is too large for a list of photos ({size:,} bytes).")
+    parent, table = found[0]
+    what = f"{source}: {table.relative_to(root).as_posix()!r}"
     with reading(what):
-        listed = parse_splits(tables[0].read_text(encoding="utf-8-sig"), what)
+        listed = _read_list(table, what)
     paths = ["/".join(_parts(photo.path)[len(parent) :]) for photo in placed]
     if missing := sorted(set(listed).difference(paths)):
         raise PipelineError(f"{what} lists {len(missing):,} files that are not there, such as {missing[0]!r}.")
@@ -226,12 +207,6 @@ def _find_class_folders(photos: Sequence[Parts]) -> set[Parts]:
 def _place_in_class_folder(parts: Parts) -> tuple[str, str] | None:
     """cats/a.jpg -> a.jpg of cats."""
     return (parts[0], parts[1]) if len(parts) == 2 else None
-
-
-def _unknown(source: Path, files: Sequence[str]) -> PipelineError:
-    known = ", ".join(layout.example for layout in LAYOUTS)
-    held = first_few([repr(path) for path in files]) or "no files"
-    return PipelineError(f"{source} holds no photos in a known layout. It holds {held}. Known layouts: {known}.")
 
 
 LAYOUTS = (  # the first that finds a folder is taken

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.download.extract import checked_parts, max_bytes, reading
+from pipeline.download.extract import checked_path, max_bytes, reading
 from pipeline.download.layouts import split_named
 from pipeline.errors import PipelineError
 from pipeline.files import check_room
@@ -53,7 +53,7 @@ def extract_parquet(files: list[Path], folder: Path) -> None:
                 left -= len(picture)
                 if left < 0:
                     raise PipelineError(f"{path} is refused as a decompression bomb: it unpacks to far more than photos do.")
-                target = folder.joinpath(splits[path] if several else "", *checked_parts(path, label))
+                target = folder.joinpath(splits[path] if several else "", checked_path(path, label))
                 target.mkdir(parents=True, exist_ok=True)
                 (target / f"{rows[splits[path]]}.jpg").write_bytes(picture)
                 rows[splits[path]] += 1
@@ -63,6 +63,7 @@ def extract_parquet(files: list[Path], folder: Path) -> None:
 def _rows(path: Path, file: Any) -> Iterator[tuple[bytes, str]]:
     """Each photo's bytes (empty where the cell is) and class, in the order of rows; `file` is a pyarrow.parquet.ParquetFile."""
     image, label, names = _columns(path, file.schema_arrow)
+    classes = dict(enumerate(names))
     batches = file.iter_batches(ROWS_AT_ONCE, columns=[f"{image}.bytes", label])
     while True:
         with reading(path):
@@ -71,24 +72,20 @@ def _rows(path: Path, file: Any) -> Iterator[tuple[bytes, str]]:
             return
         for row in batch.to_pylist():
             value = row[label]
-            known = isinstance(value, int) and 0 <= value < len(names) if names else isinstance(value, str) and value
-            if not known:
+            name = classes.get(value) if isinstance(value, int) else None if classes else value
+            if not isinstance(name, str) or not name:
                 raise PipelineError(f"{path}: the column {label!r} holds {value!r}, which is no class.")
-            yield (row[image] or {}).get("bytes") or b"", names[value] if names else value
+            yield (row[image] or {}).get("bytes") or b"", name
 
 
 def _columns(path: Path, schema: Any) -> tuple[str, str, list[str]]:
     """The columns of pictures and of classes, and the names of the classes where they are stored as numbers."""
     import pyarrow
 
-    images = [
-        column.name for column in schema if pyarrow.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0
-    ]
-    try:  # how the datasets library describes each column, where it wrote the file
+    images = [column.name for column in schema if pyarrow.types.is_struct(column.type) and "bytes" in column.type.names]
+    with reading(path):  # how the datasets library describes each column, where it wrote the file
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
         names = {name: feature["names"] for name, feature in features.items() if feature.get("_type") == "ClassLabel"}
-    except (ValueError, AttributeError, KeyError):
-        names = {}
     labels = [name for name in names or ("label", "labels") if name in schema.names]
     if len(images) != 1 or len(labels) != 1:
         raise PipelineError(

@@ -6,8 +6,9 @@ have it.
 """
 
 import hashlib
-from dataclasses import dataclass
+import re
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from pipeline.download.fetch import fetch
@@ -23,15 +24,8 @@ OFFLINE_HINT = (
 )
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where photos lie on this disk.
-
-    Attributes:
-        path: an archive, or a folder of photos or of Parquet files.
-        sha256: of the archive; None for a folder.
-        temporary: a folder to remove once the photos are unpacked.
-    """
+class Source(NamedTuple):
+    """An archive or a folder on this disk, the archive's SHA-256, and a folder to remove once the photos are unpacked."""
 
     path: Path
     sha256: str | None
@@ -81,10 +75,8 @@ def _from_address(url: str, downloads: Path, record: Path, sha256: str | None) -
     # In a folder of the address, so that a file of the same name from another one is never taken for it.
     folder = downloads / hashlib.sha256(url.encode()).hexdigest()[:16]
     target = folder / (PurePosixPath(urlsplit(url).path).name.strip(".") or "archive")
-    published = MICROSOFT_SHA256 if url == MICROSOFT_URL else None
-    recorded = _read_record(record).get(url)
-    hint = f"{_origin(record, sha256)} {OFFLINE_HINT}" if sha256 or recorded else OFFLINE_HINT
-    fetch(url, target, sha256=sha256 or recorded or published, hint=hint)
+    expected = sha256 or _read_record(record).get(url) or (MICROSOFT_SHA256 if url == MICROSOFT_URL else None)
+    fetch(url, target, sha256=expected, hint=f"{_origin(record, sha256) if expected else ''} {OFFLINE_HINT}".strip())
     found = sha256_of(target)
     _check(record, url, found, sha256)
     return Source(target, found, temporary=folder)
@@ -121,19 +113,14 @@ def _from_kaggle(record: Path, sha256: str | None) -> Source:
     try:
         import kagglehub
         from kagglehub.exceptions import UnauthenticatedError
-    except ModuleNotFoundError:
-        raise PipelineError(
-            "download.source: kaggle needs kagglehub: uv sync --extra kaggle (or pip install kagglehub)."
-        ) from None
+    except ModuleNotFoundError as error:
+        raise PipelineError("download.source: kaggle needs kagglehub: uv sync --extra kaggle") from error
     import requests
 
     try:
         archive = Path(kagglehub.competition_download(KAGGLE_COMPETITION, KAGGLE_FILE))
     except UnauthenticatedError:
-        raise PipelineError(
-            "Kaggle needs a token: make one at https://www.kaggle.com/settings/api and save it as ~/.kaggle/access_token, or "
-            "set KAGGLE_API_TOKEN."
-        ) from None
+        raise PipelineError("Set KAGGLE_API_TOKEN: Kaggle needs a token, of https://www.kaggle.com/settings/api") from None
     except requests.RequestException as error:
         raise PipelineError(f"{KAGGLE_FILE} could not be downloaded from Kaggle: {error}") from error
     except OSError as error:
@@ -150,9 +137,9 @@ def _check(record: Path, address: str, found: str, expected: str | None = None) 
     if found != wanted:
         raise PipelineError(f"{address} has the SHA-256 {found}, and {wanted} is expected. {_origin(record, expected)}")
     if entries.get(address) != found:
-        lines = [f"{value}  {key}\n" for key, value in sorted((entries | {address: found}).items())]
         record.parent.mkdir(parents=True, exist_ok=True)
         unfinished = record.with_name(f"{record.name}.part")
+        lines = (f"{value}  {key}\n" for key, value in sorted((entries | {address: found}).items()))
         unfinished.write_text("".join(lines), encoding="utf-8")
         unfinished.replace(record)
 
@@ -166,10 +153,7 @@ def _origin(record: Path, expected: str | None) -> str:
 
 def _read_record(record: Path) -> dict[str, str]:
     """Address -> SHA-256; empty where there is no record."""
-    entries = {}
-    for line in filter(None, record.read_text(encoding="utf-8").splitlines() if record.exists() else ()):
-        sha256, _, address = line.partition("  ")
-        if len(sha256) != 64 or not address:
-            raise PipelineError(f"{record} has a line that is not a SHA-256 and an address: {line!r}. Remove the line.")
-        entries[address] = sha256
-    return entries
+    lines = record.read_text(encoding="utf-8").splitlines() if record.exists() else []
+    if odd := [line for line in lines if not re.match(r"[0-9a-f]{64}  .", line)]:
+        raise PipelineError(f"{record} has a line that is not a SHA-256 and an address: {odd[0]!r}. Remove the line.")
+    return {line[66:]: line[:64] for line in lines}

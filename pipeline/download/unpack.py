@@ -7,30 +7,23 @@ import os
 import shutil
 import stat
 from collections import Counter
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
-from pipeline.download.extract import checked_parts, extract, reading, refuse_collisions, refused, room_for
-from pipeline.download.layouts import SPLITS_FILE, is_photo, place, write_splits
+from pipeline.download.extract import checked_path, extract, reading, refuse_collisions, refused
+from pipeline.download.layouts import SPLITS_FILE, is_photo, place
 from pipeline.download.parquet import extract_parquet, parquet_files
 from pipeline.errors import PipelineError
-from pipeline.files import cannot_write, check_room, recover_folder, replace_folder
+from pipeline.files import cannot_write, check_room, recover_folder, replace_folder, write_csv
 from pipeline.progress import progress
 
 PHOTOS_FOLDER = "PetImages"
 INNER_ARCHIVE = "train.zip"  # what Kaggle packs the labelled photos in, inside the zip of all files
 
 
-@dataclass(frozen=True)
-class Unpacked:
-    """What `unpack_photos` wrote.
-
-    Attributes:
-        layout: the layout of the source, by its name in `pipeline.download.layouts`.
-        classes: the number of files of each class, in the order of their names; files that are no photos are included.
-        left_out: the files of the source that belong to no class, such as a readme.
-        splits: the number of files of each predefined split; empty where the source has none.
-    """
+class Unpacked(NamedTuple):
+    """What `unpack_photos` wrote: the layout's name, files a class and files a predefined split, and the files of no class."""
 
     layout: str
     classes: dict[str, int]
@@ -77,12 +70,8 @@ def _check_apart(source: Path, destination: Path) -> None:
         raise PipelineError(f"{source} and {destination} lie one in the other: give a destination apart from the source.")
     if destination.exists() and not destination.is_dir():
         raise PipelineError(f"{destination} is a file, where a folder is to be made: move it away.")
-    ours = {PHOTOS_FOLDER, SPLITS_FILE}
-    if destination.exists() and (others := [path.name for path in destination.iterdir() if path.name not in ours]):
-        raise PipelineError(
-            f"{destination} holds other things than {PHOTOS_FOLDER} ({min(others)!r}) and would be replaced: move them "
-            "away, or give another destination."
-        )
+    if destination.exists() and (others := {path.name for path in destination.iterdir()} - {PHOTOS_FOLDER, SPLITS_FILE}):
+        raise PipelineError(f"{destination} would be replaced, and holds other things ({min(others)!r}): move them away.")
 
 
 def _extracted(source: Path, folder: Path) -> Path:
@@ -94,13 +83,14 @@ def _extracted(source: Path, folder: Path) -> Path:
         return folder
     if source.is_dir():
         return source
-    extract(source, folder / source.name)
-    files = [path for path in (folder / source.name).rglob("*") if path.is_file()]
+    whole = folder / source.name
+    extract(source, whole)
+    files = [path for path in whole.rglob("*") if path.is_file()]
     inner = [path for path in files if path.name == INNER_ARCHIVE]
     if len(inner) != 1 or any(is_photo(path.name) for path in files):
-        return folder / source.name
-    extract(inner[0], folder / f"{source.name}.inner")
-    return folder / f"{source.name}.inner"
+        return whole
+    extract(inner[0], folder / "inner")
+    return folder / "inner"
 
 
 def _place(source: Path, folder: Path, fresh: Path) -> Unpacked:
@@ -112,13 +102,15 @@ def _place(source: Path, folder: Path, fresh: Path) -> Unpacked:
     for label in {photo.label for photo in placed}:
         (fresh / PHOTOS_FOLDER / label).mkdir(parents=True)
     if folder == source:
-        check_room(fresh, room_for((folder / path).stat().st_size for path in targets), f"unpack {source}")
+        check_room(fresh, sum((folder / path).stat().st_size for path in targets), f"unpack {source}")
     with progress("copying" if folder == source else "sorting", total=len(targets), unit="files") as advance:
         for path, target in targets.items():
             (_copy if folder == source else os.replace)(folder / path, fresh / target)
             advance(1)
-    if splits := {targets[photo.path]: photo.split for photo in placed if photo.split}:
-        write_splits(fresh, splits)
+    splits = {targets[photo.path]: photo.split for photo in placed if photo.split}
+    if splits:
+        rows = [{"path": path, "split": split} for path, split in sorted(splits.items())]
+        write_csv(fresh / SPLITS_FILE, rows)
     return Unpacked(
         layout=layout,
         classes=dict(sorted(Counter(photo.label for photo in placed).items())),
@@ -143,12 +135,11 @@ def _listed(source: Path, folder: Path) -> tuple[list[str], list[str]]:
     files: list[str] = []
     folders: list[str] = []
     with reading(source):
-        for parent, below, names in os.walk(folder, onerror=fail):
-            below.sort()
-            for path in map(Path(parent).joinpath, (*below, *sorted(names))):
-                name, mode = path.relative_to(folder).as_posix(), path.lstat().st_mode
-                checked_parts(source, name)
-                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                    raise refused(source, name, "is a link or a device")
-                (folders if stat.S_ISDIR(mode) else files).append(name)
+        below = (Path(parent, name) for parent, *names in os.walk(folder, onerror=fail) for name in chain(*names))
+        for path in sorted(below):
+            name, mode = path.relative_to(folder).as_posix(), path.lstat().st_mode
+            checked_path(source, name)
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise refused(source, name, "is a link or a device")
+            (folders if stat.S_ISDIR(mode) else files).append(name)
     return files, folders

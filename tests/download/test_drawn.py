@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.thumbnail_baseline import MODELS, cross_validated_accuracy, read_thumbnails
-from pipeline.download.drawn import DEFECTS, FOLDERS, OTHER_KINDS, defects, draw_petimages, draw_photo, photo_file, random_of
+from pipeline.download.drawn import DEFECTS, FOLDERS, defects, draw_petimages, draw_photo, photo_file, random_of
 from pipeline.errors import PipelineError
 
 SEED = 3
@@ -79,7 +79,6 @@ def test_a_file_depends_on_seed_class_and_index() -> None:
     "environment",
     [
         "OPENBLAS_CORETYPE=Haswell ONEDNN_MAX_CPU_ISA=AVX2 NPY_DISABLE_CPU_FEATURES=AVX512F",
-        "OPENBLAS_CORETYPE=SkylakeX ONEDNN_MAX_CPU_ISA=AVX512_CORE JSIMD_FORCENONE=1",
         "OPENBLAS_CORETYPE=Prescott ONEDNN_MAX_CPU_ISA=SSE41 NPY_DISABLE_CPU_FEATURES=AVX2,FMA3 JSIMD_FORCESSE2=1",
         "OPENBLAS_CORETYPE=Zen GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX2,-FMA,-FMA4,-AVX512F PYTHONHASHSEED=7",
     ],
@@ -116,15 +115,6 @@ def test_orientation_turns_the_photo_upright(drawn: Path, defect: str) -> None:
         turned = cv2.imread(str(path), cv2.IMREAD_COLOR)  # which follows the orientation
         assert turned is not None
         assert np.abs(turned.astype(float) - upright).mean() < 10
-
-
-@pytest.mark.parametrize("kind", ["cat", "dog", *OTHER_KINDS])
-def test_every_kind_can_be_drawn(kind: str) -> None:
-    photo = draw_photo(kind, Random(5))
-    assert photo.mode == "RGB"
-    assert np.asarray(photo).std() > 5
-    assert photo == draw_photo(kind, Random(5))
-    assert photo != draw_photo(kind, Random(6))
 
 
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_a_file_of_the_same_name_from_another_address_is_not_taken_for_it(
 ) -> None:
     files, address = server
     files["/a/photos.zip"] = b"<html>no archive</html>"
-    assert "looks like an HTML page" in download(f"{address}/a/photos.zip", fails=True)
+    assert "begins with b'<html>" in download(f"{address}/a/photos.zip", fails=True)
     files["/b/photos.zip"] = cat_and_dog(b"two")
     download(f"{address}/b/photos.zip")
     assert photos_of(project)["Dog/0.jpg"] == b"two"
@@ -227,7 +227,6 @@ def test_photos_from_the_hub(hub: tuple[MisbehavingServer, dict[str, str]], proj
     ("path", "content", "message"),
     [
         (f"/api/datasets/{HUB_DATASET}", b"<html>log in first</html>", "JSON"),
-        (f"/api/datasets/{HUB_DATASET}", b"{}", "KeyError('id')"),
         (f"/api/datasets/{HUB_DATASET}", b'{"id": "", "sha": "%s"}' % (b"a" * 40), "has no Parquet files at its commit aaaa"),
     ],
 )
@@ -281,7 +280,7 @@ def test_kaggles_whole_download_holds_the_photos_in_a_zip_inside(project: Path, 
 
 def test_a_damaged_zip_inside(download: Download) -> None:
     Path("dogs-vs-cats.zip").write_bytes(packed({"train.zip": b"PK\x03\x04 and no more"}))
-    assert "dogs-vs-cats.zip/train.zip is damaged" in download("dogs-vs-cats.zip", fails=True)
+    assert "train.zip is damaged" in download("dogs-vs-cats.zip", fails=True)
     assert os.listdir("data") == []
 
 
