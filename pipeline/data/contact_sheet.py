@@ -8,29 +8,21 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-TILE, CAPTION, MARGIN, COLUMNS = 176, 38, 12, 6
+TILE, CAPTION, MARGIN, TOP, COLUMNS = 176, 38, 12, 48, 6
 INK, PAPER = (32, 32, 32), (255, 255, 255)
 
 
 def contact_sheet(photos: Sequence[tuple[Path, str]], path: Path, *, title: str) -> None:
-    """Write a PNG of the photos in rows of six.
-
-    Args:
-        photos: file and caption of each; a caption may have two lines.
-        path: of the PNG; its folder is made where missing.
-        title: stands above.
-    """
+    """Write a PNG of stored photos in rows of six, each with its caption of one or two lines."""
     rows = max(-(-len(photos) // COLUMNS), 1)
-    width = COLUMNS * (TILE + MARGIN) + MARGIN
-    top = 48
-    sheet = Image.new("RGB", (width, top + rows * (TILE + CAPTION + MARGIN)), PAPER)
+    sheet = Image.new("RGB", (COLUMNS * (TILE + MARGIN) + MARGIN, TOP + rows * (TILE + CAPTION + MARGIN)), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, 14), title, INK, font=ImageFont.load_default(20))
     for number, (file, caption) in enumerate(photos):
         row, column = divmod(number, COLUMNS)
-        x, y = MARGIN + column * (TILE + MARGIN), top + row * (TILE + CAPTION + MARGIN)
+        x, y = MARGIN + column * (TILE + MARGIN), TOP + row * (TILE + CAPTION + MARGIN)
         with Image.open(file) as photo:
-            sheet.paste(ImageOps.fit(ImageOps.exif_transpose(photo).convert("RGB"), (TILE, TILE)), (x, y))
+            sheet.paste(ImageOps.fit(photo.convert("RGB"), (TILE, TILE)), (x, y))
         draw.multiline_text((x, y + TILE + 3), caption, INK, font=ImageFont.load_default(13), spacing=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -99,12 +99,12 @@ def load_batches(
     Raises:
         PipelineError: a stored photo cannot be decoded any more.
     """
-    dataset = _Dataset(photos, transform)
+    dataset = _Batches(photos, transform, list(batches))
     if by_processes and workers:
         return iter(
             DataLoader(
                 dataset,
-                batch_sampler=list(batches),  # type: ignore[arg-type]
+                batch_size=None,  # an item is a batch
                 num_workers=workers,
                 pin_memory=pinned,
                 worker_init_fn=_one_thread,
@@ -113,43 +113,48 @@ def load_batches(
             )
         )
 
-    def load(places: Sequence[int]) -> Batch:
-        pixels = torch.from_numpy(np.stack([dataset.pixels(place) for place in places]))
-        return pixels.pin_memory() if pinned else pixels, photos.labels[list(places)]
+    def load(number: int) -> Batch:
+        pixels, labels = dataset[number]
+        return pixels.pin_memory() if pinned else pixels, labels
 
     if workers == 0:
-        return map(load, batches)
-    # A new thread takes a GPU of its own choice to pin memory for.
-    same_device = partial(torch.cuda.set_device, torch.cuda.current_device()) if pinned else None
-    return _by_threads(load, batches, ThreadPoolExecutor(workers, "decoding", same_device), ahead=BATCHES_AHEAD * workers)
+        return map(load, range(len(dataset)))
+    return _by_threads(load, len(dataset), workers, pinned=pinned)
 
 
-class _Dataset(Dataset[tuple[np.ndarray, Tensor]]):
-    def __init__(self, photos: Photos, transform: Transform) -> None:
-        self._photos, self._transform = photos, transform
+@dataclass(frozen=True)
+class _Batches(Dataset[Batch]):
+    photos: Photos
+    transform: Transform
+    places: Sequence[Sequence[int]]
 
-    def pixels(self, place: int) -> np.ndarray:
-        path = self._photos.paths[place]
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, number: int) -> Batch:
+        places = self.places[number]
+        return torch.from_numpy(np.stack([self._pixels(place) for place in places])), self.photos.labels[list(places)]
+
+    def _pixels(self, place: int) -> np.ndarray:
+        path = self.photos.paths[place]
         try:
             with Image.open(path) as image:
                 rgb = image.convert("RGB")
         except OSError:
             raise PipelineError(f"{path} cannot be decoded. Store the photos anew with: dvc repro --force preprocess") from None
-        return self._transform(rgb, self._photos.ids[place])
-
-    def __getitem__(self, place: int) -> tuple[np.ndarray, Tensor]:
-        return self.pixels(place), self._photos.labels[place]
+        return self.transform(rgb, self.photos.ids[place])
 
 
-def _by_threads(
-    load: Callable[[Sequence[int]], Batch], batches: Iterable[Sequence[int]], pool: ThreadPoolExecutor, *, ahead: int
-) -> Iterator[Batch]:
+def _by_threads(load: Callable[[int], Batch], count: int, workers: int, *, pinned: bool) -> Iterator[Batch]:
     """The batches in order, each made whole by one thread, so many of them ahead."""
+    # A new thread takes a GPU of its own choice to pin memory for.
+    same_device = partial(torch.cuda.set_device, torch.cuda.current_device()) if pinned else None
+    pool = ThreadPoolExecutor(workers, "decoding", same_device)
     under_way: deque[Future[Batch]] = deque()
     try:
-        for places in batches:
-            under_way.append(pool.submit(load, places))
-            if len(under_way) > ahead:
+        for number in range(count):
+            under_way.append(pool.submit(load, number))
+            if len(under_way) > BATCHES_AHEAD * workers:
                 yield under_way.popleft().result()
         while under_way:
             yield under_way.popleft().result()
@@ -157,6 +162,6 @@ def _by_threads(
         pool.shutdown(cancel_futures=True)
 
 
-def _one_thread(worker: int) -> Any:
+def _one_thread(worker: int) -> None:
     """Workers run beside each other and beside the training: more threads each would only contend."""
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Decoding: the bytes of one photo file to upright RGB pixels, or the reason why not. Training and prediction share it.
+"""Decoding: the bytes of one photo file to an upright RGB image, or the reason why not. Training and prediction share it.
 
 * The content decides, not the extension: JPEG, MPO, PNG, WEBP, GIF, BMP and TIFF are read, nothing else.
 * The EXIF orientation is applied. Transparency is laid over white. The first frame stands for an animation.
@@ -6,24 +6,16 @@
   and Lab pixels have no agreed range and are refused.
 * A file that ends early is refused, also where libjpeg would fill the rest with grey.
 * No file may hold more than `MAX_PIXELS` pixels.
-
-Pillow decodes. Ordinary JPEGs go to OpenCV, which takes a third less time for the same pixels (both call libjpeg-turbo;
-`python -m tests.preprocess.mutate` compares them).
 """
 
 import io
 import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-
-# Workers are forked, and a forked OpenCV would wait for ever for its parent's threads.
-cv2.setNumThreads(0)
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # MPO is a JPEG with further pictures behind it
 MAX_FILE_BYTES = 512 * 2**20
@@ -40,56 +32,51 @@ TRANSPOSITIONS = {
 }
 CONVERTED = {"CMYK": "CMYK converted", "YCbCr": "YCbCr converted", "P": "palette expanded", "RGBX": "padding dropped"}
 CORNER = 8  # pixels a side of what a JPEG ends with: one block
-SCAN_END = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # in coded JPEG data 0xff is followed by 0, by a restart or by 0xff
+SCAN_END = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # in coded data 0xff is followed by 0, a restart or 0xff
 
 
 class Refused(Exception):
     """The file is not a usable photo; `str(error)` is the reason, with details only after a colon."""
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """One decoded photo.
+class Decoded(NamedTuple):
+    """One decoded photo."""
 
-    Attributes:
-        pixels: upright RGB, (height, width, 3) uint8, contiguous.
-        format: one of `FORMATS` or "MPO".
-        mode: Pillow's name of the file's pixel format ("RGB", "L", "CMYK" ...).
-        orientation: the EXIF orientation of the file, 1 to 8.
-        notes: what was repaired or converted; empty for an ordinary photo.
-    """
-
-    pixels: np.ndarray
-    format: str
-    mode: str
-    orientation: int
-    notes: tuple[str, ...]
+    image: Image.Image  # RGB, upright, without metadata
+    format: str  # one of `FORMATS` or "MPO"
+    mode: str  # Pillow's name of the file's pixel format ("RGB", "L", "CMYK" ...)
+    orientation: int  # EXIF orientation of the file, 1 to 8
+    notes: tuple[str, ...]  # what was repaired or converted; empty for an ordinary photo
 
 
-def decode(data: bytes, *, note_warnings: bool = True) -> Decoded:
-    """Decode one photo.
-
-    Args:
-        data: the file's bytes.
-        note_warnings: add the decoder's warnings to the notes. Not for threads, which share Python's warning filters.
+def decode(data: bytes) -> Decoded:
+    """Decode one photo from the file's bytes.
 
     Raises:
         Refused: whatever is wrong with the bytes.
         MemoryError: the pixels do not fit into memory.
     """
+    if not data:
+        raise Refused("empty file")
+    notes: list[str] = []
     with _refusing():
-        if not note_warnings:
-            return _decode(data)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            decoded = _decode(data)
-    notes = [*decoded.notes, *(f"decoder warning: {plain(str(warning.message))}" for warning in caught)]
-    return replace(decoded, notes=tuple(dict.fromkeys(notes)))
-
-
-def pixels(data: bytes) -> Image.Image:
-    """The image of `decode` alone, also for threads. Raises as `decode` does."""
-    return Image.fromarray(decode(data, note_warnings=False).pixels)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check_size(image)
+        format_name, mode = str(image.format), image.mode
+        if format_name != "MPO" and getattr(image, "is_animated", False):
+            notes.append("first frame of several")
+        # Pillow turns a TIFF upright while it loads. Elsewhere EXIF may stand behind the pixels, so it is read later.
+        turned = _orientation(image) if format_name == "TIFF" else 1
+        image.load()
+        if format_name in ("JPEG", "MPO"):
+            notes += _check_jpeg(data, image)
+        remaining = _orientation(image)
+        rgb = _upright(_to_rgb(image, notes), remaining)
+    rgb.info = {}  # a comment would be stored with the photo
+    orientation = max(turned, remaining)
+    if orientation != 1:
+        notes.append("EXIF orientation applied")
+    return Decoded(rgb, format_name, mode, orientation, tuple(notes))
 
 
 def pixels_of(image: Image.Image) -> Image.Image:
@@ -112,59 +99,15 @@ def _refusing() -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise Refused("too many pixels") from error
     except Exception as error:  # a decoder fed with broken bytes raises almost anything
-        raise Refused(_reason(error)) from error
+        message = plain(str(error))
+        kind = "truncated:" if "truncated" in message.lower() else f"does not decode: {type(error).__name__}"
+        raise Refused(f"{kind} {message}".rstrip()) from error
 
 
 def plain(message: str) -> str:
     """A message as one printable line of at most 160 characters, without the separators that reasons use."""
     line = re.sub(r"[^ -~]+|;|\s+", " ", re.sub(r"0x[0-9a-f]{6,}", "", message))
     return " ".join(line.split())[:160]
-
-
-def _reason(error: Exception) -> str:
-    message = plain(str(error))
-    if "truncated" in message.lower():
-        return f"truncated: {message}"
-    return f"does not decode: {type(error).__name__} {message}".rstrip()
-
-
-def _decode(data: bytes) -> Decoded:
-    if not data:
-        raise Refused("empty file")
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
-    _check_size(image)
-    format_name, mode, notes = str(image.format), image.mode, list[str]()
-    if format_name == "JPEG" and (pixels := _ordinary_jpeg(data, image)) is not None:
-        return Decoded(pixels, format_name, mode, 1, ())
-    if format_name != "MPO" and getattr(image, "is_animated", False):
-        notes.append("first frame of several")
-    # Pillow turns a TIFF upright while it loads. Elsewhere EXIF may stand behind the pixels, so it is read later.
-    turned = _orientation(image) if format_name == "TIFF" else 1
-    image.load()
-    if format_name in ("JPEG", "MPO"):
-        _check_jpeg(data, image, notes, single=format_name == "JPEG")
-    remaining = _orientation(image)
-    rgb = _upright(_to_rgb(image, notes), remaining)
-    orientation = max(turned, remaining)
-    if orientation != 1:
-        notes.append("EXIF orientation applied")
-    return Decoded(np.ascontiguousarray(rgb), format_name, mode, orientation, tuple(notes))
-
-
-def _ordinary_jpeg(data: bytes, image: Image.Image) -> np.ndarray | None:
-    """The pixels of an upright RGB or grey JPEG in good order; None for any other file."""
-    if image.mode not in ("RGB", "L") or _orientation(image) != 1:
-        return None
-    _, end, stray = _walk_jpeg(data)
-    if end != len(data) or stray:
-        return None
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:  # out of memory: Pillow then raises MemoryError
-        return None
-    if pixels is None or pixels.shape[1::-1] != image.size or _is_filling(pixels[-CORNER:, -CORNER:].tobytes()):
-        return None
-    return pixels
 
 
 def _check_size(image: Image.Image) -> None:
@@ -203,18 +146,19 @@ def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
     return image.convert("RGB")
 
 
-def _check_jpeg(data: bytes, image: Image.Image, notes: list[str], *, single: bool) -> None:
-    """Refuse a JPEG that ends early (libjpeg fills the rest with grey, and Pillow hides its warning); note stray bytes."""
+def _check_jpeg(data: bytes, image: Image.Image) -> list[str]:
+    """Refuse a JPEG that ends early (libjpeg fills the rest with grey, and Pillow hides its warning); returns notes."""
     scan_end, end, stray = _walk_jpeg(data)
     if end is None:
         raise Refused("truncated: no end marker")
-    left, top = max(0, image.width - CORNER), max(0, image.height - CORNER)
-    if _is_filling(image.crop((left, top, *image.size)).tobytes()) and _wants_more(data, scan_end, image):
+    corner = image.crop((max(0, image.width - CORNER), max(0, image.height - CORNER), *image.size))
+    is_filling = set(corner.tobytes()) <= {127, 128}  # all coefficients are zero (127 where CMYK is inverted)
+    if is_filling and _wants_more(data, scan_end, image):
         raise Refused("truncated: the coded data end before the picture does")
-    if stray:
-        notes.append("stray bytes between segments")
-    if single and end < len(data):
+    notes = ["stray bytes between segments"] if stray else []
+    if image.format == "JPEG" and end < len(data):
         notes.append("bytes after the end marker")
+    return notes
 
 
 def _walk_jpeg(data: bytes) -> tuple[int, int | None, bool]:
@@ -242,11 +186,6 @@ def _walk_jpeg(data: bytes) -> tuple[int, int | None, bool]:
 def _next_marker(data: bytes, start: int) -> int:
     found = SCAN_END.search(data, start)
     return found.start() if found else len(data)
-
-
-def _is_filling(corner: bytes) -> bool:
-    """Whether the last pixels are all the grey of coefficients that are zero (127 where CMYK is inverted)."""
-    return set(corner) <= {127, 128}
 
 
 def _wants_more(data: bytes, scan_end: int, image: Image.Image) -> bool:

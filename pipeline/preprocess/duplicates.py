@@ -16,7 +16,6 @@ MAX_HAMMING_DISTANCE = 8  # of 64 bits: another size or compression changes 0 to
 MAX_MEAN_DIFFERENCE = 8.0  # of 0..255, between thumbnails: pairs of different pictures with close hashes lie above 15
 LUMA = np.array([299, 587, 114]) / 1000
 DISTANCES_PER_BLOCK = 100_000  # 0.8 MB at a time, which a cache holds
-PICTURES_PER_BLOCK = 4096
 
 
 def group_duplicates(manifest: pd.DataFrame) -> pd.DataFrame:
@@ -39,7 +38,12 @@ def group_duplicates(manifest: pd.DataFrame) -> pd.DataFrame:
     component = connected_components(graph, directed=False)[1][picture]
     groups = usable["sha256"].groupby(component).transform("min")
     grouped = manifest.drop(columns="thumbnail").assign(group=groups.reindex(manifest.index, fill_value=""))
-    return _refuse_contradictions(grouped)
+    labels = usable.groupby(component)["class"].transform("nunique")
+    for _, members in usable[labels > 1].groupby(groups):
+        for index, label in members["class"].items():
+            other = members.loc[members["class"] != label, "id"].min()
+            grouped.loc[index, ["status", "reason"]] = ["refused", f"label contradicts its duplicate: {other}"]
+    return grouped
 
 
 def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
@@ -56,30 +60,12 @@ def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
 
 def close_pairs(thumbnails: np.ndarray) -> np.ndarray:
     """Index pairs (m, 2), first below second, of thumbnails (n, side, side, 3) that look alike; compares all, in blocks."""
-    starts = range(0, len(thumbnails), PICTURES_PER_BLOCK)
-    blocks = [perceptual_hashes(thumbnails[start : start + PICTURES_PER_BLOCK]) for start in starts]
-    hashes = np.concatenate([np.empty(0, np.uint64), *blocks])
+    hashes = perceptual_hashes(thumbnails)
     found = [np.empty((0, 2), dtype=np.intp)]
     rows = max(1, DISTANCES_PER_BLOCK // max(1, len(hashes)))
     for start in range(0, len(hashes), rows):
         differing = np.bitwise_count(hashes[start : start + rows, None] ^ hashes[None, start:])
         pairs = np.argwhere(np.triu(differing <= MAX_HAMMING_DISTANCE, k=1)) + start
-        found += [
-            block[_look_alike(thumbnails, block)]
-            for block in np.split(pairs, range(PICTURES_PER_BLOCK, len(pairs), PICTURES_PER_BLOCK))
-        ]
+        first, second = thumbnails[pairs.T].astype(np.int16)
+        found.append(pairs[np.abs(first - second).mean(axis=(1, 2, 3)) <= MAX_MEAN_DIFFERENCE])
     return np.concatenate(found)
-
-
-def _look_alike(thumbnails: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    first, second = thumbnails[pairs.T].astype(np.int16)
-    return np.abs(first - second).mean(axis=(1, 2, 3)) <= MAX_MEAN_DIFFERENCE
-
-
-def _refuse_contradictions(grouped: pd.DataFrame) -> pd.DataFrame:
-    in_group = grouped[grouped["group"] != ""].groupby("group")
-    for _, members in grouped[in_group["class"].transform("nunique").reindex(grouped.index, fill_value=1) > 1].groupby("group"):
-        for index, label in members["class"].items():
-            other = members.loc[members["class"] != label, "id"].min()
-            grouped.loc[index, ["status", "reason"]] = ["refused", f"label contradicts its duplicate: {other}"]
-    return grouped

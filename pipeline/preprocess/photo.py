@@ -7,13 +7,13 @@ This is what worker processes run, so it imports neither pandas nor torch. Predi
 import hashlib
 import io
 import os
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from PIL import Image
 
-from pipeline.preprocess.decode import MAX_FILE_BYTES, Decoded, Refused, decode
+from pipeline.preprocess.decode import MAX_FILE_BYTES, Decoded, Refused, decode, plain
 
 Row = dict[str, str | int | bytes]
 
@@ -23,25 +23,15 @@ THUMBNAIL_SIDE = 16
 
 
 class Task(NamedTuple):
-    """One file to examine.
-
-    Attributes:
-        source: the file.
-        stored: where its stored photo goes; the folder exists.
-        id: name of the photo, unique in the manifest.
-        path: the file's path below the raw folder, printable.
-        label: the class, lower-case.
-        size: in bytes, when it was listed.
-        stored_size: upper bound of the stored photo's shorter side, in pixels.
-    """
+    """One file to examine."""
 
     source: str | os.PathLike[str]
-    stored: str | os.PathLike[str]
-    id: str
-    path: str
-    label: str
-    size: int
-    stored_size: int
+    stored: str  # where its stored photo goes; the folder exists
+    id: str  # unique in the manifest
+    path: str  # below the raw folder, printable
+    label: str  # class, lower-case
+    size: int  # bytes, when it was listed
+    stored_size: int  # upper bound of the stored photo's shorter side, in pixels
 
 
 def refused_row(task: Task, reason: str) -> Row:
@@ -60,52 +50,48 @@ def examine(task: Task) -> Row:
     """
     row = refused_row(task, "")
     try:
-        data = _read(task, row)
-        decoded = decode(data)
-        stored_pixels, stored = stored_photo(data, decoded, task.stored_size)
+        data = _read(task)
+        row["sha256"] = hashlib.sha256(data).hexdigest()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            decoded = decode(data)
+        stored = stored_jpeg(data, decoded, task.stored_size)
     except Refused as error:
         return row | {"reason": str(error)}
     Path(task.stored).write_bytes(stored)
-    (height, width, _), (stored_height, stored_width, _) = decoded.pixels.shape, stored_pixels.shape
-    row |= {"status": "repaired" if decoded.notes else "kept", "reason": "; ".join(decoded.notes)}
-    row |= {
-        "format": decoded.format,
-        "mode": decoded.mode,
-        "width": width,
-        "height": height,
-        "orientation": decoded.orientation,
-    }
-    row |= {"stored_width": stored_width, "stored_height": stored_height, "stored_bytes": len(stored)}
-    return row | {"pixel_hash": pixel_hash(decoded.pixels), "thumbnail": thumbnail(decoded.pixels)}
+    notes = dict.fromkeys([*decoded.notes, *(f"decoder warning: {plain(str(warning.message))}" for warning in caught)])
+    row |= {"status": "repaired" if notes else "kept", "reason": "; ".join(notes)}
+    row |= {"format": decoded.format, "mode": decoded.mode, "orientation": decoded.orientation}
+    row["width"], row["height"] = decoded.image.size
+    row["stored_width"], row["stored_height"] = decoded.image.size if stored is data else Image.open(io.BytesIO(stored)).size
+    row["stored_bytes"] = len(stored)
+    return row | {"pixel_hash": pixel_hash(decoded.image), "thumbnail": thumbnail(decoded.image)}
 
 
-def _read(task: Task, row: Row) -> bytes:
+def _read(task: Task) -> bytes:
+    if task.size > MAX_FILE_BYTES:
+        raise Refused("file too large")
     try:
         with open(task.source, "rb") as file:
-            if task.size > MAX_FILE_BYTES:
-                raise Refused("file too large")
-            data = file.read()
+            return file.read()
     except OSError as error:
         raise Refused(f"cannot be read: {error.strerror}") from error
-    row["sha256"] = hashlib.sha256(data).hexdigest()
-    return data
 
 
-def stored_photo(data: bytes, decoded: Decoded, stored_size: int) -> tuple[np.ndarray, bytes]:
-    """The photo as it is stored: its pixels, (height, width, 3) uint8 before encoding, and its JPEG bytes.
+def stored_jpeg(data: bytes, decoded: Decoded, stored_size: int) -> bytes:
+    """The photo as it is stored: the bytes of a JPEG whose shorter side is at most `stored_size` pixels, in the same aspect.
 
-    The shorter side is at most `stored_size` pixels; the aspect is kept. An upright RGB or grey JPEG that is small enough is
-    stored byte for byte, because encoding again would lose detail. Everything else is encoded at quality 95 with full colour
-    resolution. Shrinking uses Lanczos, which keeps more fine detail (fur, whiskers) than averaging and does not alias.
+    An upright RGB or grey JPEG that is small enough is stored byte for byte, because encoding again would lose detail.
+    Everything else is encoded at quality 95 with full colour resolution. Shrinking uses Lanczos, which keeps more fine
+    detail (fur, whiskers) than averaging and does not alias.
 
     Raises:
         Refused: it is longer than a JPEG can be.
     """
-    fits = min(decoded.pixels.shape[:2]) <= stored_size
+    fits = min(decoded.image.size) <= stored_size
     if fits and decoded.format == "JPEG" and decoded.mode in ("RGB", "L") and decoded.orientation == 1:
-        return decoded.pixels, data
-    image, jpeg = _encoded(Image.fromarray(decoded.pixels), stored_size)
-    return np.asarray(image), jpeg
+        return data
+    return _encoded(decoded.image, stored_size)
 
 
 def read_as_stored(data: bytes, stored_size: int) -> Image.Image:
@@ -115,9 +101,9 @@ def read_as_stored(data: bytes, stored_size: int) -> Image.Image:
         Refused: it cannot be decoded or stored.
         MemoryError: the pixels do not fit into memory.
     """
-    decoded = decode(data, note_warnings=False)
-    stored_pixels, jpeg = stored_photo(data, decoded, stored_size)
-    return Image.fromarray(stored_pixels) if jpeg is data else _read_back(jpeg)
+    decoded = decode(data)
+    jpeg = stored_jpeg(data, decoded, stored_size)
+    return decoded.image if jpeg is data else _read_back(jpeg)
 
 
 def as_stored(image: Image.Image, stored_size: int) -> Image.Image:
@@ -126,11 +112,11 @@ def as_stored(image: Image.Image, stored_size: int) -> Image.Image:
     Raises:
         Refused: it is longer than a JPEG can be.
     """
-    return image if min(image.size) <= stored_size else _read_back(_encoded(image, stored_size)[1])
+    return image if min(image.size) <= stored_size else _read_back(_encoded(image, stored_size))
 
 
-def _encoded(image: Image.Image, stored_size: int) -> tuple[Image.Image, bytes]:
-    """The image, shrunk where its shorter side is above `stored_size`, and its JPEG bytes."""
+def _encoded(image: Image.Image, stored_size: int) -> bytes:
+    """JPEG bytes of the image, shrunk where its shorter side is above `stored_size`."""
     scale = stored_size / min(image.size)
     if scale < 1:
         size = (max(stored_size, round(image.width * scale)), max(stored_size, round(image.height * scale)))
@@ -139,7 +125,7 @@ def _encoded(image: Image.Image, stored_size: int) -> tuple[Image.Image, bytes]:
         raise Refused("too long and thin to store")
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=95, subsampling="4:4:4")
-    return image, buffer.getvalue()
+    return buffer.getvalue()
 
 
 def _read_back(jpeg: bytes) -> Image.Image:
@@ -147,14 +133,13 @@ def _read_back(jpeg: bytes) -> Image.Image:
         return image.convert("RGB")
 
 
-def pixel_hash(pixels: np.ndarray) -> str:
-    """SHA-256 (64 hex digits) of the size and the RGB pixels (height, width, 3): equal for equal pixels, whatever the file."""
-    digest = hashlib.sha256(f"{pixels.shape[1]}x{pixels.shape[0]}:".encode())
-    digest.update(pixels.data)
+def pixel_hash(image: Image.Image) -> str:
+    """SHA-256 (64 hex digits) of an RGB image's size and pixels: equal for equal pixels, whatever the file."""
+    digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
+    digest.update(image.tobytes())
     return digest.hexdigest()
 
 
-def thumbnail(pixels: np.ndarray) -> bytes:
-    """RGB pixels (height, width, 3) averaged down to `THUMBNAIL_SIDE`², in whole numbers, which all processors do alike."""
-    size = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-    return Image.fromarray(pixels).resize(size, Image.Resampling.BOX, reducing_gap=2.0).tobytes()
+def thumbnail(image: Image.Image) -> bytes:
+    """An RGB image averaged down to `THUMBNAIL_SIDE`² pixels, in whole numbers, which all processors do alike."""
+    return image.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX, reducing_gap=2.0).tobytes()

@@ -55,10 +55,9 @@ def assign_splits(
     given = _given(usable, predefined) if predefined else pd.Series("train", index=usable.index)
     missing = [split for split in SPLITS[1:] if split not in set(given)]
     drawn = {split: fractions[split] for split in ("train", *missing)}
-    shared = usable[given == "train"]
-    _check_classes(manifest, shared, given, drawn)
+    _check_classes(manifest, given, drawn)
     splits = given.reindex(manifest.index, fill_value="").rename("split")
-    for _, photos in shared.groupby("class"):
+    for _, photos in usable[given == "train"].groupby("class"):
         splits[photos.index] = _draw(photos, drawn, seed)
     return splits
 
@@ -86,41 +85,29 @@ def refuse_copies_across(manifest: pd.DataFrame, predefined: Mapping[str, str]) 
 def _given(usable: pd.DataFrame, predefined: Mapping[str, str]) -> pd.Series:
     """The predefined split of each usable row."""
     given = usable["path"].map(predefined)
-    nowhere = usable["path"][given.isna()]
-    if len(nowhere):
-        raise PipelineError(
-            f"The splits that these photos come with leave out {len(nowhere):,} of them, such as {nowhere.min()}. List every "
-            "photo, or take the list of splits away."
-        )
+    if given.isna().any():
+        raise PipelineError(f"The splits that these photos come with leave out {usable['path'][given.isna()].min()}. List it.")
     return given.astype(str)
 
 
-def _check_classes(manifest: pd.DataFrame, shared: pd.DataFrame, given: pd.Series, drawn: Collection[str]) -> None:
-    """Every class must have photos in each predefined split, and as many groups to share out as there are splits to draw."""
+def _check_classes(manifest: pd.DataFrame, given: pd.Series, drawn: Collection[str]) -> None:
+    """Every class must have a photo in each predefined split, and as many groups in train as there are splits to draw."""
     if "train" not in set(given):
         raise PipelineError("The splits that these photos come with have no train: there is nothing to learn from.")
-    classes = sorted(manifest["class"].unique())
-    groups = shared.groupby("class")["group"].nunique().reindex(classes, fill_value=0)
-    for name in groups.index[groups < len(drawn)]:
-        raise PipelineError(
-            f"Class {name} has {groups[name]} different photos to share out (copies of a photo count once), and one each is "
-            f"needed for {', '.join(drawn)}. {_refused(manifest, name)}Add photos of it, or remove its folder from the source."
-        )
-    counts = pd.crosstab(manifest["class"].reindex(given.index), given)
-    for split in counts.columns:
-        for name in set(classes) - set(counts.index[counts[split] > 0]):
+    for name, rows in manifest.groupby("class"):
+        refused = rows.loc[rows["status"] == "refused", "reason"].str.split(": ").str[0].value_counts()
+        why = "".join(f" {count:,} of its files were refused: {reason}." for reason, count in refused.items())
+        splits = given.reindex(rows.index)
+        if (groups := rows["group"][splits == "train"].nunique()) < len(drawn):
             raise PipelineError(
-                f"The splits that these photos come with have no usable photo of class {name} in {split}. "
-                f"{_refused(manifest, name)}Put some there, or leave {split} out of the source: it is then drawn out of train."
+                f"Class {name} has {groups} different photos to share out (copies of a photo count once), and one each is "
+                f"needed for {', '.join(drawn)}.{why} Add photos of it, or remove its folder from the source."
             )
-
-
-def _refused(manifest: pd.DataFrame, name: str) -> str:
-    """Why files of a class were refused, in a sentence; empty where none was."""
-    reasons = manifest.loc[(manifest["class"] == name) & (manifest["status"] == "refused"), "reason"]
-    counts = reasons.str.split(": ").str[0].value_counts()
-    found = ", ".join(f"{reason} ({count:,})" for reason, count in counts.items())
-    return f"Of its files {len(reasons):,} were refused: {found}. " if found else ""
+        for split in set(given) - set(splits):
+            raise PipelineError(
+                f"The splits that these photos come with have no usable photo of class {name} in {split}.{why} Put some there, "
+                f"or leave {split} out of the source: it is then drawn out of train."
+            )
 
 
 def _draw(photos: pd.DataFrame, fractions: Mapping[str, float], seed: int) -> np.ndarray:

@@ -28,8 +28,11 @@ def choose_stored_size(setting: int | str, name: str, weights: str, *, locate: C
         name: `backbone.name`.
         weights: `backbone.weights`.
         locate: from the path of a weights file, as written in `weights`, to where it is.
+
+    Raises:
+        PipelineError: the name or the weights are not known, or their description cannot be read.
     """
-    needed = needed_size(name, weights, locate=locate)
+    needed = needed_size(name, weights, locate(weights).with_suffix(".json"))
     if setting == "auto":
         size = max(SMALLEST, math.ceil(needed / STEP) * STEP)
         say(f"photos are stored at {size} px: {name} needs {needed} px")
@@ -39,14 +42,10 @@ def choose_stored_size(setting: int | str, name: str, weights: str, *, locate: C
     return int(setting)
 
 
-def needed_size(name: str, weights: str, *, locate: Callable[[str], Path] = Path) -> int:
-    """The shorter side, in pixels, that timm's evaluation transform shrinks photos to for this backbone.
-
-    Raises:
-        PipelineError: the name or the weights are not known, or their description cannot be read.
-    """
+def needed_size(name: str, weights: str, description: Path) -> int:
+    """The shorter side, in pixels, that timm's evaluation transform shrinks photos to; `description` may lie beside weights."""
     try:
-        found = _description(name, weights, locate(weights).with_suffix(".json"))
+        found = _description(name, weights, description)
     except (ValueError, RuntimeError, KeyError, OSError) as error:
         raise PipelineError(f"The input size of backbone {name} with weights {weights} cannot be found: {error}") from None
     config = DEFAULTS | {key: found[key] for key in DEFAULTS if found.get(key)}
@@ -55,26 +54,20 @@ def needed_size(name: str, weights: str, *, locate: Callable[[str], Path] = Path
 
 def _description(name: str, weights: str, beside: Path) -> dict[str, Any]:
     """`input_size` and `crop_pct`, as far as they are known; what belongs to the weights goes first."""
+    import timm  # here, because it takes seconds
+    from timm.models import load_model_config_from_hf
+    from torchvision import models
+
     if beside.is_file() and (told := json.loads(beside.read_text(encoding="utf-8"))).get("input_size"):
         return told
     if weights.startswith(HUB_PREFIX):
-        from timm.models import load_model_config_from_hf
-
         return load_model_config_from_hf(weights.removeprefix(HUB_PREFIX))[0]
-    if TORCHVISION_WEIGHTS.fullmatch(weights) or name.startswith(TORCHVISION_PREFIX):
-        return _torchvision_description(name.removeprefix(TORCHVISION_PREFIX), weights)
+    given = TORCHVISION_WEIGHTS.fullmatch(weights)
+    if given or name.startswith(TORCHVISION_PREFIX):
+        enum = models.get_weight(weights) if given else models.get_model_weights(name.removeprefix(TORCHVISION_PREFIX)).DEFAULT
+        transform = enum.transforms()
+        return {"input_size": (3, *transform.crop_size * 2), "crop_pct": transform.crop_size[0] / transform.resize_size[0]}
     if ":" in name:  # a network of the user's own
         return {}
-    import timm
-
     config = timm.get_pretrained_cfg(name)
     return vars(config) if config else {}
-
-
-def _torchvision_description(name: str, weights: str) -> dict[str, Any]:
-    from torchvision import models
-
-    given = TORCHVISION_WEIGHTS.fullmatch(weights)
-    transform = (models.get_weight(weights) if given else models.get_model_weights(name).DEFAULT).transforms()
-    (side,), (resized,) = transform.crop_size, transform.resize_size
-    return {"input_size": (3, side, side), "crop_pct": side / resized}

@@ -1,10 +1,11 @@
 """Stage 2, preprocess: every photo decoded, the broken ones refused with a reason, the rest split and stored.
 
-Run it with `dvc repro preprocess`, or bare with `python -m pipeline preprocess`. Settings: `preprocess` in params.yaml, and the
-backbone's name and weights, which decide the stored size. It writes data/processed/manifest.csv, a row a file;
-data/processed/summary.json, counts; and data/processed/images/{train,val,test}/CLASS/ID.jpg, an ordinary image folder.
+Settings: `preprocess` in params.yaml, and the backbone's name and weights, which decide the stored size. It writes
+data/processed/manifest.csv, a row a file; data/processed/summary.json, counts; and an ordinary image folder,
+data/processed/images/{train,val,test}/CLASS/ID.jpg.
 """
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -13,19 +14,19 @@ import pandas as pd
 
 from pipeline.cores import worker_count
 from pipeline.data.contact_sheet import contact_sheet
-from pipeline.data.manifest import SUMMARY_FILE, classes_of, write_manifest
+from pipeline.data.manifest import SUMMARY_FILE, classes_of, summary, write_manifest
 from pipeline.files import replace_folder, write_csv, write_json
 from pipeline.params import Params, Preprocess
 from pipeline.paths import AUDITED, METRICS, PLOTS, PROCESSED, RAW, SECONDS, user_path
 from pipeline.preprocess.audit import audit
 from pipeline.preprocess.duplicates import group_duplicates
 from pipeline.preprocess.split import assign_splits, read_splits, refuse_copies_across
-from pipeline.preprocess.store import place, summary
 from pipeline.preprocess.stored_size import choose_stored_size
 from pipeline.progress import say
 
 SHOWN_PER_CLASS = 12
-KINDS = ("contradicting", "across splits", "near", "exact")  # of duplicates, in the order in which they are pictured
+# Kinds of duplicates, in the order in which they are pictured, and the column in which the photos of such a group differ.
+KINDS = {"contradicting": "class", "across splits": "split", "near": "pixel_hash", "exact": "id"}
 GROUPS_SHOWN = 6  # of each kind
 
 
@@ -40,9 +41,12 @@ def run(params: Params) -> None:
     workers = max(worker_count(params.runtime.workers), 1)
     manifest = _split(group_duplicates(audit(RAW, AUDITED, stored_size=stored_size, workers=workers)), settings)
     facts = summary(manifest, stored_size)
-    _picture_duplicates(manifest, AUDITED)
+    _picture_duplicates(manifest)
 
-    place(manifest, AUDITED, fresh / "images")
+    for split, label, photo in manifest.loc[manifest["split"] != "", ["split", "class", "id"]].itertuples(index=False):
+        folder = fresh / "images" / split / label
+        folder.mkdir(parents=True, exist_ok=True)
+        os.replace(AUDITED / label / f"{photo}.jpg", folder / f"{photo}.jpg")
     write_manifest(manifest, fresh)
     write_json(fresh / SUMMARY_FILE, facts)
     replace_folder(fresh, PROCESSED)
@@ -80,31 +84,17 @@ def _picture(manifest: pd.DataFrame) -> None:
     contact_sheet(shown, PLOTS / "photos.png", title="Some training photos")
 
 
-def _picture_duplicates(manifest: pd.DataFrame, store: Path) -> None:
-    """Some groups of duplicates, two photos of each: first those whose labels contradict each other."""
+def _picture_duplicates(manifest: pd.DataFrame) -> None:
+    """Some groups of duplicates, two photos of each that differ: first those whose labels contradict each other."""
     grouped = manifest[manifest["group"] != ""].sort_values("id")
     grouped = grouped[grouped.duplicated("group", keep=False)]
-    pairs = [_pair(photos) for _, photos in grouped.groupby("group", sort=False)]
+    groups = grouped["group"].nunique()
     shown: list[tuple[Path, str]] = []
-    for kind in KINDS:
-        for rows in [rows for found, rows in pairs if found == kind][:GROUPS_SHOWN]:
-            shown += [
-                (store / row["class"] / f"{row['id']}.jpg", f"{row['id']}\n{kind}, {row['split'] or 'refused'}") for row in rows
-            ]
-    groups = "1 group" if len(pairs) == 1 else f"{len(pairs):,} groups"
-    title = f"Duplicates among {len(manifest):,} files: {groups}; two photos of each, at most {GROUPS_SHOWN} groups of a kind"
-    contact_sheet(shown, PLOTS / "duplicates.png", title=title if pairs else f"No duplicates among {len(manifest):,} files")
-
-
-def _pair(photos: pd.DataFrame) -> tuple[str, list[pd.Series]]:
-    """What kind of duplicates a group holds, and the two of its photos that show it best."""
-    copies = photos["reason"].str.startswith("duplicate of")
-    for kind, distinguished_by in (
-        ("contradicting", photos["class"]),
-        ("across splits", copies),
-        ("near", photos["pixel_hash"]),
-    ):
-        others = photos[distinguished_by != distinguished_by.iloc[0]]
-        if len(others):
-            return kind, [photos.iloc[0], others.iloc[0]]
-    return "exact", [photos.iloc[0], photos.iloc[1]]
+    for kind, column in KINDS.items():
+        pairs = grouped.drop_duplicates(["group", column]).groupby("group").head(2).sort_values(["group", "id"])
+        pairs = pairs[pairs.duplicated("group", keep=False)]
+        for label, photo, split in pairs[["class", "id", "split"]].head(2 * GROUPS_SHOWN).itertuples(index=False):
+            shown.append((AUDITED / label / f"{photo}.jpg", f"{photo}\n{kind}, {split or 'refused'}"))
+        grouped = grouped[~grouped["group"].isin(pairs["group"])]
+    title = f"Groups of duplicates among {len(manifest):,} files: {groups:,}; at most {GROUPS_SHOWN} of a kind are shown"
+    contact_sheet(shown, PLOTS / "duplicates.png", title=title)

@@ -1,7 +1,17 @@
-"""The audit: one row a file whatever the file is, and the same rows whoever decodes them."""
+"""The audit: one row a file whatever the file is, also where it kills, hangs or starves its worker."""
 
+import ctypes
+import hashlib
 import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,88 +21,229 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import PipelineError
-from pipeline.preprocess.audit import find_tasks
-from pipeline.preprocess.photo import pixel_hash
-from tests.preprocess.audits import contents, run
+from pipeline.preprocess.audit import audit, find_tasks
+from pipeline.preprocess.workers import examine_all
+from tests.preprocess.audits import encoded, picture, save
+
+# Run with `python -c`: the arguments are the raw folder and the store.
+AUDIT = """
+import sys
+from pathlib import Path
+from pipeline.preprocess.audit import audit
+audit(Path(sys.argv[1]), Path(sys.argv[2]), stored_size=48, workers=2)
+"""
+MARK = "AUDIT_TEST_MARK"
 
 
-def test_every_file_has_a_row_and_every_photo_is_stored(raw: Path, tmp_path: Path) -> None:
-    manifest = run(raw, tmp_path / "store")
-    files = [path.relative_to(raw).as_posix() for path in raw.rglob("*") if path.is_file()]
-    assert manifest["path"].tolist() == sorted(files)
-    rows = manifest.set_index("path")
-    refused = rows.loc[rows["status"] == "refused", "reason"].str.split(":").str[0].to_dict()
-    assert refused == {
-        "PetImages/Cat/666.jpg": "empty file",
-        "PetImages/Dog/Thumbs.db": "not a photo in a known format",
-        "PetImages/Dog/cut.jpg": "truncated",
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """A raw folder with 20 photos of either class, and what else lies about in such folders."""
+    top = tmp_path / "raw/PetImages"
+    for index in range(20):
+        save(top / f"Cat/{index}.jpg", picture(64 + index, 60, index))
+        save(top / f"Dog/{index}.jpg", picture(60, 64 + index, 100 + index))
+    (top / "Cat/666.jpg").write_bytes(b"")
+    (top / "Dog/Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0" + bytes(2000))
+    (top / "Dog/cut.jpg").write_bytes((top / "Dog/1.jpg").read_bytes()[:500])
+    save(top / "Dog/ink.jpg", picture(70, 70, 7).convert("CMYK"))
+    return tmp_path / "raw"
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    return {path.relative_to(store).as_posix(): path.read_bytes() for path in store.rglob("*.jpg")}
+
+
+def test_every_file_has_a_row_and_every_photo_is_stored_whatever_the_number_of_workers(raw: Path, tmp_path: Path) -> None:
+    manifest = audit(raw, tmp_path / "one", stored_size=48, workers=1)
+    pd.testing.assert_frame_equal(audit(raw, tmp_path / "two", stored_size=48, workers=2), manifest)
+    stored = contents(tmp_path / "one")
+    assert stored == contents(tmp_path / "two")
+    assert manifest["path"].tolist() == sorted(file.relative_to(raw).as_posix() for file in raw.glob("*/*/*"))
+    rows = manifest.set_index("id")
+    usable = rows[rows["status"] != "refused"]
+    assert set(stored) == set(usable["class"] + "/" + usable.index + ".jpg")
+    assert rows.loc[rows["status"] == "refused", "reason"].str.split(":").str[0].to_dict() == {
+        "cat.666": "empty file",
+        "dog.Thumbs": "not a photo in a known format",
+        "dog.cut": "truncated",
     }
-    assert rows.loc["PetImages/Dog/ink.jpg", ["status", "reason", "mode"]].tolist() == ["repaired", "CMYK converted", "CMYK"]
-    usable = manifest[manifest["status"] != "refused"]
-    expected = {f"{label}/{photo}.jpg" for label, photo in zip(usable["class"], usable["id"], strict=True)}
-    assert set(contents(tmp_path / "store")) == expected
+    assert rows.loc["dog.ink", ["status", "reason", "mode"]].tolist() == ["repaired", "CMYK converted", "CMYK"]
+    described = ["class", "status", "reason", "format", "mode", "width", "height", "orientation", "bytes", "sha256"]
+    data = (raw / "PetImages/Dog/5.jpg").read_bytes()
+    values = ["dog", "kept", "", "JPEG", "RGB", 60, 69, 1, len(data), hashlib.sha256(data).hexdigest()]
+    assert rows.loc["dog.5", described].tolist() == values
+    with Image.open(tmp_path / "one/dog/dog.5.jpg") as image:
+        assert image.size == tuple(rows.loc["dog.5", ["stored_width", "stored_height"]]) == (48, round(69 * 48 / 60))
 
 
-def test_a_row_describes_its_file(raw: Path, tmp_path: Path) -> None:
-    row = run(raw, tmp_path / "store").set_index("id").loc["dog.5"]
-    with Image.open(raw / "PetImages" / "Dog" / "5.jpg") as image:
-        assert row["pixel_hash"] == pixel_hash(np.asarray(image))
-    with Image.open(tmp_path / "store" / "dog" / "dog.5.jpg") as stored:
-        assert (row["stored_width"], row["stored_height"]) == stored.size == (48, round(69 * 48 / 60))
-    described = row[["class", "status", "reason", "format", "mode", "width", "height", "orientation"]].tolist()
-    assert described == ["dog", "kept", "", "JPEG", "RGB", 60, 69, 1]
-    assert row["bytes"] == (raw / "PetImages" / "Dog" / "5.jpg").stat().st_size
+def test_two_classes_are_needed(tmp_path: Path) -> None:
+    save(tmp_path / "PetImages/Cat/0.jpg", picture())
+    with pytest.raises(PipelineError, match="holds files of 1 classes, and two or more are needed"):
+        audit(tmp_path, tmp_path / "store", stored_size=48, workers=1)
 
 
-def test_workers_and_the_order_of_files_change_nothing(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = run(raw, tmp_path / "one", workers=1)
-    ordered = os.walk
-    monkeypatch.setattr(os, "walk", lambda top: ((parent, dirs, names[::-1]) for parent, dirs, names in ordered(top)))
-    two = run(raw, tmp_path / "two", workers=2)
-    pd.testing.assert_frame_equal(one, two)
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        ([], "There is no folder"),
-        (["PetImages/Cat/0.jpg"], "two or more classes"),
-        (["PetImages/Cat/0.jpg", "PetImages/Dog/0.jpg", "PetImages/Hamster/"], "no file in the folder of hamster"),
-    ],
-)
-def test_a_folder_without_photos_is_an_error(tmp_path: Path, files: list[str], message: str) -> None:
-    for file in files:
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / file).mkdir() if file.endswith("/") else (tmp_path / file).touch()
-    with pytest.raises(PipelineError, match=message):
-        run(tmp_path, tmp_path / "store")
-
-
-def test_a_disk_that_is_too_small_is_found_before_anything_is_decoded(
-    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_is_too_small_is_found_first(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10_000))
     with pytest.raises(PipelineError, match="There is no room to store the photos of"):
-        run(raw, tmp_path / "store")
+        audit(raw, tmp_path / "store", stored_size=48, workers=1)
     assert contents(tmp_path / "store") == {}
 
 
 def test_ids_are_plain_unique_and_safe(tmp_path: Path) -> None:
-    top = tmp_path / "PetImages"
-    names = ["0.jpg", "1.png", "1.jpg", "a.jpg", "A.jpg", "more/2.jpg", "../Dog/0.jpg", "so ../%.jpg", "two\nlines.jpg"]
-    for name in [*names, "x" * 240 + ".jpg"]:
-        (top / "Cat" / name).parent.mkdir(parents=True, exist_ok=True)
-        (top / "Cat" / name).touch()
-    os.rename(top / "Cat" / "0.jpg", os.fsencode(top) + b"/Cat/\xff.jpg")  # a name that is no UTF-8
+    names = [b"1.png", b"1.jpg", b"a.jpg", b"A.jpg", b"so ..%.jpg", b"two\nlines.jpg", b"\xff.jpg", b"x" * 240 + b".jpg"]
+    for name in names:
+        save(tmp_path / "PetImages/Cat" / os.fsdecode(name), picture())
+    save(tmp_path / "PetImages/Dog/0.jpg", picture())
     tasks = find_tasks(tmp_path, tmp_path / "store", 48)
     by_path = {task.path: task.id for task in tasks}
     assert by_path["PetImages/Dog/0.jpg"] == "dog.0"
-    assert by_path["PetImages/Cat/more/2.jpg"] == "cat.more_2"
     assert by_path["PetImages/Cat/two\\x0alines.jpg"] == "cat.two_lines"
     assert by_path["PetImages/Cat/\\xff.jpg"] == "cat._"
     for twin in ("1.png", "1.jpg", "a.jpg", "A.jpg"):
         assert by_path[f"PetImages/Cat/{twin}"].startswith(f"cat.{twin[0]}-")
-    ids = [task.id.lower() for task in tasks]
-    assert len(set(ids)) == len(ids) == len(names) + 1
+    assert len({task.id.lower() for task in tasks}) == len(names) + 1
     assert all(Path(task.stored).name == f"{task.id}.jpg" and len(task.id) < 130 for task in tasks)
+
+
+# Photos damaged at random
+
+SAMPLES = [
+    encoded(picture()),
+    encoded(picture(), progressive=True),
+    encoded(picture().convert("CMYK")),
+    encoded(picture(), "PNG"),
+    encoded(picture().convert("P"), "PNG", transparency=3),
+    encoded(picture(), "GIF", save_all=True, append_images=[picture(seed=1)]),
+    encoded(picture(), "WEBP"),
+    encoded(picture(), "BMP"),
+    encoded(picture(), "TIFF", compression="tiff_lzw"),
+    encoded(picture(), "MPO", save_all=True, append_images=[picture(seed=1)]),
+]
+
+
+def mutation(number: int) -> bytes:
+    """A photo with bytes changed, put in, taken out or repeated, or with its end cut off."""
+    rng = np.random.default_rng([1, number])
+    data = bytearray(SAMPLES[number % len(SAMPLES)])
+    for _ in range(rng.integers(1, 6)):
+        place, length = int(rng.integers(0, len(data) + 1)), int(rng.integers(1, 13))
+        put, removed = [(rng.bytes(1), 1), (rng.bytes(length), 0), (b"", length), (bytes(data[place : place + 8 * length]), 0)][
+            rng.integers(4)
+        ]
+        data[place : place + removed] = put
+        if rng.random() < 0.15:
+            del data[place:]
+    return bytes(data)
+
+
+def test_2_000_mutated_photos_cost_a_row_each(tmp_path: Path) -> None:
+    for number in range(2000):
+        path = tmp_path / "raw/PetImages" / ("Cat", "Dog")[number // len(SAMPLES) % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(mutation(number))
+    manifest = audit(tmp_path / "raw", tmp_path / "store", stored_size=20, workers=2)  # below the samples' size
+    assert len(manifest) == 2000
+    assert manifest["reason"].str.fullmatch(r"[ -~]*").all()
+    refused = manifest[manifest["status"] == "refused"]
+    assert refused["reason"].str.len().min() > 4
+    assert refused["reason"].str.split(":").str[0].nunique() >= 4
+    usable = manifest[manifest["status"] != "refused"]
+    assert len(usable) > 200
+    assert set(contents(tmp_path / "store")) == set(usable["class"] + "/" + usable["id"] + ".jpg")
+    for row in usable.itertuples():
+        with Image.open(tmp_path / "store" / row[3] / f"{row.id}.jpg") as image:
+            image.load()
+            assert image.size == (row.stored_width, row.stored_height)
+
+
+# Worse than broken
+
+
+@dataclass
+class HostilePath:
+    """A path that does something bad to the process that opens it."""
+
+    deed: Callable[[], object]
+
+    def __fspath__(self) -> str:
+        return str(self.deed())
+
+
+def test_a_file_that_takes_its_worker_along_costs_one_row(raw: Path, tmp_path: Path) -> None:
+    hostile = {
+        "cat.17": (partial(os._exit, 1), "crashed the decoder"),
+        "cat.13": (partial(bytearray, 2**62), "not enough memory to decode"),
+        "dog.3": (partial(time.sleep, 300), "took longer than 3 s to decode"),
+        "dog.4": (partial(ctypes.string_at, 0), "crashed the decoder"),  # reads where it has no memory
+    }
+    expected = audit(raw, tmp_path / "store", stored_size=48, workers=1)
+    tasks = find_tasks(raw, tmp_path / "store", 48)
+    tasks = [task._replace(source=HostilePath(hostile[task.id][0])) if task.id in hostile else task for task in tasks]
+    found = pd.DataFrame(examine_all(tasks, 2, seconds=3)).sort_values("path", ignore_index=True)
+    is_hostile = found["id"].isin(hostile)
+    assert found[is_hostile].set_index("id")["reason"].to_dict() == {photo: reason for photo, (_, reason) in hostile.items()}
+    assert (found["status"][is_hostile] == "refused").all()
+    pd.testing.assert_frame_equal(found[~is_hostile], expected[~is_hostile])
+
+
+def test_a_store_that_cannot_be_written_is_not_the_photos_fault(raw: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        list(examine_all(find_tasks(raw, tmp_path / "missing", 48), 1))
+
+
+def test_what_decoders_print_does_not_reach_the_terminal(raw: Path, tmp_path: Path) -> None:
+    damaged = save(raw / "PetImages/Cat/damaged.tif", picture(60, 50, 0), "TIFF", compression="tiff_lzw")
+    data = bytearray(damaged.read_bytes())
+    data[40:60] = b"\xff" * 20
+    damaged.write_bytes(data)
+    decoding = "import sys; from pipeline.preprocess.decode import decode; decode(open(sys.argv[1], 'rb').read())"
+    loud = subprocess.run([sys.executable, "-c", decoding, damaged], capture_output=True, text=True)
+    assert re.search("LZW|code not yet in table", loud.stderr)
+    quiet = subprocess.run([sys.executable, "-c", AUDIT, raw, tmp_path / "store"], capture_output=True, text=True)
+    assert quiet.stderr == ""
+    assert "auditing photos: 45 of 45 photos" in quiet.stdout
+
+
+def marked_processes(mark: str) -> Iterator[int]:
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes():
+                yield int(folder.name)
+        except OSError:
+            continue
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are looked up in /proc")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_the_main_process_and_say_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    large = save(tmp_path / "large.jpg", picture(1200, 1000, 0), quality=60).read_bytes()
+    for name in ("Cat", "Dog"):
+        (tmp_path / "raw/PetImages" / name).mkdir(parents=True)
+        for index in range(300):
+            (tmp_path / "raw/PetImages" / name / f"{index}.jpg").write_bytes(large)
+    store, mark = tmp_path / "store", str(tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-c", AUDIT, tmp_path / "raw", store],
+        env={**os.environ, MARK: mark},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while len(list(store.rglob("*.jpg"))) < 30:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does: to all processes
+    else:
+        process.send_signal(number)
+    stopped = time.monotonic()
+    _, printed = process.communicate(timeout=60)
+    assert time.monotonic() - stopped < 20
+    while list(marked_processes(mark)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert len(list(store.rglob("*.jpg"))) < 600
+    assert printed.count("Traceback") == (number == signal.SIGINT), printed  # the main process's own
+    assert "Process" not in printed

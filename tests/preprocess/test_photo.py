@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.preprocess.decode import pixels
+from pipeline.preprocess.decode import decode
 from pipeline.preprocess.photo import Task, as_stored, examine, pixel_hash, read_as_stored
-from tests.preprocess.audits import picture, save
+from tests.preprocess.audits import encoded, picture, save
 
 
 def stored(tmp_path: Path, source: Path, stored_size: int) -> tuple[dict, Path]:
     target = tmp_path / "stored.jpg"
-    row = examine(Task(source, target, "cat.0", source.name, "cat", source.stat().st_size, stored_size))
+    row = examine(Task(source, str(target), "cat.0", source.name, "cat", source.stat().st_size, stored_size))
     return row, target
 
 
@@ -24,7 +24,7 @@ def test_a_small_jpeg_is_stored_byte_for_byte(tmp_path: Path, mode: str, stored_
     row, target = stored(tmp_path, source, stored_size)
     assert target.read_bytes() == source.read_bytes()
     with Image.open(target) as image:
-        assert pixel_hash(np.asarray(image.convert("RGB"))) == row["pixel_hash"]
+        assert pixel_hash(image.convert("RGB")) == row["pixel_hash"]
 
 
 def test_a_small_photo_that_is_no_plain_jpeg_is_encoded_at_its_size(tmp_path: Path) -> None:
@@ -82,8 +82,19 @@ def test_a_new_photo_is_what_reading_the_stored_one_gives(
     data = source.read_bytes()
     assert np.array_equal(np.asarray(read_as_stored(data, stored_size)), expected)
     if stored_size < 30:  # pixels without a file are encoded only where they are shrunk
-        assert np.array_equal(np.asarray(as_stored(pixels(data), stored_size)), expected)
+        assert np.array_equal(np.asarray(as_stored(decode(data).image, stored_size)), expected)
 
 
 def test_the_pixel_hash_knows_the_size() -> None:
-    assert pixel_hash(np.zeros((4, 6, 3), np.uint8)) != pixel_hash(np.zeros((6, 4, 3), np.uint8))
+    assert pixel_hash(Image.new("RGB", (4, 6))) != pixel_hash(Image.new("RGB", (6, 4)))
+
+
+def test_warnings_become_notes(tmp_path: Path) -> None:
+    maker = "a maker with a long name"
+    exif = Image.Exif()
+    exif[0x010F] = maker
+    data = encoded(picture(), exif=exif)
+    (tmp_path / "0.jpg").write_bytes(data.replace((len(maker) + 1).to_bytes(4, "big"), b"\0\0\xff\xff", 1))
+    row, _ = stored(tmp_path, tmp_path / "0.jpg", 64)
+    assert row["status"] == "repaired"
+    assert row["reason"].startswith("decoder warning: ")

@@ -23,12 +23,12 @@ from pipeline.preprocess.stored_size import choose_stored_size, needed_size
     ],
 )
 def test_what_is_needed_is_the_input_size_over_the_crop(name: str, weights: str, needed: int) -> None:
-    assert needed_size(name, weights) == needed
+    assert needed_size(name, weights, Path("none.json")) == needed
 
 
 def test_a_description_of_the_weights_goes_before_the_network(tmp_path: Path) -> None:
     (tmp_path / "pets.json").write_text(json.dumps({"input_size": [3, 96, 128], "crop_pct": 0.8}))
-    assert needed_size("test_resnet", "pets.pth", locate=lambda name: tmp_path / name) == 160
+    assert needed_size("test_resnet", "pets.pth", tmp_path / "pets.json") == 160
 
 
 @pytest.mark.parametrize(
@@ -49,4 +49,4 @@ def test_a_number_that_is_too_small_warns(setting: int, warns: bool, capsys: pyt
 @pytest.mark.parametrize("name", ["resnet50.nosuchtag", "torchvision/nosuch"])
 def test_an_unknown_name_is_an_error(name: str) -> None:
     with pytest.raises(PipelineError, match=f"The input size of backbone {name} with weights none cannot be found"):
-        needed_size(name, "none")
+        choose_stored_size("auto", name, "none")

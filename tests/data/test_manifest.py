@@ -1,4 +1,4 @@
-"""Placing photos, and summing up what preprocessing did."""
+"""The manifest's summary, and what is said where there is no manifest."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.preprocess.store import place, summary
+from pipeline.data.manifest import read_manifest, summary
+from pipeline.errors import PipelineError
 
 COLUMNS = ["id", "class", "status", "reason", "width", "height", "stored_bytes", "pixel_hash", "group", "split"]
 ROWS = [
@@ -21,29 +22,8 @@ ROWS = [
 ]
 
 
-@pytest.fixture
-def manifest() -> pd.DataFrame:
-    return pd.DataFrame(ROWS, columns=COLUMNS)
-
-
-def test_photos_with_a_split_are_moved_and_others_stay(manifest: pd.DataFrame, tmp_path: Path) -> None:
-    store, images = tmp_path / "store", tmp_path / "images"
-    for label, photo in manifest.loc[manifest["stored_bytes"] > 0, ["class", "id"]].itertuples(index=False):
-        (store / label).mkdir(parents=True, exist_ok=True)
-        (store / label / f"{photo}.jpg").write_text(photo)
-    place(manifest, store, images)
-    placed = {path.relative_to(images).as_posix(): path.read_text() for path in images.rglob("*.jpg")}
-    assert placed == {
-        "train/cat/cat.0.jpg": "cat.0",
-        "train/cat/cat.1.jpg": "cat.1",
-        "val/cat/cat.2.jpg": "cat.2",
-        "test/dog/dog.0.jpg": "dog.0",
-    }
-    assert sorted(path.name for path in store.rglob("*.jpg")) == ["cat.3.jpg", "dog.3.jpg"]
-
-
-def test_the_summary_counts_what_there_is(manifest: pd.DataFrame) -> None:
-    assert json.loads(json.dumps(summary(manifest, 64))) == {
+def test_the_summary_counts_what_there_is() -> None:
+    assert json.loads(json.dumps(summary(pd.DataFrame(ROWS, columns=COLUMNS), 64))) == {
         "files": 8,
         "status": {"kept": 2, "refused": 4, "repaired": 2},
         "photos": {"train": {"cat": 2, "dog": 0}, "val": {"cat": 1, "dog": 0}, "test": {"cat": 0, "dog": 1}},
@@ -61,3 +41,11 @@ def test_the_summary_counts_what_there_is(manifest: pd.DataFrame) -> None:
         "stored_size": 64,
         "stored_bytes": 1000,
     }
+
+
+@pytest.mark.parametrize("content", [None, "", "id,class\n"])
+def test_a_manifest_that_cannot_be_read_can_be_made_again(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "manifest.csv").write_text(content)
+    with pytest.raises(PipelineError, match=r"manifest.csv cannot be used .* Make it again with: dvc repro preprocess"):
+        read_manifest(tmp_path)
