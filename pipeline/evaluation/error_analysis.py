@@ -22,12 +22,12 @@ from pipeline.checkpoint import Preprocessing
 from pipeline.data.transforms import evaluation_transform
 from pipeline.errors import PipelineError
 from pipeline.evaluation.attribution import denormalise, grad_cam, overlay
+from pipeline.evaluation.figures import NAMES
 from pipeline.evaluation.metrics import Scores
 
 LEAST_CERTAIN, LABEL_ISSUES, DUPLICATE_GROUPS, SHOWN_OF_A_GROUP, EXPLAINED = 12, 18, 6, 3, 8  # photos shown
 SIDE = 320  # pixels, about twice what photos are shown at, for screens that show two pixels as one
 JPEG_QUALITY = 78
-NAMES = {"frozen": "Frozen", "finetuned": "Fine-tuned"}
 
 
 @dataclass(frozen=True)
