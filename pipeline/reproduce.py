@@ -230,7 +230,7 @@ def log_loss_interval(predictions: pd.DataFrame) -> tuple[float, float]:
     `predictions` is as predictions.csv has it: `actual`, and `finetuned_CLASS` for each class.
     """
     classes, labels = np.unique(predictions["actual"], return_inverse=True)
-    scores = Scores(labels, predictions[[f"finetuned_{name}" for name in classes]].to_numpy(), classes, CONFIDENCE_LEVEL)
+    scores = Scores(labels, predictions[[f"finetuned_{name}" for name in classes]].to_numpy(), tuple(classes), CONFIDENCE_LEVEL)
     mean, *bounds = bootstrap_mean(scores.log_losses, CONFIDENCE_LEVEL)
     low, high = (mean + math.sqrt(2) * (bound - mean) for bound in bounds)
     return max(0.0, low), high

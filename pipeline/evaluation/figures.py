@@ -26,7 +26,7 @@ LEFT, RIGHT, TOP, BOTTOM = 54, 12, 12, 44
 NAMED, ROW = 96, 34  # left margin and height of the rows of a chart with named rows
 CONFIDENCE_BINS = 20
 CORNERS = (0.02, 0.05, 0.1, 0.2, 0.5)  # how far ROC and precision-recall curves are zoomed in
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
     "font.size": 11.5,
@@ -160,9 +160,9 @@ def _intervals(
     """Rows of name -> (style, value, low, high) on one scale, from the top down; `zero` draws a line at 0."""
     axes = _axes("x" if percent else "", ROW * len(rows), left=NAMED, xlabel=label, ylim=(len(rows) - 0.5, -0.5))
     for row, (style, value, low, high) in enumerate(rows.values()):
-        whisker = {"linewidth": 5, "alpha": 0.38, "solid_capstyle": "round"}
-        axes.plot([low, high], [row, row], color=COLOURS[style], clip_on=False, **whisker)
-        axes.plot(value, row, "o", markersize=10, markeredgewidth=0, color=COLOURS[style], clip_on=False)
+        colour = COLOURS[style]
+        axes.plot([low, high], [row, row], color=colour, clip_on=False, linewidth=5, alpha=0.38, solid_capstyle="round")
+        axes.plot(value, row, "o", markersize=10, markeredgewidth=0, color=colour, clip_on=False)
     if zero:
         axes.axvline(0, color=COLOURS["soft"], linewidth=1.2, linestyle=(0, (3, 3)), clip_on=False)
     low, high = axes.dataLim.intervalx
@@ -194,10 +194,11 @@ def _axes(percent: str = "", height: float = HEIGHT - TOP - BOTTOM, *, left: flo
 
 def _line(axes: Axes, points: pd.DataFrame, style: str, radii: float | Sequence[float] = 0) -> None:
     """A line cut off at the axes, and dots on it where radii are given."""
-    [line] = axes.plot(*points.to_numpy().T, color=COLOURS[style], solid_capstyle="round")
+    x, y = points.to_numpy().T
+    [line] = axes.plot(x, y, color=COLOURS[style], solid_capstyle="round")
     line.set_clip_box(axes.bbox.padded(2))
     if np.any(radii):
-        axes.scatter(*points.to_numpy().T, s=4 * np.square(radii), color=COLOURS[style], linewidths=0, clip_on=False, zorder=2)
+        axes.scatter(x, y, 4 * np.square(radii), color=COLOURS[style], linewidths=0, clip_on=False, zorder=2)
 
 
 def _diagonal(axes: Axes) -> None:
@@ -214,9 +215,10 @@ def _legend(scores: Mapping[str, Scores]) -> dict[str, str]:
 
 def _svg(axes: Axes, description: str) -> Markup:
     """The chart in the page's colours and font; `description` is for those who cannot see it."""
+    figure: Any = axes.figure
     written = io.StringIO()
     with rc_context({"svg.hashsalt": description}):  # makes the chart's ids its own, and the same in every run
-        axes.figure.savefig(written, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        figure.savefig(written, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = re.sub(r"(?s)^.*?<svg[^>]*viewBox=", "viewBox=", written.getvalue())
     text = re.sub(r"(?s) xmlns=.*?>", ">", text, count=1)
     text = re.sub(r"(?s)<style.*?</style>|(?<=<g) id=\"[^\"]*\"", "", text).replace("'DejaVu Sans'", "var(--sans)")

@@ -89,7 +89,7 @@ def verdict(report: Report) -> str:
 
 
 def provenance(
-    manifest: pd.DataFrame, infos: Mapping[str, CheckpointInfo], *, archive_sha256: str | None, num_parameters: int
+    manifest: pd.DataFrame, infos: Mapping[str, CheckpointInfo], num_parameters: int, downloaded: Mapping[str, Any]
 ) -> Provenance:
     """What the result was made from: photos, network, checkpoints and versions, as (name, value) pairs under headings."""
     tuned = infos["finetuned"]
@@ -97,7 +97,7 @@ def provenance(
     size = " × ".join(map(str, tuned.preprocessing.input_size[1:]))
     return {
         "Photos": [
-            ("archive", archive_sha256 or "none: drawn, or from a folder"),
+            ("archive", downloaded.get("archive_sha256") or "none: drawn, or from a folder"),
             ("splits", ", ".join(f"{counts.get(split, 0):,} {split}" for split in ("train", "val", "test"))),
             ("not used", f"{counts.get('', 0):,} files"),
             ("test photos", fingerprint(manifest, "test")),

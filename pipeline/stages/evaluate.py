@@ -23,7 +23,7 @@ from pipeline.data.dataset import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, fingerprint, read_manifest
 from pipeline.errors import PipelineError
 from pipeline.evaluation import error_analysis
-from pipeline.evaluation.comparison import compare
+from pipeline.evaluation.comparison import Comparison, compare
 from pipeline.evaluation.label_issues import label_issues
 from pipeline.evaluation.metrics import Scores
 from pipeline.evaluation.predictions import predict
@@ -59,25 +59,19 @@ def run(params: Params) -> None:
     )
     comparison = compare(scores["frozen"], scores["finetuned"])
     issues, num_examined = _label_issues(manifest, photos, scores["frozen"])
+    facts: dict[str, Any] = {
+        "num_test": len(test),
+        "test_fingerprint": fingerprint(manifest, "test"),
+        "num_parameters": sum(parameter.numel() for parameter in models["finetuned"].parameters()),
+    }
 
     fresh = EVALUATION.with_name(f".{EVALUATION.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    shown, tuned = params.evaluate.mistakes_shown, infos["finetuned"]
     _write_tables(fresh, photos, scores, issues)
-    _picture_mistakes(photos, scores["finetuned"], shown, fresh / "mistakes.png")
-    num_parameters = sum(parameter.numel() for parameter in models["finetuned"].parameters())
-    metrics: dict[str, Any] = {
-        "num_test": len(test),
-        "test_fingerprint": fingerprint(manifest, "test"),
-        "num_parameters": num_parameters,
-        **{name: one.as_dict() | _recorded(infos[name]) for name, one in scores.items()},
-        "unfreezing": comparison.as_dict() | {"alpha": tuned.metrics["alpha"]},
-        "num_label_issues": len(issues),
-    }
-    if mirrored:
-        metrics["test_time_augmentation"] = {name: one.metrics for name, one in mirrored.items()}
-    write_json(fresh / "metrics.json", metrics)
+    _picture_mistakes(photos, scores["finetuned"], params.evaluate.mistakes_shown, fresh / "mistakes.png")
+    write_json(fresh / "metrics.json", facts | _metrics(infos, scores, mirrored, comparison, len(issues)))
+    tuned = infos["finetuned"]
     report = Report(
         scores=scores,
         mirrored=mirrored,
@@ -88,18 +82,12 @@ def run(params: Params) -> None:
         epochs=epochs,
         best_epoch=tuned.epoch,
         galleries=[
-            error_analysis.mistakes(scores["finetuned"], photos, count=shown),
-            error_analysis.least_certain(scores["finetuned"], photos),
+            *error_analysis.galleries_of(scores["finetuned"], photos, mistakes_shown=params.evaluate.mistakes_shown),
             error_analysis.label_issue_gallery(issues, num_examined),
             error_analysis.near_duplicates(photos),
             error_analysis.grad_cam_gallery(scores, photos, models, tuned.preprocessing),
         ],
-        provenance=provenance(
-            manifest,
-            infos,
-            archive_sha256=read_json(METRICS / "download.json").get("archive_sha256"),
-            num_parameters=num_parameters,
-        ),
+        provenance=provenance(manifest, infos, facts["num_parameters"], read_json(METRICS / "download.json")),
         settings=_settings(params),
         predictions_sha256=sha256_of(fresh / "predictions.csv"),
     )
@@ -110,6 +98,25 @@ def run(params: Params) -> None:
     _tell(scores, tuned.note)
 
 
+def _metrics(
+    infos: Mapping[str, CheckpointInfo],
+    scores: Mapping[str, Scores],
+    mirrored: Mapping[str, Scores],
+    comparison: Comparison,
+    num_issues: int,
+) -> dict[str, Any]:
+    """Both checkpoints' metrics, with what experiments are ranked by and what the weights are known by."""
+    metrics: dict[str, Any] = {}
+    for name, one in scores.items():
+        recorded = {metric: infos[name].metrics[metric] for metric in ("val_accuracy", "val_log_loss")}
+        metrics[name] = one.as_dict() | recorded | {"model_sha256": infos[name].files[MODEL_FILE]}
+    metrics["unfreezing"] = comparison.as_dict() | {"alpha": infos["finetuned"].metrics["alpha"]}
+    metrics["num_label_issues"] = num_issues
+    if mirrored:
+        metrics["test_time_augmentation"] = {name: one.metrics for name, one in mirrored.items()}
+    return metrics
+
+
 def _read_info(name: str, manifest: pd.DataFrame, classes: tuple[str, ...]) -> CheckpointInfo:
     """The description of a checkpoint that was made for these photos and says what was measured on validation."""
     info = read_info(CHECKPOINTS[name])
@@ -118,11 +125,6 @@ def _read_info(name: str, manifest: pd.DataFrame, classes: tuple[str, ...]) -> C
         if metric not in info.metrics:
             raise PipelineError(f"{CHECKPOINTS[name]} was saved without {metric}. Make it again with: dvc repro")
     return info
-
-
-def _recorded(info: CheckpointInfo) -> dict[str, Any]:
-    """What experiments are ranked by, and what the weights are known by."""
-    return {name: info.metrics[name] for name in ("val_accuracy", "val_log_loss")} | {"model_sha256": info.files[MODEL_FILE]}
 
 
 def _test_photos(manifest: pd.DataFrame, classes: tuple[str, ...]) -> Photos:

@@ -62,8 +62,7 @@ def report_of(folder: Path, classes: tuple[str, ...], *, alpha: float = 0.5) -> 
         epochs=pd.DataFrame({"epoch": [0, 1, 2], "train_loss": [np.nan, 0.4, 0.2], "val_log_loss": [0.5, 0.3, 0.35]}),
         best_epoch=1 if alpha else 0,
         galleries=[
-            error_analysis.mistakes(tuned, photos, count=24),
-            error_analysis.least_certain(tuned, photos),
+            *error_analysis.galleries_of(tuned, photos, mistakes_shown=24),
             error_analysis.label_issue_gallery(issues, len(photos)),
             error_analysis.near_duplicates(photos),
             Gallery("looks", "Where the models look", "Here.", [Card(heat, "a cat", "cat.0")] * 2, "heat"),
