@@ -11,21 +11,23 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
-from scipy.stats import bootstrap, norm
+from pydantic import BaseModel, ConfigDict, ValidationError
+from scipy.stats import norm
 
 from pipeline.checkpoint import library_versions, read_info
 from pipeline.data.manifest import read_manifest
 from pipeline.errors import PipelineError
-from pipeline.evaluation.metrics import log_losses
+from pipeline.evaluation.comparison import bootstrap_mean
+from pipeline.evaluation.metrics import Scores
 from pipeline.files import read_json, sha256_of
 from pipeline.params import PARAMS_FILE, Params, change_params, load_params
 from pipeline.paths import EVALUATION, FINETUNED, METRICS, PROCESSED, SECONDS, user_path
@@ -56,31 +58,26 @@ class Row(BaseModel):
 
     name: str
     dataset: str
-    dataset_sha256: str
-    photos: int | None
+    dataset_sha256: str = ""
+    photos: int | None = None
     backbone: str
     weights: str
-    weights_sha256: str
-    params: str
-    seed: str
-    n_test: int | None
-    test_fingerprint: str
-    accuracy: float | None
-    log_loss: float | None
-    log_loss_low: float | None
-    log_loss_high: float | None
-    frozen_accuracy: float | None
-    frozen_log_loss: float | None
-    predictions_sha256: str
-    seconds: str
-    machine: str
-    processor: str
-    versions: str
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _empty_is_none(cls, value: Any, info: Any) -> Any:
-        return None if value == "" and cls.model_fields[info.field_name].annotation is not str else value
+    weights_sha256: str = ""
+    params: str = ""
+    seed: str = ""
+    n_test: int | None = None
+    test_fingerprint: str = ""
+    accuracy: float | None = None
+    log_loss: float | None = None
+    log_loss_low: float | None = None
+    log_loss_high: float | None = None
+    frozen_accuracy: float | None = None
+    frozen_log_loss: float | None = None
+    predictions_sha256: str = ""
+    seconds: str = ""
+    machine: str = ""
+    processor: str = ""
+    versions: str = ""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -88,9 +85,10 @@ class Row(BaseModel):
         return {key: json.loads(value) for key, _, value in (part.partition("=") for part in self.params.split("; ") if part)}
 
     @property
-    def settings_but_seeds(self) -> str:
-        """The settings in words, the same for runs that differ by seed alone."""
-        return ", ".join(f"{key}={json.dumps(value)}" for key, value in self.settings.items() if key not in SEEDS) or "default"
+    def family(self) -> tuple[str, ...]:
+        """Data, network and settings, the same for runs that differ by seed alone."""
+        settings = ", ".join(f"{key}={json.dumps(value)}" for key, value in self.settings.items() if key not in SEEDS)
+        return self.dataset_sha256 or self.dataset, self.backbone, self.weights_sha256 or self.weights, settings or "default"
 
 
 @dataclass(frozen=True)
@@ -141,14 +139,13 @@ def reproduce_reported(name: str | None, *, every: bool, archives: Sequence[Path
     Raises:
         PipelineError: no row has this name, or neither a name nor all were asked for.
     """
-    rows = read_rows(REPORTED)
+    rows = {row.name: row for row in read_rows(REPORTED)}
     if every == (name is not None):
         raise PipelineError("Say which result to reproduce: a NAME, or --all; --list shows them.")
-    chosen = rows if every else [row for row in rows if row.name == name]
-    if not chosen:
-        raise PipelineError(f"{REPORTED} has no row named {name}. Known: {', '.join(row.name for row in rows) or 'none'}.")
+    if name is not None and name not in rows:
+        raise PipelineError(f"{REPORTED} has no row named {name}. Known: {', '.join(rows) or 'none'}.")
     verdicts = []
-    for row in chosen:
+    for row in rows.values() if name is None else [rows[name]]:
         outcome = reproduce(row, Path(), archives=archives, weights=weights)
         say(str(outcome))
         verdicts.append(outcome.verdict)
@@ -166,16 +163,18 @@ def reproduce(row: Row, project: Path, *, archives: Sequence[Path], weights: Seq
     present = load_params(project / PARAMS_FILE)
     changes = _flat(Params()) | row.settings | {"download.source": row.dataset, "download.sha256": None}
     changes |= {"backbone.name": row.backbone, "backbone.weights": row.weights}
-    needed = [("archive", "download.source", row.dataset_sha256, [*archives, user_path(present.download.source)])]
-    if is_file_name(row.weights):
+    needed = {}
+    if row.dataset_sha256:
+        places = [*archives, user_path(present.download.source)]
+        needed["archive"] = "download.source", row.dataset_sha256, places
+    if row.weights_sha256 and is_file_name(row.weights):
         places = [*weights, user_path(present.backbone.weights), project / row.weights]
-        needed.append(("weights", "backbone.weights", row.weights_sha256, places))
-    for option, key, sha256, places in needed:
-        file = next((file for file in _files(places) if sha256_of(file) == sha256), None) if sha256 else None
-        if sha256 and file is None:
+        needed["weights"] = "backbone.weights", row.weights_sha256, places
+    for option, (key, sha256, places) in needed.items():
+        if (file := _file_of(sha256, places)) is None:
             reason = f"needs {changes[key]} with sha256 {sha256}; say where it is with --{option}"
             return Outcome(row.name, "NOT AT HAND", reason)
-        changes[key] = str(file.resolve()) if file else changes[key]
+        changes[key] = str(file.resolve())
     with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
         clone = clone_project(project, Path(folder) / "project")
         change_params(clone / PARAMS_FILE, changes)
@@ -187,35 +186,28 @@ def reproduce(row: Row, project: Path, *, archives: Sequence[Path], weights: Seq
 
 
 def compare(reported: Row, measured: Row) -> Outcome:
-    """Compare a run with the row that it repeats.
+    """Compare a run with the measured row that it repeats.
 
     Other photos or weights are OTHER DATA: both numbers are shown, and neither passes nor fails. Predictions must be equal bit
     for bit on an equal processor, with as many threads and the same libraries; elsewhere sums are rounded in another order.
     Accuracies may differ by `accuracy_tolerance`; the log-loss must lie in the row's interval.
     """
-    differing = [name for name in SAME_DATA if getattr(reported, name) != getattr(measured, name)]
-    others = [name for name in SAME_BITS if getattr(reported, name) != getattr(measured, name)]
-    lines = []
-
-    def add(what: str, name: str, form: str, passed: bool, allowed: str = "") -> None:
-        word = ("OTHER" if name in differing else "") if differing else "PASS" if passed else "FAIL"
-        lines.append((what, f"{getattr(reported, name):{form}}{allowed}", f"{getattr(measured, name):{form}}", word))
-
-    add("test photos", "n_test", ",", True)
-    add("their fingerprint", "test_fingerprint", ".12", True)
+    old, new = reported.model_dump(), measured.model_dump()
+    differing = [name for name in SAME_DATA if old[name] != new[name]]
+    others = [name for name in SAME_BITS if old[name] != new[name]]
+    checks = [("test photos", "n_test", ",", "", True), ("their fingerprint", "test_fingerprint", ".12", "", True)]
     for what, name in (("accuracy, frozen", "frozen_accuracy"), ("accuracy, fine-tuned", "accuracy")):
-        accuracy, tolerance = getattr(reported, name), accuracy_tolerance(getattr(reported, name), reported.n_test or 1)
-        add(what, name, ".2%", abs(getattr(measured, name) - accuracy) <= tolerance, f" ± {tolerance:.2%}")
-    low, high = reported.log_loss_low or 0.0, reported.log_loss_high or 0.0
-    add("log-loss, fine-tuned", "log_loss", ".4f", low <= (measured.log_loss or 0.0) <= high, f" ({low:.4f} to {high:.4f})")
+        tolerance = accuracy_tolerance(old[name], old["n_test"])
+        checks.append((what, name, ".2%", f" ± {tolerance:.2%}", abs(new[name] - old[name]) <= tolerance))
+    low, high = old["log_loss_low"], old["log_loss_high"]
+    checks.append(("log-loss, fine-tuned", "log_loss", ".4f", f" ({low:.4f} to {high:.4f})", low <= new["log_loss"] <= high))
     if not others:
-        add(
-            "predictions",
-            "predictions_sha256",
-            ".12",
-            reported.predictions_sha256 == measured.predictions_sha256,
-            ", bit for bit",
-        )
+        name = "predictions_sha256"
+        checks.append(("predictions", name, ".12", ", bit for bit", old[name] == new[name]))
+    lines = []
+    for what, name, form, allowed, passed in checks:
+        word = ("OTHER" if name in differing else "") if differing else "PASS" if passed else "FAIL"
+        lines.append((what, f"{old[name]:{form}}{allowed}", f"{new[name]:{form}}", word))
     if differing:
         return Outcome(reported.name, "OTHER DATA", f"not as reported: {', '.join(differing)}", tuple(lines))
     reason = f"bits are not compared: another {', '.join(others)}" if others else ""
@@ -238,11 +230,10 @@ def log_loss_interval(predictions: pd.DataFrame) -> tuple[float, float]:
     `predictions` is as predictions.csv has it: `actual`, and `finetuned_CLASS` for each class.
     """
     classes, labels = np.unique(predictions["actual"], return_inverse=True)
-    losses = log_losses(labels, predictions[[f"finetuned_{name}" for name in classes]].to_numpy())
-    settings: dict[str, Any] = {"n_resamples": 2000, "batch": 100, "method": "percentile", "rng": 0}
-    bounds = bootstrap((losses,), np.mean, confidence_level=CONFIDENCE_LEVEL, **settings).confidence_interval
-    low, high = (losses.mean() + math.sqrt(2) * (bound - losses.mean()) for bound in bounds)
-    return max(0.0, float(low)), float(high)
+    scores = Scores(labels, predictions[[f"finetuned_{name}" for name in classes]].to_numpy(), tuple(classes), CONFIDENCE_LEVEL)
+    mean, *bounds = bootstrap_mean(scores.log_losses, CONFIDENCE_LEVEL)
+    low, high = (mean + math.sqrt(2) * (bound - mean) for bound in bounds)
+    return max(0.0, low), high
 
 
 def row_of_outputs(project: Path, name: str) -> Row:
@@ -252,10 +243,8 @@ def row_of_outputs(project: Path, name: str) -> Row:
         PipelineError: an output is missing or was computed elsewhere, or the photos came from a folder.
     """
     params, info = load_params(project / PARAMS_FILE), read_info(project / FINETUNED)
-    runtime, seconds = (
-        resolve_runtime(params.runtime),
-        {stage: read_json(project / SECONDS / f"{stage}.json") for stage in STAGES},
-    )
+    runtime = resolve_runtime(params.runtime)
+    seconds = {stage: read_json(project / SECONDS / f"{stage}.json") for stage in STAGES}
     machine = machine_name(runtime.device, runtime.threads)
     if (info.versions, seconds["evaluate"]["machine"]) != (library_versions(), machine):
         raise PipelineError("The outputs were computed on another machine or by other versions. Run: dvc repro --force")
@@ -310,12 +299,13 @@ def refuse_stale(project: Path) -> None:
 def read_rows(file: Path) -> list[Row]:
     """All rows, in the order of the file; raises a PipelineError where one is broken, or two have one name."""
     try:
-        rows = [Row.model_validate(line) for line in pd.read_csv(file, dtype=str, keep_default_na=False).to_dict("records")]
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+        rows = [Row.model_validate({key: cell for key, cell in line.items() if cell}) for line in table.to_dict("records")]
     except (FileNotFoundError, ValidationError, pd.errors.ParserError) as error:
         raise PipelineError(f"{file} cannot be read: {error}. Restore it with: git checkout {file}") from None
-    name, count = Counter(row.name for row in rows).most_common(1)[0] if rows else ("", 0)
-    if count > 1:
-        raise PipelineError(f"{file} has {count} rows named {name}; a name stands for one result.")
+    for name, count in Counter(row.name for row in rows).items():
+        if count > 1:
+            raise PipelineError(f"{file} has {count} rows named {name}; a name stands for one result.")
     return rows
 
 
@@ -329,12 +319,10 @@ def write_rows(file: Path, rows: Sequence[Row]) -> None:
 
 def results_table(rows: Sequence[Row]) -> str:
     """Markdown: a line for the rows that differ by seed alone, in the order of the rows."""
-    families: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        common = (row.dataset_sha256 or row.dataset, row.backbone, row.weights_sha256 or row.weights, row.settings_but_seeds)
-        families.setdefault(common, []).append(row)
+    first = {family: place for place, family in reversed(list(enumerate(row.family for row in rows)))}
+    families = groupby(sorted(rows, key=lambda row: first[row.family]), key=lambda row: row.family)
     head = ["photos", "backbone and weights", "settings", "runs", "frozen", "fine-tuned", "log-loss", "test photos", "time"]
-    lines = [head, ["---"] * len(head), *map(_cells, families.values())]
+    lines = [head, ["---"] * len(head), *(_cells(list(members)) for _, members in families)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -380,16 +368,17 @@ def _flat(params: Params) -> dict[str, Any]:
     return {f"{section}.{key}": value for section, settings in sections.items() for key, value in settings.items()}
 
 
-def _files(places: Sequence[Path]) -> Iterator[Path]:
-    for place in places:
-        yield from [place] if place.is_file() else sorted(file for file in place.glob("*") if file.is_file())
+def _file_of(sha256: str, places: Sequence[Path]) -> Path | None:
+    """The first file of this SHA-256 among files and those in folders."""
+    files = [file for place in places for file in ([place] if place.is_file() else sorted(place.glob("*"))) if file.is_file()]
+    return next((file for file in files if sha256_of(file) == sha256), None)
 
 
 def _cells(family: list[Row]) -> list[str]:
     first, measured = family[0], [row for row in family if row.accuracy is not None]
     dataset = f"{first.photos:,} of {first.dataset}" if first.photos else first.dataset
     cells = [_hashed(dataset, first.dataset_sha256), _hashed(f"{first.backbone}, {first.weights}", first.weights_sha256)]
-    cells.append(first.settings_but_seeds)
+    cells.append(first.family[-1])
     if not measured:
         return [*cells, "", "not yet measured", "not yet measured", "", "", ""]
     cells.append(", ".join(f"`{row.name}`" for row in measured))

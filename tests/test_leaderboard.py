@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import leaderboard as module
 from pipeline.errors import PipelineError
-from pipeline.leaderboard import entries_of, leaderboard, on_same_photos, over_seeds, show_leaderboard
+from pipeline.leaderboard import experiments_of, leaderboard, over_seeds, show_leaderboard
 
 
 def state(
@@ -41,8 +41,8 @@ def shown(*experiments: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_the_lowest_validation_log_loss_is_first_whatever_the_test_photos_say() -> None:
-    entries = entries_of(shown(state("lucky", 0.3, accuracy=0.99), state("best", 0.1, accuracy=0.9), state("next", 0.2)))
-    assert [entry.name for entry in entries] == ["best", "next", "lucky", "main"]
+    [table] = experiments_of(shown(state("lucky", 0.3, accuracy=0.99), state("best", 0.1, accuracy=0.9), state("next", 0.2)))
+    assert table["name"].tolist() == ["best", "next", "lucky", "main"]
 
 
 def test_failed_queued_and_repeated_experiments_are_left_out() -> None:
@@ -50,14 +50,17 @@ def test_failed_queued_and_repeated_experiments_are_left_out() -> None:
     del broken["data"]["metrics"]["outputs/evaluation/metrics.json"]
     queued = {"rev": "abc", "name": "queued", "data": None}
     again = state("again", 0.4, seconds=70.0, workers=8)  # as main, at another time on another machine
-    assert [entry.name for entry in entries_of(shown(broken, queued, again))] == ["again"]
-    assert len(entries_of(shown(state("same", 0.4, seed=1)))) == 2, "another seed is another experiment, whatever it scores"
+    [table] = experiments_of(shown(broken, queued, again))
+    assert table["name"].tolist() == ["again"]
+    assert len(experiments_of(shown(state("same", 0.4, seed=1)))[0]) == 2, (
+        "another seed is another experiment, whatever it scores"
+    )
 
 
 def test_looks_at_the_test_split_are_counted_by_test_split() -> None:
     others = [state(f"other-{seed}", 0.01, seed=seed, photos="ab") for seed in range(2)]
-    groups = on_same_photos(entries_of(shown(*others, state("a", 0.2), state("b", 0.3))))
-    assert [[entry.name for entry in group] for group in groups] == [["a", "b", "main"], ["other-0", "other-1"]]
+    groups = experiments_of(shown(*others, state("a", 0.2), state("b", 0.3)))
+    assert [group["name"].tolist() for group in groups] == [["a", "b", "main"], ["other-0", "other-1"]]
     table = leaderboard(groups[0])
     assert "3 different experiments have looked at the test split (352 photos, fingerprint efefefefefef)" in table
     assert "1 different experiment has looked" in leaderboard(groups[0][:1])
@@ -68,11 +71,11 @@ def test_looks_at_the_test_split_are_counted_by_test_split() -> None:
 def test_experiments_that_differ_in_a_seed_alone_have_a_mean_and_a_deviation() -> None:
     """0.1, 0.2 and 0.3 have the mean 0.2 and the standard deviation 0.1; main has another learning rate."""
     seeds = [state(f"seed-{seed}", 0.1 + seed / 10, 0.95 + seed / 100, seed=seed, rate=1e-2) for seed in range(3)]
-    lines = over_seeds(entries_of(shown(*seeds))).splitlines()
+    lines = over_seeds(experiments_of(shown(*seeds))[0]).splitlines()
     assert len(lines) == 2
     for text in ("3  ", "0.2000 ± 0.1000", "0.3000 ± 0.1000", "96.00% ± 1.00%", "90.00% ± 0.00%", "seed-0, seed-1, seed-2"):
         assert text in lines[1], text
-    assert over_seeds(entries_of(shown())) == ""
+    assert over_seeds(experiments_of(shown())[0]) == ""
 
 
 def test_the_command_prints_and_draws(

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline import reproduce as module
 from pipeline import runtime
@@ -74,8 +72,7 @@ def row(name: str, **changes: Any) -> Row:
 
 
 def announced(name: str) -> Row:
-    empty = ("photos", "n_test", "accuracy", "log_loss", "log_loss_low", "log_loss_high", "frozen_accuracy", "frozen_log_loss")
-    return row(name, dataset="microsoft", weights="pretrained", weights_sha256="", seconds="", **dict.fromkeys(empty))
+    return Row(name=name, dataset="microsoft", backbone="mobilenetv2_100", weights="pretrained", params=row(name).params)
 
 
 # The file and the table.
@@ -138,10 +135,6 @@ def test_readme_shows_what_is_reported_and_its_settings_exist() -> None:
 # Comparing.
 
 
-def words(reported: dict, measured: dict) -> dict[str, str]:
-    return {line[0]: line[3] for line in compare(row("one", **reported), row("one", **measured)).lines}
-
-
 def test_bits_must_agree_on_the_same_processor_threads_and_libraries() -> None:
     assert compare(row("one"), row("one")).verdict == "PASS"
     found = compare(row("one"), row("one", predictions_sha256="99" * 32))
@@ -149,14 +142,15 @@ def test_bits_must_agree_on_the_same_processor_threads_and_libraries() -> None:
     assert [line[0] for line in found.lines if line[3] == "FAIL"] == ["predictions"]
 
 
-OTHER_MACHINES = [
-    {"processor": "45" * 32},  # of the same name, as hypervisors have it
-    {"machine": "A processor, 4 threads"},
-    {"versions": '{"torch": "2.15.0", "scipy": "2.0"}'},
-]
-
-
-@pytest.mark.parametrize("change", OTHER_MACHINES, ids=lambda change: next(iter(change)))
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"processor": "45" * 32},  # of the same name, as hypervisors have it
+        {"machine": "A processor, 4 threads"},
+        {"versions": '{"torch": "2.15.0", "scipy": "2.0"}'},
+    ],
+    ids=lambda change: next(iter(change)),
+)
 def test_elsewhere_scores_may_differ_by_chance_alone(change: dict) -> None:
     """At 98% of 300 photos that is by 2.5 points; the log-loss must lie in the row's interval."""
     near = compare(row("one"), row("one", **change, predictions_sha256="99" * 32, accuracy=0.96, log_loss=0.085))
@@ -167,8 +161,8 @@ def test_elsewhere_scores_may_differ_by_chance_alone(change: dict) -> None:
         ("frozen_accuracy", 1.0, "accuracy, frozen"),
         ("log_loss", 0.095, "log-loss, fine-tuned"),
     ):
-        far = words({}, {**change, name: value})
-        assert [what for what, word in far.items() if word == "FAIL"] == [line]
+        far = compare(row("one"), row("one", **{**change, name: value}))
+        assert [what for what, _, _, word in far.lines if word == "FAIL"] == [line]
 
 
 @pytest.mark.parametrize(
@@ -182,15 +176,8 @@ def test_other_photos_are_other_data_and_no_failed_accuracy(change: dict) -> Non
     assert any("98.00%" in line[1] and line[2] == "50.00%" for line in found.lines), "both numbers are shown"
 
 
-@given(st.integers(1, 20_000), st.data())
-def test_the_tolerance_is_above_zero_and_shrinks_with_the_photos(n: int, data: st.DataObject) -> None:
-    accuracy = data.draw(st.integers(0, n)) / n
-    tolerance = accuracy_tolerance(accuracy, n)
-    assert 0 < accuracy_tolerance(accuracy, 4 * n) < tolerance
-    assert tolerance == pytest.approx(accuracy_tolerance(1 - accuracy, n))
-
-
 def test_two_fair_runs_pass_in_about_nineteen_of_twenty_cases() -> None:
+    assert 0 < accuracy_tolerance(1.0, 500) < accuracy_tolerance(1.0, 100)
     random = np.random.default_rng(0)
     first, second = random.binomial(500, 0.97, (2, 4000)) / 500
     passed = [abs(a - b) <= accuracy_tolerance(a, 500) for a, b in zip(first, second, strict=True)]
@@ -242,10 +229,6 @@ def test_what_is_not_at_hand_is_named_with_its_hash(tmp_path: Path) -> None:
     for text in ("mobilenetv2.safetensors", "cd" * 32, "--weights"):
         assert text in outcome.reason
     assert reproduce(announced("later"), ROOT, archives=[], weights=[]).verdict == "NOT MEASURED"
-
-
-def test_only_a_file_of_weights_is_looked_for() -> None:
-    assert all(map(is_file_name, ("net.safetensors", "pipeline/net.pth")))
     assert not any(map(is_file_name, ("none", "package", "pretrained", "hf-hub:timm/resnet50.a1_in1k", "IMAGENET1K_V2")))
 
 

@@ -3,20 +3,19 @@
 heat = grad_cam(model, images, classes=[0, 1])          # (n, height, width) in [0, 1]
 picture = overlay(denormalise(images[0], preprocessing), heat[0])
 
-Grad-CAM (Selvaraju et al., ICCV 2017) weights the channels of a late layer by the gradient of the class's logit. captum does it
-for maps (n, channels, height, width); the output of layers with tokens or with channels last is shown to captum as such maps.
+Grad-CAM (Selvaraju et al., ICCV 2017) weights the channels of a late layer by the mean gradient of the class's logit.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from captum.attr import LayerAttribution, LayerGradCam
 from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pipeline.checkpoint import Preprocessing
 from pipeline.errors import PipelineError
@@ -42,14 +41,16 @@ def grad_cam(model: Any, images: Tensor, classes: Sequence[int]) -> Tensor:
     Raises:
         PipelineError: the network has no such layer.
     """
-    layer, maps = _last_grid(model, images[:1], classes[0])
-    hook = layer.register_forward_hook(lambda module, inputs, output: maps(output))
-    try:
-        heat = LayerGradCam(model, maps.grid).attribute(images.clone(), list(classes), relu_attributions=True)
-    finally:
-        hook.remove()
-    heat = LayerAttribution.interpolate(heat, tuple(images.shape[2:]), "bilinear")[:, 0].detach()
-    return heat / heat.amax((1, 2), keepdim=True).clamp(min=torch.finfo(heat.dtype).tiny)
+    outputs, logits = _outputs_with_maps(model, images)
+    of_classes = logits[range(len(images)), list(classes)].sum()
+    gradients = torch.autograd.grad(of_classes, outputs, allow_unused=True) if outputs else ()
+    for output, gradient in zip(reversed(outputs), reversed(gradients), strict=True):
+        maps, slopes = _as_maps(model, output), None if gradient is None else _as_maps(model, gradient)
+        if maps is not None and slopes is not None and slopes[0].abs().sum(0).count_nonzero() > 1:
+            heat = (slopes.mean((2, 3), keepdim=True) * maps).sum(1, keepdim=True).relu().detach()
+            heat = functional.interpolate(heat, images.shape[2:], mode="bilinear")[:, 0]
+            return heat / heat.amax((1, 2), keepdim=True).clamp(min=torch.finfo(heat.dtype).tiny)
+    raise PipelineError(f"{type(model).__name__} has no layer with feature maps for Grad-CAM.")
 
 
 def overlay(photo: Image.Image, heat: Tensor) -> Image.Image:
@@ -69,68 +70,35 @@ def denormalise(tensor: Tensor, preprocessing: Preprocessing) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
-class _Maps(nn.Module):
-    """Passes a layer's output on unchanged, through `grid`, which gets it as (n, channels, height, width)."""
-
-    def __init__(self, to_maps: Callable[[Tensor], Tensor], from_maps: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.grid = nn.Identity()
-        self._to_maps, self._from_maps = to_maps, from_maps
-
-    def forward(self, output: Tensor) -> Tensor:
-        return self._from_maps(self.grid(self._to_maps(output)), output)
-
-
-def _last_grid(model: Any, image: Tensor, label: int) -> tuple[nn.Module, _Maps]:
-    """The layer for Grad-CAM, and how its output is a map."""
-    outputs: list[tuple[nn.Module, Tensor]] = []
+def _outputs_with_maps(model: Any, images: Tensor) -> tuple[list[Tensor], Tensor]:
+    """The outputs of all layers that have feature maps, in the order of computation, and the logits."""
+    outputs: list[Tensor] = []
 
     def record(module: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.requires_grad and _maps_of(model, output) is not None:
-            outputs.append((module, output))
+        if isinstance(output, Tensor) and output.requires_grad and _as_maps(model, output) is not None:
+            outputs.append(output)
 
     hooks = [module.register_forward_hook(record) for module in model.modules() if module is not model]
     try:
-        with torch.enable_grad():
-            # The input requires a gradient, because no parameter of a frozen network does.
-            logit = model(image.clone().requires_grad_())[0, label]
+        with torch.enable_grad():  # the input requires a gradient, because no parameter of a frozen network does
+            return outputs, model(images.clone().requires_grad_())
     finally:
         for hook in hooks:
             hook.remove()
-    gradients = torch.autograd.grad(logit, [output for _, output in outputs], allow_unused=True) if outputs else ()
-    for (module, output), gradient in zip(reversed(outputs), reversed(gradients), strict=True):
-        maps = _maps_of(model, output)
-        if gradient is not None and maps is not None and _places(maps._to_maps(gradient)) > 1:
-            return module, maps
-    raise PipelineError(f"{type(model).__name__} has no layer with feature maps for Grad-CAM.")
 
 
-def _places(gradient: Tensor) -> int:
-    """How many places of a map (1, channels, height, width) have a gradient."""
-    return int((gradient.abs().sum(1) > 0).sum())
-
-
-def _maps_of(model: Any, output: Tensor) -> _Maps | None:
-    """How a layer's output is a map: channels first, channels last (timm's `num_features`) or tokens; None where it is none."""
+def _as_maps(model: Any, output: Tensor) -> Tensor | None:
+    """A layer's output, maps with channels first or last or tokens, as (n, channels, rows, columns); None where it is none."""
     channels, shape = getattr(model, "num_features", None), output.shape
     if output.ndim == 4 and channels in (shape[1], None) and shape[2] * shape[3] > 1:
-        return _Maps(lambda maps: maps, lambda maps, _: maps)
+        return output
     if output.ndim == 4 and shape[3] == channels and shape[1] * shape[2] > 1:
-        return _Maps(lambda maps: maps.permute(0, 3, 1, 2), lambda maps, _: maps.permute(0, 2, 3, 1))
-    if output.ndim != 3 or channels not in (shape[2], None):
-        return None
-    for prefix in [model.num_prefix_tokens] if hasattr(model, "num_prefix_tokens") else [0, 1]:
-        if (grid := _grid_size(model, shape[1] - prefix)) is not None:
-            return _token_maps(prefix, grid)
+        return output.permute(0, 3, 1, 2)
+    if output.ndim == 3 and channels in (shape[2], None):
+        for prefix in [model.num_prefix_tokens] if hasattr(model, "num_prefix_tokens") else [0, 1]:  # tokens of no place
+            if grid := _grid_size(model, shape[1] - prefix):
+                return output[:, prefix:].transpose(1, 2).unflatten(2, grid)
     return None
-
-
-def _token_maps(prefix: int, grid: tuple[int, int]) -> _Maps:
-    """Tokens (n, prefix + rows * columns, channels) as maps; the first `prefix` ones stand for no place."""
-    return _Maps(
-        lambda tokens: tokens[:, prefix:].transpose(1, 2).unflatten(2, grid),
-        lambda maps, tokens: torch.cat([tokens[:, :prefix], maps.flatten(2).transpose(1, 2)], 1),
-    )
 
 
 def _grid_size(model: Any, tokens: int) -> tuple[int, int] | None:

@@ -12,11 +12,12 @@ from scipy.stats import binomtest, bootstrap
 
 from pipeline.evaluation.metrics import Scores
 
+RESAMPLES = 2000
 VALUES_AT_ONCE = 1_000_000  # resampled, which bounds the memory
 
 
-class Gain(NamedTuple):
-    """How much better the second model is than the first, positive where better, with the bounds of its interval."""
+class Interval(NamedTuple):
+    """A mean with the bounds of its interval."""
 
     mean: float
     low: float
@@ -30,8 +31,8 @@ class Comparison:
     only_first: int  # photos that the first model alone classifies correctly
     only_second: int
     p_value: float  # of McNemar's exact test that both are equally often correct
-    accuracy_gain: Gain
-    log_loss_gain: Gain  # in nats
+    accuracy_gain: Interval  # positive where the second model is better
+    log_loss_gain: Interval  # likewise, in nats
     confidence_level: float
 
     @property
@@ -60,31 +61,19 @@ def compare(first: Scores, second: Scores) -> Comparison:
         only_first,
         only_second,
         float(binomtest(only_second, differing).pvalue) if differing else 1.0,
-        paired_bootstrap(second.correct.astype(float) - first.correct, confidence_level=level),
-        paired_bootstrap(first.log_losses - second.log_losses, confidence_level=level),
+        bootstrap_mean(second.correct.astype(float) - first.correct, level),
+        bootstrap_mean(first.log_losses - second.log_losses, level),
         level,
     )
 
 
-def paired_bootstrap(
-    differences: np.ndarray, *, confidence_level: float, one_sided: bool = False, resamples: int = 2000
-) -> Gain:
-    """The mean of paired differences with its percentile interval (Efron, Bootstrap methods, Annals of Statistics 1979).
+def bootstrap_mean(values: np.ndarray, confidence_level: float) -> Interval:
+    """The mean of (n,) values with its percentile interval (Efron, Bootstrap methods, Annals of Statistics 1979).
 
-    Args:
-        differences: (n,) of each photo's scores, n at least 2; which photos are drawn is the same in every call with n photos.
-        confidence_level: in (0, 1).
-        one_sided: all of the error probability is given to the lower bound, and the upper one is infinite.
-        resamples: how often the n photos are drawn, with replacement.
+    Which photos are drawn is the same in every call with n values, which are at least 2.
     """
-    interval = bootstrap(
-        (differences,),
-        np.mean,
-        n_resamples=resamples,
-        batch=max(VALUES_AT_ONCE // len(differences), 1),
-        confidence_level=confidence_level,
-        alternative="greater" if one_sided else "two-sided",
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return Gain(float(differences.mean()), float(interval.low), float(interval.high))
+    batch = max(VALUES_AT_ONCE // len(values), 1)
+    drawn = bootstrap(
+        (values,), np.mean, n_resamples=RESAMPLES, batch=batch, confidence_level=confidence_level, method="percentile", rng=0
+    )
+    return Interval(float(values.mean()), *map(float, drawn.confidence_interval))

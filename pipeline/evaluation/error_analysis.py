@@ -1,6 +1,6 @@
 """Error analysis: galleries of mistakes, uncertain photos, label issues, near duplicates and Grad-CAM for the report.
 
-galleries = [mistakes(scores, photos, count=24), least_certain(scores, photos)]
+galleries = galleries_of(scores, photos, mistakes_shown=24)
 
 `photos` has a row for each test photo, in the order of the scores: `id`, `path` (of the stored photo), `class` and `group`.
 """
@@ -22,12 +22,12 @@ from pipeline.checkpoint import Preprocessing
 from pipeline.data.transforms import evaluation_transform
 from pipeline.errors import PipelineError
 from pipeline.evaluation.attribution import denormalise, grad_cam, overlay
+from pipeline.evaluation.figures import NAMES
 from pipeline.evaluation.metrics import Scores
 
 LEAST_CERTAIN, LABEL_ISSUES, DUPLICATE_GROUPS, SHOWN_OF_A_GROUP, EXPLAINED = 12, 18, 6, 3, 8  # photos shown
 SIDE = 320  # pixels, about twice what photos are shown at, for screens that show two pixels as one
 JPEG_QUALITY = 78
-NAMES = {"frozen": "Frozen", "finetuned": "Fine-tuned"}
 
 
 @dataclass(frozen=True)
@@ -62,20 +62,19 @@ class Gallery:
     kind: Literal["photos", "heat"] = "photos"
 
 
-def mistakes(scores: Scores, photos: pd.DataFrame, *, count: int) -> Gallery:
-    """The fine-tuned checkpoint's most confident mistakes."""
-    text = (
+def galleries_of(scores: Scores, photos: pd.DataFrame, *, mistakes_shown: int) -> list[Gallery]:
+    """The fine-tuned checkpoint's most confident mistakes, and its least confident predictions, right or wrong."""
+    wrong = (
         f"The fine-tuned checkpoint is wrong on {len(scores.mistakes)} of {len(photos)} test photos. These are the wrong "
         "predictions with the highest confidence, which the bar shows. Either the model, the photo or the label is at fault."
     )
-    return Gallery("mistakes", "The most confident mistakes", text, _prediction_cards(scores, photos, scores.mistakes[:count]))
-
-
-def least_certain(scores: Scores, photos: pd.DataFrame) -> Gallery:
-    """The photos with the fine-tuned checkpoint's least confident predictions, right or wrong."""
-    text = "The fine-tuned checkpoint’s least confident predictions. To label more photos, begin with ones like these."
-    order = np.argsort(scores.confidence, kind="stable")[:LEAST_CERTAIN]
-    return Gallery("uncertain", "The least certain", text, _prediction_cards(scores, photos, order))
+    doubtful = "The fine-tuned checkpoint’s least confident predictions. To label more photos, begin with ones like these."
+    mistakes = _prediction_cards(scores, photos, scores.mistakes[:mistakes_shown])
+    uncertain = _prediction_cards(scores, photos, np.argsort(scores.confidence, kind="stable")[:LEAST_CERTAIN])
+    return [
+        Gallery("mistakes", "The most confident mistakes", wrong, mistakes),
+        Gallery("uncertain", "The least certain", doubtful, uncertain),
+    ]
 
 
 def label_issue_gallery(issues: pd.DataFrame, num_examined: int) -> Gallery:
@@ -113,7 +112,8 @@ def grad_cam_gallery(
     """Grad-CAM of both checkpoints' networks on the most confident mistakes and correct predictions of the fine-tuned one."""
     anchor, title = "looks", "Where the models look"
     chosen = _most_confident(scores["finetuned"])
-    batch = torch.stack([_network_input(path, preprocessing) for path in photos["path"].iloc[chosen]])
+    transform = evaluation_transform(preprocessing)
+    batch = torch.stack([transform(_opened(path)) for path in photos["path"].iloc[chosen]])
     try:
         heats = {name: grad_cam(model, batch, scores[name].predicted[chosen].tolist()) for name, model in models.items()}
     except PipelineError as error:
@@ -138,10 +138,7 @@ def grad_cam_gallery(
 
 def embed(photo: Path | Image.Image, alternative: str, label: str = "") -> Picture:
     """A photo, made small, inside a page."""
-    if isinstance(photo, Path):
-        with Image.open(photo) as image:
-            photo = image.convert("RGB")
-    small = photo.copy()
+    small = _opened(photo) if isinstance(photo, Path) else photo.copy()
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
@@ -169,6 +166,6 @@ def _most_confident(scores: Scores) -> list[int]:
     return wrong + in_turn[: EXPLAINED - len(wrong)].tolist()
 
 
-def _network_input(path: Path, preprocessing: Preprocessing) -> torch.Tensor:
+def _opened(path: Path) -> Image.Image:
     with Image.open(path) as image:
-        return evaluation_transform(preprocessing)(image.convert("RGB"))
+        return image.convert("RGB")

@@ -1,201 +1,227 @@
-"""Charts as SVG inside a page, drawn with the page's own colours, so that they follow it into dark mode.
+"""Figures of the report: Matplotlib's charts as SVG in the page's colours and font, so that they follow it into dark mode."""
 
-chart = line_chart([Line("first", [(0, 0), (1, 1)])], x=Axis("false positives"), y=Axis("true positives"), description="...")
-
-A chart names CSS classes (grid, first, second, faint, wrong) and leaves colours to the style sheet. All are 380 units wide and
-scale with the page.
-"""
-
-import math
-from collections.abc import Callable, Sequence
+import io
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from markupsafe import Markup, escape
-from matplotlib.path import Path
-from matplotlib.ticker import MaxNLocator
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-WIDTH, HEIGHT = 380, 300
+from pipeline.evaluation.comparison import Comparison
+from pipeline.evaluation.metrics import Scores
+
+NAMES = {"frozen": "Frozen", "finetuned": "Fine-tuned"}
+STYLES = {"frozen": "first", "finetuned": "second"}  # the page's CSS variables and classes
+PAGE_COLOURS = ("ink", "soft", "line", "faint", *STYLES.values(), "right", "wrong")
+COLOURS = {name: f"#0000{number:02x}" for number, name in enumerate(PAGE_COLOURS, 16)}  # stand in for the page's variables
+WIDTH, HEIGHT = 380, 300  # in the SVG's own units; a chart scales with the page
 LEFT, RIGHT, TOP, BOTTOM = 54, 12, 12, 44
-NAMED = 96  # where the scale of a chart with named rows begins
-ROW = 34
-Points = Sequence[Sequence[float]]
+NAMED, ROW = 96, 34  # left margin and height of the rows of a chart with named rows
+CONFIDENCE_BINS = 20
+CORNERS = (0.02, 0.05, 0.1, 0.2, 0.5)  # how far ROC and precision-recall curves are zoomed in
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 11.5,
+    "axes.autolimit_mode": "round_numbers",
+    "axes.xmargin": 0,
+    "axes.ymargin": 0,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "grid.color": COLOURS["line"],
+    "grid.linewidth": 1,
+    "lines.linewidth": 2.2,
+    "axes.labelcolor": COLOURS["soft"],
+    "axes.labelsize": 11.5,
+    **{f"axes.spines.{side}": False for side in ("left", "right", "top", "bottom")},
+    **{f"{axis}tick.labelcolor": COLOURS["soft"] for axis in "xy"},
+    **{f"{axis}tick.labelsize": 11.5 for axis in "xy"},
+    **{f"{axis}tick.major.size": 0 for axis in "xy"},
+    "xtick.major.pad": 8,
+    "ytick.major.pad": 6,
+}
 
 
 @dataclass(frozen=True)
-class Axis:
-    """A label and the bounds; without bounds the axis reaches from the tick below all values to the one above them."""
+class Chart:
+    """A chart with a title, a sentence and a legend (name -> CSS class)."""
 
-    label: str
-    low: float | None = None
-    high: float | None = None
-    percent: bool = False
-
-    def tick_label(self, value: float) -> str:
-        """The value as it is written at the axis."""
-        return f"{value * 100:.4g}%" if self.percent else f"{value:,.4g}"
+    title: str
+    text: str
+    svg: Markup
+    legend: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class Line:
-    """Points joined by a line, and dots on them where radii are given; `style` is a CSS class."""
-
-    style: str
-    points: Points
-    radii: Sequence[float] = ()
-
-
-@dataclass(frozen=True)
-class Range:
-    """A value and its interval, with a name before it."""
-
-    name: str
-    style: str
-    value: float
-    low: float
-    high: float
+@rc_context(STYLE)
+def draw_charts(scores: Mapping[str, Scores], epochs: pd.DataFrame, best_epoch: int, alpha: float) -> list[Chart]:
+    """Fine-tuning by epoch, reliability, ROC, precision and recall, and confidence."""
+    classes = scores["finetuned"].classes
+    whose = f"“{classes[-1]}”" if len(classes) == 2 else "over all classes"
+    found = f"How many photos of a class are found, by how many others are taken for it: {whose}."
+    correct = f"How many predictions of a class are correct, by how many of its photos are found: {whose}."
+    return [
+        _training(epochs, best_epoch, alpha),
+        _reliability(scores),
+        _curves(scores, "roc", "ROC", found, ideal=(0, 1)),
+        _curves(scores, "precision_recall", "Precision and recall", correct, ideal=(1, 1)),
+        _confidence(scores["finetuned"]),
+    ]
 
 
-class _Scale:
-    """From values to places between `start` and `end`, linear after `transform`; with the ticks of its axis."""
-
-    def __init__(
-        self,
-        axis: Axis,
-        values: Sequence[float],
-        start: float,
-        end: float,
-        *,
-        transform: Callable[[float], float] = float,
-        ticks: Sequence[float] | None = None,
-    ) -> None:
-        low = axis.low if axis.low is not None else min(values, default=0.0)
-        high = axis.high if axis.high is not None else max(values, default=1.0)
-        if high - low < 1e-9:
-            low, high = low - 0.5 * abs(low) - 1e-3, high + 0.5 * abs(high) + 1e-3
-        nice = MaxNLocator(nbins=6, steps=[1, 2, 5, 10]).tick_values(low, high)
-        self.low = low if axis.low is not None else min(low, float(nice[0]))
-        self.high = high if axis.high is not None else max(high, float(nice[-1]))
-        slack = 1e-9 * (self.high - self.low)
-        inside = [float(tick) for tick in nice if self.low - slack <= tick <= self.high + slack]
-        self.axis, self.start, self.end, self.ticks, self._transform = axis, start, end, ticks or inside, transform
-
-    def __call__(self, value: float) -> float:
-        low, high = self._transform(self.low), self._transform(self.high)
-        return round(self.start + (self._transform(value) - low) / (high - low) * (self.end - self.start), 2)
+@rc_context(STYLE)
+def accuracy_chart(scores: Mapping[str, Scores]) -> Markup:
+    """Both checkpoints' accuracy with its interval."""
+    rows = {NAMES[name]: (STYLES[name], one.metrics["accuracy"], *one.accuracy_interval) for name, one in scores.items()}
+    return _intervals(rows, "accuracy on the test photos", percent=True)
 
 
-def line_chart(
-    lines: Sequence[Line],
-    *,
-    x: Axis,
-    y: Axis,
-    description: str,
-    diagonal: bool = False,
-    marked: Sequence[float] | None = None,
+@rc_context(STYLE)
+def gain_charts(comparison: Comparison) -> list[Markup]:
+    """The gains in accuracy and log-loss with their intervals; to the right of zero is better."""
+    return [
+        _intervals({"Accuracy": ("second", *comparison.accuracy_gain)}, "gain in accuracy", percent=True, zero=True),
+        _intervals({"Log-loss": ("second", *comparison.log_loss_gain)}, "gain in log-loss, nats", zero=True),
+    ]
+
+
+def _training(epochs: pd.DataFrame, best_epoch: int, alpha: float) -> Chart:
+    axes = _axes(xlabel="epoch", ylabel="log-loss, nats", xlim=(0, max(epochs["epoch"].max(), 1)))
+    for column, style in (("train_loss", "faint"), ("val_log_loss", "second")):
+        _line(axes, epochs[["epoch", column]].dropna(), style, radii=3)
+    best = epochs[epochs["epoch"] == best_epoch]
+    axes.scatter(best["epoch"], best["val_log_loss"], 14**2, "none", edgecolors=COLOURS["ink"], linewidths=1.4, clip_on=False)
+    axes.set_ylim(bottom=0)
+    svg = _svg(axes, f"Log-loss by epoch on training and validation photos; the chosen epoch is {best_epoch}")
+    chosen = f"alpha = {alpha:.2g} of the way to epoch {best_epoch}" if alpha else "epoch 0"
+    text = (
+        f"Epoch 0 is the frozen checkpoint; chosen is {chosen}, ringed. Training photos are augmented, which makes them harder."
+    )
+    return Chart("Fine-tuning", text, svg, {"training": "faint", "validation": "second"})
+
+
+def _reliability(scores: Mapping[str, Scores]) -> Chart:
+    axes = _axes("xy", xlabel="confidence", ylabel="accuracy", xlim=_confidences(scores["finetuned"]), ylim=(0, 1))
+    _diagonal(axes)
+    for name, one in scores.items():
+        radii = 2 + 5 * np.sqrt(one.reliability["photos"] / len(one.labels))
+        _line(axes, one.reliability[["confidence", "accuracy"]], STYLES[name], radii)
+    text = "Accuracy by confidence; larger dots are more photos. On the diagonal, confidence and accuracy are equal."
+    return Chart("Reliability", text, _svg(axes, "Accuracy of both checkpoints by their confidence"), _legend(scores))
+
+
+def _curves(
+    scores: Mapping[str, Scores], curve: Literal["roc", "precision_recall"], title: str, text: str, *, ideal: tuple[int, int]
+) -> Chart:
+    """Both checkpoints' curves, zoomed in to the corner with the ideal model as far as the worse curve allows."""
+    points = {name: getattr(one, curve) for name, one in scores.items()}
+    needed = 4 * max(float(np.abs(table.to_numpy() - ideal).max(1).min()) for table in points.values())
+    size = next((corner for corner in CORNERS if corner >= needed), 1.0)
+    xlim, ylim = ((at * (1 - size), at + (1 - at) * size) for at in ideal)
+    xlabel, ylabel = (column.replace("_", " ") for column in points["frozen"].columns)
+    axes = _axes("xy", xlabel=xlabel, ylabel=ylabel, xlim=xlim, ylim=ylim)
+    if curve == "roc":
+        _diagonal(axes)
+    for name, table in points.items():
+        _line(axes, table, STYLES[name])
+    zoomed = f" Only the corner of a good model is shown: {size:.0%} of either axis." if size < 1 else ""
+    return Chart(title, text + zoomed, _svg(axes, f"{ylabel} by {xlabel}, for both checkpoints"), _legend(scores))
+
+
+def _confidence(scores: Scores) -> Chart:
+    """How many predictions are right and wrong, stacked; on a linear scale a few wrong ones would not be seen."""
+    low, high = _confidences(scores)
+    edges = np.linspace(low, high, CONFIDENCE_BINS + 1)
+    right, wrong = (np.histogram(scores.confidence[part], edges)[0] for part in (scores.correct, ~scores.correct))
+    highest = int((right + wrong).max())
+    axes = _axes("x", xlabel="confidence", ylabel="photos (square-root scale)", xlim=(low, high))
+    axes.set_yscale("function", functions=(lambda value: np.sqrt(np.maximum(value, 0)), np.square))
+    axes.set(ylim=(0, highest), yticks=sorted({0, *(round(highest * part) for part in (0.04, 0.25, 1))}))
+    axes.yaxis.set_major_formatter("{x:,.4g}")
+    middles, width = (edges[:-1] + edges[1:]) / 2, 0.87 * (edges[1] - edges[0])
+    axes.bar(middles, wrong, width, color=COLOURS["wrong"])
+    axes.bar(middles, right, width, bottom=wrong, color=COLOURS["right"])
+    svg = _svg(axes, "How many predictions of the fine-tuned checkpoint are right and wrong, by confidence")
+    text = "Confidence of the fine-tuned checkpoint’s predictions. Wrong ones should have a low one."
+    return Chart("Confidence", text, svg, {"right": "right", "wrong": "wrong"})
+
+
+def _intervals(
+    rows: Mapping[str, tuple[str, float, float, float]], label: str, *, percent: bool = False, zero: bool = False
 ) -> Markup:
-    """Lines over a grid; what lies beyond the axes is not drawn.
-
-    `description` is for those who cannot see the chart. `diagonal` adds the line x = y, and `marked` a ring around a point.
-    """
-    across = _Scale(x, [point[0] for line in lines for point in line.points], LEFT, WIDTH - RIGHT)
-    up = _Scale(y, [point[1] for line in lines for point in line.points], HEIGHT - BOTTOM, TOP)
-    parts = _axes(across, up)
-    if diagonal:
-        ends = min(across.low, up.low), max(across.high, up.high)
-        parts.append(_clipped([(across(value), up(value)) for value in ends], "diagonal"))
-    for line in lines:
-        places = [(across(a), up(b)) for a, b in line.points]
-        parts.append(_clipped(places, f"line {line.style}"))
-        parts += [_dot(a, b, radius, line.style) for (a, b), radius in zip(places, line.radii, strict=False)]
-    if marked is not None:
-        parts.append(f'<circle class="ring" cx="{across(marked[0])}" cy="{up(marked[1])}" r="7"/>')
-    return _svg(parts, HEIGHT, description)
-
-
-def histogram(right: Sequence[int], wrong: Sequence[int], *, x: Axis, description: str) -> Markup:
-    """Right and wrong predictions in equally wide bins over the axis, stacked, on a square-root scale.
-
-    On a linear scale a few mistakes would be invisible below thousands of right predictions.
-    """
-    highest = max(max(a + b for a, b in zip(right, wrong, strict=True)), 1)
-    across = _Scale(x, [], LEFT, WIDTH - RIGHT)
-    ticks = sorted({0.0, *(float(round(highest * fraction)) for fraction in (0.04, 0.25, 1.0))})
-    y = Axis("photos (square-root scale)", 0, highest)
-    up = _Scale(y, [], HEIGHT - BOTTOM, TOP, transform=math.sqrt, ticks=ticks)
-    parts = _axes(across, up)
-    edges = [across(value) for value in np.linspace(across.low, across.high, len(right) + 1)]
-    for left, end, good, bad in zip(edges, edges[1:], right, wrong, strict=False):
-        for style, low, high in (("wrong", 0, bad), ("right", bad, bad + good)):
-            if high > low:
-                size = f'width="{end - left - 2:.2f}" height="{up(low) - up(high):.2f}"'
-                parts.append(f'<rect class="bar {style}" x="{left + 1:.2f}" y="{up(high)}" {size}/>')
-    return _svg(parts, HEIGHT, description)
-
-
-def range_chart(ranges: Sequence[Range], *, x: Axis, description: str, zero: bool = False) -> Markup:
-    """Values with their intervals on one scale, a row each from the top down; `zero` draws a line at 0."""
-    bottom = 8 + ROW * len(ranges)
-    values = [value for one in ranges for value in (one.low, one.high)] + ([0.0] if zero else [])
-    across = _Scale(x, values, NAMED, WIDTH - 18)
-    parts = _ticks(across, 8, bottom)
+    """Rows of name -> (style, value, low, high) on one scale, from the top down; `zero` draws a line at 0."""
+    axes = _axes("x" if percent else "", ROW * len(rows), left=NAMED, xlabel=label, ylim=(len(rows) - 0.5, -0.5))
+    for row, (style, value, low, high) in enumerate(rows.values()):
+        colour = COLOURS[style]
+        axes.plot([low, high], [row, row], color=colour, clip_on=False, linewidth=5, alpha=0.38, solid_capstyle="round")
+        axes.plot(value, row, "o", markersize=10, markeredgewidth=0, color=colour, clip_on=False)
     if zero:
-        parts.append(_path([(across(0), 8), (across(0), bottom)], "zero"))
-    for index, one in enumerate(ranges):
-        middle = 8 + ROW * index + ROW / 2
-        parts.append(_text(one.name, NAMED - 12, middle + 4, "end", "name"))
-        parts.append(_path([(across(one.low), middle), (across(one.high), middle)], f"whisker {one.style}"))
-        parts.append(_dot(across(one.value), middle, 5, one.style))
-    parts.append(_text(x.label, (NAMED + WIDTH - 18) / 2, bottom + BOTTOM - 6, "middle", "label"))
-    return _svg(parts, bottom + BOTTOM, description)
+        axes.axvline(0, color=COLOURS["soft"], linewidth=1.2, linestyle=(0, (3, 3)), clip_on=False)
+    low, high = axes.dataLim.intervalx
+    if low == high:
+        axes.set_xlim(low - 0.01, high + 0.01)
+    axes.set_yticks(range(len(rows)), list(rows), color=COLOURS["ink"], size=13)
+    axes.grid(visible=False, axis="y")
+    shown = (f"{name} {value:.4f}, {low:.4f} to {high:.4f}" for name, (_, value, low, high) in rows.items())
+    return _svg(axes, f"{label}: {'; '.join(shown)}")
 
 
-def _axes(across: _Scale, up: _Scale) -> list[str]:
-    """The grid of both axes with ticks and labels."""
-    middle = (up.start + up.end) / 2
-    parts = _ticks(across, up.end, up.start)
-    for tick in up.ticks:
-        parts.append(_path([(across.start, up(tick)), (across.end, up(tick))], "grid"))
-        parts.append(_text(up.axis.tick_label(tick), across.start - 6, up(tick) + 4, "end", "tick"))
-    parts.append(_text(across.axis.label, (across.start + across.end) / 2, HEIGHT - 6, "middle", "label"))
-    parts.append(f'<g transform="rotate(-90 11 {middle})">{_text(up.axis.label, 11, middle, "middle", "label")}</g>')
-    return parts
+def _axes(percent: str = "", height: float = HEIGHT - TOP - BOTTOM, *, left: float = LEFT, **settings: Any) -> Axes:
+    """Empty axes in a figure of their own; `percent` names those ("x", "y") whose ticks are percentages."""
+    total = height + TOP + BOTTOM
+    axes = Figure((WIDTH / 72, total / 72), dpi=72).add_axes(
+        (left / WIDTH, BOTTOM / total, (WIDTH - RIGHT - left) / WIDTH, height / total)
+    )
+    for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
+        axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+        form = "{:.4g}%" if name in percent else "{:,.4g}"
+        axis.set_major_formatter(
+            FuncFormatter(lambda value, _, form=form, by=100 if name in percent else 1: form.format(by * value))
+        )
+    axes.xaxis.set_label_coords(0.5, -32 / height)
+    axes.yaxis.set_label_coords(-42 / (WIDTH - RIGHT - left), 0.5)
+    axes.set(**settings)
+    return axes
 
 
-def _ticks(across: _Scale, top: float, bottom: float) -> list[str]:
-    """The grid of the horizontal axis."""
-    parts = []
-    for tick in across.ticks:
-        parts.append(_path([(across(tick), top), (across(tick), bottom)], "grid"))
-        parts.append(_text(across.axis.tick_label(tick), across(tick), bottom + 16, "middle", "tick"))
-    return parts
+def _line(axes: Axes, points: pd.DataFrame, style: str, radii: float | Sequence[float] = 0) -> None:
+    """A line cut off at the axes, and dots on it where radii are given."""
+    x, y = points.to_numpy().T
+    [line] = axes.plot(x, y, color=COLOURS[style], solid_capstyle="round")
+    line.set_clip_box(axes.bbox.padded(2))
+    if np.any(radii):
+        axes.scatter(x, y, 4 * np.square(radii), color=COLOURS[style], linewidths=0, clip_on=False, zorder=2)
 
 
-def _clipped(places: Points, style: str) -> str:
-    """A line without what lies beyond the axes, and without points that would not be seen."""
-    inside = (LEFT + 1, TOP + 1, WIDTH - RIGHT - 1, HEIGHT - BOTTOM - 1)  # Matplotlib leaves a margin of 1
-    path = Path(np.array(places, dtype=float)).cleaned(clip=inside, simplify=True)
-    pieces: list[list[list[float]]] = []
-    for place, code in zip(np.asarray(path.vertices).tolist(), np.asarray(path.codes).tolist(), strict=True):
-        if code == Path.MOVETO:
-            pieces.append([place])
-        elif code == Path.LINETO and place != pieces[-1][-1]:
-            pieces[-1].append(place)
-    return "".join(_path(piece, style) for piece in pieces)
+def _diagonal(axes: Axes) -> None:
+    axes.axline((0, 0), slope=1, color=COLOURS["faint"], linewidth=1, linestyle=(0, (4, 4)))
 
 
-def _path(places: Points, style: str) -> str:
-    return f'<path class="{style}" d="M{" ".join(f"{a:.6g},{b:.6g}" for a, b in places)}"/>'
+def _confidences(scores: Scores) -> tuple[float, float]:
+    return 0.5 if len(scores.classes) == 2 else 0.0, 1.0
 
 
-def _dot(x: float, y: float, radius: float, style: str) -> str:
-    return f'<circle class="dot {style}" cx="{x}" cy="{y}" r="{radius:.3g}"/>'
+def _legend(scores: Mapping[str, Scores]) -> dict[str, str]:
+    return {NAMES[name]: STYLES[name] for name in scores}
 
 
-def _text(text: str, x: float, y: float, anchor: str, style: str) -> str:
-    return f'<text class="{style}" x="{x}" y="{y}" text-anchor="{anchor}">{escape(text)}</text>'
-
-
-def _svg(parts: Sequence[str], height: float, description: str) -> Markup:
-    opening = f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(description)}">'
-    return Markup(opening + "".join(parts) + "</svg>")  # everything that comes from outside was escaped above
+def _svg(axes: Axes, description: str) -> Markup:
+    """The chart in the page's colours and font; `description` is for those who cannot see it."""
+    figure: Any = axes.figure
+    written = io.StringIO()
+    with rc_context({"svg.hashsalt": description}):  # makes the chart's ids its own, and the same in every run
+        figure.savefig(written, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = re.sub(r"(?s)^.*?<svg[^>]*viewBox=", "viewBox=", written.getvalue())
+    text = re.sub(r"(?s) xmlns=.*?>", ">", text, count=1)
+    text = re.sub(r"(?s)<style.*?</style>|(?<=<g) id=\"[^\"]*\"", "", text).replace("'DejaVu Sans'", "var(--sans)")
+    for name, colour in COLOURS.items():
+        text = text.replace(colour, f"var(--{name})")
+    return Markup(f'<svg class="chart" role="img" aria-label="{escape(description)}" {text}')

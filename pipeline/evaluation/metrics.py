@@ -25,35 +25,18 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from pipeline.errors import PipelineError
-
 CLIP = 1e-15  # as Kaggle clips: a wrong prediction with probability 1 costs 34.5 nats, not infinitely many
 BINS = 15  # of confidence, for the reliability diagram and the ECE
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """The predictions of one model for n photos; each metric and curve is computed when first asked for, and once.
-
-    Raises:
-        PipelineError: there is no photo, only one class, a class without photos, or a probability is not finite.
-    """
+    """The predictions of one model for n photos; each metric and curve is computed when first asked for, and once."""
 
     labels: np.ndarray  # (n,) indices of classes, every class present
     probabilities: np.ndarray  # (n, classes), rows sum to 1; the prediction is the most probable class
     classes: tuple[str, ...]  # their names
     confidence_level: float  # of all intervals, in (0, 1)
-
-    def __post_init__(self) -> None:
-        present = len(np.unique(self.labels))
-        if present < 2:
-            raise PipelineError("The test split holds photos of fewer than two classes, so there is nothing to score.")
-        if present < len(self.classes):
-            raise PipelineError(f"The test split holds photos of only {present} of {len(self.classes)} classes.")
-        if not np.isfinite(self.probabilities).all():
-            raise PipelineError(
-                "A predicted probability is not a finite number; the checkpoint is broken. Make it anew: dvc repro --force"
-            )
 
     @cached_property
     def predicted(self) -> np.ndarray:
@@ -78,8 +61,9 @@ class Scores:
 
     @cached_property
     def log_losses(self) -> np.ndarray:
-        """(n,) in nats, as the function of that name gives them."""
-        return log_losses(self.labels, self.probabilities)
+        """(n,) in nats: -log of the true class's probability, clipped as Kaggle clips it."""
+        of_true = self.probabilities[np.arange(len(self.labels)), self.labels]
+        return -np.log(np.clip(of_true, CLIP, 1 - CLIP))
 
     @cached_property
     def metrics(self) -> dict[str, float]:
@@ -89,7 +73,7 @@ class Scores:
     @cached_property
     def accuracy_interval(self) -> tuple[float, float]:
         """Wilson's interval of the accuracy."""
-        return wilson(int(self.correct.sum()), len(self.labels), self.confidence_level)
+        return wilson(self.correct.sum(), len(self.labels), self.confidence_level)
 
     @cached_property
     def confusion(self) -> np.ndarray:
@@ -102,14 +86,14 @@ class Scores:
 
         The precision of a class that is never predicted is 0, and its interval is everything.
         """
-        correct, support, predicted = self.confusion.diagonal(), self.confusion.sum(1), self.confusion.sum(0)
-        table = {}
-        for index, name in enumerate(self.classes):
-            row: dict[str, float] = {}
-            for metric, total in (("precision", int(predicted[index])), ("recall", int(support[index]))):
-                low, high = wilson(int(correct[index]), total, self.confidence_level) if total else (0.0, 1.0)
-                row |= {metric: correct[index] / max(total, 1), f"{metric}_low": low, f"{metric}_high": high}
-            table[name] = row | {"support": int(support[index])}
+        table: dict[str, dict[str, float]] = {}
+        totals = zip(self.classes, self.confusion.diagonal(), self.confusion.sum(0), self.confusion.sum(1), strict=True)
+        for name, correct, predicted, support in totals:
+            table[name] = {}
+            for metric, total in (("precision", predicted), ("recall", support)):
+                low, high = wilson(correct, total, self.confidence_level) if total else (0.0, 1.0)
+                table[name] |= {metric: correct / max(total, 1), f"{metric}_low": low, f"{metric}_high": high}
+            table[name]["support"] = int(support)
         return table
 
     @cached_property
@@ -118,13 +102,13 @@ class Scores:
 
         With two classes it is that of the second; with more, every (photo, class) pair counts once (the micro average).
         """
-        false_positives, true_positives, _ = roc_curve(*self._pairs)
+        false_positives, true_positives, _ = roc_curve(*map(np.ravel, self.one_vs_rest))
         return pd.DataFrame({"false_positive_rate": false_positives, "true_positive_rate": true_positives})
 
     @cached_property
     def precision_recall(self) -> pd.DataFrame:
         """The precision-recall curve from recall 0 to 1: recall, precision; of the same classes as the ROC curve."""
-        precision, recall, _ = precision_recall_curve(*self._pairs, drop_intermediate=True)
+        precision, recall, _ = precision_recall_curve(*map(np.ravel, self.one_vs_rest), drop_intermediate=True)
         return pd.DataFrame({"recall": recall[::-1], "precision": precision[::-1]})
 
     @cached_property
@@ -144,11 +128,6 @@ class Scores:
         """What ranks photos: (n,) of the second class where there are two; else (n, classes), each class against the rest."""
         one_hot = self.labels[:, None] == np.arange(len(self.classes))
         return (one_hot[:, 1], self.probabilities[:, 1]) if len(self.classes) == 2 else (one_hot, self.probabilities)
-
-    @property
-    def _pairs(self) -> tuple[np.ndarray, np.ndarray]:
-        truth, probabilities = self.one_vs_rest
-        return truth.ravel(), probabilities.ravel()
 
 
 @dataclass(frozen=True)
@@ -202,11 +181,5 @@ METRICS = (
 
 def wilson(correct: int, total: int, confidence_level: float) -> tuple[float, float]:
     """Wilson's confidence interval of `correct` of `total`, which is at least 1 (Probable inference, JASA 1927)."""
-    interval = binomtest(correct, total).proportion_ci(confidence_level, method="wilson")
+    interval = binomtest(int(correct), int(total)).proportion_ci(confidence_level, method="wilson")
     return float(interval.low), float(interval.high)
-
-
-def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """The log-loss of each prediction, (n,) in nats: -log of the true class's probability, clipped as Kaggle clips it."""
-    of_true = probabilities[np.arange(len(labels)), labels]
-    return -np.log(np.clip(of_true, CLIP, 1 - CLIP))

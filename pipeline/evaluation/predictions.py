@@ -48,21 +48,16 @@ def predict(
         mirrored: whether to run mirror images too, which doubles the work.
 
     Raises:
-        PipelineError: a weight is not finite.
+        PipelineError: a probability is not finite.
     """
-    for name, model in models.items():
-        broken = [key for key, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
-        if broken:
-            raise PipelineError(
-                f"The {name} checkpoint holds weights that are not finite numbers, for example in {broken[0]}. Make it again "
-                "with: dvc repro --force"
-            )
     weights = {name: infos[name].files[MODEL_FILE] for name in models}
     different = {weights[name]: model for name, model in models.items()}
     info = next(iter(infos.values()))
     outputs = _outputs(list(different.values()), photos, info.preprocessing, runtime, mirrored=mirrored)
     *logits, measured = outputs.split([info.head.num_outputs] * len(different) * (1 + mirrored) + [len(MEASURED)], 1)
     probabilities = [part.double().softmax(1).numpy() for part in logits]
+    if not all(np.isfinite(part).all() for part in probabilities):
+        raise PipelineError("A predicted probability is not a finite number; a checkpoint is broken. Run: dvc repro --force")
     plain = dict(zip(different, probabilities, strict=False))
     mirror = dict(zip(different, probabilities[len(different) :], strict=False))
     return Predictions(

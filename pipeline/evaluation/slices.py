@@ -1,7 +1,7 @@
 """Accuracy by slice: by size, shape, brightness, sharpness and file format of the photos, each with its interval.
 
 properties = brightness_and_sharpness(pixels)                 # while the network gets the same batch
-slices = accuracy_by_slice(slices_of(photos), correct, confidence_level=0.95)
+slices = accuracy_by_slice(photos, scores)
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.evaluation.metrics import wilson
+from pipeline.evaluation.metrics import Scores, wilson
 
 PARTS = 3
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
@@ -43,43 +43,36 @@ def brightness_and_sharpness(pixels: Tensor) -> Tensor:
     return torch.stack([luma.mean((1, 2)), laplacian.flatten(1).std(1)], 1)
 
 
-def slices_of(photos: pd.DataFrame) -> dict[str, pd.Series]:
-    """Property -> the slice of each photo, a categorical, by the manifest's columns and the `MEASURED` ones."""
+def accuracy_by_slice(photos: pd.DataFrame, scores: Mapping[str, Scores]) -> list[Slice]:
+    """Accuracy of each model's scores on each slice that holds a photo; `photos` has the manifest's columns and `MEASURED`."""
     shapes = pd.cut(photos["width"] / photos["height"], [0, 0.9, 1.1, np.inf], labels=["portrait", "about square", "landscape"])
-    return {
+    slices = {
         "shorter side": _thirds(photos[["width", "height"]].min(axis=1), " px"),
         "shape": shapes,
         "brightness": _thirds(photos["brightness"] * 100, "%"),
         "sharpness": _thirds(photos["sharpness"] * 100, ""),
         "file format": photos["format"].astype("category"),
     }
+    return [
+        _accuracy_on((values == name).to_numpy(), kind, str(name), scores)
+        for kind, values in slices.items()
+        for name in values.cat.remove_unused_categories().cat.categories
+    ]
 
 
-def accuracy_by_slice(
-    slices: Mapping[str, pd.Series], correct: Mapping[str, np.ndarray], *, confidence_level: float
-) -> list[Slice]:
-    """Accuracy on each slice of `slices_of` that holds a photo; `correct` is model -> (n,) of its predictions."""
-    scores = []
-    for kind, values in slices.items():
-        for name in values.cat.remove_unused_categories().cat.categories:
-            members = (values == name).to_numpy()
-            total = int(members.sum())
-            accuracy = {
-                model: (float(right[members].mean()), *wilson(int(right[members].sum()), total, confidence_level))
-                for model, right in correct.items()
-            }
-            scores.append(Slice(kind, str(name), total, accuracy))
-    return scores
+def _accuracy_on(members: np.ndarray, kind: str, name: str, scores: Mapping[str, Scores]) -> Slice:
+    right = {model: one.correct[members] for model, one in scores.items()}
+    accuracy = {
+        model: (float(of.mean()), *wilson(of.sum(), len(of), scores[model].confidence_level)) for model, of in right.items()
+    }
+    return Slice(kind, name, int(members.sum()), accuracy)
 
 
 def _thirds(values: pd.Series, unit: str) -> pd.Series:
     """The third that each value lies in, named such as "100 to 200 px"; equal values stay together."""
     edges = np.unique(np.quantile(values, np.linspace(0, 1, PARTS + 1)[1:-1]))
     edges = edges[edges < values.max()]
-    if len(edges) == 0:
-        names = [f"all {values.iloc[0]:.3g}{unit}"]
-    else:
-        shown = [f"{edge:.3g}" for edge in edges]
-        between = [f"{low} to {high}{unit}" for low, high in pairwise(shown)]
-        names = [f"up to {shown[0]}{unit}", *between, f"over {shown[-1]}{unit}"]
+    shown = [f"{edge:.3g}" for edge in edges]
+    between = [f"{low} to {high}{unit}" for low, high in pairwise(shown)]
+    names = [f"up to {shown[0]}{unit}", *between, f"over {shown[-1]}{unit}"] if shown else [f"all {values.iloc[0]:.3g}{unit}"]
     return pd.cut(values, [-np.inf, *edges, np.inf], labels=names)

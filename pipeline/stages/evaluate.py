@@ -9,7 +9,7 @@ import io
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,12 @@ from pipeline.data.dataset import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, fingerprint, read_manifest
 from pipeline.errors import PipelineError
 from pipeline.evaluation import error_analysis
-from pipeline.evaluation.comparison import compare
+from pipeline.evaluation.comparison import Comparison, compare
 from pipeline.evaluation.label_issues import label_issues
 from pipeline.evaluation.metrics import Scores
 from pipeline.evaluation.predictions import predict
 from pipeline.evaluation.report import Report, provenance, render_report
-from pipeline.evaluation.slices import accuracy_by_slice, slices_of
+from pipeline.evaluation.slices import accuracy_by_slice
 from pipeline.files import read_json, sha256_of, write_csv, write_json
 from pipeline.models.backbone import rebuild
 from pipeline.params import Params
@@ -42,112 +42,112 @@ CHECKPOINTS = {"frozen": FROZEN, "finetuned": FINETUNED}
 def run(params: Params) -> None:
     """Predict every test photo with both checkpoints, and score, compare and show the predictions."""
     started = time.monotonic()
-    level, shown = params.evaluate.confidence_level, params.evaluate.mistakes_shown
     manifest = read_manifest(PROCESSED)
     classes = classes_of(manifest)
-    infos = {name: read_info(folder) for name, folder in CHECKPOINTS.items()}
-    for name, info in infos.items():
-        refuse_other_data(info, CHECKPOINTS[name], classes, data_fingerprints(manifest))
-    validation = {name: _recorded(name, info, "val_accuracy", "val_log_loss") for name, info in infos.items()}
-    tuned, alpha, epochs = infos["finetuned"], _recorded("finetuned", infos["finetuned"], "alpha")["alpha"], _epochs()
+    infos = {name: _read_info(name, manifest, classes) for name in CHECKPOINTS}
+    epochs = _read_table(EPOCHS, ["epoch", "train_loss", "val_log_loss"])
     runtime = resolve_runtime(params.runtime)
-    test = Photos.of_split(manifest, PROCESSED, "test", classes)
-    _refuse_missing_classes(test, classes)
+    test = _test_photos(manifest, classes)
     models = {name: rebuild(info, read_model_state(CHECKPOINTS[name])).eval() for name, info in infos.items()}
-    num_parameters = sum(parameter.numel() for parameter in models["finetuned"].parameters())
 
     predictions = predict(models, infos, test, runtime, mirrored=params.evaluate.test_time_augmentation)
     photos = manifest.set_index("id", drop=False).loc[list(test.ids)].reset_index(drop=True)
     photos = photos.assign(path=pd.Series(list(test.paths)), **predictions.measured)
     scores, mirrored = (
-        {name: Scores(test.labels.numpy(), values, classes, level) for name, values in probabilities.items()}
+        {name: Scores(test.labels.numpy(), of, classes, params.evaluate.confidence_level) for name, of in probabilities.items()}
         for probabilities in (predictions.probabilities, predictions.mirrored)
     )
     comparison = compare(scores["frozen"], scores["finetuned"])
-    correct = {name: one.correct for name, one in scores.items()}
-    archive = read_json(METRICS / "download.json").get("archive_sha256")
     issues, num_examined = _label_issues(manifest, photos, scores["frozen"])
+    facts: dict[str, Any] = {
+        "num_test": len(test),
+        "test_fingerprint": fingerprint(manifest, "test"),
+        "num_parameters": sum(parameter.numel() for parameter in models["finetuned"].parameters()),
+    }
 
     fresh = EVALUATION.with_name(f".{EVALUATION.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    _write_predictions(photos, scores, fresh / "predictions.csv")
-    issues.drop(columns="path").to_csv(fresh / "label_issues.csv", index=False, float_format="%.6f", lineterminator="\n")
-    for name, one in scores.items():
-        for curve in ("roc", "precision_recall", "reliability"):
-            write_csv(fresh / f"{curve}_{name}.csv", getattr(one, curve).to_dict("records"))
-    _picture_mistakes(photos, scores["finetuned"], shown, fresh / "mistakes.png")
-    metrics: dict[str, Any] = {
-        "num_test": len(test),
-        "test_fingerprint": fingerprint(manifest, "test"),
-        "num_parameters": num_parameters,
-        **{
-            name: one.as_dict() | validation[name] | {"model_sha256": infos[name].files[MODEL_FILE]}
-            for name, one in scores.items()
-        },
-        "unfreezing": comparison.as_dict() | {"alpha": alpha},
-        "num_label_issues": len(issues),
-    }
-    if mirrored:
-        metrics["test_time_augmentation"] = {name: one.metrics for name, one in mirrored.items()}
-    write_json(fresh / "metrics.json", metrics)
+    _write_tables(fresh, photos, scores, issues)
+    _picture_mistakes(photos, scores["finetuned"], params.evaluate.mistakes_shown, fresh / "mistakes.png")
+    write_json(fresh / "metrics.json", facts | _metrics(infos, scores, mirrored, comparison, len(issues)))
+    tuned = infos["finetuned"]
     report = Report(
         scores=scores,
         mirrored=mirrored,
         comparison=comparison,
-        slices=accuracy_by_slice(slices_of(photos), correct, confidence_level=level),
+        slices=accuracy_by_slice(photos, scores),
         note=tuned.note,
-        alpha=alpha,
+        alpha=tuned.metrics["alpha"],
         epochs=epochs,
         best_epoch=tuned.epoch,
         galleries=[
-            error_analysis.mistakes(scores["finetuned"], photos, count=shown),
-            error_analysis.least_certain(scores["finetuned"], photos),
+            *error_analysis.galleries_of(scores["finetuned"], photos, mistakes_shown=params.evaluate.mistakes_shown),
             error_analysis.label_issue_gallery(issues, num_examined),
             error_analysis.near_duplicates(photos),
             error_analysis.grad_cam_gallery(scores, photos, models, tuned.preprocessing),
         ],
-        provenance=provenance(manifest, infos, archive_sha256=archive, num_parameters=num_parameters),
+        provenance=provenance(manifest, infos, facts["num_parameters"], read_json(METRICS / "download.json")),
         settings=_settings(params),
         predictions_sha256=sha256_of(fresh / "predictions.csv"),
     )
     (fresh / "report.html").write_text(render_report(report), encoding="utf-8")
     _put_in_place(fresh)
-    machine = machine_name(runtime.device, runtime.threads)
-    write_json(
-        SECONDS / "evaluate.json",
-        {"seconds": time.monotonic() - started, "machine": machine, "processor": processor_fingerprint()},
-    )
+    machine = {"machine": machine_name(runtime.device, runtime.threads), "processor": processor_fingerprint()}
+    write_json(SECONDS / "evaluate.json", {"seconds": time.monotonic() - started, **machine})
+    _tell(scores, tuned.note)
+
+
+def _metrics(
+    infos: Mapping[str, CheckpointInfo],
+    scores: Mapping[str, Scores],
+    mirrored: Mapping[str, Scores],
+    comparison: Comparison,
+    num_issues: int,
+) -> dict[str, Any]:
+    """Both checkpoints' metrics, with what experiments are ranked by and what the weights are known by."""
+    metrics: dict[str, Any] = {}
     for name, one in scores.items():
-        say(_summary(name, one))
-    if tuned.note:
-        say(tuned.note)
-    say(f"the whole report: {EVALUATION / 'report.html'}")
+        recorded = {metric: infos[name].metrics[metric] for metric in ("val_accuracy", "val_log_loss")}
+        metrics[name] = one.as_dict() | recorded | {"model_sha256": infos[name].files[MODEL_FILE]}
+    metrics["unfreezing"] = comparison.as_dict() | {"alpha": infos["finetuned"].metrics["alpha"]}
+    metrics["num_label_issues"] = num_issues
+    if mirrored:
+        metrics["test_time_augmentation"] = {name: one.metrics for name, one in mirrored.items()}
+    return metrics
 
 
-def _refuse_missing_classes(test: Photos, classes: tuple[str, ...]) -> None:
-    """Stop before anything is predicted that could not be scored."""
+def _read_info(name: str, manifest: pd.DataFrame, classes: tuple[str, ...]) -> CheckpointInfo:
+    """The description of a checkpoint that was made for these photos and says what was measured on validation."""
+    info = read_info(CHECKPOINTS[name])
+    refuse_other_data(info, CHECKPOINTS[name], classes, data_fingerprints(manifest))
+    for metric in ("val_accuracy", "val_log_loss", *(["alpha"] if name == "finetuned" else [])):
+        if metric not in info.metrics:
+            raise PipelineError(f"{CHECKPOINTS[name]} was saved without {metric}. Make it again with: dvc repro")
+    return info
+
+
+def _test_photos(manifest: pd.DataFrame, classes: tuple[str, ...]) -> Photos:
+    test = Photos.of_split(manifest, PROCESSED, "test", classes)
     if missing := [name for index, name in enumerate(classes) if index not in test.labels.tolist()]:
         raise PipelineError(
             f"The test split holds {len(test)} photos, none of them of {', '.join(missing)}, so there is nothing to score by. "
             "Store the photos anew with: dvc repro --force preprocess"
         )
+    return test
 
 
-def _recorded(name: str, info: CheckpointInfo, *metrics: str) -> dict[str, float]:
-    """Metrics of the checkpoint itself: those on validation photos are what experiments are ranked by."""
-    if missing := [metric for metric in metrics if metric not in info.metrics]:
-        raise PipelineError(f"{CHECKPOINTS[name]} was saved without {missing[0]}. Make it again with: dvc repro")
-    return {metric: info.metrics[metric] for metric in metrics}
+def _read_table(file: Path, columns: Sequence[str], **options: Any) -> pd.DataFrame:
+    try:
+        return pd.read_csv(file, **options)[list(columns)]
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        raise PipelineError(f"{file} cannot be used ({error}). Make it again with: dvc repro") from None
 
 
 def _label_issues(manifest: pd.DataFrame, photos: pd.DataFrame, frozen: Scores) -> tuple[pd.DataFrame, int]:
     """Candidates of all splits: id, split, class, path, likely, probability; and how many photos were examined."""
     classes = list(frozen.classes)
-    try:
-        out_of_fold = pd.read_csv(OUT_OF_FOLD, dtype={"id": str}, keep_default_na=False).set_index("id")[classes]
-    except (FileNotFoundError, KeyError, ValueError) as error:
-        raise PipelineError(f"{OUT_OF_FOLD} cannot be used ({error}). Make it again with: dvc repro") from None
+    out_of_fold = _read_table(OUT_OF_FOLD, ["id", *classes], dtype={"id": str}, keep_default_na=False).set_index("id")
     # The frozen checkpoint was not fitted on test photos, so its own probabilities of them are out of fold.
     of_test = pd.DataFrame(frozen.probabilities, photos["id"], classes)
     used = manifest.loc[manifest["split"] != "", ["id", "split", "class"]].sort_values("id", ignore_index=True)
@@ -159,17 +159,20 @@ def _label_issues(manifest: pd.DataFrame, photos: pd.DataFrame, frozen: Scores) 
     return label_issues(used, probabilities, frozen.classes), len(used)
 
 
-def _write_predictions(photos: pd.DataFrame, scores: Mapping[str, Scores], file: Path) -> None:
-    """Every test photo, with every digit of the probabilities, so that equal files mean equal bits.
+def _write_tables(folder: Path, photos: pd.DataFrame, scores: Mapping[str, Scores], issues: pd.DataFrame) -> None:
+    """label_issues.csv, the points of the curves, and predictions.csv with every digit: equal files mean equal bits.
 
-    Columns: id, path, actual, and for each checkpoint the predicted class (CHECKPOINT) and each class's probability
-    (CHECKPOINT_CLASS).
+    Columns of predictions.csv: id, path, actual, and for each checkpoint the predicted class (CHECKPOINT) and each class's
+    probability (CHECKPOINT_CLASS).
     """
     table = {"id": photos["id"], "path": [path.as_posix() for path in photos["path"]], "actual": photos["class"]}
     for checkpoint, one in scores.items():
         table[checkpoint] = np.array(one.classes)[one.predicted]
         table |= {f"{checkpoint}_{name}": one.probabilities[:, index] for index, name in enumerate(one.classes)}
-    pd.DataFrame(table).to_csv(file, index=False, lineterminator="\n")
+        for curve in ("roc", "precision_recall", "reliability"):
+            write_csv(folder / f"{curve}_{checkpoint}.csv", getattr(one, curve).to_dict("records"))
+    pd.DataFrame(table).to_csv(folder / "predictions.csv", index=False, lineterminator="\n")
+    issues.drop(columns="path").to_csv(folder / "label_issues.csv", index=False, float_format="%.6f", lineterminator="\n")
 
 
 def _picture_mistakes(photos: pd.DataFrame, scores: Scores, count: int, file: Path) -> None:
@@ -180,13 +183,6 @@ def _picture_mistakes(photos: pd.DataFrame, scores: Scores, count: int, file: Pa
     ]
     title = f"{len(scores.mistakes)} of {len(photos)} test photos wrong after fine-tuning; the most confident ones"
     contact_sheet(shown, file, title=title)
-
-
-def _epochs() -> pd.DataFrame:
-    try:
-        return pd.read_csv(EPOCHS)[["epoch", "train_loss", "val_log_loss"]]
-    except (FileNotFoundError, KeyError, ValueError) as error:
-        raise PipelineError(f"{EPOCHS} cannot be used ({error}). Make it again with: dvc repro") from None
 
 
 def _settings(params: Params) -> str:
@@ -204,7 +200,11 @@ def _put_in_place(fresh: Path) -> None:
     fresh.rmdir()
 
 
-def _summary(name: str, scores: Scores) -> str:
-    (low, high), metrics = scores.accuracy_interval, scores.metrics
-    interval = f"{low:.2%} to {high:.2%} at {scores.confidence_level:.0%}"
-    return f"{name}: accuracy {metrics['accuracy']:.2%} ({interval}), log-loss {metrics['log_loss']:.4f}"
+def _tell(scores: Mapping[str, Scores], note: str) -> None:
+    for name, one in scores.items():
+        low, high = one.accuracy_interval
+        interval = f"{low:.2%} to {high:.2%} at {one.confidence_level:.0%}"
+        say(f"{name}: accuracy {one.metrics['accuracy']:.2%} ({interval}), log-loss {one.metrics['log_loss']:.4f}")
+    if note:
+        say(note)
+    say(f"the whole report: {EVALUATION / 'report.html'}")

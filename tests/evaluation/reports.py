@@ -13,7 +13,7 @@ from pipeline.evaluation.error_analysis import Card, Gallery, embed
 from pipeline.evaluation.label_issues import label_issues
 from pipeline.evaluation.metrics import Scores
 from pipeline.evaluation.report import Report
-from pipeline.evaluation.slices import accuracy_by_slice, slices_of
+from pipeline.evaluation.slices import accuracy_by_slice
 
 CHOSEN = "Fine-tuned weights: the gain in validation log-loss is 0.021, with a lower bound of 0.004."
 
@@ -52,19 +52,17 @@ def report_of(folder: Path, classes: tuple[str, ...], *, alpha: float = 0.5) -> 
     scores["finetuned"] = tuned
     issues = label_issues(photos, scores["frozen"].probabilities, classes)
     heat = [embed(photos["path"][0], "a photo & its <heat>", f"{name}: {classes[0]} 97%") for name in ("photo", "frozen")]
-    correct = {name: one.correct for name, one in scores.items()}
     return Report(
         scores=scores,
         mirrored=scores,
         comparison=compare(scores["frozen"], tuned),
-        slices=accuracy_by_slice(slices_of(photos), correct, confidence_level=0.95),
+        slices=accuracy_by_slice(photos, scores),
         note=CHOSEN if alpha else "Frozen weights: fine-tuning is not better beyond chance.",
         alpha=alpha,
         epochs=pd.DataFrame({"epoch": [0, 1, 2], "train_loss": [np.nan, 0.4, 0.2], "val_log_loss": [0.5, 0.3, 0.35]}),
         best_epoch=1 if alpha else 0,
         galleries=[
-            error_analysis.mistakes(tuned, photos, count=24),
-            error_analysis.least_certain(tuned, photos),
+            *error_analysis.galleries_of(tuned, photos, mistakes_shown=24),
             error_analysis.label_issue_gallery(issues, len(photos)),
             error_analysis.near_duplicates(photos),
             Gallery("looks", "Where the models look", "Here.", [Card(heat, "a cat", "cat.0")] * 2, "heat"),

@@ -69,7 +69,6 @@ def random_network(name: str) -> tuple[nn.Module, tuple[int, ...]]:
         "swin_tiny_patch4_window7_224",
         "test_mambaout",
         "torchvision/resnet18",
-        "torchvision/mobilenet_v3_small",
         "torchvision/vit",
     ],
 )
@@ -110,16 +109,13 @@ def test_the_gallery_shows_mistakes_first_and_each_class_in_turn(tmp_path: Path)
     assert [picture.label.split(":")[0] for picture in gallery.cards[0].pictures] == ["photo", "frozen"]
 
 
-def test_an_overlay_is_grey_where_the_heat_is_zero() -> None:
-    heat = torch.zeros(20, 20)
-    heat[:, 10:] = 1.0
-    mixed = overlay(Image.new("RGB", (40, 40), (200, 100, 50)), heat)
-    red, green, blue = mixed.getpixel((2, 20))
+def test_an_overlay_of_the_photo_again_is_grey_where_the_heat_is_zero() -> None:
+    photo = denormalise(evaluation_transform(SIZE)(Image.new("RGB", (8, 8), (200, 100, 50))), SIZE)
+    assert photo.getpixel((4, 4)) == (200, 100, 50)
+    heat = torch.zeros(8, 8)
+    heat[:, 4:] = 1.0
+    mixed = overlay(photo, heat)
+    red, green, blue = mixed.getpixel((0, 4))
     assert red == green == blue
-    red, green, blue = mixed.getpixel((37, 20))
+    red, green, blue = mixed.getpixel((7, 4))
     assert red > blue + 50
-
-
-def test_denormalised_inputs_are_the_photo() -> None:
-    photo = Image.new("RGB", (8, 8), (200, 100, 50))
-    assert denormalise(evaluation_transform(SIZE)(photo), SIZE).getpixel((4, 4)) == (200, 100, 50)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline.evaluation.label_issues import find_label_issues, label_issues
+from pipeline.evaluation.label_issues import label_issues
 from pipeline.training.probe import out_of_fold
 
 
@@ -29,7 +29,8 @@ def test_a_class_that_is_always_predicted_with_low_confidence_is_no_candidate_as
     """Predicted correctly less than half of the time, but no lower than usual for its class."""
     labels = np.array([0] * 50 + [1] * 50)
     second = np.concatenate([np.full(50, 0.1), np.full(50, 0.45)])
-    assert len(find_label_issues(labels, np.stack([1 - second, second], 1))) == 0
+    photos = pd.DataFrame({"class": np.array(["a", "b"])[labels]})
+    assert label_issues(photos, np.stack([1 - second, second], 1), ("a", "b")).empty
 
 
 def test_planted_errors_are_found_although_heads_were_fitted_on_wrong_labels_too() -> None:
@@ -42,7 +43,8 @@ def test_planted_errors_are_found_although_heads_were_fitted_on_wrong_labels_too
     labels[planted] = 1 - true[planted]
     groups = [f"photo {index}" for index in range(400)]
     probabilities = out_of_fold(torch.from_numpy(features), torch.from_numpy(labels), groups, l2=1e-2)
-    candidates = find_label_issues(labels, probabilities)
+    photos = pd.DataFrame({"class": np.array(["a", "b"])[labels]})
+    candidates = label_issues(photos, probabilities, ("a", "b")).index
     assert len(set(candidates) & set(planted)) >= 16
     assert len(candidates) <= 30
     assert len(set(candidates[:16]) & set(planted)) >= 14

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline.evaluation.slices import accuracy_by_slice, brightness_and_sharpness, slices_of
+from pipeline.evaluation.metrics import Scores
+from pipeline.evaluation.slices import accuracy_by_slice, brightness_and_sharpness
 
 
 def table(count: int = 9) -> pd.DataFrame:
@@ -26,28 +27,27 @@ def pixels(luma: torch.Tensor) -> torch.Tensor:
     return (luma[..., None].expand(-1, -1, -1, 3) * 255).round().to(torch.uint8)
 
 
-def test_every_photo_is_in_one_slice_of_each_kind() -> None:
-    correct = {"frozen": np.arange(9) % 2 == 0, "finetuned": np.ones(9, dtype=bool)}
-    scores = accuracy_by_slice(slices_of(table()), correct, confidence_level=0.95)
-    for kind in {one.property for one in scores}:
-        members = [one for one in scores if one.property == kind]
-        assert sum(one.photos for one in members) == 9
-        assert sum(one.photos * one.accuracy["frozen"][0] for one in members) == pytest.approx(5)
-    for one in scores:
+def test_every_photo_is_in_one_slice_of_each_kind_named_by_its_bounds() -> None:
+    labels = np.zeros(9, dtype=int)
+    half = np.where(np.arange(9)[:, None] % 2 == 0, [0.9, 0.1], [0.1, 0.9])
+    scores = {
+        "frozen": Scores(labels, half, ("a", "b"), 0.95),
+        "finetuned": Scores(labels, half[::2][labels], ("a", "b"), 0.95),
+    }
+    slices = accuracy_by_slice(table(), scores)
+    names: dict[str, list[str]] = {}
+    for one in slices:
+        names.setdefault(one.property, []).append(one.name)
         value, low, high = one.accuracy["finetuned"]
         assert low < value == 1 == pytest.approx(high)
-
-
-def test_slices_are_named_by_their_bounds_and_ordered() -> None:
-    scores = accuracy_by_slice(slices_of(table()), {"frozen": np.ones(9, dtype=bool)}, confidence_level=0.95)
-    names = {kind: [one.name for one in scores if one.property == kind] for kind in ("brightness", "shape", "file format")}
+    for kind in names:
+        members = [one for one in slices if one.property == kind]
+        assert sum(one.photos for one in members) == 9
+        assert sum(one.photos * one.accuracy["frozen"][0] for one in members) == pytest.approx(5)
     assert [name.split()[0] for name in names["brightness"]] == ["up", "26.7", "over"]
     assert names["shape"] == ["portrait", "about square", "landscape"]
     assert names["file format"] == ["GIF", "JPEG"]
-
-
-def test_equal_values_are_one_slice() -> None:
-    assert slices_of(table())["sharpness"].unique().tolist() == ["all 10"]
+    assert names["sharpness"] == ["all 10"], "equal values are one slice"
 
 
 def test_brightness_is_the_mean_luma_and_blur_lowers_sharpness() -> None:
