@@ -141,10 +141,8 @@ def compare(given: argparse.Namespace) -> None:
             if not (folder / "result.json").is_file():
                 print(f"running {folder}", flush=True)
                 folder.mkdir(exist_ok=True)
-                seed, rates = (
-                    given.seed + repeat,
-                    {stage: one["rate"] for run in own[:1] for stage, one in run["stages"].items()},
-                )
+                seed = given.seed + repeat
+                rates = {stage: one["rate"] for stage, one in own[0]["stages"].items()} if own else {}
                 ours = side == OURS
                 run = run_ours(given, runs, folder, seed) if ours else run_peer(script, given, runs, folder, seed, rates)
                 write_json(folder / "result.json", run)
