@@ -193,7 +193,7 @@ def open_photo(photo: Photo, stored_size: int) -> Image.Image:
         try:
             photo = Image.fromarray(photo)
         except (TypeError, ValueError) as error:
-            raise Refused(f"array of {photo.dtype} and shape {photo.shape}: {plain(str(error))}") from None
+            raise Refused(f"an array that is no photo: {plain(str(error))}") from None
     if isinstance(photo, Image.Image):
         return as_stored(pixels_of(photo), stored_size)
     data = photo if isinstance(photo, bytes) else fetch(photo) if is_address(photo) else _read(Path(photo))

@@ -58,7 +58,8 @@ def write_card(folder: Path, info: CheckpointInfo, metrics: Mapping[str, Any] | 
         facts: what else the template shows: `splits`, split -> photos; `formats`, `left_out` and `compared_on` of the export.
     """
     licence, task = licence_of(info.backbone), "image-classification"
-    dataset = {"dataset_type": "image-folder", "dataset_name": f"test split {info.data.manifest[:12]}", "dataset_split": "test"}
+    dataset: dict[str, Any] = {"dataset_type": "image-folder", "dataset_split": "test"}
+    dataset["dataset_name"] = f"test split {info.data.manifest[:12]}"
     results = [
         EvalResult(task_type=task, metric_type=key, metric_name=name, metric_value=metrics[key], **dataset)
         for key, name in (("accuracy", "Accuracy"), ("log_loss", "Log-loss"), ("roc_auc", "ROC-AUC"))

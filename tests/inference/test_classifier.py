@@ -92,7 +92,7 @@ def test_a_photo_that_cannot_be_read_is_named_with_the_reason(
         "cannot be read: Is a directory": tmp_path,
         "as bytes cannot be predicted: not a photo": b"<html>",
         "empty file": b"",
-        r"array of float64 and shape \(4, 4, 3\)": np.zeros((4, 4, 3)),
+        "an array that is no photo": np.zeros((4, 4, 3)),
         "no pixels": np.zeros((0, 4, 3), np.uint8),
         "unsupported pixel format: F": Image.new("F", (8, 8)),
         "too many pixels": Image.new("1", (12_000, 9_000)),
