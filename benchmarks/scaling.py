@@ -11,6 +11,7 @@ The error is the backend's against eager float32.
 
 import argparse
 import itertools
+from typing import Any
 
 from common import PROJECT, first_batches, resolved, run_command, seconds_of, stored_photos, table
 
@@ -39,7 +40,7 @@ def measure(given: argparse.Namespace) -> None:
         bare_seconds()
         for count, workers in itertools.product(given.photos, given.workers):
             photos, loading = stored_photos("train", count), resolved(given.device, workers=workers)
-            passing = {"runtime": loading, "description": "photos"}
+            passing: dict[str, Any] = {"runtime": loading, "description": "photos"}
             before = bare_seconds()
             rate = count / seconds_of(lambda: run_inference(backend.run, photos, evaluation(preprocessing), **passing))  # noqa: B023
             bare_rate = 2 * sum(map(len, batches)) / (before + bare_seconds())

@@ -58,7 +58,7 @@ def prepare(model: Any, stage: str, rate: Any, given: argparse.Namespace) -> Any
     optimizer = create_optimizer_v2(model, opt="adamw", lr=rate, weight_decay=0.05, layer_decay=layer_decay)
     updates = len(batches) * epochs_of(stage, given)
     # Counted in updates: an epoch's worth of warm-up, as in train.py, would be all of a short training.
-    warm_up = {"warmup_epochs": updates // 8, "warmup_lr": 1e-6}
+    warm_up: dict[str, Any] = {"warmup_epochs": updates // 8, "warmup_lr": 1e-6}
     scheduler, _ = create_scheduler_v2(optimizer, sched="cosine", num_epochs=updates, **warm_up)
     averaged = ModelEmaV3(model, decay=0.9998, use_warmup=True)
     criterion = SoftTargetCrossEntropy()
