@@ -80,8 +80,9 @@ def photos_named(arguments: Iterable[str]) -> Iterator[tuple[str, Photo]]:
         elif is_address(argument):
             yield argument, argument
         else:
-            found = photos_in(path) if path.is_dir() else [path] if path.exists() else glob.glob(argument, recursive=True)
-            yield from ((str(file), Path(file)) for file in sorted(found) or [path])
+            matching = [] if path.exists() else [Path(found) for found in glob.glob(argument, recursive=True)]
+            files = photos_in(path) if path.is_dir() else sorted(matching)
+            yield from ((str(file), file) for file in files or [path])
 
 
 def photos_in(folder: Path) -> list[Path]:
