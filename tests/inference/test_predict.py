@@ -127,7 +127,7 @@ def test_kaggle_gets_a_row_for_every_photo_in_order(folder: Path, checkpoint: Pa
         shutil.copy(folder / "mine" / source, kaggle / name)
     nine, ten = classifier.predict([kaggle / "9.jpg", kaggle / "10.jpg"])
     clipped = [float(np.clip(one.probabilities["dog"], 0.005, 0.995)) for one in (nine, ten)]
-    wanted = {"class": [0, nine.label == "dog", ten.label == "dog", 0], "probability": [0.5, *clipped, 0.5]}
+    wanted = {"class": [0, int(nine.label == "dog"), int(ten.label == "dog"), 0], "probability": [0.5, *clipped, 0.5]}
     for kind, labels in wanted.items():
         done = call("submission", "--photos", kaggle, "--kind", kind, "--checkpoint", checkpoint)
         assert done.exit_code == 0, done.output
