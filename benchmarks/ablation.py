@@ -14,7 +14,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import PROJECT, RESULTS, TRAINING, lend_photos, run_or_exit, run_stage, table
+from common import PROJECT, RESULTS, TRAINING, lend_photos, run_command, run_stage, table
+from ruamel.yaml import YAML
+
+from pipeline.files import read_json
+from pipeline.params import change_params
+from pipeline.reproduce import clone_project
 
 RECIPE = "the recipe"
 VARIANTS = (
@@ -28,16 +33,12 @@ VARIANTS = (
     "unfreeze_finetune.unfrozen_blocks=1",
     "unfreeze_finetune.unfrozen_blocks=4",
 )
+FORMS = {"val_log_loss": ".4f", "log_loss": ".4f", "accuracy": ".2%", "seconds": ".0f"}
 Runs = dict[str, list[dict[str, float]]]
 
 
 def run(clone: Path, setting: str, seed: int, log: Path) -> dict[str, float]:
     """One training in the clone, and its scores."""
-    from ruamel.yaml import YAML
-
-    from pipeline.files import read_json
-    from pipeline.params import change_params
-
     (clone / "params.yaml").write_text((PROJECT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     changes: dict[str, Any] = {"unfreeze_finetune.seed": seed}
     if setting != RECIPE:
@@ -47,8 +48,8 @@ def run(clone: Path, setting: str, seed: int, log: Path) -> dict[str, float]:
     for stage in (*TRAINING, "evaluate"):
         run_stage(stage, clone, log)
     scores = read_json(clone / "outputs/evaluation/metrics.json")["finetuned"]
-    seconds = {"seconds": read_json(clone / f"outputs/seconds/{TRAINING[1]}.json")["seconds"]}
-    return {name: scores[name] for name in ("val_log_loss", "log_loss", "accuracy")} | seconds
+    scores["seconds"] = read_json(clone / f"outputs/seconds/{TRAINING[1]}.json")["seconds"]
+    return {name: scores[name] for name in FORMS}
 
 
 def report(results: Runs) -> str:
@@ -60,18 +61,14 @@ def report(results: Runs) -> str:
 
     rows = []
     for setting, runs in sorted(results.items(), key=lambda item: statistics.mean(one["val_log_loss"] for one in item[1])):
-        columns = [(name, [one[name] for one in runs]) for name in ("val_log_loss", "log_loss", "accuracy", "seconds")]
-        forms = {"accuracy": ".2%", "seconds": ".0f"}
         paired = [one["log_loss"] - base["log_loss"] for one, base in zip(runs, results[RECIPE], strict=True)]
         difference = "" if setting == RECIPE else over_seeds(paired, "+.4f")
-        rows.append((setting, *(over_seeds(values, forms.get(name, ".4f")) for name, values in columns), difference))
+        rows.append((setting, *(over_seeds([one[name] for one in runs], form) for name, form in FORMS.items()), difference))
     return table(("", "val log-loss", "test log-loss", "test accuracy", "seconds", "test log-loss, to the recipe"), rows)
 
 
 def measure(given: argparse.Namespace) -> None:
     """Run every setting with every seed, and write and print the table."""
-    from pipeline.reproduce import clone_project
-
     results: Runs = {setting: [] for setting in (RECIPE, *(given.set or VARIANTS))}
     with tempfile.TemporaryDirectory() as folder:
         clone = lend_photos(PROJECT, clone_project(PROJECT, Path(folder) / "project"))
@@ -85,14 +82,10 @@ def measure(given: argparse.Namespace) -> None:
     print(text)
 
 
-def main() -> None:
-    """Parse the options and run."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--set", action="append", metavar="SECTION.KEY=VALUE", help="a setting; may be repeated; else a list")
-    parser.add_argument("--seeds", type=int, default=3)
-    given = parser.parse_args()
-    run_or_exit(lambda: measure(given))
-
-
 if __name__ == "__main__":
-    main()
+    run_command(
+        __doc__,
+        measure,
+        set={"action": "append", "metavar": "SECTION.KEY=VALUE", "help": "a setting; may be repeated; else a list"},
+        seeds={"type": int, "default": 3},
+    )

@@ -1,9 +1,4 @@
-"""What the benchmarks share: turns, tables, projects in which the stages run, and all calls into the training code.
-
-Imports are made inside the functions, so that each benchmark's --help answers at once.
-"""
-
-from __future__ import annotations
+"""What the benchmarks share: turns, tables, the command line, photos, and projects in which the stages run."""
 
 import argparse
 import itertools
@@ -12,20 +7,23 @@ import shutil
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+import psutil
+import torch
+from torch import Tensor
 
-    from pipeline.checkpoint import Preprocessing
-    from pipeline.data.dataset import Photos
-    from pipeline.models.backends import Backend
-    from pipeline.runtime import ResolvedRuntime
+from pipeline.checkpoint import Preprocessing
+from pipeline.data.dataset import Photos, in_batches, load_batches
+from pipeline.data.manifest import classes_of, read_manifest
+from pipeline.errors import PipelineError
+from pipeline.params import load_params
+from pipeline.runtime import ResolvedRuntime, resolve_runtime
+from pipeline.training.features import batch_size_on, evaluation
 
 PROJECT = Path(__file__).resolve().parents[1]
 RUNS, RESULTS = PROJECT / "benchmarks/.runs", PROJECT / "benchmarks/results"
@@ -33,31 +31,30 @@ TRAINING = ("train-frozen-backbone", "unfreeze-finetune")
 BATCHES_IN_MEMORY = 8
 
 
+def run_command(description: str, measure: Callable[[argparse.Namespace], None], **options: dict[str, Any]) -> None:
+    """Parse the command line and measure; what a person can mend ends it with a message.
+
+    Args:
+        description: the script's docstring.
+        measure: takes what argparse parsed.
+        options: name -> arguments of argparse's `add_argument`.
+    """
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    for name, settings in options.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", **settings)
+    try:
+        measure(parser.parse_args())
+    except PipelineError as error:
+        sys.exit(str(error))
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Markdown."""
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
 
 
-def backbone_options(parser: argparse.ArgumentParser) -> None:
-    """--backbone and --weights; see `backbone_of`."""
-    parser.add_argument("--backbone", help="timm's name; that of params.yaml where it is left out")
-    parser.add_argument("--weights", help="as backbone.weights in params.yaml, which is taken where it is left out")
-
-
-def backbone_of(given: argparse.Namespace) -> Any:
-    """The `Backbone` that the options name."""
-    from pipeline.models.backbone import create_backbone
-    from pipeline.params import load_params
-    from pipeline.paths import user_path
-
-    own = load_params(PROJECT / "params.yaml").backbone
-    return create_backbone(given.backbone or own.name, given.weights or own.weights, locate=user_path)
-
-
 def seconds_of(work: Callable[[], object]) -> float:
     """Wall-clock seconds, until a GPU is done too."""
-    import torch
-
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     wait()
     started = time.perf_counter()
@@ -72,85 +69,37 @@ def in_turns(works: Mapping[str, Callable[[], object]], turns: int) -> dict[str,
     return {name: [turn[name] for turn in taken] for name in works}
 
 
-def median_ratio(first: Sequence[float], second: Sequence[float]) -> float:
-    """Median over the turns of the first's seconds over the second's in the same turn."""
-    return statistics.median(a / b for a, b in zip(first, second, strict=True))
+def rates_table(head: Sequence[str], amount: int, taken: Mapping[str, Sequence[float]]) -> str:
+    """For each work its median rate, `amount` a second, and the median over the turns of its rate by the first work's."""
+    first = next(iter(taken.values()))
+    rows = []
+    for name, seconds in taken.items():
+        ratio = statistics.median(a / b for a, b in zip(first, seconds, strict=True))
+        rows.append((name, f"{amount / statistics.median(seconds):.1f}", f"{ratio:.2f}"))
+    return table(head, rows)
 
 
 def resolved(device: str = "auto", **changes: Any) -> ResolvedRuntime:
     """The runtime of params.yaml with changes."""
-    from pipeline.params import load_params
-    from pipeline.runtime import resolve_runtime
-
     own = load_params(PROJECT / "params.yaml").runtime
     return resolve_runtime(own.model_copy(update={"device": device, **changes}))
 
 
 def stored_photos(split: str, count: int | None = None) -> Photos:
     """The photos of a split as the preprocess stage left them; `count` of them, the same again where there are fewer."""
-    from pipeline.data.dataset import Photos
-    from pipeline.data.manifest import classes_of, read_manifest
-
     processed = PROJECT / "data/processed"
     manifest = read_manifest(processed)
     photos = Photos.of_split(manifest, processed, split, classes_of(manifest))
-    if count is None:
-        return photos
-    places = [number % len(photos) for number in range(count)]
+    places = [number % len(photos) for number in range(len(photos) if count is None else count)]
     ids, paths = tuple(photos.ids[place] for place in places), tuple(photos.paths[place] for place in places)
     return Photos(ids, paths, photos.labels[places])
 
 
-# Calls into pipeline/training and what it is made of.
-
-
-def feature_backend(
-    model: nn.Module, photos: Photos, preprocessing: Preprocessing, runtime: ResolvedRuntime, *, choice: str = "auto"
-) -> Backend:
-    """What computes the frozen stage's features, from pixels (n, height, width, channels) uint8."""
-    from pipeline.models.outputs import FeatureExtractor
-    from pipeline.training.features import backend_for
-
-    return backend_for(FeatureExtractor(model).eval(), photos, preprocessing, choice=choice, runtime=runtime)
-
-
-def checkpoint_backend(checkpoint: Path, photos: Photos, runtime: ResolvedRuntime) -> tuple[Backend, Preprocessing]:
-    """A checkpoint's network in float32, from pixels as they are loaded, and its preprocessing."""
-    from pipeline.checkpoint import read_info, read_model_state
-    from pipeline.models.backbone import rebuild
-    from pipeline.training.features import backend_for
-
-    info = read_info(checkpoint)
-    model = rebuild(info, read_model_state(checkpoint)).eval()
-    return backend_for(model, photos, info.preprocessing, choice="auto", runtime=runtime, float32=True), info.preprocessing
-
-
-def pass_over(backend: Backend, photos: Photos, preprocessing: Preprocessing, runtime: ResolvedRuntime) -> Tensor:
-    """What a backend gives for every photo, from the stored file on."""
-    from pipeline.training.features import evaluation, run_inference
-
-    return run_inference(backend.run, photos, evaluation(preprocessing), runtime=runtime, description="photos")[0].tensor()
-
-
 def first_batches(photos: Photos, preprocessing: Preprocessing, runtime: ResolvedRuntime) -> list[Tensor]:
     """The first batches as the frozen stage's pass has them, on the device."""
-    from pipeline.data.dataset import in_batches, load_batches
-    from pipeline.training.features import batch_size_on, evaluation
-
     batches = in_batches(range(len(photos)), batch_size_on(runtime.device))
     loaded = load_batches(photos, evaluation(preprocessing), batches, workers=runtime.workers)
     return [pixels.to(runtime.device) for pixels, _ in itertools.islice(loaded, BATCHES_IN_MEMORY)]
-
-
-def fine_tuned_parameters(model: nn.Module, preprocessing: Preprocessing) -> list[str]:
-    """Names of the parameters that fine-tuning changes by default; `model` has its new head already."""
-    from pipeline.models.freezing import auto_unfrozen_blocks, set_trainable
-
-    set_trainable(model, auto_unfrozen_blocks(model, preprocessing.input_size))
-    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-
-
-# Projects in which the stages run as DVC runs them.
 
 
 def lend_photos(source: Path, clone: Path) -> Path:
@@ -163,7 +112,7 @@ def lend_photos(source: Path, clone: Path) -> Path:
 
 
 def run_stage(stage: str, folder: Path, log: Path, threads: int | None = None) -> float:
-    """Run one stage in a project; as `run_measured`."""
+    """Run one stage in a project, as DVC does; as `run_measured`."""
     return run_measured([sys.executable, "-m", "pipeline", stage], folder, log, threads)
 
 
@@ -173,43 +122,19 @@ def run_measured(command: Sequence[str], folder: Path, log: Path, threads: int |
     Raises:
         PipelineError: it failed.
     """
-    import psutil
-
-    from pipeline.errors import PipelineError
-
     env = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH", "DVC_STAGE")}
     env |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
-    peak, done = 0.0, threading.Event()
-
-    def watch(root: psutil.Process) -> None:
-        nonlocal peak
-        while not done.wait(0.1):
+    peak = 0.0
+    with log.open("a", encoding="utf-8") as written:
+        process = psutil.Popen(command, cwd=folder, env=env, stdout=written, stderr=subprocess.STDOUT)
+        while process.poll() is None:
             with suppress(psutil.Error):  # a process that has just ended
-                held = [one.memory_full_info() for one in (root, *root.children(recursive=True))]
+                held = [one.memory_full_info() for one in (process, *process.children(recursive=True))]
                 # The proportional set size, in which shared pages count once, where the system has it.
                 peak = max(peak, sum(getattr(one, "pss", one.uss) for one in held) / 1e6)
-
-    with log.open("a", encoding="utf-8") as written:
-        process = subprocess.Popen(command, cwd=folder, env=env, stdout=written, stderr=subprocess.STDOUT)
-        watcher = threading.Thread(target=watch, args=[psutil.Process(process.pid)])
-        watcher.start()
-        try:
-            status = process.wait()
-        finally:
-            process.kill()
-            done.set()
-            watcher.join()
-    if status:
+            time.sleep(0.1)
+    if process.returncode:
         last = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
-        raise PipelineError(f"{' '.join(command[:4])} ended with status {status}. The whole log: {log}. Its end:\n{last}")
+        status = f"{' '.join(command[:4])} ended with status {process.returncode}"
+        raise PipelineError(f"{status}. The whole log: {log}. Its end:\n{last}")
     return peak
-
-
-def run_or_exit(work: Callable[[], None]) -> None:
-    """Run a benchmark; what a person can mend ends it with a message."""
-    from pipeline.errors import PipelineError
-
-    try:
-        work()
-    except PipelineError as error:
-        sys.exit(str(error))

@@ -19,23 +19,21 @@ import shutil
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import (
-    PROJECT,
-    RESULTS,
-    RUNS,
-    TRAINING,
-    backbone_of,
-    fine_tuned_parameters,
-    lend_photos,
-    run_measured,
-    run_or_exit,
-    run_stage,
-    table,
-)
+import pandas as pd
+from common import PROJECT, RESULTS, RUNS, TRAINING, lend_photos, run_command, run_measured, run_stage, table
+
+from pipeline.cores import usable_cores
+from pipeline.data.manifest import classes_of, fingerprint, read_manifest, write_manifest
+from pipeline.files import read_json, sha256_of, write_json
+from pipeline.models.backbone import create_backbone
+from pipeline.models.freezing import auto_unfrozen_blocks, set_trainable
+from pipeline.models.head import replace_head
+from pipeline.params import change_params
+from pipeline.reproduce import clone_project
+from pipeline.runtime import machine_name, resolve_device, source_revision
 
 OURS, PEERS = "this project", PROJECT / "benchmarks/peers"
 SCRIPTS = {
@@ -67,8 +65,6 @@ def sample(manifest: Any, photos: int | None, seed: int) -> Any:
 
 def prepare_photos(project: Path, photos: int | None, seed: int) -> None:
     """Make `project` one that has been preprocessed, with a sample of the training photos of this one, as links."""
-    from pipeline.data.manifest import read_manifest, write_manifest
-
     stored, target = PROJECT / "data/processed", project / "data/processed"
     manifest = sample(read_manifest(stored), photos, seed)
     for split, label, photo in manifest.loc[manifest["split"] != "", ["split", "class", "id"]].itertuples(index=False):
@@ -84,25 +80,16 @@ def prepare_photos(project: Path, photos: int | None, seed: int) -> None:
 
 def run_peer(script: Path, given: argparse.Namespace, photos: Path, folder: Path, seed: int, rates: Any) -> dict[str, Any]:
     """A peer, in the environment that its script describes."""
-    options = {
-        "images": photos / "data/processed/images",
-        "same-blocks": photos / "same_blocks.json",
-        "output": folder / "peer.json",
-    }
-    options |= {"seed": seed, "rates": json.dumps(rates)}  # type: ignore[dict-item]
-    options |= {name.replace("_", "-"): vars(given)[name] for name in SHARED}
+    options = {"images": photos / "data/processed/images", "same_blocks": photos / "same_blocks.json", "seed": seed}
+    options |= {"output": folder / "peer.json", "rates": json.dumps(rates)} | {name: vars(given)[name] for name in SHARED}
     command = ["uv", "run", "--script", str(script)]
-    command += [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    command += [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     peak = run_measured(command, PEERS, folder / "log.txt", given.threads)
-    return json.loads((folder / "peer.json").read_text(encoding="utf-8")) | {"peak": peak}
+    return read_json(folder / "peer.json") | {"peak": peak}
 
 
 def run_ours(given: argparse.Namespace, photos: Path, folder: Path, seed: int) -> dict[str, Any]:
     """The stages, in a clone of the commit that is checked out."""
-    from pipeline.files import read_json
-    from pipeline.params import change_params
-    from pipeline.reproduce import clone_project
-
     changes = {"backbone.name": given.backbone, "backbone.weights": given.weights, "unfreeze_finetune.seed": seed}
     changes |= {"unfreeze_finetune.epochs": given.epochs_unfrozen, "runtime.device": "cpu"}
     changes |= {"runtime.threads": given.threads, "runtime.workers": given.threads}
@@ -113,8 +100,7 @@ def run_ours(given: argparse.Namespace, photos: Path, folder: Path, seed: int) -
         run_stage("evaluate", clone, folder / "log.txt", given.threads)
         scores = read_json(clone / "outputs/evaluation/metrics.json")
         seconds = {key: read_json(clone / f"outputs/seconds/{stage}.json")["seconds"] for key, stage in STAGES.items()}
-    counts = json.loads((photos / "counts.json").read_text(encoding="utf-8"))
-    stages: dict[str, Any] = {}
+    counts, stages = read_json(photos / "counts.json"), dict[str, Any]()
     for key in STAGES:
         stages[key] = {name: scores[key][name] for name in ("accuracy", "log_loss", "val_log_loss")}
         stages[key] |= {"seconds": seconds[key], "learnt": counts[key], "parameters": counts["all"], "rate": None}
@@ -124,12 +110,10 @@ def run_ours(given: argparse.Namespace, photos: Path, folder: Path, seed: int) -
 
 def describe_blocks(given: argparse.Namespace, photos: Path) -> None:
     """Which parameters fine-tuning changes, for the peers, and how many each of our stages trains."""
-    from pipeline.data.manifest import classes_of, read_manifest
-    from pipeline.models.head import replace_head
-
-    backbone = backbone_of(given)
+    backbone = create_backbone(given.backbone, given.weights)
     path = replace_head(backbone.model, len(classes_of(read_manifest(photos / "data/processed"))))
-    learning = fine_tuned_parameters(backbone.model, backbone.preprocessing)
+    set_trainable(backbone.model, auto_unfrozen_blocks(backbone.model, backbone.preprocessing.input_size))
+    learning = [name for name, parameter in backbone.model.named_parameters() if parameter.requires_grad]
     sizes = {name: parameter.numel() for name, parameter in backbone.model.named_parameters()}
     counts = {"frozen": sum(size for name, size in sizes.items() if name.startswith(f"{path}.")), "all": sum(sizes.values())}
     counts["finetuned"] = sum(sizes[name] for name in learning)
@@ -139,12 +123,6 @@ def describe_blocks(given: argparse.Namespace, photos: Path) -> None:
 
 def compare(given: argparse.Namespace) -> None:
     """Run what is not there yet, side by side in turns, and write and print the table."""
-    from pipeline.cores import usable_cores
-    from pipeline.data.manifest import fingerprint, read_manifest
-    from pipeline.files import sha256_of, write_json
-    from pipeline.runtime import machine_name, resolve_device, source_revision
-
-    given.threads = given.threads or usable_cores()
     given.weights = str(Path(given.weights).resolve())
     manifest = sample(read_manifest(PROJECT / "data/processed"), given.photos, given.seed)
     decides = [vars(given)[name] for name in SHARED if name != "weights"]
@@ -163,10 +141,12 @@ def compare(given: argparse.Namespace) -> None:
             if not (folder / "result.json").is_file():
                 print(f"running {folder}", flush=True)
                 folder.mkdir(exist_ok=True)
+                seed = given.seed + repeat
                 rates = {stage: one["rate"] for stage, one in own[0]["stages"].items()} if own else {}
-                run = run_ours if side == OURS else partial(run_peer, script, rates=rates)
-                write_json(folder / "result.json", run(given=given, photos=runs, folder=folder, seed=given.seed + repeat))
-            own.append(json.loads((folder / "result.json").read_text(encoding="utf-8")))
+                ours = side == OURS
+                run = run_ours(given, runs, folder, seed) if ours else run_peer(script, given, runs, folder, seed, rates)
+                write_json(folder / "result.json", run)
+            own.append(read_json(folder / "result.json"))
     counts = ", ".join(f"{count:,} {split}" for split, count in manifest["split"].value_counts().items() if split)
     machine = machine_name(resolve_device("cpu"), given.threads)
     heading = f"{given.backbone}; photos: {counts}; {given.epochs_frozen} + {given.epochs_unfrozen} epochs; {machine}; "
@@ -178,8 +158,6 @@ def compare(given: argparse.Namespace) -> None:
 
 def report(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """One table of all sides, where ours is not the best, and how each side was set up; ratios are of the same repeat."""
-    import pandas as pd
-
     runs: Any = pd.DataFrame(
         {"side": side, "stage": stage, "repeat": repeat, **numbers}
         for side, own in results.items()
@@ -189,25 +167,17 @@ def report(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     seconds = runs["seconds"].unstack("stage")
     seconds["both"] = seconds.sum(axis=1)
     ratio = seconds.div(seconds.loc[OURS], level="repeat").groupby("side").median()
-    seconds, mean = (
-        seconds.groupby("side").median(),
-        runs[["val_log_loss", "log_loss", "accuracy"]].groupby(["side", "stage"]).mean(),
-    )
+    seconds = seconds.groupby("side").median()
+    mean = runs[["val_log_loss", "log_loss", "accuracy"]].groupby(["side", "stage"]).mean()
     rows, setups, lost = [], [], []
     for side, own in results.items():
         first, tuned, ours = own[0]["stages"], mean.loc[side, "finetuned"], mean.loc[OURS, "finetuned"]
-        rows.append(
-            [
-                side,
-                *(f"{seconds.at[side, stage]:.0f} s ({ratio.at[side, stage]:.2f})" for stage in (*STAGES, "both")),
-                *(f"{one['learnt']:,} ({one['learnt'] / one['parameters']:.1%})" for one in first.values()),
-                " / ".join(f"{one['rate']:g}" if one["rate"] else "-" for one in first.values()),
-                f"{tuned['val_log_loss']:.4f}",
-                f"{tuned['log_loss']:.4f}",
-                *(f"{mean.at[(side, stage), 'accuracy']:.2%}" for stage in STAGES),
-                f"{statistics.median(run['peak'] for run in own):,.0f} MB",
-            ]
-        )
+        times = [f"{seconds.at[side, stage]:.0f} s ({ratio.at[side, stage]:.2f})" for stage in (*STAGES, "both")]
+        learns = [f"{one['learnt']:,} ({one['learnt'] / one['parameters']:.1%})" for one in first.values()]
+        rates = " / ".join(f"{one['rate']:g}" if one["rate"] else "-" for one in first.values())
+        scores = [f"{tuned['val_log_loss']:.4f}", f"{tuned['log_loss']:.4f}"]
+        scores += [f"{mean.at[(side, stage), 'accuracy']:.2%}" for stage in STAGES]
+        rows.append([side, *times, *learns, rates, *scores, f"{statistics.median(run['peak'] for run in own):,.0f} MB"])
         versions = ", ".join(f"{name} {version}" for name, version in own[0]["versions"].items())
         setups.append(f"- {side}: {'; '.join(f'{name}: {value}' for name, value in own[0]['settings'].items())}; {versions}")
         better = {"seconds": ratio.at[side, "both"] < 1, "test accuracy": tuned["accuracy"] > ours["accuracy"]}
@@ -218,21 +188,17 @@ def report(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return "\n\n".join([table(head, rows), f"{'; '.join(lost) or 'No side is better in anything'}.", "\n".join(setups)])
 
 
-def main() -> None:
-    """Parse the options and compare."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backbone", default="mobilenetv2_100", help="timm's name")
-    parser.add_argument("--weights", required=True, help="a safetensors file, a JSON that describes it beside it")
-    parser.add_argument("--photos", type=int, help="a sample of about so many training photos; all where it is left out")
-    parser.add_argument("--epochs-frozen", type=int, default=2)
-    parser.add_argument("--epochs-unfrozen", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0, help="of the sample and of the first repeat")
-    parser.add_argument("--threads", type=int, help="one a core where it is left out")
-    parser.add_argument("--sides", nargs="+", choices=SCRIPTS, default=list(SCRIPTS), metavar="SIDE", help=", ".join(SCRIPTS))
-    given = parser.parse_args()
-    run_or_exit(lambda: compare(given))
-
-
 if __name__ == "__main__":
-    main()
+    run_command(
+        __doc__,
+        compare,
+        backbone={"default": "mobilenetv2_100", "help": "timm's name"},
+        weights={"required": True, "help": "a safetensors file, a JSON that describes it beside it"},
+        photos={"type": int, "help": "a sample of about so many training photos; all where it is left out"},
+        epochs_frozen={"type": int, "default": 2},
+        epochs_unfrozen={"type": int, "default": 2},
+        repeats={"type": int, "default": 2},
+        seed={"type": int, "default": 0, "help": "of the sample and of the first repeat"},
+        threads={"type": int, "default": usable_cores(), "help": "one a core where it is left out"},
+        sides={"nargs": "+", "choices": SCRIPTS, "default": list(SCRIPTS), "metavar": "SIDE", "help": ", ".join(SCRIPTS)},
+    )

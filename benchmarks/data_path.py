@@ -11,14 +11,20 @@ are links to the few. Where creating files is slow, set TMPDIR=/dev/shm.
 import argparse
 import os
 import shutil
-import statistics
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from common import PROJECT, median_ratio, run_or_exit, run_stage, table
+from common import PROJECT, rates_table, run_command, run_stage, table
+from PIL import Image
+
+from pipeline.cores import usable_cores
+from pipeline.download.drawn import draw_petimages
+from pipeline.download.unpack import unpack_photos
+from pipeline.files import read_json
+from pipeline.params import change_params
 
 STORED_SIZE = 256
 CHUNK = 32
@@ -26,8 +32,6 @@ CHUNK = 32
 
 def decode(path: Path) -> None:
     """Decode one file and resize it to the stored size."""
-    from PIL import Image
-
     try:
         with Image.open(path) as file:
             image = file.convert("RGB")
@@ -41,8 +45,6 @@ def decode(path: Path) -> None:
 
 def bare_seconds(raw: Path) -> float:
     """All files over a process a core, their start not counted."""
-    from pipeline.cores import usable_cores
-
     files = sorted(path for path in raw.rglob("*") if path.is_file())
     with ProcessPoolExecutor(usable_cores(), mp_context=get_context("forkserver")) as pool:
         list(pool.map(decode, files[: 2 * usable_cores()]))
@@ -53,9 +55,6 @@ def bare_seconds(raw: Path) -> float:
 
 def stage(raw: Path, folder: Path) -> tuple[float, float]:
     """Seconds of the preprocess stage in a project of its own, and its peak memory in MB."""
-    from pipeline.files import read_json
-    from pipeline.params import change_params
-
     (folder / "data").mkdir(parents=True)
     (folder / "data/raw").symlink_to(raw)
     (folder / "pipeline").symlink_to(PROJECT / "pipeline")
@@ -77,10 +76,6 @@ def linked(raw: Path, count: int, target: Path) -> Path:
 
 def measure(given: argparse.Namespace) -> None:
     """Time all sides alternately, then look at memory."""
-    from pipeline.cores import usable_cores
-    from pipeline.download.drawn import draw_petimages
-    from pipeline.download.unpack import unpack_photos
-
     with tempfile.TemporaryDirectory() as temporary:
         folder, everything = Path(temporary), Path(temporary, "everything")
         if given.source is None:
@@ -93,27 +88,20 @@ def measure(given: argparse.Namespace) -> None:
             seconds["bare"].append(bare_seconds(raw))
             seconds["stage"].append(stage(raw, folder / f"stage{number}")[0])
         print(f"{given.photos:,} photos, {usable_cores()} cores, {given.rounds} rounds")
-        rates = {side: f"{given.photos / statistics.median(values):.0f}" for side, values in seconds.items()}
-        rows = [(side, rates[side], f"{median_ratio(seconds['bare'], values):.2f}") for side, values in seconds.items()]
-        print(table(("", "photos/s", "ratio to bare"), rows))
-        peaks = [stage(linked(everything, count, folder / f"{count}"), folder / f"memory{count}")[1] for count in given.memory]
-        print(
-            table(
-                ("photos", "peak memory"), [(f"{n:,}", f"{peak:.0f} MB") for n, peak in zip(given.memory, peaks, strict=True)]
-            )
-        )
-
-
-def main() -> None:
-    """Parse the options and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--source", type=Path, help="a zip or tar of photos; drawn ones where there is none")
-    parser.add_argument("--photos", type=int, default=1000, help="how many photos to time")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--memory", type=int, nargs="*", default=[1000, 22_998], help="numbers of photos to compare")
-    given = parser.parse_args()
-    run_or_exit(lambda: measure(given))
+        print(rates_table(("", "photos/s", "ratio to bare"), given.photos, seconds))
+        peaks = []
+        for count in given.memory:
+            _, peak = stage(linked(everything, count, folder / f"{count}"), folder / f"memory{count}")
+            peaks.append((f"{count:,}", f"{peak:.0f} MB"))
+        print(table(("photos", "peak memory"), peaks))
 
 
 if __name__ == "__main__":
-    main()
+    run_command(
+        __doc__,
+        measure,
+        source={"type": Path, "help": "a zip or tar of photos; drawn ones where there is none"},
+        photos={"type": int, "default": 1000, "help": "how many photos to time"},
+        rounds={"type": int, "default": 5},
+        memory={"type": int, "nargs": "*", "default": [1000, 22_998], "help": "numbers of photos to compare"},
+    )

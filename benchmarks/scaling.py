@@ -13,58 +13,52 @@ import argparse
 import itertools
 from typing import Any
 
-from common import (
-    backbone_of,
-    backbone_options,
-    feature_backend,
-    first_batches,
-    pass_over,
-    resolved,
-    run_or_exit,
-    seconds_of,
-    stored_photos,
-    table,
-)
+from common import PROJECT, first_batches, resolved, run_command, seconds_of, stored_photos, table
+
+from pipeline.models.backbone import create_backbone
+from pipeline.models.outputs import FeatureExtractor
+from pipeline.params import load_params
+from pipeline.paths import user_path
+from pipeline.runtime import machine_name
+from pipeline.training.features import backend_for, evaluation, run_inference
 
 
 def measure(given: argparse.Namespace) -> None:
     """A line a combination, backends and sizes in the outer loops because each needs a backend of its own."""
-    from pipeline.runtime import machine_name
-
-    backbone, stored, rows = backbone_of(given), stored_photos("train"), []
+    own = load_params(PROJECT / "params.yaml").backbone
+    backbone = create_backbone(given.backbone or own.name, given.weights or own.weights, locate=user_path)
+    stored, runtime, rows = stored_photos("train"), resolved(given.device), []
     for choice, size in itertools.product(given.backends, given.sizes or [backbone.preprocessing.input_size[-1]]):
         preprocessing = backbone.preprocessing.model_copy(update={"input_size": (3, size, size)})
-        backend = feature_backend(backbone.model, stored, preprocessing, resolved(given.device), choice=choice)
-        batches = first_batches(stored, preprocessing, resolved(given.device))
+        extractor = FeatureExtractor(backbone.model).eval()
+        backend = backend_for(extractor, stored, preprocessing, choice=choice, runtime=runtime)
+        batches = first_batches(stored, preprocessing, runtime)
 
-        def bare(backend: Any = backend, batches: list[Any] = batches) -> None:
-            for batch in batches:
-                backend.run(batch)
+        def bare_seconds() -> float:
+            return seconds_of(lambda: [backend.run(batch) for batch in batches])  # noqa: B023
 
-        bare()
+        bare_seconds()
         for count, workers in itertools.product(given.photos, given.workers):
-            photos, runtime = stored_photos("train", count), resolved(given.device, workers=workers)
-            before = seconds_of(bare)
-            rate = count / seconds_of(lambda: pass_over(backend, photos, preprocessing, runtime))  # noqa: B023
-            bare_rate = 2 * sum(map(len, batches)) / (before + seconds_of(bare))
+            photos, loading = stored_photos("train", count), resolved(given.device, workers=workers)
+            passing: dict[str, Any] = {"runtime": loading, "description": "photos"}
+            before = bare_seconds()
+            rate = count / seconds_of(lambda: run_inference(backend.run, photos, evaluation(preprocessing), **passing))  # noqa: B023
+            bare_rate = 2 * sum(map(len, batches)) / (before + bare_seconds())
             setting = f"{backend.name}", f"{backend.relative_rms_error:.1e}", f"{count:,}", f"{size}", f"{workers}"
             rows.append((*setting, f"{rate:.0f}", f"{bare_rate:.0f}", f"{rate / bare_rate:.2f}"))
     print(f"{backbone.info.name}, {machine_name(runtime.device, runtime.threads)}")
     print(table(("backend", "error", "photos", "pixels", "workers", "photos/s", "bare backend, photos/s", "ratio"), rows))
 
 
-def main() -> None:
-    """Parse the options and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    backbone_options(parser)
-    parser.add_argument("--backends", nargs="+", default=["auto"], help="auto, torch, onnxruntime, openvino")
-    parser.add_argument("--photos", type=int, nargs="+", default=[500, 2000, 8000, 22_998], help="the same again if too few")
-    parser.add_argument("--sizes", type=int, nargs="+", help="input sizes in pixels; the backbone's own where it is left out")
-    parser.add_argument("--workers", type=int, nargs="+", default=["auto"], help="one a core where it is left out")
-    parser.add_argument("--device", default="cpu")
-    given = parser.parse_args()
-    run_or_exit(lambda: measure(given))
-
-
 if __name__ == "__main__":
-    main()
+    run_command(
+        __doc__,
+        measure,
+        backbone={"help": "timm's name; that of params.yaml where it is left out"},
+        weights={"help": "as backbone.weights in params.yaml, which is taken where it is left out"},
+        backends={"nargs": "+", "default": ["auto"], "help": "auto, torch, onnxruntime, openvino"},
+        photos={"type": int, "nargs": "+", "default": [500, 2000, 8000, 22_998], "help": "the same again if too few"},
+        sizes={"type": int, "nargs": "+", "help": "input sizes in pixels; the backbone's own where it is left out"},
+        workers={"type": int, "nargs": "+", "default": ["auto"], "help": "one a core where it is left out"},
+        device={"default": "cpu"},
+    )

@@ -8,12 +8,12 @@ training photos, are tested by five-fold cross-validation, so that every photo i
 
 import argparse
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from common import run_command
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.model_selection import StratifiedKFold, train_test_split
 from sklearn.pipeline import make_pipeline
@@ -24,19 +24,14 @@ from pipeline.download.drawn import FOLDERS, draw_petimages
 
 THUMBNAIL = 16  # pixels on a side
 FOLDS = 5
-Features = NDArray[np.float32]
-Labels = NDArray[np.int64]
 # By name: how to build the classifier for a penalty, and the penalties to choose from.
-MODELS: dict[str, tuple[Callable[[float], LogisticRegression | RidgeClassifier], list[float]]] = {
-    "logistic regression": (
-        lambda penalty: LogisticRegression(C=1 / penalty, solver="newton-cholesky"),
-        [10, 100, 1e3, 1e4],
-    ),
+MODELS: dict[str, Any] = {
+    "logistic regression": (lambda penalty: LogisticRegression(C=1 / penalty, solver="newton-cholesky"), [10, 100, 1e3, 1e4]),
     "ridge regression": (lambda penalty: RidgeClassifier(alpha=penalty), [1e2, 1e3, 1e4, 1e5]),
 }
 
 
-def read_thumbnails(root: Path) -> tuple[Features, Labels]:
+def read_thumbnails(root: Path) -> tuple[np.ndarray, np.ndarray]:
     """The thumbnails, (n, 768) in 0..255, of the photos that can be decoded, and 0 for Cat, 1 for Dog."""
     rows, labels = [], []
     for label, folder in enumerate(FOLDERS):
@@ -50,30 +45,24 @@ def read_thumbnails(root: Path) -> tuple[Features, Labels]:
 
 
 @threadpool_limits.wrap(limits=1)  # threads only get in each other's way on problems of this size
-def cross_validated_accuracy(name: str, features: Features, labels: Labels) -> float:
+def cross_validated_accuracy(name: str, features: np.ndarray, labels: np.ndarray) -> float:
     """The fraction of photos that one of `MODELS` classifies correctly when trained on the other folds."""
     build, penalties = MODELS[name]
     correct = np.zeros(len(labels), bool)
     for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(features, labels):
         fit, valid = train_test_split(train, test_size=0.25, stratify=labels[train], random_state=0)
 
-        def score(penalty: float, fit: Labels = fit, valid: Labels = valid) -> float:
-            model = make_pipeline(StandardScaler(), build(penalty)).fit(features[fit], labels[fit])
-            return float(model.score(features[valid], labels[valid]))
-
-        model = make_pipeline(StandardScaler(), build(max(penalties, key=score))).fit(features[train], labels[train])
+        candidates = [make_pipeline(StandardScaler(), build(one)).fit(features[fit], labels[fit]) for one in penalties]
+        scores = [one.score(features[valid], labels[valid]) for one in candidates]
+        model = candidates[int(np.argmax(scores))].fit(features[train], labels[train])
         correct[test] = model.predict(features[test]) == labels[test]
     return float(correct.mean())
 
 
-def main() -> None:
+def measure(given: argparse.Namespace) -> None:
     """Draw the photos into a temporary folder and print the accuracy of each model."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--photos", type=int, default=1600)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        draw_petimages(Path(folder), num_photos=arguments.photos, seed=arguments.seed)
+        draw_petimages(Path(folder), num_photos=given.photos, seed=given.seed)
         features, labels = read_thumbnails(Path(folder))
     for name in MODELS:
         accuracy = cross_validated_accuracy(name, features, labels)
@@ -82,4 +71,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(__doc__, measure, photos={"type": int, "default": 1600}, seed={"type": int, "default": 0})

@@ -8,32 +8,32 @@ over the first line's in the same turn. With --compiled, torch.compile is added 
 """
 
 import argparse
-import statistics
 from collections.abc import Callable
 from typing import Any
 
-from common import in_turns, median_ratio, resolved, run_or_exit, table
+import timm
+import torch
+from common import in_turns, rates_table, resolved, run_command
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from pipeline.models.folding import fold_batch_norm
+from pipeline.models.freezing import set_trainable
+from pipeline.runtime import machine_name
 
 
 def training_step(
     backbone: str,
-    images: Any,
+    images: Tensor,
     *,
-    channels_last: bool = True,
-    bfloat16: bool = True,
-    frozen_norms: bool = True,
-    folded: bool = True,
+    channels_last: bool = False,
+    bfloat16: bool = False,
+    frozen_norms: bool = False,
+    folded: bool = False,
     unfrozen: Any = "all",
     compiled: bool = False,
 ) -> Callable[[], None]:
     """A function that makes one update of a network of two classes with random weights."""
-    import timm
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    from pipeline.models.folding import fold_batch_norm
-    from pipeline.models.freezing import set_trainable
-
     torch.manual_seed(0)
     model: Any = timm.create_model(backbone, num_classes=2).to(images.device).train()
     if frozen_norms:
@@ -60,13 +60,8 @@ def training_step(
 
 def measure(given: argparse.Namespace) -> None:
     """Print rates and ratios."""
-    import torch
-
-    from pipeline.runtime import machine_name
-
     runtime = resolved(given.device, workers=0)
     images = torch.randn(given.batch_size, 3, given.size, given.size).to(runtime.device)
-    plain: dict[str, Any] = {"channels_last": False, "bfloat16": False, "frozen_norms": False, "folded": False}
     added: dict[str, dict[str, Any]] = {
         "plain: float32, contiguous": {},
         "channels_last": {"channels_last": True},
@@ -77,32 +72,23 @@ def measure(given: argparse.Namespace) -> None:
     }
     if given.compiled:
         added["compiled"] = {"compiled": True}
-    steps = {}
+    steps, settings = {}, dict[str, Any]()
     for name, changes in added.items():
-        plain |= changes
-        steps[name] = training_step(given.backbone, images, **plain)
-    taken, first = in_turns(steps, given.turns), next(iter(steps))
-    rows = [
-        (name, f"{given.batch_size / statistics.median(taken[name]):.1f}", f"{median_ratio(taken[first], taken[name]):.2f}")
-        for name in steps
-    ]
+        settings |= changes
+        steps[name] = training_step(given.backbone, images, **settings)
     machine = machine_name(runtime.device, runtime.threads)
     print(f"{given.backbone}, {given.size} px, batch {given.batch_size}, {machine}, {given.turns} turns")
-    print(table(("training step", "images/s", "ratio"), rows))
-
-
-def main() -> None:
-    """Parse the options and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backbone", default="mobilenetv2_100")
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--compiled", action="store_true")
-    given = parser.parse_args()
-    run_or_exit(lambda: measure(given))
+    print(rates_table(("training step", "images/s", "ratio"), given.batch_size, in_turns(steps, given.turns)))
 
 
 if __name__ == "__main__":
-    main()
+    run_command(
+        __doc__,
+        measure,
+        backbone={"default": "mobilenetv2_100"},
+        size={"type": int, "default": 224},
+        batch_size={"type": int, "default": 32},
+        turns={"type": int, "default": 7},
+        device={"default": "cpu"},
+        compiled={"action": "store_true"},
+    )

@@ -24,13 +24,13 @@ from timm.data import create_transform, resolve_data_config
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
+from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 LIBRARIES = ("torch", "timm", "torchvision", "fastai", "transformers", "accelerate", "scikit-learn")
 DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "num_classes")
 BATCH_SIZE = 32
-Train = Callable[[], nn.Module]
-Prepare = Callable[[Any, str, Any, argparse.Namespace], Train]
+Prepare = Callable[[Any, str, Any, argparse.Namespace], Callable[[], nn.Module]]
 
 
 def main(
@@ -39,32 +39,27 @@ def main(
     *,
     rates: Mapping[str, Sequence[float | None]],
     settings: dict[str, str],
-    build: Callable[[argparse.Namespace], Any] | None = None,
+    build: Callable[[argparse.Namespace], Any] | None = None,  # `pretrained`
 ) -> None:
     """Train and score both stages, and write one JSON about them.
 
-    Args:
-        description: the script's docstring.
-        prepare: as above; it may add to `settings` before the JSON is written.
-        rates: stage -> learning rates to try; None where a stage has no such choice.
-        settings: how the peer is set up, for people.
-        build: makes the network that the first stage starts from; `pretrained` where it is left out.
+    `description` is the script's docstring. `rates` are those to try by stage, None where it has no such choice; `settings` say
+    how the peer is set up, for people, and `prepare` may add to them; `build` makes the first stage's network.
     """
     given = arguments(description)
-    model = (build or pretrained)(given)
-    val, test = evaluation_batches(given, "val"), evaluation_batches(given, "test")
-    photos = len(list(given.images.glob("train/*/*")))
+    model, val, test = (build or pretrained)(given), evaluation_batches(given, "val"), evaluation_batches(given, "test")
     stages = {}
     for stage, listed in rates.items():
         chosen = given.rates.get(stage)
         tried = [_try(prepare, model, stage, rate, given, val) for rate in ([chosen] if chosen else listed)]
         best = min(tried, key=lambda one: one["val_log_loss"])
-        best["tried"] = {one["rate"]: one["val_log_loss"] for one in tried if one["rate"]}
         model = best.pop("network")
-        epochs = given.epochs_frozen if stage == "frozen" else given.epochs_unfrozen
-        stages[stage] = best | score(model, test) | {"photos": epochs * photos}
+        stages[stage] = (
+            best | score(model, test) | {"tried": {one["rate"]: one["val_log_loss"] for one in tried if one["rate"]}}
+        )
         print(stage, stages[stage], flush=True)
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES if _is_installed(name)}
+    installed = {name for name in LIBRARIES if any(importlib.metadata.distributions(name=name))}
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES if name in installed}
     content = {"settings": settings, "versions": versions, "stages": stages}
     given.output.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
@@ -77,8 +72,8 @@ def _try(prepare: Prepare, model: Any, stage: str, rate: float | None, given: ar
     started = time.perf_counter()
     network = train()
     seconds = time.perf_counter() - started
-    learnt = sum(parameter.numel() for parameter in candidate.parameters() if parameter.requires_grad)
-    counted = {"learnt": learnt, "parameters": sum(parameter.numel() for parameter in candidate.parameters())}
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in candidate.parameters()]
+    counted = {"learnt": sum(size for size, learns in sizes if learns), "parameters": sum(size for size, _ in sizes)}
     val_log_loss = score(network, val)["log_loss"]
     print(f"{stage}, rate {rate}: {seconds:.1f} s, validation log-loss {val_log_loss:.4f}", flush=True)
     return {"network": network, "rate": rate, "seconds": seconds, "val_log_loss": val_log_loss} | counted
@@ -87,25 +82,27 @@ def _try(prepare: Prepare, model: Any, stage: str, rate: float | None, given: ar
 def arguments(description: str) -> argparse.Namespace:
     """What a peer is given, the same for all."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
-    parser.add_argument(
-        "--images", type=Path, required=True, help="a folder with train, val and test, a folder a class in each"
-    )
     parser.add_argument("--backbone", required=True, help="timm's name")
-    parser.add_argument("--weights", type=Path, required=True, help="a weights file, a JSON that describes it beside it")
-    parser.add_argument("--epochs-frozen", type=int, required=True)
-    parser.add_argument("--epochs-unfrozen", type=int, required=True)
-    parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--threads", type=int, required=True, help="of the computation; as many processes decode photos")
-    parser.add_argument(
-        "--same-blocks", type=Path, required=True, help="a JSON list of the parameters that this project fine-tunes"
-    )
-    parser.add_argument(
-        "--rates", type=json.loads, default={}, help='learning rates, such as {"finetuned": 1e-3}; others are tried'
-    )
-    parser.add_argument("--output", type=Path, required=True, help="the JSON to write")
+    for name, kind, explained in (
+        ("images", Path, "a folder with train, val and test, a folder a class in each"),
+        ("weights", Path, "a weights file, a JSON that describes it beside it"),
+        ("epochs-frozen", int, None),
+        ("epochs-unfrozen", int, None),
+        ("seed", int, None),
+        ("threads", int, "of the computation; as many processes decode photos"),
+        ("same-blocks", Path, "a JSON list of the parameters that this project fine-tunes"),
+        ("output", Path, "the JSON to write"),
+    ):
+        parser.add_argument(f"--{name}", type=kind, required=True, help=explained)
+    parser.add_argument("--rates", type=json.loads, default={}, help='such as {"finetuned": 1e-3}; others are tried')
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     return given
+
+
+def epochs_of(stage: str, given: argparse.Namespace) -> int:
+    """How many epochs a stage trains for."""
+    return given.epochs_frozen if stage == "frozen" else given.epochs_unfrozen
 
 
 def timm_arguments(given: argparse.Namespace) -> dict[str, Any]:
@@ -131,6 +128,13 @@ def pretrained(given: argparse.Namespace) -> Any:
 def data_config(given: argparse.Namespace) -> dict[str, Any]:
     """Input size, mean, deviation, interpolation and crop of the weights, as timm's `create_transform` takes them."""
     return resolve_data_config({}, model=pretrained(given))
+
+
+def guide_transform(given: argparse.Namespace) -> Any:
+    """The training transform of PyTorch's tutorial and of the Trainer's guide: a random resized crop and a flip."""
+    config = data_config(given)
+    augmentation = [transforms.RandomResizedCrop(config["input_size"][-1]), transforms.RandomHorizontalFlip()]
+    return transforms.Compose([*augmentation, transforms.ToTensor(), transforms.Normalize(config["mean"], config["std"])])
 
 
 def freeze_backbone(model: Any) -> None:
@@ -175,7 +179,3 @@ def has_bfloat16() -> bool:
     """Whether the processor multiplies in bfloat16; where it does not, emulating it takes many times float32's time."""
     flags = torch.cpu.get_capabilities()
     return bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
-
-
-def _is_installed(library: str) -> bool:
-    return any(importlib.metadata.distributions(name=library))

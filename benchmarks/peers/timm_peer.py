@@ -18,7 +18,7 @@ import argparse
 from typing import Any
 
 import torch
-from peer import BATCH_SIZE, data_config, freeze_backbone, has_bfloat16, main
+from peer import BATCH_SIZE, data_config, epochs_of, freeze_backbone, has_bfloat16, main
 from timm.data import Mixup, create_dataset, create_loader
 from timm.loss import SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
@@ -56,9 +56,9 @@ def prepare(model: Any, stage: str, rate: Any, given: argparse.Namespace) -> Any
     mixup = Mixup(mixup_alpha=0.2, label_smoothing=0.1, num_classes=model.num_classes)
     layer_decay = 0.75 if stage == "finetuned" else None
     optimizer = create_optimizer_v2(model, opt="adamw", lr=rate, weight_decay=0.05, layer_decay=layer_decay)
-    updates = len(batches) * (given.epochs_frozen if stage == "frozen" else given.epochs_unfrozen)
+    updates = len(batches) * epochs_of(stage, given)
     # Counted in updates: an epoch's worth of warm-up, as in train.py, would be all of a short training.
-    warm_up = {"warmup_epochs": updates // 8, "warmup_lr": 1e-6}
+    warm_up: dict[str, Any] = {"warmup_epochs": updates // 8, "warmup_lr": 1e-6}
     scheduler, _ = create_scheduler_v2(optimizer, sched="cosine", num_epochs=updates, **warm_up)
     averaged = ModelEmaV3(model, decay=0.9998, use_warmup=True)
     criterion = SoftTargetCrossEntropy()

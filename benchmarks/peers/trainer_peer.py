@@ -18,11 +18,10 @@ import tempfile
 from typing import Any
 
 import torch
-from peer import BATCH_SIZE, data_config, freeze_backbone, has_bfloat16, main
+from peer import BATCH_SIZE, data_config, epochs_of, freeze_backbone, guide_transform, has_bfloat16, main
 from timm.data import create_transform
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from transformers import Trainer, TrainingArguments
 
@@ -55,18 +54,15 @@ def collate(examples: list[tuple[Tensor, int]]) -> dict[str, Tensor]:
 
 def prepare(model: Any, stage: str, rate: Any, given: argparse.Namespace) -> Any:
     """The guide's settings; timm's transform for evaluation."""
-    config, bfloat16 = data_config(given), has_bfloat16()
+    bfloat16 = has_bfloat16()
     SETTINGS["precision"] = f"{'bfloat16' if bfloat16 else 'float32'}, channels_last images"
-    augmentation = [transforms.RandomResizedCrop(config["input_size"][-1]), transforms.RandomHorizontalFlip()]
-    normalisation = [transforms.ToTensor(), transforms.Normalize(config["mean"], config["std"])]
-    train, val = transforms.Compose([*augmentation, *normalisation]), create_transform(**config, is_training=False)
     model.requires_grad_(True)
     if stage == "frozen":
         freeze_backbone(model)
     folder = tempfile.TemporaryDirectory()  # removed with the function that training leaves
     settings = TrainingArguments(
         output_dir=folder.name,
-        num_train_epochs=given.epochs_frozen if stage == "frozen" else given.epochs_unfrozen,
+        num_train_epochs=epochs_of(stage, given),
         learning_rate=rate,
         warmup_steps=0.1,  # below 1: a fraction of the steps
         per_device_train_batch_size=BATCH_SIZE,
@@ -82,14 +78,13 @@ def prepare(model: Any, stage: str, rate: Any, given: argparse.Namespace) -> Any
         report_to="none",
         disable_tqdm=True,
     )
+    # Its images alone are channels_last, and what follows them: the Trainer cannot save weights that are.
     trainer = Trainer(
-        Classifier(
-            model
-        ),  # its images alone are channels_last, and what follows them: the Trainer cannot save weights that are
+        Classifier(model),
         settings,
         data_collator=collate,
-        train_dataset=ImageFolder(given.images / "train", train),
-        eval_dataset=ImageFolder(given.images / "val", val),
+        train_dataset=ImageFolder(given.images / "train", guide_transform(given)),
+        eval_dataset=ImageFolder(given.images / "val", create_transform(**data_config(given), is_training=False)),
     )
 
     def run() -> nn.Module:

@@ -18,9 +18,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from peer import best_epoch, data_config, evaluation_batches, freeze_backbone, main, training_batches
+from peer import best_epoch, epochs_of, evaluation_batches, freeze_backbone, guide_transform, main, training_batches
 from torch import nn
-from torchvision import transforms
 
 RATES = {"frozen": (8e-3, 3e-2, 1e-1), "finetuned": (3e-4, 1e-3, 8e-3)}
 SETTINGS = {
@@ -33,10 +32,7 @@ SETTINGS = {
 
 def prepare(model: Any, stage: str, rate: Any, given: argparse.Namespace) -> Any:
     """The tutorial's train_model."""
-    config = data_config(given)
-    augmentation = [transforms.RandomResizedCrop(config["input_size"][-1]), transforms.RandomHorizontalFlip()]
-    normalisation = [transforms.ToTensor(), transforms.Normalize(config["mean"], config["std"])]
-    batches = training_batches(given, transforms.Compose([*augmentation, *normalisation]))
+    batches = training_batches(given, guide_transform(given))
     model.requires_grad_(True)
     if stage == "frozen":
         freeze_backbone(model)
@@ -52,8 +48,7 @@ def prepare(model: Any, stage: str, rate: Any, given: argparse.Namespace) -> Any
             optimizer.step()
         scheduler.step()
 
-    epochs = given.epochs_frozen if stage == "frozen" else given.epochs_unfrozen
-    return partial(best_epoch, model, epochs, train_epoch, evaluation_batches(given, "val"))
+    return partial(best_epoch, model, epochs_of(stage, given), train_epoch, evaluation_batches(given, "val"))
 
 
 if __name__ == "__main__":

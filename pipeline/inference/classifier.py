@@ -14,12 +14,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Self, TypeGuard
-from urllib.parse import urlsplit
 
 import numpy as np
 import requests
@@ -55,10 +54,10 @@ class Prediction:
 
     Attributes:
         label: the likeliest class.
-        probability: of that class, in [0, 1]: the softmax of logits that were calibrated on the validation photos.
+        probability: of that class, in [0, 1], calibrated on the validation photos.
         probabilities: class -> probability; they sum to 1.
-        is_ood: whether the photo is out of distribution: its OOD score is above 1, as it is for 1% of the validation photos. It
-            may show none of the classes, and the probabilities then mean little.
+        is_ood: whether the photo is out of distribution (OOD score above 1, as for 1% of the validation photos): it may
+            show none of the classes, and the probabilities then mean little.
         ood_score: its distance from the training photos, in multiples of the distance that counts as out of distribution.
     """
 
@@ -75,28 +74,23 @@ class Classifier:
     `info` is the checkpoint's description: classes in the order of the logits, preprocessing, a note of the stage that made it.
     """
 
-    def __init__(self, info: CheckpointInfo, model: nn.Module, ood: OodDetector, *, device: str, threads: int) -> None:
+    def __init__(self, info: CheckpointInfo, model: nn.Module, ood: OodDetector, device: torch.device) -> None:
         """Use `Classifier.load`."""
         self.info, self._model, self._ood = info, model, ood
         self._backend = build_backend(
             LogitsAndFeatures(model).eval(),
             torch.randn(2, *info.preprocessing.input_size, generator=torch.Generator().manual_seed(0)),
             choice="auto",
-            device=resolve_device(device),
-            threads=threads,
+            device=device,
+            threads=usable_cores(),
             float32=True,
         )
         self._transform = evaluation_pixels(info.preprocessing)
         self._explaining = threading.Lock()  # Grad-CAM hangs hooks into the network
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str = "auto", threads: int | None = None) -> Self:
-        """Read a checkpoint folder, such as outputs/finetuned, and make its network ready to run.
-
-        Args:
-            folder: what `train-frozen-backbone` or `unfreeze-finetune` wrote.
-            device: where the network runs: auto, cpu, cuda, cuda:1, mps ...
-            threads: of the processor that the network runs in; None: a core each.
+    def load(cls, folder: str | Path, *, device: str = "auto") -> Self:
+        """Read a checkpoint folder, such as outputs/finetuned, onto a device: auto, cpu, cuda, cuda:1, mps ...
 
         Raises:
             PipelineError: the folder holds no whole checkpoint, or the device is not here.
@@ -104,7 +98,7 @@ class Classifier:
         folder = Path(folder)
         info, ood = read_info(folder), OodDetector(**read_ood(folder))
         model = rebuild(info, read_model_state(folder)).eval().requires_grad_(False)
-        return cls(info, model, ood, device=device, threads=threads or usable_cores())
+        return cls(info, model, ood, resolve_device(device))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -132,7 +126,7 @@ class Classifier:
     def predict_each(self, photos: Iterable[Photo]) -> Iterator[Prediction | Refused]:
         """For each photo in turn its prediction, or why it cannot be decoded; photos are taken as they are needed."""
         with ThreadPoolExecutor(usable_cores()) as pool:
-            prepared = self._prepared_ahead(pool, photos)
+            prepared = self._prepared_ahead(pool, iter(photos))
             try:
                 while batch := list(islice(prepared, BATCH_SIZE)):
                     arrays = [one for one in batch if not isinstance(one, Refused)]
@@ -142,11 +136,7 @@ class Classifier:
                 pool.shutdown(cancel_futures=True)
 
     def explain(self, photo: Photo, label: str) -> Image.Image:
-        """The photo as the network sees it, in grey, with the places that raised a class's logit in colours over it (Grad-CAM).
-
-        Args:
-            photo: as for `predict`.
-            label: one of `classes`.
+        """Grad-CAM: the photo as the network sees it, in grey, with the places that raised the logit of `label` in colours.
 
         Raises:
             PipelineError: the photo cannot be decoded, or the network has no layer to look at.
@@ -156,19 +146,16 @@ class Classifier:
         array = self._prepare(photo)
         if isinstance(array, Refused):
             raise PipelineError(f"{_name(photo)} cannot be explained: {array}")
-        images = normalise(torch.from_numpy(np.stack([array])), self.info.preprocessing).contiguous()
+        images = normalise(torch.from_numpy(array[None].copy()), self.info.preprocessing).contiguous()
         with self._explaining:
             heat = grad_cam(self._model, images, [self.classes.index(label)])[0]
         return overlay(Image.fromarray(array), heat)
 
-    def _prepared_ahead(self, pool: ThreadPoolExecutor, photos: Iterable[Photo]) -> Iterator[np.ndarray | Refused]:
+    def _prepared_ahead(self, pool: ThreadPoolExecutor, photos: Iterator[Photo]) -> Iterator[np.ndarray | Refused]:
         """The photos as the network takes them, in order, with `PHOTOS_AHEAD` further ones under way."""
-        under_way: deque[Future[np.ndarray | Refused]] = deque()
-        for photo in photos:
-            under_way.append(pool.submit(self._prepare, photo))
-            if len(under_way) > PHOTOS_AHEAD:
-                yield under_way.popleft().result()
+        under_way = deque(pool.submit(self._prepare, photo) for photo in islice(photos, PHOTOS_AHEAD))
         while under_way:
+            under_way.extend(pool.submit(self._prepare, photo) for photo in islice(photos, 1))
             yield under_way.popleft().result()
 
     def _prepare(self, photo: Photo) -> np.ndarray | Refused:
@@ -184,13 +171,8 @@ class Classifier:
         """(n, height, width, 3) uint8 -> a prediction each."""
         images = normalise(torch.from_numpy(photos), self.info.preprocessing)
         logits, features = self._backend.run(images).tensor_split([len(self.classes)], dim=1)
-        probabilities, ood_scores = logits.double().softmax(1), self._ood.scores(features)
-        if not (probabilities.isfinite().all() and ood_scores.isfinite().all()):
-            raise PipelineError(
-                "The network's outputs are no finite numbers. Make the checkpoint again with: dvc repro --force"
-            )
         predictions = []
-        for row, score in zip(probabilities.tolist(), ood_scores.tolist(), strict=True):
+        for row, score in zip(logits.double().softmax(1).tolist(), self._ood.scores(features).tolist(), strict=True):
             by_class = dict(zip(self.classes, row, strict=True))
             label = max(by_class, key=by_class.__getitem__)
             predictions.append(Prediction(label, by_class[label], by_class, score > 1, score))
@@ -208,7 +190,10 @@ def open_photo(photo: Photo, stored_size: int) -> Image.Image:
         Refused: it cannot be read, decoded or converted; `str(error)` is the reason.
     """
     if isinstance(photo, np.ndarray):
-        photo = _from_array(photo)
+        try:
+            photo = Image.fromarray(photo)
+        except (TypeError, ValueError) as error:
+            raise Refused(f"an array that is no photo: {plain(str(error))}") from None
     if isinstance(photo, Image.Image):
         return as_stored(pixels_of(photo), stored_size)
     data = photo if isinstance(photo, bytes) else fetch(photo) if is_address(photo) else _read(Path(photo))
@@ -229,8 +214,7 @@ def fetch(address: str) -> bytes:
     deadline, content = time.monotonic() + SECONDS_TO_FETCH, bytearray()
     try:
         with requests.get(address, stream=True, timeout=TIMEOUTS) as response:
-            hops = [address, *(hop.url for hop in response.history[1:]), response.url]
-            if address.startswith("https://") and any(urlsplit(hop).scheme != "https" for hop in hops):
+            if address.startswith("https:") and any(hop.url.startswith("http:") for hop in (*response.history, response)):
                 raise Refused("it redirects from HTTPS to HTTP")
             response.raise_for_status()
             for chunk in response.iter_content(2**16):
@@ -246,23 +230,11 @@ def fetch(address: str) -> bytes:
 
 def _read(path: Path) -> bytes:
     try:
-        if not path.is_file():
-            raise Refused("a folder without photos" if path.is_dir() else "there is no such file")
         if (size := path.stat().st_size) > MAX_FILE_BYTES:
             raise Refused(f"file too large: {megabytes(size)}")
         return path.read_bytes()
     except OSError as error:
         raise Refused(f"cannot be read: {error.strerror}") from None
-
-
-def _from_array(photo: np.ndarray) -> Image.Image:
-    grey_or_colour = photo.ndim == 2 or (photo.ndim == 3 and photo.shape[2] in (3, 4))
-    if photo.dtype != np.uint8 or not grey_or_colour or 0 in photo.shape:
-        raise Refused(
-            f"an array of {photo.dtype} and shape {photo.shape}: it must be uint8 of (height, width), (height, width, 3) or "
-            "(height, width, 4)"
-        )
-    return Image.fromarray(photo)
 
 
 def _name(photo: Photo) -> str:

@@ -11,11 +11,9 @@ import io
 import json
 import logging
 import math
-import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,12 +29,12 @@ from timm.data import create_transform, resolve_data_config
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
-from pipeline.checkpoint import MODEL_FILE, CheckpointInfo, Preprocessing, read_info, read_model_state, refuse_other_data
+from pipeline.checkpoint import CheckpointInfo, Preprocessing, read_info, read_model_state, refuse_other_data
 from pipeline.data.dataset import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, read_manifest
 from pipeline.data.transforms import evaluation_transform
 from pipeline.errors import PipelineError
-from pipeline.files import check_room, fsync, recover_folder, replace_folder, sha256_of
+from pipeline.files import replace_folder, sha256_of
 from pipeline.inference.hub import licence_of, metrics_of, push, refuse_unpushable, write_card
 from pipeline.models.backbone import rebuild
 from pipeline.models.backends import export_onnx
@@ -45,7 +43,6 @@ from pipeline.progress import say
 DESCRIPTION = "export.json"
 SAMPLE = 64  # photos that the formats are compared on
 BATCH = 24  # of them at a time; the last batch is smaller, which shows that n is open
-ROOM = 6  # to ask for, in sizes of the checkpoint's weights
 # Pillow's bicubic filter is Keys' with a = -0.5; ONNX's default is another.
 ONNX_INTERPOLATION = {"bicubic": 'mode = "cubic", cubic_coeff_a = -0.5', "bilinear": 'mode = "linear"'}
 # What timm's evaluation transform does with Pillow: resize the shorter side with antialiasing in 8-bit arithmetic, crop the
@@ -85,7 +82,7 @@ class Unsupported(Exception):
 
 @dataclass(frozen=True)
 class Trained:
-    """A network in eval mode on the CPU, and validation photos: in mode RGB, of any size, and as its input."""
+    """A network in eval mode on the CPU, and validation photos: in RGB, of any size, and as its input."""
 
     model: nn.Module
     info: CheckpointInfo
@@ -94,15 +91,11 @@ class Trained:
 
 
 class ExportFormat(NamedTuple):
-    """One export format: its files, and how far its logits may lie from the checkpoint's, relative to the largest logit.
-
-    `write` puts the files into a folder, loads them again and gives their logits (n, classes) for the photos; it raises
-    `Unsupported` where this network has no such format.
-    """
+    """`write` puts the files into a folder, loads them again and gives their logits (n, classes) for the photos."""
 
     name: str
     files: tuple[str, ...]
-    tolerance: float
+    tolerance: float  # how far its logits may lie from the checkpoint's, relative to the largest
     write: Callable[[Trained, Path], Tensor]
 
 
@@ -122,19 +115,27 @@ def export(checkpoint: Path, output: Path, *, processed: Path, evaluation: Path,
     info = read_info(checkpoint)
     if push_to:
         refuse_unpushable(push_to)
+    if output.exists() and not (output / DESCRIPTION).is_file() and (output.is_file() or any(output.iterdir())):
+        raise PipelineError(f"{output} is there already and is no earlier export. Name another folder with --output.")
     manifest = read_manifest(processed)
     refuse_other_data(info, checkpoint, classes_of(manifest), data_fingerprints(manifest))
     model = rebuild(info, read_model_state(checkpoint)).eval().requires_grad_(False)
     trained = _with_photos(model, info, Photos.of_split(manifest, processed, "val", info.classes))
-    with _written_whole(output, room=ROOM * (checkpoint / MODEL_FILE).stat().st_size) as folder:
-        formats, left_out = _write_formats(trained, folder)
-        (folder / "classes.json").write_text(json.dumps(info.classes) + "\n", encoding="utf-8")
+    fresh = output.with_name(f".{output.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        formats, left_out = _write_formats(trained, fresh)
+        (fresh / "classes.json").write_text(json.dumps(info.classes) + "\n", encoding="utf-8")
         compared = {"compared_on": len(trained.photos), "formats": formats}
         splits = manifest["split"].value_counts().to_dict()
-        write_card(folder, info, metrics_of(info, evaluation), splits=splits, left_out=left_out, **compared)
-        files = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+        write_card(fresh, info, metrics_of(info, evaluation), splits=splits, left_out=left_out, **compared)
+        files = {path.name: sha256_of(path) for path in sorted(fresh.iterdir())}
         content = {"checkpoint": info.model_dump(mode="json"), **compared, "files": files}
-        (folder / DESCRIPTION).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (fresh / DESCRIPTION).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        replace_folder(fresh, output)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
     for name, reason in left_out.items():
         say(f"left out: {name}: {reason}")
     say(f"every format agrees with {checkpoint} on {len(trained.photos)} validation photos; they lie in {output}")
@@ -149,11 +150,7 @@ def with_preprocessing(network: onnx.ModelProto, preprocessing: Preprocessing) -
 
     Args:
         network: input "images" (n, 3, side, side) float32, normalised.
-        preprocessing: of that network, in timm's terms.
-
-    Returns:
-        A model with the input "photos" (n, height, width, 3) uint8, RGB, of any height and width that are the same for all n,
-        and the network's outputs.
+        preprocessing: of that network. The whole takes "photos" (n, height, width, 3) uint8, RGB, of any height and width.
 
     Raises:
         Unsupported: ONNX has no counterpart of the interpolation, or the crop is another than the centre's square.
@@ -217,7 +214,7 @@ def _torch_export(trained: Trained, folder: Path) -> Tensor:
         program = torch.export.export(trained.model, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
         torch.export.save(program, buffer)
         (folder / "model.pt2").write_bytes(buffer.getvalue())
-        module = torch.export.load(os.fspath(folder / "model.pt2")).module()
+        module = torch.export.load(str(folder / "model.pt2")).module()
         return _in_batches(module, trained.inputs)
 
 
@@ -252,8 +249,6 @@ def _in_batches(run: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
 
 def _with_photos(model: nn.Module, info: CheckpointInfo, validation: Photos) -> Trained:
     """With photos from all over the split, so of all classes."""
-    if not len(validation):
-        raise PipelineError("There are no validation photos to compare on. Store the photos anew with: dvc repro preprocess")
     transform, photos = evaluation_transform(info.preprocessing), []
     for path in validation.paths[:: -(-len(validation) // SAMPLE)]:
         with Image.open(path) as image:
@@ -262,7 +257,7 @@ def _with_photos(model: nn.Module, info: CheckpointInfo, validation: Photos) -> 
 
 
 def _write_formats(trained: Trained, folder: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """What was written and how it compares, and why other formats were left out."""
+    """What was written and how far its logits lie from the checkpoint's; and why other formats were left out."""
     expected = _in_batches(trained.model, trained.inputs)
     compared, left_out = [], {}
     for one in EXPORT_FORMATS:
@@ -275,38 +270,15 @@ def _write_formats(trained: Trained, folder: Path) -> tuple[list[dict[str, Any]]
             for name in one.files:
                 (folder / name).unlink(missing_ok=True)
             continue
-        compared.append(_compared(one, logits, expected))
+        difference = ((logits - expected).abs().max() / expected.abs().max().clamp(min=1e-6)).item()
+        off = f"its logits differ by up to {difference:.1e} of the largest (allowed: {one.tolerance:.0e})"
+        if not difference <= one.tolerance:
+            raise PipelineError(
+                f"Nothing was exported: {one.name!r} is not what the checkpoint is. Loaded again, {off} on {len(expected)} "
+                "validation photos. Another version of torch, onnx or onnxruntime may write it rightly; please report it."
+            )
+        say(f"{one.name}: loaded again, {off}")
+        other_labels = int((logits.argmax(1) != expected.argmax(1)).sum())
+        found = {"difference": difference, "tolerance": one.tolerance, "other_labels": other_labels}
+        compared.append({"format": one.name, "files": one.files} | found)
     return compared, left_out
-
-
-def _compared(one: ExportFormat, logits: Tensor, expected: Tensor) -> dict[str, Any]:
-    difference = ((logits - expected).abs().max() / expected.abs().max().clamp(min=1e-6)).item()
-    other_labels = int((logits.argmax(1) != expected.argmax(1)).sum())
-    if not difference <= one.tolerance:
-        raise PipelineError(
-            f"The export format {one.name!r} ({', '.join(one.files)}) differs from the checkpoint: on {len(expected)} "
-            f"validation photos its logits differ by up to {difference:.2g} of the largest (allowed: {one.tolerance:.2g}). "
-            "Nothing was exported. Another version of torch, onnx or onnxruntime may write it rightly; please report it."
-        )
-    say(f"{one.name}: loaded again, its logits differ by up to {difference:.1e} of the largest (allowed: {one.tolerance:.0e})")
-    found = {"difference": difference, "tolerance": one.tolerance, "other_labels": other_labels}
-    return {"format": one.name, "files": one.files} | found
-
-
-@contextmanager
-def _written_whole(output: Path, *, room: int) -> Iterator[Path]:
-    """A fresh folder that takes the place of an earlier export if all goes well, and leaves nothing behind if not."""
-    recover_folder(output)
-    if output.exists() and not (output / DESCRIPTION).is_file() and not (output.is_dir() and not any(output.iterdir())):
-        raise PipelineError(f"{output} is there already and is no earlier export. Name another folder with --output.")
-    fresh = output.with_name(f".{output.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
-        check_room(fresh, room, "export the network")
-        yield fresh
-        for path in (*fresh.iterdir(), fresh):
-            fsync(path)
-        replace_folder(fresh, output)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)

@@ -4,6 +4,7 @@ push(Path("outputs/export"), "hf-hub:OWNER/NAME")      # to the hub, or to the o
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import httpx2
 import huggingface_hub
 import timm
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from huggingface_hub.errors import HFValidationError
 
 from pipeline.checkpoint import MODEL_FILE, BackboneInfo, CheckpointInfo
 from pipeline.errors import PipelineError
@@ -55,54 +55,37 @@ def write_card(folder: Path, info: CheckpointInfo, metrics: Mapping[str, Any] | 
         folder: of the export.
         info: of the checkpoint.
         metrics: of `metrics_of`.
-        facts: what else the template shows: `splits`, split -> photos; `formats`, for each that was written `format`,
-            `files`, `difference` and `tolerance`; `left_out`, why others were not; `compared_on`, how many photos.
+        facts: what else the template shows: `splits`, split -> photos; `formats`, `left_out` and `compared_on` of the export.
     """
-    licence = licence_of(info.backbone)
-    data = _card_data(info, licence, metrics)
-    card = ModelCard.from_template(data, str(TEMPLATE), info=info, licence=licence, measured=metrics, **facts)
-    card.save(folder / "README.md")
-
-
-def _card_data(info: CheckpointInfo, licence: str, metrics: Mapping[str, Any] | None) -> ModelCardData:
+    licence, task = licence_of(info.backbone), "image-classification"
+    dataset: dict[str, Any] = {"dataset_type": "image-folder", "dataset_split": "test"}
+    dataset["dataset_name"] = f"test split {info.data.manifest[:12]}"
     results = [
-        EvalResult(
-            task_type="image-classification",
-            task_name="Image classification",
-            dataset_type="image-folder",
-            dataset_name=f"test split {info.data.manifest[:12]}",
-            dataset_split="test",
-            metric_type=key,
-            metric_name=name,
-            metric_value=metrics[key],
-        )
+        EvalResult(task_type=task, metric_type=key, metric_name=name, metric_value=metrics[key], **dataset)
         for key, name in (("accuracy", "Accuracy"), ("log_loss", "Log-loss"), ("roc_auc", "ROC-AUC"))
         if metrics is not None
     ]
-    return ModelCardData(
+    data = ModelCardData(
         license=licence or "other",
         license_name=None if licence else "unknown",
         library_name="timm",
-        pipeline_tag="image-classification",
-        tags=["image-classification", "timm", "transfer-learning", "onnx", info.backbone.name],
+        pipeline_tag=task,
+        tags=[task, "timm", "transfer-learning", "onnx", info.backbone.name],
         metrics=["accuracy"],
         model_name=f"{info.backbone.name} for {', '.join(info.classes)}",
         eval_results=results or None,
     )
+    card = ModelCard.from_template(data, str(TEMPLATE), info=info, licence=licence, measured=metrics, **facts)
+    card.save(folder / "README.md")
 
 
 def refuse_unpushable(target: str) -> None:
-    """Stop before any work where the upload cannot succeed.
+    """Stop before any work where the target is no hf-hub:OWNER/NAME, or there is no token.
 
     Raises:
-        PipelineError: the target is no hf-hub:OWNER/NAME, or there is no token.
+        PipelineError: so it is.
     """
-    try:
-        huggingface_hub.utils.validate_repo_id(target.removeprefix(HUB_PREFIX))
-        well_formed = target.startswith(HUB_PREFIX) and target.count("/") == 1
-    except HFValidationError:
-        well_formed = False
-    if not well_formed:
+    if not re.fullmatch(rf"{HUB_PREFIX}[\w.-]+/[\w.-]+", target):
         raise PipelineError(f"--push {target}: write {HUB_PREFIX}OWNER/NAME, such as {HUB_PREFIX}someone/cats-and-dogs.")
     if huggingface_hub.get_token() is None:
         hub = huggingface_hub.constants.ENDPOINT
@@ -113,7 +96,7 @@ def refuse_unpushable(target: str) -> None:
 
 
 def push(folder: Path, target: str) -> None:
-    """Make the repository unless it is there, and upload the folder, whose card the hub validates, in one commit.
+    """Make the repository unless it is there, and upload the folder in one commit.
 
     Raises:
         PipelineError: the hub cannot be reached or refuses; the folder stands as it was.

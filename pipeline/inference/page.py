@@ -17,9 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-
 from pipeline.errors import PipelineError
 from pipeline.inference.classifier import Classifier
 from pipeline.preprocess.decode import Refused
@@ -30,7 +27,10 @@ LEAD = "Drop a photo. It stays on the machine that serves this page, and is dele
 OUT_OF_DISTRIBUTION = "Out of distribution: unlike the training photos, so the probabilities mean little."
 LARGEST = "20 MB"  # of a photo's file
 LOCAL = ("127.0.0.1", "localhost")
-CSS = ".answer img {width: 100%; max-width: 380px; border-radius: 8px} .answer strong, [role=alert] {font-weight: 600}"
+CSS = """
+.answers {display: flex; flex-wrap: wrap; gap: 2em} .answers > * {flex: 1 1 260px} .answers img {max-width: 100%}
+.answers meter {width: 100%} .answers strong, [role=alert] {font-weight: 600}
+"""
 
 
 def serve(checkpoints: Mapping[str, Path], *, host: str, port: int) -> None:
@@ -44,7 +44,6 @@ def serve(checkpoints: Mapping[str, Path], *, host: str, port: int) -> None:
     Raises:
         PipelineError: Gradio is not installed, a checkpoint is missing or broken, or nothing can listen there.
     """
-    _import_gradio()
     with running_page({name: Classifier.load(folder) for name, folder in checkpoints.items()}, host=host, port=port) as page:
         say(f"the page: {page.local_url}  (Ctrl-C ends it)")
         page.block_thread()
@@ -52,17 +51,29 @@ def serve(checkpoints: Mapping[str, Path], *, host: str, port: int) -> None:
 
 @contextmanager
 def running_page(classifiers: Mapping[str, Classifier], *, host: str = LOCAL[0], port: int = 0) -> Iterator[Any]:
-    """The page as a running `gradio.Blocks`; its temporary folder goes with it.
-
-    Raises:
-        PipelineError: as for `serve`.
-    """
-    gradio = _import_gradio()
+    """The page as a running `gradio.Blocks`; its temporary folder goes with it. Arguments and errors are those of `serve`."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        import gradio
+        from starlette.middleware import Middleware
+        from starlette.middleware.trustedhost import TrustedHostMiddleware
+    except ImportError:
+        raise PipelineError("The page needs Gradio, which is not installed. Install it with: uv sync --extra page") from None
     # Other names could be a foreign site's that leads to this machine (DNS rebinding).
     own_names = Middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL] if host in LOCAL else ["*"])
     with tempfile.TemporaryDirectory(prefix="page-") as uploads:  # mode 0700
         os.environ["GRADIO_TEMP_DIR"] = uploads
-        page = _build(gradio, classifiers, Path(uploads))
+
+        def answer(photo: bytes) -> tuple[None, str]:
+            for file in Path(uploads).glob("*/*"):  # Gradio puts each upload into a folder of its own
+                if file.stat().st_size == len(photo) and file.read_bytes() == photo:
+                    shutil.rmtree(file.parent)
+            return None, answers_of(classifiers, photo)
+
+        with gradio.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 600)) as page:
+            gradio.Markdown(f"# {TITLE}\n{LEAD}")
+            upload = gradio.File(label=f"A photo of up to {LARGEST}", file_types=["image"], type="binary")
+            upload.upload(answer, upload, [upload, gradio.HTML()], api_visibility="private")
         try:
             page.launch(
                 server_name=host,
@@ -89,64 +100,29 @@ def running_page(classifiers: Mapping[str, Classifier], *, host: str = LOCAL[0],
             page.close(verbose=False)
 
 
-def _import_gradio() -> Any:
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+def answers_of(classifiers: Mapping[str, Classifier], photo: bytes) -> str:
+    """HTML: for each checkpoint its probabilities, its warning, its note and its Grad-CAM; or why there are none."""
+    answers = ""
+    for name, classifier in classifiers.items():
+        (prediction,) = classifier.predict_each([photo])
+        if isinstance(prediction, Refused):
+            return f'<p role="alert">This is no photo that can be read: {html.escape(str(prediction))}.</p>'
+        answers += f"<div><h3>{html.escape(name)}</h3>"
+        for label, probability in sorted(prediction.probabilities.items(), key=lambda item: -item[1]):
+            meter = f'<meter value="{probability:.4f}"></meter>'
+            answers += f"<p><label>{html.escape(label)}: {probability:.0%}<br>{meter}</label></p>"
+        if prediction.is_ood:
+            answers += f"<p><strong>{OUT_OF_DISTRIBUTION}</strong></p>"
+        answers += f"<p>{html.escape(classifier.info.note)}</p>{_grad_cam(classifier, photo, prediction.label)}</div>"
+    return f'<div class="answers">{answers}</div>'
+
+
+def _grad_cam(classifier: Classifier, photo: bytes, label: str) -> str:
+    buffer = io.BytesIO()
     try:
-        import gradio
-    except ImportError:
-        raise PipelineError("The page needs Gradio, which is not installed. Install it with: uv sync --extra page") from None
-    return gradio
-
-
-def _build(gradio: Any, classifiers: Mapping[str, Classifier], uploads: Path) -> Any:
-    hidden = gradio.update(visible=False)
-    with gradio.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 600)) as page:
-        gradio.Markdown(f"# {TITLE}\n{LEAD}")
-        upload = gradio.File(label=f"A photo of up to {LARGEST}", file_types=["image"], type="binary")
-        message = gradio.HTML(visible=False)
-        answers = []
-        with gradio.Row():
-            for name in classifiers:
-                with gradio.Column(min_width=280):
-                    answers += [gradio.Label(label=name, visible=False), gradio.HTML(visible=False)]
-
-        def answer(photo: bytes) -> list[Any]:
-            shown: list[Any] = []
-            _delete(uploads, photo)
-            try:
-                for classifier in classifiers.values():
-                    probabilities, text = _answer(classifier, photo)
-                    shown += [gradio.update(value=probabilities, visible=True), gradio.update(value=text, visible=True)]
-            except PipelineError as error:
-                text = f'<p role="alert">{html.escape(str(error))}</p>'
-                return [None, gradio.update(value=text, visible=True), *[hidden] * len(answers)]
-            return [None, hidden, *shown]
-
-        upload.upload(answer, upload, [upload, message, *answers], api_visibility="private")
-    return page
-
-
-def _delete(uploads: Path, photo: bytes) -> None:
-    """Delete an upload, which Gradio puts into a folder of its own."""
-    for file in uploads.glob("*/*"):
-        if file.stat().st_size == len(photo) and file.read_bytes() == photo:
-            shutil.rmtree(file.parent)
-
-
-def _answer(classifier: Classifier, photo: bytes) -> tuple[dict[str, float], str]:
-    """A checkpoint's probabilities, and as HTML its warning, its note and where it looked."""
-    (prediction,) = classifier.predict_each([photo])
-    if isinstance(prediction, Refused):
-        raise PipelineError(f"This is no photo that can be read: {prediction}.")
-    label, text = html.escape(prediction.label), f"<p>{html.escape(classifier.info.note)}</p>"
-    if prediction.is_ood:
-        text += f"<p><strong>{OUT_OF_DISTRIBUTION}</strong></p>"
-    try:
-        buffer = io.BytesIO()
-        classifier.explain(photo, prediction.label).save(buffer, "JPEG", quality=88)
-        picture = base64.b64encode(buffer.getvalue()).decode()
-        text += f'<img src="data:image/jpeg;base64,{picture}" alt="Grad-CAM of {label}">'
-        text += f"<p>Grad-CAM: the brighter, the more it speaks for {label}.</p>"
+        classifier.explain(photo, label).save(buffer, "JPEG", quality=88)
     except PipelineError:  # a network without a layer to look at
-        pass
-    return prediction.probabilities, f'<div class="answer">{text}</div>'
+        return ""
+    picture, label = base64.b64encode(buffer.getvalue()).decode(), html.escape(label)
+    image = f'<img src="data:image/jpeg;base64,{picture}" alt="Grad-CAM of {label}">'
+    return f"{image}<p>Grad-CAM: the brighter, the more it speaks for {label}.</p>"

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from itertools import tee
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Literal
 
 from PIL import Image, UnidentifiedImageError
 
@@ -25,13 +25,12 @@ from pipeline.progress import progress, say
 
 Format = Literal["table", "csv", "json"]
 Kind = Literal["class", "probability"]
-Row = tuple[str, Photo, Prediction]
+Row = tuple[str, Prediction]
 
 EXPLAINED = Path("outputs/explained")
 SKIPPED_NAMED = 5  # of the files of a folder that are no photos, so many are named
 # Some of Kaggle's labels are wrong: beyond 0.5% more confidence gains less than one of those costs, here 5.3 nats at most.
 LOWEST, HIGHEST = 0.005, 0.995
-UNKNOWN: dict[Kind, float] = {"class": 0, "probability": 0.5}
 
 
 def predict_photos(arguments: list[str], checkpoint: Path, output_format: Format, *, explain: bool) -> int:
@@ -41,13 +40,27 @@ def predict_photos(arguments: list[str], checkpoint: Path, output_format: Format
         PipelineError: there is no usable checkpoint, or the network has nothing that Grad-CAM could look at.
     """
     warnings.simplefilter("ignore")  # of decoders, on photos that they read all the same
-    classifier = Classifier.load(checkpoint)
-    failures: list[str] = []
-    rows = _predicted(classifier, arguments, failures)
-    if explain:
-        rows = _explained(classifier, rows)
+    classifier, failures = Classifier.load(checkpoint), 0
+
+    def predicted() -> Iterator[Row]:
+        """The photos that can be predicted; the others are named on standard error."""
+        nonlocal failures
+        named, photos = tee(photos_named(arguments))
+        outcomes = classifier.predict_each(photo for _, photo in photos)
+        for number, ((name, photo), outcome) in enumerate(zip(named, outcomes, strict=True), 1):
+            if isinstance(outcome, Refused):
+                print(f"{name}: {outcome}", file=sys.stderr, flush=True)
+                failures += 1
+                continue
+            if explain:
+                file = EXPLAINED / f"{number:04d}.{Path(name).stem[:100]}.{outcome.label}.png"
+                EXPLAINED.mkdir(parents=True, exist_ok=True)
+                classifier.explain(photo, outcome.label).save(file)
+                print(f"{name}: Grad-CAM is in {file}", file=sys.stderr, flush=True)
+            yield name, outcome
+
     try:
-        _write(rows, classifier.classes, output_format, sys.stdout)
+        _write(predicted(), classifier.classes, output_format)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads has seen enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -61,12 +74,15 @@ def photos_named(arguments: Iterable[str]) -> Iterator[tuple[str, Photo]]:
     photo, and what does not exist comes out as it is, so that opening it gives the reason.
     """
     for argument in arguments:
+        path = Path(argument)
         if argument == "-":
             yield "standard input", sys.stdin.buffer.read()
         elif is_address(argument):
             yield argument, argument
         else:
-            yield from ((str(path), path) for path in _files(Path(argument)))
+            matching = [] if path.exists() else [Path(found) for found in glob.glob(argument, recursive=True)]
+            files = photos_in(path) if path.is_dir() else sorted(matching)
+            yield from ((str(file), file) for file in files or [path])
 
 
 def photos_in(folder: Path) -> list[Path]:
@@ -76,20 +92,11 @@ def photos_in(folder: Path) -> list[Path]:
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     photos = [path for path in files if _is_photo(path)]
-    if skipped := [str(path) for path in sorted(set(files) - set(photos))]:
-        named = ", ".join(skipped[:SKIPPED_NAMED]) + (", ..." if len(skipped) > SKIPPED_NAMED else "")
-        print(
-            f"{folder}: skipped {len(skipped):,} of {len(files):,} files, no photos in a known format: {named}", file=sys.stderr
-        )
+    if skipped := sorted(set(files) - set(photos)):
+        named = ", ".join(map(str, skipped[:SKIPPED_NAMED])) + (", ..." if len(skipped) > SKIPPED_NAMED else "")
+        counted = f"skipped {len(skipped):,} of {len(files):,} files, no photos in a known format"
+        print(f"{folder}: {counted}: {named}", file=sys.stderr)
     return photos
-
-
-def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        return photos_in(path) or [path]
-    if not path.exists() and glob.has_magic(str(path)):
-        return [Path(found) for found in sorted(glob.glob(str(path), recursive=True))] or [path]
-    return [path]
 
 
 def _is_photo(path: Path) -> bool:
@@ -103,82 +110,49 @@ def _is_photo(path: Path) -> bool:
         return True
 
 
-def _predicted(classifier: Classifier, arguments: list[str], failures: list[str]) -> Iterator[Row]:
-    """The photos that can be predicted; the others are named on standard error and added to `failures`."""
-    named, photos = tee(photos_named(arguments))
-    for (name, photo), outcome in zip(named, classifier.predict_each(photo for _, photo in photos), strict=True):
-        if isinstance(outcome, Refused):
-            print(f"{name}: {outcome}", file=sys.stderr, flush=True)
-            failures.append(name)
-        else:
-            yield name, photo, outcome
-
-
-def _explained(classifier: Classifier, rows: Iterable[Row]) -> Iterator[Row]:
-    """Writes a Grad-CAM picture of its label for each photo that passes."""
-    EXPLAINED.mkdir(parents=True, exist_ok=True)
-    for number, (name, photo, prediction) in enumerate(rows, 1):
-        file = EXPLAINED / f"{number:04d}.{Path(name).stem[:100]}.{prediction.label}.png"
-        classifier.explain(photo, prediction.label).save(file)
-        print(f"{name}: Grad-CAM is in {file}", file=sys.stderr, flush=True)
-        yield name, photo, prediction
-
-
-def _write(rows: Iterable[Row], classes: tuple[str, ...], output_format: Format, out: TextIO) -> None:
+def _write(rows: Iterable[Row], classes: tuple[str, ...], output_format: Format) -> None:
     if output_format == "json":
-        json.dump([{"photo": name} | vars(prediction) for name, _, prediction in rows], out, indent=2)
-        out.write("\n")
+        print(json.dumps([{"photo": name} | vars(one) for name, one in rows], indent=2))
     elif output_format == "csv":
-        writer = csv.writer(out, lineterminator="\n")
+        writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(["photo", "label", "probability", *classes, "is_ood", "ood_score"])
-        for name, _, one in rows:
+        for name, one in rows:
             probabilities = [f"{one.probabilities[label]:.6g}" for label in (one.label, *classes)]
             writer.writerow([name, one.label, *probabilities, str(one.is_ood).lower(), f"{one.ood_score:.4g}"])
     else:
         width = max(map(len, ("label", *classes)))
-        out.write(f"{'label':{width}}  probability  photo\n")
-        for name, _, one in rows:
-            warning = "  (out of distribution)" if one.is_ood else ""
-            out.write(f"{one.label:{width}}  {one.probability:11.2%}  {name}{warning}\n")
+        print(f"{'label':{width}}  probability  photo")
+        for name, one in rows:
+            print(f"{one.label:{width}}  {one.probability:11.2%}  {name}{'  (out of distribution)' if one.is_ood else ''}")
 
 
 def write_submission(folder: Path, checkpoint: Path, output: Path, *, kind: Kind) -> None:
     """Predict the photos N.jpg of a folder and write `id,label` for each, sorted by N, as Kaggle's two competitions take it.
 
-    Dogs vs. Cats scores classes, Dogs vs. Cats Redux the log-loss of the probability of a dog. A photo that cannot be decoded
-    gets a row too, because Kaggle takes no file without it: 0.5, or class 0; it is named on standard error.
-
-    Args:
-        folder: holds N.jpg, perhaps below it.
-        checkpoint: of cats and dogs.
-        output: the file to write.
-        kind: "class", 1 for a dog and 0 for a cat, or "probability" of a dog, clipped to 0.005 to 0.995.
+    Dogs vs. Cats scores classes (1 for a dog, 0 for a cat), Redux the log-loss of the probability of a dog, here clipped to
+    0.005 to 0.995. A photo that cannot be decoded gets a row too, because Kaggle takes no file without it: class 0, or 0.5.
 
     Raises:
         PipelineError: the checkpoint has other classes, or the folder holds no such photos or two of one number.
     """
     classifier = Classifier.load(checkpoint)
     if set(classifier.classes) != {"cat", "dog"}:
-        raise PipelineError(
-            f"{checkpoint} has the classes {', '.join(classifier.classes)}, and Kaggle's competitions want cat and dog. Give "
-            "another one with --checkpoint."
-        )
-    photos = _numbered(folder)
-    labels: dict[int, float] = {}
+        classes = ", ".join(classifier.classes)
+        raise PipelineError(f"{checkpoint} has the classes {classes}. Give one of cat and dog with --checkpoint.")
+    photos, rows = _numbered(folder), []
     with progress("predicting photos", total=len(photos)) as advance:
         for (number, path), outcome in zip(photos.items(), classifier.predict_each(photos.values()), strict=True):
             if isinstance(outcome, Refused):
-                print(f"{path}: {outcome}; it is given {UNKNOWN[kind]:g}", file=sys.stderr, flush=True)
-            labels[number] = UNKNOWN[kind] if isinstance(outcome, Refused) else _kaggle_label(outcome, kind)
+                label = 0 if kind == "class" else 0.5
+                print(f"{path}: {outcome}; it is given {label:g}", file=sys.stderr, flush=True)
+            elif kind == "class":
+                label = int(outcome.label == "dog")
+            else:
+                label = min(max(outcome.probabilities["dog"], LOWEST), HIGHEST)
+            rows.append({"id": number, "label": label})
             advance(1)
-    write_csv(output, ({"id": number, "label": label} for number, label in labels.items()))
-    say(f"{output}: {len(labels):,} rows for Kaggle")
-
-
-def _kaggle_label(prediction: Prediction, kind: Kind) -> float:
-    if kind == "class":
-        return int(prediction.label == "dog")
-    return min(max(prediction.probabilities["dog"], LOWEST), HIGHEST)
+    write_csv(output, rows)
+    say(f"{output}: {len(rows):,} rows for Kaggle")
 
 
 def _numbered(folder: Path) -> dict[int, Path]:
