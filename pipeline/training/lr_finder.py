@@ -72,14 +72,7 @@ class _Sweep(Trainer):
 def try_learning_rates(
     network: SplitNetwork, train: Photos, settings: UnfreezeFinetune, rates: Sequence[float]
 ) -> list[LearningRatePoint]:
-    """Train one step at each rate in turn, until the smoothed loss is `EXPLODED` times the least one.
-
-    Args:
-        network: from the frozen checkpoint.
-        train: photos to train on; no others are looked at.
-        settings: of fine-tuning.
-        rates: rising.
-    """
+    """Train one step at each of the rising rates, from the frozen checkpoint, until the smoothed loss is `EXPLODED`."""
     sweep = _Sweep(network, train, train.at(range(min(BATCH_SIZE, len(train)))), settings)
     sweep.rates = rates
     sweep.model.train()
@@ -135,11 +128,11 @@ def show_learning_rates(params: Params, checkpoint: Path, data: Path, figure: Pa
     train = Photos.of_split(manifest, data, "train", classes)
     train = train.at(range(0, len(train), math.ceil(len(train) / (STEPS * settings.batch_size))))  # no more than all steps see
     choice = params.train_frozen_backbone.backend
-    network = SplitNetwork.build(model, settings.unfrozen_blocks, info.preprocessing, choice=choice, runtime=runtime)
+    network = SplitNetwork(model, settings.unfrozen_blocks, info.preprocessing, choice=choice, runtime=runtime)
     tried = try_learning_rates(network, train, settings, np.geomspace(LOWEST, HIGHEST, STEPS).tolist())
     suggested = suggest(tried)
     figure.parent.mkdir(parents=True, exist_ok=True)
-    write_csv(figure.with_suffix(".csv"), [vars(one) for one in tried])
+    write_csv(figure.with_suffix(".csv"), map(vars, tried))
     draw(tried, suggested, settings.learning_rate, figure)
     say(f"suggested: unfreeze_finetune.learning_rate = {suggested:.1e}; now it is {settings.learning_rate:.1e}")
     say(f"loss by learning rate: {figure} and {figure.with_suffix('.csv')}")

@@ -91,7 +91,10 @@ def fit_probe(
                 # L-BFGS may end a line search at machine precision before the tolerance; the iterations are recorded.
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 model.fit(scaled_train, train_labels.numpy())
-            strength = _score(model, scaled_val, val_labels.numpy(), l2)
+            probabilities, labels = model.predict_proba(scaled_val), val_labels.numpy()
+            accuracy = float((probabilities.argmax(1) == labels).mean())
+            loss = float(log_loss(labels, probabilities, labels=model.classes_))
+            strength = Strength(l2, loss, accuracy, int(model.n_iter_[0]))
             solved.append((strength, *_softmax_head(model, scaler)))
             advance(1, note=f"validation log-loss {strength.log_loss:.4f}")
     best, weight, bias = min(solved, key=lambda one: one[0].log_loss)
@@ -123,13 +126,6 @@ def out_of_fold(features: Tensor, labels: Tensor, groups: Sequence[str], *, l2: 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return cross_val_predict(model, values, classes, groups=names, cv=parts, method="predict_proba")
-
-
-def _score(model: LogisticRegression, features: np.ndarray, labels: np.ndarray, l2: float) -> Strength:
-    probabilities = model.predict_proba(features)
-    accuracy = float((probabilities.argmax(1) == labels).mean())
-    loss = float(log_loss(labels, probabilities, labels=model.classes_))
-    return Strength(l2, loss, accuracy, int(model.n_iter_[0]))
 
 
 def _softmax_head(model: LogisticRegression, scaler: StandardScaler) -> tuple[Tensor, Tensor]:

@@ -2,9 +2,6 @@
 
 import math
 
-EPOCHS = (64_000, 4, 8)  # photos to see in all, fewest and most epochs
-COPIES = (32_000, 2, 8)
-
 
 def default_epochs(num_photos: int) -> int:
     """How often to see each of `num_photos` training photos: about 64,000 in all, but 4 to 8 times each.
@@ -12,12 +9,12 @@ def default_epochs(num_photos: int) -> int:
     Fewer photos need more passes, yet learn nothing new from ever more of them; a rule of this kind replaces a search
     (Kolesnikov et al., Big Transfer, ECCV 2020, whose rule sets steps by the size of the data set too).
     """
-    return _rule(num_photos, *EPOCHS)
+    return min(max(round(64_000 / num_photos), 4), 8)
 
 
 def default_copies(num_photos: int) -> int:
     """How many copies of each photo to compute activations of, augmented or not: about 32,000 in all, but 2 to 8 of each."""
-    return _rule(num_photos, *COPIES)
+    return min(max(round(32_000 / num_photos), 2), 8)
 
 
 def copy_of_epoch(epoch: int, *, epochs: int, copies: int) -> tuple[int, bool]:
@@ -33,10 +30,6 @@ def copy_of_epoch(epoch: int, *, epochs: int, copies: int) -> tuple[int, bool]:
     """
     turn = (epoch - 1) * copies // epochs
     return (turn + 1) % copies, turn < copies // 2
-
-
-def _rule(num_photos: int, in_all: int, fewest: int, most: int) -> int:
-    return min(max(round(in_all / num_photos), fewest), most)
 
 
 def learning_rate(step: int, *, total_steps: int, warmup_steps: int, peak: float) -> float:
