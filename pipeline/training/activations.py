@@ -90,13 +90,7 @@ class SplitNetwork:
         self._backends: dict[tuple[int, bool], Backend] = {}
 
     def use_cache(self, folder: Path, backbone: BackboneInfo, photos: str) -> None:
-        """Cache features and activations under keys of all that decides them.
-
-        Args:
-            folder: outputs/.features.
-            backbone: which network; its head does not count.
-            photos: fingerprint of all splits' photos as they are stored.
-        """
+        """Cache features and activations under keys of all that decides them: `photos` is the fingerprint of those stored."""
         set_trainable(self.model, "head")
         tensors = frozen_fingerprint(self.model)
         set_trainable(self.model, self.unfrozen_blocks)
@@ -148,14 +142,9 @@ class SplitNetwork:
         augmentation: str = "light",
         seed: int = 0,
     ) -> ChunkedTensor:
-        """Activations of all photos: validation's in float32, by which choices are made, training's in float16.
+        """Activations of all photos of "train", in float16, or "val", in float32: by these choices are made.
 
-        Args:
-            split: "train" or "val".
-            photos: of that split.
-            copy_number: 0 for the photos as they are, else of an augmented copy, as `augmented` makes it.
-            low_resolution: whether they are smaller.
-            augmentation, seed: of the augmented copy.
+        Copy 0 is the photos as they are; others are augmented by (augmentation, seed, copy).
         """
         precise = split == "val"
         backend = self.backend(photos, low_resolution=low_resolution, float32=precise)

@@ -1,11 +1,4 @@
-"""Faults of training explained in one message: the step at which it stopped, and which setting to change.
-
-    with explain_faults(settings, workers, where=lambda: "step 12 of epoch 1"):
-        ...                                  # decoding, steps, validation, saving
-        check_loss(losses, num_classes=2)    # after each step
-
-Memory that runs out, on a GPU or not, a decoding process that the system killed, and a full disk become `PipelineError`s.
-"""
+"""Faults of training explained in one message: the step at which it stopped, and which setting to change."""
 
 import errno
 import math
@@ -34,12 +27,7 @@ UNTOUCHED = (
 
 
 def check_loss(losses: Sequence[float], *, num_classes: int, learning_rate: float) -> None:
-    """Stop a training whose loss is no longer finite, or has exploded.
-
-    Args:
-        losses: of every step so far, in nats a photo.
-        num_classes: guessing among so many costs log(num_classes).
-        learning_rate: of the last step, for the message.
+    """Stop a training whose loss, in nats a photo and of every step so far, is no longer finite or has exploded.
 
     Raises:
         PipelineError: the last loss is NaN or infinite, or the mean of the last `WINDOW` is `EXPLODED` times that of guessing.
@@ -60,12 +48,7 @@ def check_loss(losses: Sequence[float], *, num_classes: int, learning_rate: floa
 
 @contextmanager
 def explain_faults(settings: UnfreezeFinetune, workers: int, *, where: Callable[[], str]) -> Iterator[None]:
-    """Turn what a person can put right into one message.
-
-    Args:
-        settings: named in what to change.
-        workers: processes that decode.
-        where: gives the step that is running.
+    """Turn what a person can put right into one message; `where` gives the step that is running.
 
     Raises:
         PipelineError: memory or the disk is full, or a decoding process was killed.

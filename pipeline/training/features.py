@@ -60,9 +60,6 @@ class ChunkedTensor:
         self.chunks = list(chunks)
         self._ends = np.cumsum([len(chunk) for chunk in self.chunks])
 
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
     def tensor(self) -> Tensor:
         """All of it in memory."""
         return torch.cat(self.chunks)
@@ -173,10 +170,7 @@ def run_inference(
 
     Args:
         run: (n, height, width, channels) uint8 on the device -> one output (n, ...), or a tuple of them.
-        photos: of one split.
         transform: of each photo; `evaluation(preprocessing)` or an augmented copy.
-        runtime: where to compute.
-        description: of the work, for the progress bar.
         caches: where each output is cached; None: nowhere.
         by_processes: whether processes load the photos, as augmentation wants it.
     """

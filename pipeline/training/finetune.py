@@ -157,7 +157,7 @@ class Trainer:
 
     def finished(self) -> bool:
         """Whether all epochs are done or patience is at its end, which begins with photos of the network's own size."""
-        last, best = self.history[-1].epoch, min(self.history, key=lambda one: one.val_log_loss).epoch
+        last, best = self.history[-1].epoch, _best(self.history)
         at_low_resolution = sum(self.copy_of(epoch)[1] for epoch in range(1, self.epochs + 1))
         return last >= self.epochs or last - max(best, at_low_resolution) >= self.settings.patience
 
@@ -223,8 +223,7 @@ class Trainer:
     def _step(self, step: int, inputs: Tensor, labels: Tensor, photos: int) -> float:
         """One update from a batch that `_batches` gave, of `photos` in all processes; returns the mean loss over those."""
         rank, processes = self.runtime.rank, self.runtime.processes
-        # Dropout and stochastic depth read the global generator; the seeds of params.yaml end below 2**32.
-        # Mixed so that seed and step do not collide as their sum would.
+        # Dropout and stochastic depth read the global generator. Seeds end below 2**32; in a sum seed and step would collide.
         torch.manual_seed(((self.settings.seed + rank * 2**32) * 1_000_003 + step) % 2**63)
         rate = self._learning_rate(step)
         for group in self.optimizer.param_groups:
@@ -268,14 +267,10 @@ class Trainer:
         scored = self._score(1.0, epoch, logits)
         say(f"epoch {epoch}: validation log-loss {scored.log_loss:.4f}, accuracy {scored.accuracy:.2%}")
         self.history.append(Epoch(epoch, rate, train_loss, scored.log_loss, scored.accuracy))
-        if epoch > 0 and self._best_epoch() == epoch:
+        if epoch > 0 and _best(self.history[1:]) == epoch:
             self.best_state = _on_cpu(self.ema.module.state_dict())
         if self.tracking:
             self.tracking.epoch([vars(one) for one in self.history], len(self.losses), self.trainable, logits)
-
-    def _best_epoch(self) -> int:
-        """The best epoch of training, which epoch 0 is not."""
-        return min(self.history[1:], key=lambda one: one.val_log_loss).epoch
 
     def _val_logits(self, trainable: nn.Module) -> Tensor:
         """Logits (n, classes) of the validation photos in float32, by which every choice is made."""
@@ -306,7 +301,7 @@ class Trainer:
         """The weights that are kept, once nothing frozen is shown to have moved."""
         if frozen_fingerprint(self.network.model) != self.frozen_before:
             raise PipelineError("A frozen tensor moved during fine-tuning. This is a defect: please report it.")
-        best, logits = self._best_epoch(), {}
+        best, logits = _best(self.history[1:]), {}  # epoch 0 is alpha 0
         for alpha in (0.0, *ALPHAS, 1.0):
             self.ema.module.load_state_dict(self._between(alpha))
             logits[alpha] = self._val_logits(self.ema.module)
@@ -368,6 +363,10 @@ class Trainer:
             history = [vars(epoch) for epoch in self.history]
             total_steps = self.epochs * self.steps_an_epoch
             self.tracking.start(self.losses, history, total_steps=total_steps, rate_of=self._learning_rate)
+
+
+def _best(history: list[Epoch]) -> int:
+    return min(history, key=lambda one: one.val_log_loss).epoch
 
 
 def _channels_last(inputs: Tensor) -> Tensor:

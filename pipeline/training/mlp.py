@@ -30,13 +30,9 @@ class BestEpoch:
 def train_mlp(
     head: nn.Module, train_features: Tensor, train_labels: Tensor, val_features: Tensor, val_labels: Tensor, *, seed: int = 0
 ) -> BestEpoch:
-    """Train a head in place by AdamW until validation has not improved for `PATIENCE` epochs.
+    """Train a head, (n, width) -> (n, classes), in place by AdamW until validation has not improved for `PATIENCE` epochs.
 
-    Args:
-        head: (n, width) -> (n, classes), initialised.
-        train_features, val_features: (n, width), finite.
-        train_labels, val_labels: (n,) int64.
-        seed: of the order of photos and of dropout.
+    Features are (n, width), labels (n,) int64; `seed` is that of the order of photos and of dropout.
 
     Raises:
         PipelineError: the validation log-loss is no finite number.

@@ -21,12 +21,8 @@ def copy_of_epoch(epoch: int, *, epochs: int, copies: int) -> tuple[int, bool]:
     """Which copy of the photos an epoch takes, and whether it is at low resolution.
 
     The first half of the copies are at low resolution: they cost half as much, and the network comes to the details later
-    (progressive resizing, as in Howard's DAWNBench entry of 2018). The original photos, copy 0, come last.
-
-    Args:
-        epoch: from 1 to `epochs`.
-        epochs: as many as the copies, or more.
-        copies: how many there are, the original among them.
+    (progressive resizing, as in Howard's DAWNBench entry of 2018). The original photos, copy 0, come last. Epochs count from 1,
+    and there are at least as many as copies, the original among them.
     """
     turn = (epoch - 1) * copies // epochs
     return (turn + 1) % copies, turn < copies // 2
@@ -35,11 +31,7 @@ def copy_of_epoch(epoch: int, *, epochs: int, copies: int) -> tuple[int, bool]:
 def learning_rate(step: int, *, total_steps: int, warmup_steps: int, peak: float) -> float:
     """Linear warm-up to `peak`, then half a cosine down to zero (Loshchilov and Hutter, SGDR, ICLR 2017).
 
-    Args:
-        step: from 0 to total_steps - 1.
-        total_steps: of the whole training, warm-up included.
-        warmup_steps: at step 0 the rate is peak / (warmup_steps + 1), at step `warmup_steps` it is `peak`.
-        peak: the highest rate.
+    Steps count from 0, where the rate is peak / (warmup_steps + 1), to total_steps - 1; at step `warmup_steps` it is `peak`.
     """
     if step < warmup_steps:
         return peak * (step + 1) / (warmup_steps + 1)

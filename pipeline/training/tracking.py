@@ -52,14 +52,8 @@ class Tracking:
     """DVC's curves and all trackers of one run.
 
     DVC removes outputs before it runs a stage, so a run that resumes writes the curves' earlier points anew from its state,
-    and ends with the same files, byte for byte.
-
-    Args:
-        names: of "tensorboard", "wandb" and "mlflow".
-        folder: a folder of each tracker's name is made in it.
-        curves: DVCLive's folder: plots/metrics/loss.tsv and learning_rate.tsv, a line a point.
-        epochs_file: a CSV with a line an epoch.
-        run: what is tracked.
+    and ends with the same files, byte for byte. `names` are of "tensorboard", "wandb" and "mlflow", each with a folder of its
+    own in `folder`; `curves` is DVCLive's folder, `epochs_file` a CSV with a line an epoch.
 
     Raises:
         PipelineError: the package of a tracker is not installed.
@@ -68,10 +62,7 @@ class Tracking:
     def __init__(self, names: Sequence[str], folder: Path, curves: Path, epochs_file: Path, run: Run) -> None:
         for name in names:
             if importlib.util.find_spec(name) is None:
-                raise PipelineError(
-                    f"runtime.trackers names {name}, which is not installed. Install it with: uv sync --extra {name}\n"
-                    f"or take {name} out of the list."
-                )
+                raise PipelineError(f"runtime.trackers names {name}. Install it with: uv sync --extra {name}")
         self._names, self._folder, self._curves, self._epochs_file, self._run = names, folder, curves, epochs_file, run
         self._trackers: dict[str, GeneralTracker] = {}
 
