@@ -103,9 +103,7 @@ def _train_mlp(head: nn.Module, train: Tensor, train_labels: Tensor, val: Tensor
     maps = isinstance(head.get_submodule("output"), nn.Conv2d)  # over pooled maps that were not flattened
     as_input = (lambda features: features[:, :, None, None]) if maps else (lambda features: features)
     whole = nn.Sequential(head, nn.Flatten())
-    best = train_mlp(whole, as_input(train), train_labels, as_input(val), val_labels)
-    say(
-        f"MLP head of epoch {best.epoch}: validation log-loss {best.log_loss:.4f}; a linear probe has {probe.best.log_loss:.4f}"
-    )
+    epoch, log_loss = train_mlp(whole, as_input(train), train_labels, as_input(val), val_labels)
+    say(f"MLP head of epoch {epoch}: validation log-loss {log_loss:.4f}; a linear probe has {probe.best.log_loss:.4f}")
     with torch.no_grad():
         return whole(as_input(val))
