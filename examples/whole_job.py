@@ -93,7 +93,7 @@ def val_logits(part: nn.Module) -> Tensor:
 def train_epoch(epoch: int) -> None:
     """One pass: half of the copies are augmented at low resolution, the original photos come last."""
     number, low = copy_of_epoch(epoch, epochs=epochs, copies=copies)
-    low = low and number > 0 and network.low_resolution is not None
+    low = low and network.low_resolution is not None
     activations = network.activations("train", train, copy_number=number, low_resolution=low, augmentation="light", seed=SEED)
     trainable.train()
     order = epoch_order(len(train), seed=SEED, epoch=epoch)

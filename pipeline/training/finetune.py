@@ -184,7 +184,7 @@ class Trainer:
     def copy_of(self, epoch: int) -> tuple[int, bool]:
         """Which copy an epoch takes, and whether it is at low resolution."""
         number, low = copy_of_epoch(epoch, epochs=self.epochs, copies=self.copies)
-        return number, low and number > 0 and self.network.low_resolution is not None
+        return number, low and self.network.low_resolution is not None
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
         """What is left of an epoch, as the trainable part takes it; of several processes each takes its part of every batch."""
