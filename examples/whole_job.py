@@ -26,7 +26,7 @@ from pipeline.models.head import apply_temperature, replace_head, set_linear_hea
 from pipeline.models.same_padding import fix_same_padding
 from pipeline.params import Runtime
 from pipeline.runtime import resolve_runtime
-from pipeline.training.activations import SplitNetwork, augmented
+from pipeline.training.activations import SplitNetwork
 from pipeline.training.calibration import cross_fitted_losses, fit_temperature
 from pipeline.training.features import backend_for, evaluation, run_inference
 from pipeline.training.probe import fit_probe
@@ -50,7 +50,7 @@ replace_head(model, len(classes), initialisation="zeros")
 
 # 3. The network is split where fine-tuning will begin to learn: the topmost blocks, with up to half of the operations. What
 #    lies below is frozen, so each photo goes through it once, on the fastest backend of this machine.
-network = SplitNetwork.build(model, "auto", preprocessing, choice="auto", runtime=runtime)
+network = SplitNetwork(model, "auto", preprocessing, choice="auto", runtime=runtime)
 assert network.split is not None
 train_features, val_features = network.features("train", train), network.features("val", val)
 
@@ -93,9 +93,8 @@ def val_logits(part: nn.Module) -> Tensor:
 def train_epoch(epoch: int) -> None:
     """One pass: half of the copies are augmented at low resolution, the original photos come last."""
     number, low = copy_of_epoch(epoch, epochs=epochs, copies=copies)
-    low = low and number > 0 and network.low_resolution is not None
-    transform = augmented(network.preprocessing_of(low), "light", SEED, number) if number else None
-    activations = network.activations("train", train, copy_number=number, low_resolution=low, augment=transform)
+    low = low and network.low_resolution is not None
+    activations = network.activations("train", train, copy_number=number, low_resolution=low, augmentation="light", seed=SEED)
     trainable.train()
     order = epoch_order(len(train), seed=SEED, epoch=epoch)
     for step, places in enumerate(in_batches(order, BATCH_SIZE), (epoch - 1) * steps_an_epoch):

@@ -18,14 +18,14 @@ from pipeline.data.manifest import classes_of, read_manifest, read_stored_size, 
 from pipeline.errors import PipelineError
 from pipeline.files import write_csv, write_json
 from pipeline.models.backbone import create_backbone
-from pipeline.models.freezing import auto_unfrozen_blocks, frozen_fingerprint, set_trainable
+from pipeline.models.freezing import frozen_fingerprint, set_trainable
 from pipeline.models.head import apply_temperature, replace_head_as_set, set_linear_head
 from pipeline.models.ood import OodDetector, sample_by_class
 from pipeline.params import Params
 from pipeline.paths import FEATURES, FROZEN, METRICS, OUT_OF_FOLD, PLOTS, PROCESSED, SECONDS, user_path
 from pipeline.progress import say
 from pipeline.runtime import resolve_runtime
-from pipeline.training.activations import SplitNetwork, feature_caches
+from pipeline.training.activations import SplitNetwork
 from pipeline.training.calibration import cross_fitted_losses, fit_temperature
 from pipeline.training.mlp import train_mlp
 from pipeline.training.probe import Probe, fit_probe, out_of_fold
@@ -45,11 +45,9 @@ def run(params: Params) -> None:
     set_trainable(model, "head")
     before = frozen_fingerprint(model)
 
-    blocks = params.unfreeze_finetune.unfrozen_blocks
-    blocks = auto_unfrozen_blocks(model, preprocessing.input_size) if blocks == "auto" else blocks
-    choice = params.train_frozen_backbone.backend
-    cache = feature_caches(FEATURES, model, backbone.info, blocks, stored_fingerprint(manifest), preprocessing, choice, runtime)
-    network = SplitNetwork.build(model, blocks, preprocessing, choice=choice, runtime=runtime, cache=cache)
+    blocks, choice = params.unfreeze_finetune.unfrozen_blocks, params.train_frozen_backbone.backend
+    network = SplitNetwork(model, blocks, preprocessing, choice=choice, runtime=runtime)
+    network.use_cache(FEATURES, backbone.info, stored_fingerprint(manifest))
     splits = {name: Photos.of_split(manifest, PROCESSED, name, classes) for name in ("train", "val")}
     train, val = (network.features(name, photos) for name, photos in splits.items())
     if not runtime.is_main:
@@ -90,7 +88,12 @@ def run(params: Params) -> None:
     ood = OodDetector.fit(train[chosen], train_labels[chosen], val)
     save_checkpoint(FROZEN, info, model.state_dict(), ood.tensors())
     write_csv(PLOTS / "l2_strengths.csv", [{"log10_l2": math.log10(one.l2)} | vars(one) for one in probe.tried])
-    _write_out_of_fold(manifest, splits, classes, train, val_logits / temperature, probe.best.l2)
+    # Probabilities of heads that never saw the photo, by which the evaluation looks for label issues.
+    groups = manifest.set_index("id").loc[list(splits["train"].ids), "group"].tolist()
+    unseen = out_of_fold(train, train_labels, groups, l2=probe.best.l2)
+    probabilities = np.concatenate([unseen, (val_logits / temperature).double().softmax(1).numpy()])
+    ids = pd.Index([*splits["train"].ids, *splits["val"].ids], name="id")
+    pd.DataFrame(probabilities, ids, list(classes)).to_csv(OUT_OF_FOLD, float_format="%.6g", lineterminator="\n")
     write_json(METRICS / f"{STAGE}.json", metrics)
     write_json(SECONDS / f"{STAGE}.json", {"seconds": time.monotonic() - started})
 
@@ -100,25 +103,7 @@ def _train_mlp(head: nn.Module, train: Tensor, train_labels: Tensor, val: Tensor
     maps = isinstance(head.get_submodule("output"), nn.Conv2d)  # over pooled maps that were not flattened
     as_input = (lambda features: features[:, :, None, None]) if maps else (lambda features: features)
     whole = nn.Sequential(head, nn.Flatten())
-    best = train_mlp(whole, as_input(train), train_labels, as_input(val), val_labels)
-    say(
-        f"MLP head of epoch {best.epoch}: validation log-loss {best.log_loss:.4f}; a linear probe has {probe.best.log_loss:.4f}"
-    )
+    epoch, log_loss = train_mlp(whole, as_input(train), train_labels, as_input(val), val_labels)
+    say(f"MLP head of epoch {epoch}: validation log-loss {log_loss:.4f}; a linear probe has {probe.best.log_loss:.4f}")
     with torch.no_grad():
         return whole(as_input(val))
-
-
-def _write_out_of_fold(
-    manifest: pd.DataFrame,
-    splits: dict[str, Photos],
-    classes: tuple[str, ...],
-    train: Tensor,
-    val_logits: Tensor,
-    l2: float,
-) -> None:
-    """Probabilities of heads that never saw the photo, by which the evaluation looks for label issues."""
-    groups = manifest.set_index("id").loc[list(splits["train"].ids), "group"].tolist()
-    unseen = out_of_fold(train, splits["train"].labels, groups, l2=l2)
-    probabilities = np.concatenate([unseen, val_logits.double().softmax(1).numpy()])
-    ids = pd.Index([*splits["train"].ids, *splits["val"].ids], name="id")
-    pd.DataFrame(probabilities, ids, list(classes)).to_csv(OUT_OF_FOLD, float_format="%.6g", lineterminator="\n")

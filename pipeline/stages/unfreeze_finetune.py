@@ -5,19 +5,17 @@ params.yaml. Killed, it resumes where it was and ends with the same bits.
 """
 
 import time
-from typing import Any
 
 from pipeline.checkpoint import library_versions, read_info, read_model_state, refuse_other_data, save_checkpoint
 from pipeline.data.dataset import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, read_manifest, stored_fingerprint
 from pipeline.files import write_json
 from pipeline.models.backbone import rebuild
-from pipeline.models.freezing import auto_unfrozen_blocks
 from pipeline.models.ood import OodDetector, sample_by_class
 from pipeline.params import Params
 from pipeline.paths import EPOCHS, FEATURES, FINETUNED, FROZEN, METRICS, PROCESSED, RESUME, SECONDS, TRACKING, TRAINING_CURVES
 from pipeline.runtime import resolve_runtime
-from pipeline.training.activations import SplitNetwork, feature_caches
+from pipeline.training.activations import SplitNetwork
 from pipeline.training.finetune import finetune
 from pipeline.training.resume import ResumeFolder, hash_inputs
 from pipeline.training.tracking import Run, Tracking
@@ -38,11 +36,9 @@ def run(params: Params) -> None:
     settings, preprocessing = params.unfreeze_finetune, info.preprocessing
     train, val = (Photos.of_split(manifest, PROCESSED, name, classes) for name in ("train", "val"))
 
-    blocks = settings.unfrozen_blocks
-    blocks = auto_unfrozen_blocks(model, preprocessing.input_size) if blocks == "auto" else blocks
     choice, stored = params.train_frozen_backbone.backend, stored_fingerprint(manifest)
-    cache = feature_caches(FEATURES, model, info.backbone, blocks, stored, preprocessing, choice, runtime)
-    network = SplitNetwork.build(model, blocks, preprocessing, choice=choice, runtime=runtime, cache=cache)
+    network = SplitNetwork(model, settings.unfrozen_blocks, preprocessing, choice=choice, runtime=runtime)
+    network.use_cache(FEATURES, info.backbone, stored)
     parts = hash_inputs(
         frozen=info.files,
         data=data.model_dump(),
@@ -55,10 +51,9 @@ def run(params: Params) -> None:
         precision=runtime.mixed_precision,
     )
     resume = ResumeFolder(RESUME / STAGE, parts, runtime)
-    everything_set = _flat(info.params | params.model_dump(include={"unfreeze_finetune"}))
-    tracked = Run(
-        resume.fingerprint, everything_set, classes, val, rebuild(info, frozen_state).eval(), preprocessing.input_size
-    )
+    everything_set = info.params | params.model_dump(include={"unfreeze_finetune"})
+    flat = {f"{section}.{key}": value for section, values in everything_set.items() for key, value in values.items()}
+    tracked = Run(resume.fingerprint, flat, classes, val, rebuild(info, frozen_state).eval(), preprocessing.input_size)
     tracking = Tracking(params.runtime.trackers, TRACKING, TRAINING_CURVES, EPOCHS, tracked)
     result = finetune(network, train, val, settings, resume, tracking if runtime.is_main else None)
     chosen, others = sample_by_class(train.labels), sample_by_class(val.labels)
@@ -73,7 +68,7 @@ def run(params: Params) -> None:
     finetuned = info.model_copy(
         update={
             "stage": STAGE,
-            "params": info.params | params.model_dump(include={"unfreeze_finetune"}),
+            "params": everything_set,
             "epoch": kept.epoch,
             "metrics": metrics,
             "note": result.choice.reason,
@@ -86,8 +81,3 @@ def run(params: Params) -> None:
     write_json(SECONDS / f"{STAGE}.json", {"seconds": time.monotonic() - started})
     tracking.finish(metrics, FINETUNED)
     resume.remove()
-
-
-def _flat(sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """section.key -> value."""
-    return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}

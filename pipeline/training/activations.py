@@ -1,6 +1,6 @@
 """The network of a training stage, split once: activations of what is frozen, cached, and the part that learns.
 
-    network = SplitNetwork.build(model, "auto", preprocessing, photos, ...)
+    network = SplitNetwork(model, "auto", preprocessing, choice="auto", runtime=runtime)
     activations = network.activations("train", photos)             # of the photos as they are
     outputs = network.trainable(activations.rows([0, 5]).float())  # (2, classes + width): logits and features
 
@@ -10,7 +10,6 @@ features for the linear probe leaves the activations that fine-tuning starts fro
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from pipeline.files import sha256_of
 from pipeline.models.backends import Backend, build_backend
 from pipeline.models.freezing import auto_unfrozen_blocks, frozen_fingerprint, set_trainable
 from pipeline.models.outputs import LogitsAndFeatures
-from pipeline.models.splitting import SplitModel, split_model
+from pipeline.models.splitting import split_model
 from pipeline.progress import say
 from pipeline.runtime import ResolvedRuntime
 from pipeline.training.features import (
@@ -50,35 +49,25 @@ CODE = (
 )
 
 
-@dataclass
 class SplitNetwork:
     """A network with logits and features as its outputs, and how its frozen part is computed.
 
-    Attributes:
-        model: the network itself, in training mode; `set_trainable` has decided what learns.
-        unfrozen_blocks: how many of the topmost blocks learn, or "all".
-        split: frozen and trainable part, or None where the network cannot be split, as when all of it learns.
+    Args:
+        model: on the CPU; it is set to training mode, and `set_trainable` decides what learns.
+        unfrozen_blocks: how many of the topmost blocks learn, "all", or "auto": those with up to half of the operations.
         preprocessing: of the network's own input size.
-        low_resolution: of smaller photos, or None for a network that takes one size alone.
         choice: of the backend, as for `build_backend`.
         runtime: where to compute.
-        cache: makes the cache of activations from what distinguishes them, or None: nothing is cached.
+        cache: makes a cache from what distinguishes it, or None: nothing is cached. `use_cache` sets the stages' one.
+
+    Attributes:
+        split: frozen and trainable part, or None where the network cannot be split, as when all of it learns.
+        low_resolution: preprocessing of smaller photos, or None for a network that takes one size alone.
+        classes: how many logits come first in the outputs.
     """
 
-    model: nn.Module
-    unfrozen_blocks: int | str
-    outputs: LogitsAndFeatures
-    split: SplitModel | None
-    preprocessing: Preprocessing
-    low_resolution: Preprocessing | None
-    choice: str
-    runtime: ResolvedRuntime
-    cache: Callable[..., FeatureCache] | None
-    _backends: dict[tuple[int, bool], Backend] = field(default_factory=dict)
-
-    @classmethod
-    def build(
-        cls,
+    def __init__(
+        self,
         model: nn.Module,
         unfrozen_blocks: int | str,
         preprocessing: Preprocessing,
@@ -86,17 +75,39 @@ class SplitNetwork:
         choice: str,
         runtime: ResolvedRuntime,
         cache: Callable[..., FeatureCache] | None = None,
-    ) -> "SplitNetwork":
-        """Split a network, on the CPU, below its topmost blocks; "auto" unfreezes those with up to half of the operations."""
+    ) -> None:
         if unfrozen_blocks == "auto":
             unfrozen_blocks = auto_unfrozen_blocks(model, preprocessing.input_size)
         set_trainable(model, unfrozen_blocks)
-        outputs = LogitsAndFeatures(model).train()
-        split = split_model(outputs, random_images(preprocessing)) if unfrozen_blocks != "all" else None
-        if split is None and unfrozen_blocks != "all":
+        self.model, self.unfrozen_blocks, self.preprocessing = model, unfrozen_blocks, preprocessing
+        self.choice, self.runtime, self.cache = choice, runtime, cache
+        self.outputs = LogitsAndFeatures(model).train()
+        self.classes = self.outputs.num_outputs
+        self.split = split_model(self.outputs, random_images(preprocessing)) if unfrozen_blocks != "all" else None
+        if self.split is None and unfrozen_blocks != "all":
             say("this network cannot be split below the blocks that learn, so the frozen ones compute in every step")
-        low = _low_resolution(outputs, split, preprocessing)
-        return cls(model, unfrozen_blocks, outputs, split, preprocessing, low, choice, runtime, cache)
+        self.low_resolution = self._find_low_resolution()
+        self._backends: dict[tuple[int, bool], Backend] = {}
+
+    def use_cache(self, folder: Path, backbone: BackboneInfo, photos: str) -> None:
+        """Cache features and activations under keys of all that decides them: `photos` is the fingerprint of those stored."""
+        set_trainable(self.model, "head")
+        tensors = frozen_fingerprint(self.model)
+        set_trainable(self.model, self.unfrozen_blocks)
+        deciding = {
+            "tensors": tensors,
+            "network": backbone.model_dump(include={"name", "kwargs", "code_sha256"}),
+            "unfrozen_blocks": self.unfrozen_blocks,
+            "photos": photos,
+            "preprocessing": self.preprocessing.model_dump(),
+            "backend": self.choice,
+            "device": self.runtime.device.type,
+            "precision": self.runtime.mixed_precision,
+            "threads": self.runtime.threads,
+            "versions": library_versions(),
+            "code": [sha256_of(PIPELINE / name) for name in CODE],
+        }
+        self.cache = partial(FeatureCache, folder, **deciding)
 
     @property
     def trainable(self) -> nn.Module:
@@ -104,21 +115,18 @@ class SplitNetwork:
         return self.split.trainable if self.split else self.outputs
 
     def backend(self, photos: Photos, *, low_resolution: bool = False, float32: bool = False) -> Backend:
-        """What computes the frozen part, or the whole network where nothing is split, from pixels; built once a stage.
-
-        The first photos are those it is compared with eager float32 on.
-        """
+        """What computes the frozen part, or all where nothing is split, from pixels; checked on the first photos."""
         preprocessing = self.preprocessing_of(low_resolution)
-        key = (preprocessing.input_size[1], float32)
-        if key not in self._backends:
-            other = self._backends.get((key[0], not float32))
+        size = preprocessing.input_size[1]
+        if (size, float32) not in self._backends:
+            other = self._backends.get((size, not float32))
             if other is not None and other.name in ("onnxruntime", "torch"):  # it computes in float32 already
                 return other
             module = copy.deepcopy(self.split.frozen if self.split else self.outputs).eval()
-            self._backends[key] = backend_for(
+            self._backends[size, float32] = backend_for(
                 module, photos, preprocessing, choice=self.choice, runtime=self.runtime, float32=float32
             )
-        return self._backends[key]
+        return self._backends[size, float32]
 
     def preprocessing_of(self, low_resolution: bool) -> Preprocessing:
         """The network's own, or that of smaller photos."""
@@ -131,107 +139,93 @@ class SplitNetwork:
         *,
         copy_number: int = 0,
         low_resolution: bool = False,
-        augment: Transform | None = None,
-        changes: Any = None,
+        augmentation: str = "light",
+        seed: int = 0,
     ) -> ChunkedTensor:
-        """Activations of all photos: validation's in float32, by which choices are made, training's in float16.
+        """Activations of all photos of "train", in float16, or "val", in float32: by these choices are made.
 
-        Args:
-            split: "train" or "val".
-            photos: of that split.
-            copy_number: 0 for the photos as they are.
-            low_resolution: whether they are smaller; of augmented copies alone.
-            augment: makes the augmented copy.
-            changes: what decides how it is augmented, for the cache's key.
+        Copy 0 is the photos as they are; others are augmented by (augmentation, seed, copy).
         """
         precise = split == "val"
         backend = self.backend(photos, low_resolution=low_resolution, float32=precise)
-        size = self.preprocessing_of(low_resolution).input_size[1]
-        cache = self.cache and self.cache(kind="activations", split=split, copy=copy_number, size=size, changes=changes)
+        preprocessing = self.preprocessing_of(low_resolution)
+        size = preprocessing.input_size[1]
         name = f"augmented copy {copy_number}, {size} px" if copy_number else "photos as they are"
         [values] = run_inference(
             lambda pixels: _stored(backend.run(pixels), precise),
             photos,
-            augment or evaluation(self.preprocessing),
+            augmented(preprocessing, augmentation, seed, copy_number),
             runtime=self.runtime,
             description=f"activations of {split}: {name}",
-            caches=[cache],
-            by_processes=augment is not None,
+            caches=[self._cache_of(split, copy_number, size, [augmentation, seed] if copy_number else None)],
+            by_processes=copy_number > 0,
         )
         return values
 
     def features(self, split: str, photos: Photos) -> Tensor:
         """Features (n, width) float32 of the photos as they are; their activations are cached on the way."""
-        float32, classes = split == "val", self.classes
-        backend = self.backend(photos, float32=float32)
-        cache = self.cache and self.cache(kind="features", split=split)
-        if self.split is None:
-            run: Callable[[Tensor], Any] = lambda pixels: backend.run(pixels)[:, classes:]  # noqa: E731
-            caches = [cache]
-        else:
-            example = backend.run(first_pixels(photos, self.preprocessing).to(self.runtime.device))
-            upper = self._upper(example, float32)
-            size = self.preprocessing.input_size[1]
-            caches = [cache]
-            if self.cache and self.fits_in_cache(example[0].numel(), len(photos), 1):
-                caches.append(self.cache(kind="activations", split=split, copy=0, size=size, changes=None))
+        precise, runtime = split == "val", self.runtime
+        backend = self.backend(photos, float32=precise)
+        caches = [self.cache and self.cache(kind="features", split=split)]
+        upper: Callable[[Tensor], Tensor] = lambda outputs: outputs  # noqa: E731
+        if self.split:
+            example = backend.run(first_pixels(photos, self.preprocessing).to(runtime.device))
+            module, device, threads = copy.deepcopy(self.split.trainable).eval(), runtime.device, runtime.threads
+            upper = build_backend(
+                module, example.cpu(), choice=self.choice, device=device, threads=threads, float32=precise
+            ).run
+            if self.cache and self.fits_in_cache(example[0].numel(), len(photos)):
+                caches.append(self._cache_of(split, 0, self.preprocessing.input_size[1], None))
 
-            def run(pixels: Tensor) -> Any:
-                activations = backend.run(pixels)
-                return (upper.run(activations)[:, classes:], _stored(activations, float32))[: len(caches)]
+        def run(pixels: Tensor) -> tuple[Tensor, ...]:
+            activations = backend.run(pixels)
+            return (upper(activations)[:, self.classes :], _stored(activations, precise))[: len(caches)]
 
-        values = run_inference(
-            run,
-            photos,
-            evaluation(self.preprocessing),
-            runtime=self.runtime,
-            description=f"features of {split}",
-            caches=caches,
-        )
-        return values[0].tensor()
+        transform, description = evaluation(self.preprocessing), f"features of {split}"
+        return run_inference(run, photos, transform, runtime=runtime, description=description, caches=caches)[0].tensor()
 
     def trained_features(self, split: str, photos: Photos, places: list[int]) -> Tensor:
         """Features (n, width) float32 of some photos, by the weights that the network has now.
 
-        Args:
-            split, photos: as in `activations`; where those would exceed the cache, some photos go through the whole network.
-            places: which photos.
+        Where the split's activations are not cached, the photos go through the whole network.
         """
-        if self.split is not None and self.cache and self.fits_in_cache(self._activation_size(), len(photos), 1):
-            cached = self.activations(split, photos).rows(places)
+        if self.split is not None and self.cache:
             with torch.inference_mode():
-                parts = [self.split.trainable.cpu().eval()(part.float()) for part in cached.split(BATCH_SIZE)]
-            return torch.cat(parts)[:, self.classes :]
+                size = self.split.frozen.eval()(random_images(self.preprocessing))[0].numel()
+                if self.fits_in_cache(size, len(photos)):
+                    cached = self.activations(split, photos).rows(places).split(BATCH_SIZE)
+                    return torch.cat([self.trainable.cpu().eval()(part.float()) for part in cached])[:, self.classes :]
         some, runtime = photos.at(places), self.runtime
         backend = backend_for(self.outputs.eval(), some, self.preprocessing, choice=self.choice, runtime=runtime, float32=True)
         transform = evaluation(self.preprocessing)
         [outputs] = run_inference(backend.run, some, transform, runtime=runtime, description="features for OOD detection")
         return outputs.tensor()[:, self.classes :]
 
-    def _activation_size(self) -> int:
-        """How many numbers an activation of one photo has."""
-        assert self.split
-        with torch.inference_mode():
-            return self.split.frozen.eval()(random_images(self.preprocessing))[0].numel()
-
-    def _upper(self, activations: Tensor, float32: bool) -> Backend:
-        """What computes the trainable part in inference."""
-        assert self.split
-        module = copy.deepcopy(self.split.trainable).eval()
-        runtime = self.runtime
-        return build_backend(
-            module, activations.cpu(), choice=self.choice, device=runtime.device, threads=runtime.threads, float32=float32
-        )
-
-    @property
-    def classes(self) -> int:
-        """How many logits come first in the outputs."""
-        return self.outputs.num_outputs
-
     @staticmethod
-    def fits_in_cache(values_a_photo: int, photos: int, copies: int) -> bool:
+    def fits_in_cache(values_a_photo: int, photos: int, copies: int = 1) -> bool:
         """Whether the activations of all copies, in float16, take at most half of the cache."""
         return 2 * values_a_photo * photos * copies <= MAX_CACHE_BYTES // 2
+
+    def _cache_of(self, split: str, copy_number: int, size: int, changes: Any) -> FeatureCache | None:
+        return self.cache and self.cache(kind="activations", split=split, copy=copy_number, size=size, changes=changes)
+
+    def _find_low_resolution(self) -> Preprocessing | None:
+        """Preprocessing of smaller photos, where the network takes them and the split agrees on them."""
+        channels, *sides = self.preprocessing.input_size
+        height, width = (max(MULTIPLE, MULTIPLE * round(LOW_RESOLUTION * side / MULTIPLE)) for side in sides)
+        smaller = self.preprocessing.model_copy(update={"input_size": (channels, height, width)})
+        images = random_images(smaller)
+        try:
+            with torch.no_grad():
+                outputs, split = copy.deepcopy((self.outputs.eval(), self.split))
+                expected = outputs(images)
+                found = split.trainable.eval()(split.frozen.eval()(images)) if split else expected
+            fits = torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+        except Exception:  # a network that takes one size alone refuses others by errors of any kind
+            fits = False
+        if not fits:
+            say("this network takes photos of one size, so none are at low resolution in the first epochs")
+        return smaller if fits else None
 
 
 def augmented(preprocessing: Preprocessing, augmentation: str, seed: int, copy_number: int) -> Transform:
@@ -245,43 +239,6 @@ def _augmented(transform: TrainingTransform, copy_number: int, image: Any, photo
     return transform(image, copy_number, photo_id)
 
 
-def feature_caches(
-    folder: Path,
-    model: nn.Module,
-    backbone: BackboneInfo,
-    unfrozen_blocks: int | str,
-    photos: str,
-    preprocessing: Preprocessing,
-    choice: str,
-    runtime: ResolvedRuntime,
-) -> Callable[..., FeatureCache]:
-    """Makes caches whose keys hold all that decides a feature or an activation.
-
-    Args:
-        folder: outputs/.features.
-        model: with any head, which does not count; set to learn the head alone.
-        backbone: which network.
-        unfrozen_blocks: where it is split.
-        photos: fingerprint of all splits' photos as they are stored.
-        preprocessing, choice, runtime: as in `SplitNetwork.build`.
-    """
-    set_trainable(model, "head")
-    deciding = {
-        "tensors": frozen_fingerprint(model),
-        "network": backbone.model_dump(include={"name", "kwargs", "code_sha256"}),
-        "unfrozen_blocks": unfrozen_blocks,
-        "photos": photos,
-        "preprocessing": preprocessing.model_dump(),
-        "backend": choice,
-        "device": runtime.device.type,
-        "precision": runtime.mixed_precision,
-        "threads": runtime.threads,
-        "versions": library_versions(),
-        "code": [sha256_of(PIPELINE / name) for name in CODE],
-    }
-    return lambda **own: FeatureCache(folder, **deciding, **own)
-
-
 def random_images(preprocessing: Preprocessing) -> Tensor:
     """Two of the network's input size, always the same: (2, channels, height, width)."""
     return torch.randn(2, *preprocessing.input_size, generator=torch.Generator().manual_seed(0))
@@ -289,22 +246,3 @@ def random_images(preprocessing: Preprocessing) -> Tensor:
 
 def _stored(activations: Tensor, float32: bool) -> Tensor:
     return activations if float32 else activations.half()
-
-
-def _low_resolution(outputs: nn.Module, split: SplitModel | None, preprocessing: Preprocessing) -> Preprocessing | None:
-    """Preprocessing of smaller photos, where the network takes them and the split agrees on them."""
-    channels, *sides = preprocessing.input_size
-    height, width = (max(MULTIPLE, MULTIPLE * round(LOW_RESOLUTION * side / MULTIPLE)) for side in sides)
-    smaller = preprocessing.model_copy(update={"input_size": (channels, height, width)})
-    images = random_images(smaller)
-    try:
-        with torch.no_grad():
-            outputs, split = copy.deepcopy((outputs.eval(), split))
-            expected = outputs(images)
-            found = split.trainable.eval()(split.frozen.eval()(images)) if split else expected
-        fits = torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
-    except Exception:  # a network that takes one size alone refuses others by errors of any kind
-        fits = False
-    if not fits:
-        say("this network takes photos of one size, so none are at low resolution in the first epochs")
-    return smaller if fits else None

@@ -40,11 +40,8 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 def cross_fitted_losses(logits: Tensor, labels: Tensor) -> Tensor:
     """The log-loss of each photo with a temperature that was fitted on other photos, (n,) float64 in nats.
 
-    Networks are compared by it: with a temperature fitted on the same photos, being lucky would look like being right.
-
-    Args:
-        logits: (n, classes), finite.
-        labels: (n,) int64, with the photos of a class one after another, so that taking turns stratifies the folds.
+    Networks are compared by it: with a temperature fitted on the same photos, being lucky would look like being right. The
+    arguments are those of `fit_temperature`, the photos of a class one after another: taking turns stratifies the folds.
     """
     values, losses = logits.double(), torch.empty(len(labels), dtype=torch.float64)
     fold_of = torch.arange(len(labels)) % FOLDS

@@ -1,11 +1,4 @@
-"""Faults of training explained in one message: the step at which it stopped, and which setting to change.
-
-    with explain_faults(settings, workers, where=lambda: "step 12 of epoch 1"):
-        ...                                  # decoding, steps, validation, saving
-        check_loss(losses, num_classes=2)    # after each step
-
-Memory that runs out, on a GPU or not, a decoding process that the system killed, and a full disk become `PipelineError`s.
-"""
+"""Faults of training explained in one message: the step at which it stopped, and which setting to change."""
 
 import errno
 import math
@@ -34,78 +27,61 @@ UNTOUCHED = (
 
 
 def check_loss(losses: Sequence[float], *, num_classes: int, learning_rate: float) -> None:
-    """Stop a training whose loss is no longer finite, or has exploded.
-
-    Args:
-        losses: of every step so far, in nats a photo.
-        num_classes: guessing among so many costs log(num_classes).
-        learning_rate: of the last step, for the message.
+    """Stop a training whose loss, in nats a photo and of every step so far, is no longer finite or has exploded.
 
     Raises:
         PipelineError: the last loss is NaN or infinite, or the mean of the last `WINDOW` is `EXPLODED` times that of guessing.
     """
-    step, recent = len(losses), losses[-WINDOW:]
+    recent, guessing = sum(losses[-WINDOW:]) / WINDOW, math.log(num_classes)
     if not math.isfinite(losses[-1]):
         what = f"is {losses[-1]}"
-    elif len(recent) == WINDOW and sum(recent) / WINDOW > EXPLODED * math.log(num_classes):
-        what = f"has exploded: {sum(recent) / WINDOW:.3g} over the last {WINDOW} steps, where guessing gives"
-        what += f" {math.log(num_classes):.3g},"
+    elif len(losses) >= WINDOW and recent > EXPLODED * guessing:
+        what = f"has exploded: {recent:.3g} over the last {WINDOW} steps, where guessing gives {guessing:.3g},"
     else:
         return
     raise PipelineError(
-        f"The training loss {what} at step {step} (learning rate {learning_rate:.2g}). Lower unfreeze_finetune.learning_rate, "
-        "or raise warmup_fraction; `python -m pipeline lr-find` shows which rates it bears. outputs/frozen is untouched."
+        f"The training loss {what} at step {len(losses)} (learning rate {learning_rate:.2g}). Lower "
+        "unfreeze_finetune.learning_rate, or raise warmup_fraction; `python -m pipeline lr-find` shows which rates it bears. "
+        "outputs/frozen is untouched."
     )
 
 
 @contextmanager
 def explain_faults(settings: UnfreezeFinetune, workers: int, *, where: Callable[[], str]) -> Iterator[None]:
-    """Turn what a person can put right into one message.
-
-    Args:
-        settings: named in what to change.
-        workers: processes that decode.
-        where: gives the step that is running.
+    """Turn what a person can put right into one message; `where` gives the step that is running.
 
     Raises:
         PipelineError: memory or the disk is full, or a decoding process was killed.
     """
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise PipelineError(_no_memory("The GPU's memory", where(), settings)) from None
-    except MemoryError:
-        raise PipelineError(_no_memory("The memory", where(), settings)) from None
-    except OSError as error:
-        raise _of_system(error, where(), settings, workers) from None
-    except Exception as error:  # what torch and ONNX Runtime raise for want of memory has no type of its own
-        if isinstance(error, RuntimeError) and WORKER_DIED.search(str(error)):
-            raise PipelineError(_worker_died(error, where(), workers)) from None
-        if isinstance(error, PipelineError) or not OUT_OF_MEMORY.search(str(error)):
+    except PipelineError:
+        raise
+    except Exception as error:
+        message = _explanation(error, where(), settings, workers)
+        if message is None:
             raise
-        raise PipelineError(_no_memory("The memory", where(), settings)) from None
+        raise PipelineError(f"{message} {UNTOUCHED}") from None
 
 
-def _no_memory(which: str, where: str, settings: UnfreezeFinetune) -> str:
-    return (
-        f"{which} ran out at {where}. Lower unfreeze_finetune.batch_size, now {settings.batch_size}, or unfrozen_blocks, now "
-        f"{settings.unfrozen_blocks}, take a smaller backbone, or end other programs that use it. {UNTOUCHED}"
-    )
-
-
-def _worker_died(error: RuntimeError, where: str, workers: int) -> str:
-    shared = "its /dev/shm is full" if "Bus error" in str(error) else "the system does that when memory runs out"
-    return (
-        f"A process that decodes photos was killed at {where}; {shared}. Lower runtime.workers, now {workers} (0 decodes in "
-        f"the training process itself), or unfreeze_finetune.batch_size. {UNTOUCHED}"
-    )
-
-
-def _of_system(error: OSError, where: str, settings: UnfreezeFinetune, workers: int) -> Exception:
-    """A full disk names the step; a process that cannot be started for want of memory has its message; the rest stays."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return PipelineError(f"At {where}: {cannot_write(Path(error.filename or Path.cwd()), error)} {UNTOUCHED}")
-    if error.errno == errno.ENOMEM:
-        advice = f"Lower runtime.workers, now {workers}, or unfreeze_finetune.batch_size, now {settings.batch_size}."
-        return PipelineError(f"The memory ran out at {where}. {advice} {UNTOUCHED}")
-    return error
+def _explanation(error: Exception, where: str, settings: UnfreezeFinetune, workers: int) -> str | None:
+    """What happened and what to change, or None for a defect."""
+    text = str(error)
+    if isinstance(error, RuntimeError) and WORKER_DIED.search(text):
+        cause = "its /dev/shm is full" if "Bus error" in text else "the system does that when memory runs out"
+        return (
+            f"A process that decodes photos was killed at {where}; {cause}. Lower runtime.workers, now {workers} (0 decodes in "
+            "the training process itself), or unfreeze_finetune.batch_size."
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"At {where}: {cannot_write(Path(error.filename or Path.cwd()), error)}"
+    if isinstance(error, OSError) and error.errno != errno.ENOMEM:
+        return None
+    # What torch and ONNX Runtime raise for want of memory has no type of its own.
+    if isinstance(error, MemoryError | OSError) or OUT_OF_MEMORY.search(text) or isinstance(error, torch.OutOfMemoryError):
+        which = "The GPU's memory" if isinstance(error, torch.OutOfMemoryError) else "The memory"
+        return (
+            f"{which} ran out at {where}. Lower unfreeze_finetune.batch_size, now {settings.batch_size}, unfrozen_blocks, now "
+            f"{settings.unfrozen_blocks}, or runtime.workers, now {workers}, take a smaller backbone, or end other programs."
+        )
+    return None

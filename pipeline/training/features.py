@@ -14,7 +14,7 @@ import io
 import json
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -60,9 +60,6 @@ class ChunkedTensor:
         self.chunks = list(chunks)
         self._ends = np.cumsum([len(chunk) for chunk in self.chunks])
 
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
     def tensor(self) -> Tensor:
         """All of it in memory."""
         return torch.cat(self.chunks)
@@ -102,25 +99,19 @@ class FeatureCache:
         buffer = io.BytesIO()
         np.save(buffer, values.contiguous().numpy())
         path = write_hashed(self._folder, f"{number:06d}", buffer.getvalue())
-        _remove_oldest(self._folder.parent)
+        self._remove_oldest()
         return torch.from_numpy(np.load(path, mmap_mode="c"))
 
-
-def _remove_oldest(folder: Path) -> None:
-    keys = sorted(folder.iterdir(), key=lambda key: key.stat().st_mtime, reverse=True)
-    size = 0
-    for place, key in enumerate(keys):
-        size += sum(file.stat().st_size for file in key.iterdir())
-        if size > MAX_CACHE_BYTES and place:
-            shutil.rmtree(key)
+    def _remove_oldest(self) -> None:
+        size = 0
+        for key in sorted(self._folder.parent.iterdir(), key=lambda key: key.stat().st_mtime, reverse=True):
+            size += sum(file.stat().st_size for file in key.iterdir())
+            if size > MAX_CACHE_BYTES and key != self._folder:
+                shutil.rmtree(key)
 
 
 class FromPixels(nn.Module):
-    """A network with the normalisation before it: photos as they are loaded, (n, height, width, channels) uint8, to outputs.
-
-    Inside a backend's graph the normalisation costs little. Before it, it would be a pass over four times the bytes, on threads
-    that contend with those of the backend and of the decoding.
-    """
+    """A network with the normalisation before it, because inside a backend's graph that costs little."""
 
     module: Any
 
@@ -129,7 +120,7 @@ class FromPixels(nn.Module):
         self.module, self._preprocessing = module, preprocessing
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """What the network gives for the normalised photos."""
+        """Photos as they are loaded, (n, height, width, channels) uint8 -> the network's outputs."""
         return self.module(normalise(pixels, self._preprocessing))
 
 
@@ -179,10 +170,7 @@ def run_inference(
 
     Args:
         run: (n, height, width, channels) uint8 on the device -> one output (n, ...), or a tuple of them.
-        photos: of one split.
         transform: of each photo; `evaluation(preprocessing)` or an augmented copy.
-        runtime: where to compute.
-        description: of the work, for the progress bar.
         caches: where each output is cached; None: nowhere.
         by_processes: whether processes load the photos, as augmentation wants it.
     """
@@ -207,16 +195,11 @@ def run_inference(
             done += turn
             advance(turn)
             if len(fresh) * batch_size == CHUNK or done == len(photos):
-                _store(map(torch.cat, zip(*gather(runtime, fresh), strict=True)), outputs, caches, runtime)
+                values = map(torch.cat, zip(*gather(runtime, fresh), strict=True))
+                for part, chunks, cache in zip(values, outputs, caches, strict=True):
+                    chunks.append(cache.add(len(chunks), part) if cache and runtime.is_main else part)
                 fresh.clear()
     return [ChunkedTensor(chunks) for chunks in outputs]
-
-
-def _store(
-    values: Iterable[Tensor], outputs: list[list[Tensor]], caches: Sequence[FeatureCache | None], runtime: ResolvedRuntime
-) -> None:
-    for part, chunks, cache in zip(values, outputs, caches, strict=True):
-        chunks.append(cache.add(len(chunks), part) if cache and runtime.is_main else part)
 
 
 def _ahead(
@@ -232,10 +215,6 @@ def _ahead(
         for pixels, _ in batches:
             begun.append(partial(tuple, run(pixels)) if asynchronous else pool.submit(run, pixels).result)
             if len(begun) == BATCHES_AT_A_TIME:
-                yield _on_cpu(begun.popleft()())
-        while begun:
-            yield _on_cpu(begun.popleft()())
-
-
-def _on_cpu(outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(part.cpu() for part in outputs)
+                yield tuple(part.cpu() for part in begun.popleft()())
+        for result in begun:
+            yield tuple(part.cpu() for part in result())

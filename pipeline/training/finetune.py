@@ -39,7 +39,7 @@ from pipeline.runtime import broadcast
 from pipeline.training.activations import SplitNetwork, augmented, random_images
 from pipeline.training.calibration import fit_temperature
 from pipeline.training.faults import check_loss, explain_faults
-from pipeline.training.features import ChunkedTensor, backend_for, batch_size_on, evaluation, run_inference
+from pipeline.training.features import backend_for, batch_size_on, evaluation, run_inference
 from pipeline.training.losses import LOSSES
 from pipeline.training.resume import ResumeFolder
 from pipeline.training.schedule import copy_of_epoch, default_copies, default_epochs, learning_rate
@@ -84,11 +84,8 @@ def finetune(
         PipelineError: the loss is no longer finite or has exploded, memory or the disk is full, or a frozen tensor has moved.
     """
     trainer: Trainer | None = None
-
-    def where() -> str:
-        return trainer.where() if trainer else "the activations of the photos"
-
-    with explain_faults(settings, network.runtime.workers, where=where):
+    beginning = "the activations of the photos"
+    with explain_faults(settings, network.runtime.workers, where=lambda: trainer.where() if trainer else beginning):
         trainer = Trainer(network, train, val, settings, tracking)
         state = resume.read()
         if state is None:
@@ -117,18 +114,24 @@ class Trainer:
         self.frozen_before = frozen_fingerprint(network.model)
         self.val_activations = network.activations("val", val).tensor() if network.split else None
         self.epochs, self.copies = self._course()
-        trainable = network.trainable.to(self.runtime.device).to(memory_format=torch.channels_last)
-        fix_same_padding(trainable)
-        fold_batch_norm(trainable, self._example())
-        self.trainable = trainable
-        self.initial_state = _on_cpu(trainable.state_dict())
+        device = self.runtime.device
+        self.trainable = network.trainable.to(device).to(memory_format=torch.channels_last)
+        fix_same_padding(self.trainable)
+        example = random_images(network.preprocessing) if self.val_activations is None else self.val_activations[:2]
+        fold_batch_norm(self.trainable, example.to(device))
+        self.initial_state = _on_cpu(self.trainable.state_dict())
         self.steps_an_epoch = math.ceil(len(train) / settings.batch_size)
         # Over a fraction of the steps, whatever their number; it starts short, so that it does not remember the beginning.
         decay = max(0.0, 1 - 1 / max(1.0, settings.ema_fraction * self.epochs * self.steps_an_epoch))
-        self.ema = ModelEmaV3(trainable, decay, use_warmup=True)
+        self.ema = ModelEmaV3(self.trainable, decay, use_warmup=True)
         self.accelerator = self.runtime.accelerator()
-        self.model = self.accelerator.prepare_model(trainable)
-        self.optimizer = self.accelerator.prepare_optimizer(self._new_optimizer())
+        self.model = self.accelerator.prepare_model(self.trainable)
+        groups = partial(parameter_groups, weight_decay=settings.weight_decay, layer_decay=settings.layer_decay)
+        fused: dict[str, Any] = {"fused": True} if settings.optimizer == "adamw" and device.type in ("cpu", "cuda") else {}
+        optimizer = create_optimizer_v2(
+            network.model, settings.optimizer, lr=settings.learning_rate, param_group_fn=groups, **fused
+        )
+        self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         self.history: list[Epoch] = []
         self.losses: list[float] = []  # of every step
         self.photos_done, self.loss_sum = 0, 0.0  # of the epoch that is running
@@ -147,20 +150,6 @@ class Trainer:
             say(f"augmentation {settings.augmentation} of {copies - 1} copies of each photo: too few for it to matter much")
         return epochs, copies
 
-    def _example(self) -> Tensor:
-        if self.val_activations is not None:
-            return self.val_activations[:2].to(self.runtime.device)
-        return random_images(self.network.preprocessing).to(self.runtime.device)
-
-    def _new_optimizer(self) -> torch.optim.Optimizer:
-        settings = self.settings
-        groups = partial(parameter_groups, weight_decay=settings.weight_decay, layer_decay=settings.layer_decay)
-        extra: dict[str, Any] = {}
-        if settings.optimizer == "adamw" and self.runtime.device.type in ("cpu", "cuda"):
-            extra["fused"] = True
-        model, rate = self.network.model, settings.learning_rate
-        return create_optimizer_v2(model, settings.optimizer, lr=rate, param_group_fn=groups, **extra)
-
     def start(self) -> None:
         """Score the network as it came: epoch 0."""
         self._start_tracking()
@@ -168,7 +157,7 @@ class Trainer:
 
     def finished(self) -> bool:
         """Whether all epochs are done or patience is at its end, which begins with photos of the network's own size."""
-        last, best = self.history[-1].epoch, min(self.history, key=lambda one: one.val_log_loss).epoch
+        last, best = self.history[-1].epoch, _best(self.history)
         at_low_resolution = sum(self.copy_of(epoch)[1] for epoch in range(1, self.epochs + 1))
         return last >= self.epochs or last - max(best, at_low_resolution) >= self.settings.patience
 
@@ -184,7 +173,8 @@ class Trainer:
                 self.photos_done += photos
                 if self.tracking:
                     self.tracking.step(self.losses)
-                advance(photos, note=self._note())
+                mean, accuracy = self.loss_sum / self.photos_done, self.history[-1].val_accuracy
+                advance(photos, note=f"loss {mean:.4f}, last validation accuracy {accuracy:.2%}")
                 if self.photos_done < len(self.train):  # trackers log the last step and its validation as one
                     resume.write_when_due(self.state)
         self._finish_epoch(train_loss=self.loss_sum / self.photos_done)
@@ -194,7 +184,7 @@ class Trainer:
     def copy_of(self, epoch: int) -> tuple[int, bool]:
         """Which copy an epoch takes, and whether it is at low resolution."""
         number, low = copy_of_epoch(epoch, epochs=self.epochs, copies=self.copies)
-        return number, low and number > 0 and self.network.low_resolution is not None
+        return number, low and self.network.low_resolution is not None
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
         """What is left of an epoch, as the trainable part takes it; of several processes each takes its part of every batch."""
@@ -203,24 +193,22 @@ class Trainer:
         # A process for which the last batch has no photo left repeats one, with weight 0, so that all make as many steps.
         places = [batch[rank::processes] or batch[:1] for batch in in_batches(order, self.settings.batch_size)]
         number, low = self.copy_of(epoch)
-        preprocessing = self.network.preprocessing_of(low)
-        transform = augmented(preprocessing, self.settings.augmentation, self.settings.seed, number)
+        augmentation, seed, device = self.settings.augmentation, self.settings.seed, self.runtime.device
         if self._cached:
             cached = self.network.activations(
-                "train",
-                self.train,
-                copy_number=number,
-                low_resolution=low,
-                augment=transform if number else None,
-                changes=[self.settings.augmentation, self.settings.seed] if number else None,
+                "train", self.train, copy_number=number, low_resolution=low, augmentation=augmentation, seed=seed
             )
-            return self._from_cache(cached, places)
-        workers, pinned = self.runtime.workers, self.runtime.pinned
+            if device.type == "cpu":
+                return ((cached.rows(batch), self.train.labels[batch]) for batch in places)
+            values, all_labels = cached.tensor().to(device), self.train.labels.to(device)
+            return ((values[batch], all_labels[batch]) for batch in places)
+        preprocessing, workers, pinned = self.network.preprocessing_of(low), self.runtime.workers, self.runtime.pinned
+        transform = augmented(preprocessing, augmentation, seed, number)
         loaded = load_batches(self.train, transform, places, workers=workers, by_processes=number > 0, pinned=pinned)
         if self.network.split is None:
-            return ((normalise(pixels.to(self.runtime.device), preprocessing), labels) for pixels, labels in loaded)
+            return ((normalise(pixels.to(device), preprocessing), labels) for pixels, labels in loaded)
         run = self.network.backend(self.train, low_resolution=low).run
-        return ((run(pixels.to(self.runtime.device)).half(), labels) for pixels, labels in loaded)
+        return ((run(pixels.to(device)).half(), labels) for pixels, labels in loaded)
 
     @cached_property
     def _cached(self) -> bool:
@@ -232,17 +220,11 @@ class Trainer:
             say("activations of all copies would exceed the cache, so they are computed again in every epoch")
         return fits
 
-    def _from_cache(self, cached: ChunkedTensor, places: list[list[int]]) -> Iterator[Batch]:
-        if self.runtime.device.type == "cpu":
-            return ((cached.rows(batch), self.train.labels[batch]) for batch in places)
-        values, labels = (part.to(self.runtime.device) for part in (cached.tensor(), self.train.labels))
-        return ((values[batch], labels[batch]) for batch in places)
-
     def _step(self, step: int, inputs: Tensor, labels: Tensor, photos: int) -> float:
         """One update from a batch that `_batches` gave, of `photos` in all processes; returns the mean loss over those."""
         rank, processes = self.runtime.rank, self.runtime.processes
-        # Dropout and stochastic depth read the global generator; the seeds of params.yaml end below 2**32.
-        torch.manual_seed(_mixed(self.settings.seed + rank * 2**32, step))
+        # Dropout and stochastic depth read the global generator. Seeds end below 2**32; in a sum seed and step would collide.
+        torch.manual_seed(((self.settings.seed + rank * 2**32) * 1_000_003 + step) % 2**63)
         rate = self._learning_rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
@@ -257,27 +239,21 @@ class Trainer:
                 # DistributedDataParallel divides the sum over processes by their number.
                 self.accelerator.backward(loss * (weight * processes))
                 loss_sum += loss.item() * weight
-        value = self._sum(loss_sum)
-        self.losses.append(value)
+        if processes > 1:
+            loss_sum = float(self.accelerator.reduce(torch.tensor(loss_sum, device=self.runtime.device), "sum"))
+        self.losses.append(loss_sum)
         check_loss(self.losses, num_classes=self.classes, learning_rate=rate)
         if self.settings.gradient_clipping is not None:
             self.accelerator.clip_grad_norm_(self.trainable.parameters(), self.settings.gradient_clipping)
         self.optimizer.step()
         self.ema.update(self.trainable, step + 1)
-        return value
+        return loss_sum
 
     def _loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """The mean over a part of the batch."""
         inputs = inputs.to(self.runtime.device, non_blocking=True).float()
-        if inputs.ndim == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        logits = self.model(inputs)[:, : self.classes]
+        logits = self.model(_channels_last(inputs))[:, : self.classes]
         return LOSSES[self.settings.loss](logits.float(), labels.to(self.runtime.device, non_blocking=True))
-
-    def _sum(self, value: float) -> float:
-        if self.runtime.processes == 1:
-            return value
-        return float(self.accelerator.reduce(torch.tensor(value, device=self.runtime.device), "sum"))
 
     def _learning_rate(self, step: int) -> float:
         total_steps = self.epochs * self.steps_an_epoch
@@ -291,34 +267,27 @@ class Trainer:
         scored = self._score(1.0, epoch, logits)
         say(f"epoch {epoch}: validation log-loss {scored.log_loss:.4f}, accuracy {scored.accuracy:.2%}")
         self.history.append(Epoch(epoch, rate, train_loss, scored.log_loss, scored.accuracy))
-        if epoch > 0 and self._best_epoch() == epoch:
+        if epoch > 0 and _best(self.history[1:]) == epoch:
             self.best_state = _on_cpu(self.ema.module.state_dict())
         if self.tracking:
             self.tracking.epoch([vars(one) for one in self.history], len(self.losses), self.trainable, logits)
 
-    def _best_epoch(self) -> int:
-        """The best epoch of training, which epoch 0 is not."""
-        return min(self.history[1:], key=lambda one: one.val_log_loss).epoch
-
     def _val_logits(self, trainable: nn.Module) -> Tensor:
         """Logits (n, classes) of the validation photos in float32, by which every choice is made."""
-        if self.val_activations is None:
-            return self._val_logits_of_whole(trainable)
-        trainable.eval()
-        with torch.inference_mode():
-            parts = self.val_activations.split(batch_size_on(self.runtime.device))
-            outputs = [trainable(_channels_last(part.to(self.runtime.device))).cpu() for part in parts]
-        return torch.cat(outputs)[:, : self.classes]
-
-    def _val_logits_of_whole(self, network: nn.Module) -> Tensor:
-        """The same of a network that is not split: the photos go through all of it."""
-        plain = copy.deepcopy(network).cpu().eval().to(memory_format=torch.contiguous_format)
+        if self.val_activations is not None:
+            trainable.eval()
+            with torch.inference_mode():
+                parts = self.val_activations.split(batch_size_on(self.runtime.device))
+                outputs = [trainable(_channels_last(part.to(self.runtime.device))).cpu() for part in parts]
+            return torch.cat(outputs)[:, : self.classes]
+        # A network that is not split: the photos go through all of it.
+        plain = copy.deepcopy(trainable).cpu().eval().to(memory_format=torch.contiguous_format)
         unfold_batch_norm(plain)
         preprocessing, runtime = self.network.preprocessing, self.runtime
         backend = backend_for(plain, self.val, preprocessing, choice=self.network.choice, runtime=runtime, float32=True)
         transform = evaluation(preprocessing)
-        [outputs] = run_inference(backend.run, self.val, transform, runtime=runtime, description="validating")
-        return outputs.tensor()[:, : self.classes]
+        [logits] = run_inference(backend.run, self.val, transform, runtime=runtime, description="validating")
+        return logits.tensor()[:, : self.classes]
 
     def _score(self, alpha: float, epoch: int, logits: Tensor) -> Candidate:
         if not torch.isfinite(logits).all():
@@ -331,11 +300,8 @@ class Trainer:
     def result(self) -> Finetuned:
         """The weights that are kept, once nothing frozen is shown to have moved."""
         if frozen_fingerprint(self.network.model) != self.frozen_before:
-            raise PipelineError(
-                "A frozen parameter or a BatchNorm statistic moved during fine-tuning. This is a defect: please report it "
-                "with your params.yaml."
-            )
-        best, logits = self._best_epoch(), {}
+            raise PipelineError("A frozen tensor moved during fine-tuning. This is a defect: please report it.")
+        best, logits = _best(self.history[1:]), {}  # epoch 0 is alpha 0
         for alpha in (0.0, *ALPHAS, 1.0):
             self.ema.module.load_state_dict(self._between(alpha))
             logits[alpha] = self._val_logits(self.ema.module)
@@ -392,15 +358,15 @@ class Trainer:
         """The step that is running, for messages."""
         return f"step {len(self.losses) + 1:,} (epoch {len(self.history)})"
 
-    def _note(self) -> str:
-        loss, last = self.loss_sum / self.photos_done, self.history[-1]
-        return f"loss {loss:.4f}, last validation accuracy {last.val_accuracy:.2%}"
-
     def _start_tracking(self) -> None:
         if self.tracking:
             history = [vars(epoch) for epoch in self.history]
             total_steps = self.epochs * self.steps_an_epoch
             self.tracking.start(self.losses, history, total_steps=total_steps, rate_of=self._learning_rate)
+
+
+def _best(history: list[Epoch]) -> int:
+    return min(history, key=lambda one: one.val_log_loss).epoch
 
 
 def _channels_last(inputs: Tensor) -> Tensor:
@@ -409,8 +375,3 @@ def _channels_last(inputs: Tensor) -> Tensor:
 
 def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
-
-
-def _mixed(seed: int, step: int) -> int:
-    """One seed from two, without the collisions of a sum."""
-    return (seed * 1_000_003 + step) % 2**63

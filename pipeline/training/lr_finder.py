@@ -8,9 +8,9 @@ loss here is of the first steps alone, and validation has the last word.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 import matplotlib
@@ -57,42 +57,29 @@ class _Sweep(Trainer):
         """Photos of one size, because the losses of a sweep are compared with each other."""
         return epoch % self.copies, False
 
-    def run(self) -> Iterator[float]:
-        """The loss of each step, over as many epochs as it takes, until it is no longer a sensible number."""
-        for epoch in count(1):
-            for inputs, labels in self._batches(epoch):
-                if len(self.losses) == len(self.rates):
-                    return
-                try:
-                    yield self._step(len(self.losses), inputs, labels, len(inputs))
-                except PipelineError:  # the loss is what fails here, and that is what is looked for
-                    return
-
 
 def try_learning_rates(
     network: SplitNetwork, train: Photos, settings: UnfreezeFinetune, rates: Sequence[float]
 ) -> list[LearningRatePoint]:
-    """Train one step at each rate in turn, until the smoothed loss is `EXPLODED` times the least one.
-
-    Args:
-        network: from the frozen checkpoint.
-        train: photos to train on; no others are looked at.
-        settings: of fine-tuning.
-        rates: rising.
-    """
+    """Train one step at each of the rising rates, from the frozen checkpoint, until the smoothed loss is `EXPLODED`."""
     sweep = _Sweep(network, train, train.at(range(min(BATCH_SIZE, len(train)))), settings)
     sweep.rates = rates
     sweep.model.train()
     tried: list[LearningRatePoint] = []
     mean = 0.0
+    batches = chain.from_iterable(sweep._batches(epoch) for epoch in count(1))
     with (
-        explain_faults(sweep.settings, sweep.runtime.workers, where=sweep.where),
+        explain_faults(settings, sweep.runtime.workers, where=sweep.where),
         progress("trying learning rates", total=len(rates), unit="steps") as advance,
     ):
-        for loss in sweep.run():
+        for step, (rate, (inputs, labels)) in enumerate(zip(rates, batches, strict=False)):
+            try:
+                loss = sweep._step(step, inputs, labels, len(inputs))
+            except PipelineError:  # the loss is what fails here, and that is what is looked for
+                break
             mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
-            tried.append(LearningRatePoint(rates[len(tried)], loss, mean / (1 - SMOOTHING ** (len(tried) + 1))))
-            advance(1, note=f"loss {tried[-1].smoothed:.4f} at {tried[-1].learning_rate:.1e}")
+            tried.append(LearningRatePoint(rate, loss, mean / (1 - SMOOTHING ** (step + 1))))
+            advance(1, note=f"loss {tried[-1].smoothed:.4f} at {rate:.1e}")
             if tried[-1].smoothed > EXPLODED * min(one.smoothed for one in tried):
                 break
     return tried
@@ -107,23 +94,18 @@ def suggest(tried: Sequence[LearningRatePoint]) -> float:
         PipelineError: nothing falls.
     """
     looked_at = tried[STEPS // 10 : -5]
-    losses = [one.smoothed for one in looked_at]
-    longest = [1] * len(losses)  # the longest falling run that ends at each
-    for i in range(len(losses)):
-        longest[i] = 1 + max((longest[j] for j in range(i) if losses[j] > losses[i]), default=0)
+    longest: list[int] = []  # the longest falling run that ends at each
+    for point in looked_at:
+        before = zip(longest, looked_at, strict=False)
+        longest.append(1 + max((length for length, earlier in before if earlier.smoothed > point.smoothed), default=0))
     if max(longest, default=1) == 1:
         raise PipelineError("The loss falls at no learning rate: there is nothing to suggest. Is the checkpoint a trained one?")
     end = longest.index(max(longest))
-    start = end - (longest[end] - 1)
-    return looked_at[(start + end) // 2].learning_rate
+    return looked_at[(2 * end - longest[end] + 1) // 2].learning_rate
 
 
 def show_learning_rates(params: Params, checkpoint: Path, data: Path, figure: Path) -> None:
-    """Try learning rates from a checkpoint, say which one is suggested, and write a figure and a CSV.
-
-    Raises:
-        PipelineError: there is no checkpoint or no photos, or the figure's name says no format.
-    """
+    """Try learning rates from a checkpoint, say which one is suggested, and write a figure (.svg or .png) and a CSV."""
     if figure.suffix not in (".svg", ".png"):
         raise PipelineError(f"{figure}: a figure is written as .svg or .png.")
     manifest = read_manifest(data)
@@ -135,11 +117,11 @@ def show_learning_rates(params: Params, checkpoint: Path, data: Path, figure: Pa
     train = Photos.of_split(manifest, data, "train", classes)
     train = train.at(range(0, len(train), math.ceil(len(train) / (STEPS * settings.batch_size))))  # no more than all steps see
     choice = params.train_frozen_backbone.backend
-    network = SplitNetwork.build(model, settings.unfrozen_blocks, info.preprocessing, choice=choice, runtime=runtime)
+    network = SplitNetwork(model, settings.unfrozen_blocks, info.preprocessing, choice=choice, runtime=runtime)
     tried = try_learning_rates(network, train, settings, np.geomspace(LOWEST, HIGHEST, STEPS).tolist())
     suggested = suggest(tried)
     figure.parent.mkdir(parents=True, exist_ok=True)
-    write_csv(figure.with_suffix(".csv"), [vars(one) for one in tried])
+    write_csv(figure.with_suffix(".csv"), map(vars, tried))
     draw(tried, suggested, settings.learning_rate, figure)
     say(f"suggested: unfreeze_finetune.learning_rate = {suggested:.1e}; now it is {settings.learning_rate:.1e}")
     say(f"loss by learning rate: {figure} and {figure.with_suffix('.csv')}")

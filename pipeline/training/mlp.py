@@ -1,12 +1,12 @@
 """Training an MLP head on cached features, with early stopping on validation log-loss.
 
-    best = train_mlp(head, train_features, train_labels, val_features, val_labels)      # `head` has the best epoch's weights
+    epoch, log_loss = train_mlp(head, train, train_labels, val, val_labels)      # `head` has the best epoch's weights
 
 The backbone is frozen, so an epoch is a pass over the features alone, and hundreds of epochs take seconds.
 """
 
 import copy
-from dataclasses import dataclass
+import math
 
 import torch
 from torch import Tensor, nn
@@ -19,30 +19,20 @@ EPOCHS, PATIENCE, BATCH_SIZE = 200, 20, 256
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.01
 
 
-@dataclass(frozen=True)
-class BestEpoch:
-    """The epoch that is kept, and its validation log-loss in nats."""
-
-    epoch: int
-    log_loss: float
-
-
 def train_mlp(
     head: nn.Module, train_features: Tensor, train_labels: Tensor, val_features: Tensor, val_labels: Tensor, *, seed: int = 0
-) -> BestEpoch:
-    """Train a head in place by AdamW until validation has not improved for `PATIENCE` epochs.
+) -> tuple[int, float]:
+    """Train a head, (n, width) -> (n, classes), in place by AdamW until validation has not improved for `PATIENCE` epochs.
 
-    Args:
-        head: (n, width) -> (n, classes), initialised.
-        train_features, val_features: (n, width), finite.
-        train_labels, val_labels: (n,) int64.
-        seed: of the order of photos and of dropout.
+    Features are (n, width), labels (n,) int64; `seed` is that of the order of photos and of dropout. Returns the epoch that is
+    kept and its validation log-loss in nats.
 
     Raises:
         PipelineError: the validation log-loss is no finite number.
     """
     optimizer = torch.optim.AdamW(head.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    best, best_state = BestEpoch(0, _log_loss(head, val_features, val_labels)), copy.deepcopy(head.state_dict())
+    best_epoch, lowest = 0, _log_loss(head, val_features, val_labels)
+    best_state = copy.deepcopy(head.state_dict())
     with torch.random.fork_rng(devices=[]), progress("training the MLP head", total=EPOCHS, unit="epochs") as advance:
         torch.manual_seed(seed)
         for epoch in range(1, EPOCHS + 1):
@@ -56,15 +46,15 @@ def train_mlp(
                 optimizer.step()
             log_loss = _log_loss(head, val_features, val_labels)
             advance(1, note=f"validation log-loss {log_loss:.4f}")
-            if log_loss < best.log_loss:
-                best, best_state = BestEpoch(epoch, log_loss), copy.deepcopy(head.state_dict())
-            elif epoch - best.epoch >= PATIENCE:
+            if log_loss < lowest:
+                best_epoch, lowest, best_state = epoch, log_loss, copy.deepcopy(head.state_dict())
+            elif epoch - best_epoch >= PATIENCE:
                 break
     head.load_state_dict(best_state)
     head.eval()
-    if not torch.isfinite(torch.tensor(best.log_loss)):
+    if not math.isfinite(lowest):
         raise PipelineError("The MLP head gives no finite validation log-loss. Choose another norm or initialisation.")
-    return best
+    return best_epoch, lowest
 
 
 def _log_loss(head: nn.Module, features: Tensor, labels: Tensor) -> float:

@@ -10,8 +10,9 @@ underperform out of distribution, ICLR 2022) show why the head should be converg
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,12 +69,8 @@ def fit_probe(
 
     Features are standardised by the training set's mean and deviation, so that one strength means the same for every
     backbone; the standardisation is folded into the returned weights. The objective is the mean cross-entropy plus
-    l2 / 2 times the squared norm of the weights (without the bias).
-
-    Args:
-        train_features, val_features: (n, width).
-        train_labels, val_labels: (n,) int64, every class present.
-        l2_strengths: positive.
+    l2 / 2 times the squared norm of the weights (without the bias). Features are (n, width), labels (n,) int64, every class
+    present.
 
     Raises:
         PipelineError: a feature is not finite.
@@ -87,11 +84,11 @@ def fit_probe(
     with progress("solving the linear probe", total=len(l2_strengths), unit="L2 strengths") as advance:
         for l2 in sorted(l2_strengths, reverse=True):  # from the strongest down: each solution is near the next
             model.set_params(C=1 / (l2 * len(scaled_train)))
-            with warnings.catch_warnings():
-                # L-BFGS may end a line search at machine precision before the tolerance; the iterations are recorded.
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                model.fit(scaled_train, train_labels.numpy())
-            strength = _score(model, scaled_val, val_labels.numpy(), l2)
+            _quietly(model.fit, scaled_train, train_labels.numpy())
+            probabilities, labels = model.predict_proba(scaled_val), val_labels.numpy()
+            accuracy = float((probabilities.argmax(1) == labels).mean())
+            loss = float(log_loss(labels, probabilities, labels=model.classes_))
+            strength = Strength(l2, loss, accuracy, int(model.n_iter_[0]))
             solved.append((strength, *_softmax_head(model, scaler)))
             advance(1, note=f"validation log-loss {strength.log_loss:.4f}")
     best, weight, bias = min(solved, key=lambda one: one[0].log_loss)
@@ -102,13 +99,7 @@ def out_of_fold(features: Tensor, labels: Tensor, groups: Sequence[str], *, l2: 
     """Each training photo's probabilities by a logistic regression on the folds that it is not in: (n, classes) float64.
 
     A fitted head agrees with its training labels, the wrong ones included. Fitted on the other folds, it does not know the
-    photo's label, and a confident contradiction is worth a look.
-
-    Args:
-        features: (n, width), finite.
-        labels: (n,) int64.
-        groups: of duplicates, one name a photo; a group is never divided between folds.
-        l2: strength of the penalty, as in `fit_probe`.
+    photo's label, and a confident contradiction is worth a look. A group of duplicates is never divided between folds.
 
     Raises:
         PipelineError: all photos of a class are duplicates of each other.
@@ -120,16 +111,14 @@ def out_of_fold(features: Tensor, labels: Tensor, groups: Sequence[str], *, l2: 
     strength = 1 / (l2 * len(values) * (folds - 1) / folds)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=MAX_ITERATIONS, tol=FOLD_TOLERANCE))
     parts = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
+    return _quietly(cross_val_predict, model, values, classes, groups=names, cv=parts, method="predict_proba")
+
+
+def _quietly(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """L-BFGS may end a line search at machine precision before the tolerance; the iterations are recorded."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return cross_val_predict(model, values, classes, groups=names, cv=parts, method="predict_proba")
-
-
-def _score(model: LogisticRegression, features: np.ndarray, labels: np.ndarray, l2: float) -> Strength:
-    probabilities = model.predict_proba(features)
-    accuracy = float((probabilities.argmax(1) == labels).mean())
-    loss = float(log_loss(labels, probabilities, labels=model.classes_))
-    return Strength(l2, loss, accuracy, int(model.n_iter_[0]))
+        return function(*arguments, **named)
 
 
 def _softmax_head(model: LogisticRegression, scaler: StandardScaler) -> tuple[Tensor, Tensor]:

@@ -1,16 +1,13 @@
 """State to go on from after a kill, kept beside the stage's outputs and never part of them.
 
-    resume = ResumeFolder(Path("outputs/.resume/unfreeze-finetune"), parts)
+    resume = ResumeFolder(Path("outputs/.resume/unfreeze-finetune"), parts, runtime)
     state = resume.read()            # None at a fresh start
     resume.write_when_due(state_of)  # in every step: writes once in a while, atomically
     resume.remove()                  # when the stage ended well
 
-A state is the general checkpoint: epoch, model, EMA, optimizer, loss and what else it takes to go on. Where several processes
-train together the main one reads and writes. Their number is a part of the key: it decides in which order sums are rounded.
-
 DVC removes a stage's outputs before it runs the command, so what must outlive a kill lies outside them. The folder is keyed by
-a hash of everything that decides the result; a state of other data, parameters or code is never taken. The two newest states
-are kept: where one is damaged, the one before it serves.
+a hash of everything that decides the result, the number of processes included: a state of other data, parameters or code is
+never taken. The two newest states are kept: where one is damaged, the one before it serves.
 """
 
 import hashlib
@@ -48,7 +45,7 @@ class ResumeFolder:
     Args:
         stage_folder: of this stage alone.
         parts: what `hash_inputs` returned.
-        runtime: how much work a kill may cost, and which process this is; neither changes a result.
+        runtime: how much work a kill may cost, and which process this is: the main one reads and writes.
     """
 
     def __init__(self, stage_folder: Path, parts: dict[str, str], runtime: ResolvedRuntime) -> None:
@@ -62,11 +59,8 @@ class ResumeFolder:
         return broadcast(self._runtime, self._read)
 
     def _read(self) -> dict[str, Any] | None:
-        if not self._folder.exists():
-            for stale in self._stale():
-                differing = ", ".join(self._differing(stale)) or "an unreadable key"
-                say(f"{stale} holds the state of another run (differing: {differing}); it is not used.")
-            return None
+        for stale in [] if self._folder.exists() else self._stale():
+            say(f"{stale} holds the state of another run (differing: {self._differing(stale)}); it is not used.")
         for path in reversed(self._states()):
             if sha256_of(path) == path.name.rpartition("-")[2]:
                 return read_general(path)
@@ -85,9 +79,8 @@ class ResumeFolder:
         for stale in self._stale():
             shutil.rmtree(stale)
         self._folder.mkdir(parents=True, exist_ok=True)
-        key = self._folder / KEY_FILE
-        with naming(key):
-            key.write_text(json.dumps(self._parts, indent=2), encoding="utf-8")
+        with naming(self._folder / KEY_FILE):
+            (self._folder / KEY_FILE).write_text(json.dumps(self._parts, indent=2), encoding="utf-8")
         earlier = self._states()
         number = 1 + int(earlier[-1].name.split("-")[0]) if earlier else 0
         buffer = io.BytesIO()
@@ -107,9 +100,9 @@ class ResumeFolder:
     def _stale(self) -> list[Path]:
         return [path for path in self._stage_folder.glob("*") if path != self._folder]
 
-    def _differing(self, stale: Path) -> list[str]:
+    def _differing(self, stale: Path) -> str:
         try:
             other = json.loads((stale / KEY_FILE).read_bytes())
         except (OSError, ValueError):
-            return []
-        return [name for name, part in self._parts.items() if other.get(name) != part]
+            return "an unreadable key"
+        return ", ".join(name for name, part in self._parts.items() if other.get(name) != part)

@@ -2,9 +2,6 @@
 
 import math
 
-EPOCHS = (64_000, 4, 8)  # photos to see in all, fewest and most epochs
-COPIES = (32_000, 2, 8)
-
 
 def default_epochs(num_photos: int) -> int:
     """How often to see each of `num_photos` training photos: about 64,000 in all, but 4 to 8 times each.
@@ -12,41 +9,29 @@ def default_epochs(num_photos: int) -> int:
     Fewer photos need more passes, yet learn nothing new from ever more of them; a rule of this kind replaces a search
     (Kolesnikov et al., Big Transfer, ECCV 2020, whose rule sets steps by the size of the data set too).
     """
-    return _rule(num_photos, *EPOCHS)
+    return min(max(round(64_000 / num_photos), 4), 8)
 
 
 def default_copies(num_photos: int) -> int:
     """How many copies of each photo to compute activations of, augmented or not: about 32,000 in all, but 2 to 8 of each."""
-    return _rule(num_photos, *COPIES)
+    return min(max(round(32_000 / num_photos), 2), 8)
 
 
 def copy_of_epoch(epoch: int, *, epochs: int, copies: int) -> tuple[int, bool]:
     """Which copy of the photos an epoch takes, and whether it is at low resolution.
 
     The first half of the copies are at low resolution: they cost half as much, and the network comes to the details later
-    (progressive resizing, as in Howard's DAWNBench entry of 2018). The original photos, copy 0, come last.
-
-    Args:
-        epoch: from 1 to `epochs`.
-        epochs: as many as the copies, or more.
-        copies: how many there are, the original among them.
+    (progressive resizing, as in Howard's DAWNBench entry of 2018). The original photos, copy 0, come last. Epochs count from 1,
+    and there are at least as many as copies, the original among them.
     """
     turn = (epoch - 1) * copies // epochs
     return (turn + 1) % copies, turn < copies // 2
 
 
-def _rule(num_photos: int, in_all: int, fewest: int, most: int) -> int:
-    return min(max(round(in_all / num_photos), fewest), most)
-
-
 def learning_rate(step: int, *, total_steps: int, warmup_steps: int, peak: float) -> float:
     """Linear warm-up to `peak`, then half a cosine down to zero (Loshchilov and Hutter, SGDR, ICLR 2017).
 
-    Args:
-        step: from 0 to total_steps - 1.
-        total_steps: of the whole training, warm-up included.
-        warmup_steps: at step 0 the rate is peak / (warmup_steps + 1), at step `warmup_steps` it is `peak`.
-        peak: the highest rate.
+    Steps count from 0, where the rate is peak / (warmup_steps + 1), to total_steps - 1; at step `warmup_steps` it is `peak`.
     """
     if step < warmup_steps:
         return peak * (step + 1) / (warmup_steps + 1)

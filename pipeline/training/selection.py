@@ -54,12 +54,7 @@ class Choice:
 
 
 def choose(frozen: Candidate, candidates: Sequence[Candidate]) -> Choice:
-    """The best candidate, if its gain over the frozen weights is above zero beyond chance; else the frozen weights.
-
-    Args:
-        frozen: alpha 0.
-        candidates: at least one; of equals the first.
-    """
+    """The best candidate, if its gain over the frozen weights (alpha 0) is above zero beyond chance; else those."""
     best = min(candidates, key=lambda one: one.log_loss)
     gain, low = gain_beyond_chance(frozen.losses - best.losses)
     what = f"{best.alpha:.0%} of epoch {best.epoch}"
@@ -71,12 +66,7 @@ def choose(frozen: Candidate, candidates: Sequence[Candidate]) -> Choice:
 
 
 def gain_beyond_chance(differences: np.ndarray, confidence_level: float = CONFIDENCE_LEVEL) -> tuple[float, float]:
-    """The mean of paired differences and its one-sided lower bound (Efron, Bootstrap methods, Annals of Statistics 1979).
-
-    Args:
-        differences: (n,), positive where the second is better.
-        confidence_level: of the bound, in (0, 1).
-    """
+    """Mean of paired differences (n,) and its one-sided lower bound (Efron, Bootstrap methods, Annals of Statistics 1979)."""
     random, count = np.random.default_rng(0), len(differences)
     block = max(VALUES_AT_ONCE // count, 1)
     means = [

@@ -6,9 +6,6 @@
     tracking.epoch(history, len(losses), model, logits)      # after each validation
     tracking.finish(metrics, Path("outputs/finetuned"))
 
-    uv sync --extra tensorboard                              # then: uv run tensorboard --logdir outputs/tracking/tensorboard
-    WANDB_MODE=offline uv run dvc repro                      # kept in outputs/tracking/wandb, sent later by `wandb sync`
-
 A tracker sees copies and numbers, draws from no random generator of the training, and so changes no bit of the result. One
 that fails is left out from then on, with one line: nobody loses a training because a disk or a server of curves is full.
 """
@@ -41,7 +38,7 @@ ROWS, COLUMNS = 4, 6  # of validation photos in TensorBoard
 
 @dataclass(frozen=True)
 class Run:
-    """What is tracked; `name` is the same for a run that resumes after a kill, and for no other."""
+    """What is tracked; a run that resumes after a kill has the same `name`."""
 
     name: str
     settings: Mapping[str, Any]  # "section.key" -> value
@@ -54,16 +51,9 @@ class Run:
 class Tracking:
     """DVC's curves and all trackers of one run.
 
-    DVCLive writes the curves by step into an output of the stage, so that they belong to a revision, `dvc plots diff` compares
-    them between experiments, and `dvc checkout` brings them back. DVC removes outputs before it runs a stage, so a run that
-    resumes writes its earlier points anew from its state, and ends with the same files, byte for byte.
-
-    Args:
-        names: of "tensorboard", "wandb" and "mlflow".
-        folder: a folder of each tracker's name is made in it.
-        curves: DVCLive's folder: plots/metrics/loss.tsv and learning_rate.tsv, a line a point.
-        epochs_file: a CSV with a line an epoch.
-        run: what is tracked.
+    DVC removes outputs before it runs a stage, so a run that resumes writes the curves' earlier points anew from its state,
+    and ends with the same files, byte for byte. `names` are of "tensorboard", "wandb" and "mlflow", each with a folder of its
+    own in `folder`; `curves` is DVCLive's folder, `epochs_file` a CSV with a line an epoch.
 
     Raises:
         PipelineError: the package of a tracker is not installed.
@@ -72,10 +62,7 @@ class Tracking:
     def __init__(self, names: Sequence[str], folder: Path, curves: Path, epochs_file: Path, run: Run) -> None:
         for name in names:
             if importlib.util.find_spec(name) is None:
-                raise PipelineError(
-                    f"runtime.trackers names {name}, which is not installed. Install it with: uv sync --extra {name}\n"
-                    f"or take {name} out of the list."
-                )
+                raise PipelineError(f"runtime.trackers names {name}. Install it with: uv sync --extra {name}")
         self._names, self._folder, self._curves, self._epochs_file, self._run = names, folder, curves, epochs_file, run
         self._trackers: dict[str, GeneralTracker] = {}
 
@@ -87,13 +74,9 @@ class Tracking:
         total_steps: int,
         rate_of: Callable[[int], float],
     ) -> None:
-        """Open the trackers where an earlier run left off, or at the beginning.
+        """Open the trackers where an earlier run left off: with the losses of its steps and the history of its epochs.
 
-        Args:
-            losses: of every step so far.
-            history: of every epoch so far.
-            total_steps: of the whole training.
-            rate_of: the learning rate of a step, counted from 0.
+        `rate_of` gives the learning rate of a step, counted from 0 to `total_steps`.
         """
         from dvclive import Live  # imports DVC, which takes a second
 
@@ -109,7 +92,11 @@ class Tracking:
                 tracker = _new_tracker(name, self._folder / name, self._run, len(losses))
                 tracker.start()
                 if not history:
-                    tracker.store_init_configuration({key: _plain(value) for key, value in self._run.settings.items()})
+                    plain = bool | int | float | str  # as trackers take a setting
+                    settings = self._run.settings.items()
+                    tracker.store_init_configuration(
+                        {key: value if isinstance(value, plain) else json.dumps(value) for key, value in settings}
+                    )
                 self._trackers[name] = tracker
 
     def step(self, losses: Sequence[float]) -> None:
@@ -121,13 +108,9 @@ class Tracking:
             self._log({f"train/{name}": value for name, value in point.items()}, step)
 
     def epoch(self, history: Sequence[Mapping[str, Any]], step: int, model: nn.Module, logits: Tensor) -> None:
-        """Log an epoch, the last of `history`: its numbers; in TensorBoard weights, gradients, and photos with predictions.
+        """Log the last epoch of `history`, after so many steps; in TensorBoard weights, gradients, photos with predictions too.
 
-        Args:
-            history: of every epoch so far.
-            step: steps so far.
-            model: the part that learns, with its last gradients.
-            logits: (n, classes) of the validation photos.
+        `model` is the part that learns, with its last gradients; `logits` (n, classes) are those of the validation photos.
         """
         self._draw_epochs(history)
         self._log({f"epoch/{name}": value for name, value in history[-1].items() if value is not None}, step)
@@ -143,7 +126,11 @@ class Tracking:
         for name, tracker in list(self._trackers.items()):
             with self._left_out_if_it_fails(name):
                 if name == "wandb":
-                    _log_artifact(tracker.tracker, checkpoint, metrics)
+                    import wandb
+
+                    artifact = wandb.Artifact(f"{checkpoint.name}-{self._run.name}", type="model", metadata=dict(metrics))
+                    artifact.add_dir(str(checkpoint), skip_cache=True)
+                    tracker.tracker.log_artifact(artifact)
                 tracker.finish()
 
     def _point(self, losses: Sequence[float], step: int) -> dict[str, float]:
@@ -195,28 +182,15 @@ def _new_tracker(name: str, folder: Path, run: Run, steps: int) -> GeneralTracke
     # The artifact waits here, not in the person's home, until it is sent.
     os.environ.setdefault("WANDB_DATA_DIR", str(folder.resolve()))
     import wandb
+    from wandb.sdk.lib.wbauth import read_netrc_auth
 
-    mode = None if os.environ.get("WANDB_MODE") or _has_wandb_key() else "offline"
+    has_key = os.environ.get("WANDB_API_KEY") or read_netrc_auth(host=wandb.Settings().base_url)
+    mode = None if os.environ.get("WANDB_MODE") or has_key else "offline"
     if mode == "offline":
         say(f"no API key of Weights & Biases here: the run is kept in {folder}; `wandb login` and `wandb sync` send it")
     return WandBTracker(
         PROJECT, id=run.name, resume="allow", dir=folder, mode=mode, settings=wandb.Settings(console="off", silent=True)
     )
-
-
-def _has_wandb_key() -> bool:
-    import wandb
-    from wandb.sdk.lib.wbauth import read_netrc_auth
-
-    return bool(os.environ.get("WANDB_API_KEY") or read_netrc_auth(host=wandb.Settings().base_url))
-
-
-def _log_artifact(run: Any, checkpoint: Path, metrics: Mapping[str, float]) -> None:
-    import wandb
-
-    artifact = wandb.Artifact(f"{checkpoint.name}-{run.id}", type="model", metadata=dict(metrics))
-    artifact.add_dir(str(checkpoint), skip_cache=True)
-    run.log_artifact(artifact)
 
 
 def _look_inside(writer: Any, run: Run, step: int, model: nn.Module, logits: Tensor) -> None:
@@ -253,8 +227,3 @@ def _photos(run: Run, probabilities: Tensor) -> Any:
     for axes in figure.axes:
         axes.set_axis_off()
     return figure
-
-
-def _plain(value: object) -> bool | int | float | str:
-    """As trackers take a setting."""
-    return value if isinstance(value, bool | int | float | str) else json.dumps(value)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.data.dataset import epoch_order
+from pipeline.data.dataset import epoch_order, in_batches
 from tests.clones import ROOT, run
 from tests.training import tiny, trains_together
 from tests.training.trains_together import BATCH_SIZE, NUM_TRAIN
@@ -24,19 +24,16 @@ from tests.training.trains_together import BATCH_SIZE, NUM_TRAIN
 TOLERANCE = 1e-4  # of a tensor's largest element: sums of 22 photos that are rounded as two sums of 11
 
 
-@pytest.mark.parametrize("done", [0, BATCH_SIZE])
-def test_every_batch_is_divided_whole(tmp_path: Path, done: int) -> None:
+def test_every_batch_is_divided_whole(tmp_path: Path) -> None:
     photos = tiny.photos(tmp_path, NUM_TRAIN)
     photos = replace(photos, labels=torch.arange(NUM_TRAIN))  # so that a label names its photo
-    order = epoch_order(NUM_TRAIN, seed=0, epoch=1)
-    for processes in (1, 2, 3):
-        for rank in range(processes):
-            own = tiny.network("all", runtime=replace(tiny.RUNTIME, rank=rank, processes=processes))
-            trainer = tiny.Trainer(own, photos, photos, tiny.settings(batch_size=BATCH_SIZE))
-            trainer.photos_done = done
-            for number, (_, labels) in enumerate(trainer._batches(1)):
-                batch = order[done:][number * BATCH_SIZE : (number + 1) * BATCH_SIZE]
-                assert labels.tolist() == (batch[rank::processes] if rank < len(batch) else batch[:1])
+    trainer = tiny.Trainer(tiny.network("all"), photos, photos, tiny.settings(batch_size=BATCH_SIZE))
+    batches = in_batches(epoch_order(NUM_TRAIN, seed=0, epoch=1), BATCH_SIZE)
+    for processes, rank, done in ((1, 0, 0), (2, 0, 0), (2, 1, 0), (3, 1, 1), (3, 2, 1)):
+        trainer.runtime = replace(tiny.RUNTIME, rank=rank, processes=processes)
+        trainer.photos_done = done * BATCH_SIZE
+        found = [labels.tolist() for _, labels in trainer._batches(1)]
+        assert found == [batch[rank::processes] or batch[:1] for batch in batches[done:]]
 
 
 def launch_two(folder: Path, mode: str) -> subprocess.Popen[str]:
@@ -98,42 +95,33 @@ def wait_for(happened: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def assert_all_end(below: list[psutil.Process]) -> None:
-    """A zombie has ended: where this machine's first process reaps none, it stays in the list."""
-    wait_for(lambda: not [process for process in below if process.is_running() and process.status() != psutil.STATUS_ZOMBIE])
-
-
 @pytest.mark.parametrize(
-    ("mode", "message"),
-    [("dies", "the one of rank 1 was killed by SIGKILL"), ("refuses", "error: There is something wrong with this photo.")],
+    ("mode", "ending", "status", "message"),
+    [
+        ("dies", None, 1, "error: Of the 2 processes that train together the one of rank 1 was killed by SIGKILL"),
+        ("refuses", None, 1, "error: There is something wrong with this photo."),
+        ("goes on", signal.SIGINT, 130, ""),
+        ("goes on", signal.SIGKILL, -9, ""),
+    ],
+    ids=["killed", "refused", "Ctrl-C", "launcher killed"],
 )
-def test_when_a_process_ends_all_end_with_its_cause_in_one_message(tmp_path: Path, mode: str, message: str) -> None:
+def test_when_one_process_ends_all_end_with_its_cause_in_one_message(
+    tmp_path: Path, mode: str, ending: signal.Signals | None, status: int, message: str
+) -> None:
     tiny.photos(tmp_path / "photos", NUM_TRAIN)
     running = launch_two(tmp_path, mode)
     wait_for(lambda: (tmp_path / f"{mode}1").exists() or running.poll() is not None)
     below = psutil.Process(running.pid).children(recursive=True)
-    _, errors = running.communicate(timeout=200)
-    assert_all_end(below)
-    assert running.returncode == 1
-    assert errors.count("error:") == 1
-    assert message in errors
-    assert "Traceback" not in errors
-
-
-@pytest.mark.parametrize(("ending", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_when_the_launcher_ends_all_end(tmp_path: Path, ending: signal.Signals, status: int) -> None:
-    tiny.photos(tmp_path / "photos", NUM_TRAIN)
-    running = launch_two(tmp_path, "goes on")
-    wait_for(lambda: (tmp_path / "goes on1").exists() or running.poll() is not None)
-    below = psutil.Process(running.pid).children(recursive=True)
-    assert len(below) >= 2
     if ending == signal.SIGINT:
         os.killpg(running.pid, ending)
-    else:
+    elif ending:
         running.kill()
     _, errors = running.communicate(timeout=200)
-    assert_all_end(below)
+    # A zombie has ended: where this machine's first process reaps none, it stays in the list.
+    wait_for(lambda: not [process for process in below if process.is_running() and process.status() != psutil.STATUS_ZOMBIE])
     assert running.returncode == status
+    assert errors.count("error:") == (ending is None)
+    assert message in errors
     assert "Traceback" not in errors
 
 

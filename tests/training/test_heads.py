@@ -85,10 +85,9 @@ def blobs(count: int, seed: int) -> tuple[Tensor, Tensor]:
     return features, (labels + wrong.long()) % 3
 
 
-@pytest.mark.parametrize("norm", ["none", "batch"])
-def test_an_mlp_stops_early_with_its_best_weights_and_by_its_seed_alone(norm: str) -> None:
+def test_an_mlp_stops_early_with_its_best_weights_and_by_its_seed_alone() -> None:
     (train, train_labels), (val, val_labels) = blobs(513, 0), blobs(150, 1)  # the last batch is a single photo
-    heads, found = [MlpHead(50, 3, hidden=(64,), norm=norm, dropout=0.1) for _ in range(2)], []
+    heads, found = [MlpHead(50, 3, hidden=(64,), norm="batch", dropout=0.1) for _ in range(2)], []
     for number, head in enumerate(heads):
         initialise_new(head, seed=1)
         torch.manual_seed(number)
@@ -97,9 +96,9 @@ def test_an_mlp_stops_early_with_its_best_weights_and_by_its_seed_alone(norm: st
         assert torch.equal(torch.get_rng_state(), drawn)
     with torch.no_grad():
         logits = heads[0](val)
-    assert cross_entropy(logits, val_labels).item() == pytest.approx(found[0].log_loss)
+    assert cross_entropy(logits, val_labels).item() == pytest.approx(found[0][1])
     assert (logits.argmax(1) == val_labels).double().mean() > 0.7
-    assert 0 < found[0].epoch < EPOCHS - PATIENCE
+    assert 0 < found[0][0] < EPOCHS - PATIENCE
     assert found[0] == found[1]
     assert all(torch.equal(*pair) for pair in zip(*(head.state_dict().values() for head in heads), strict=True))
 

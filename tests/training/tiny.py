@@ -61,7 +61,7 @@ def network(
     runtime: ResolvedRuntime = RUNTIME,
 ) -> SplitNetwork:
     own = own if own is not None else model()
-    return SplitNetwork.build(own, blocks, PREPROCESSING, choice="torch", runtime=runtime, cache=cache)
+    return SplitNetwork(own, blocks, PREPROCESSING, choice="torch", runtime=runtime, cache=cache)
 
 
 def cache(folder: Path) -> Callable[..., FeatureCache]:
