@@ -18,7 +18,6 @@ import importlib
 import json
 import re
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -115,10 +114,9 @@ def create_backbone(name: str, weights: str, *, locate: Callable[[str], Path] = 
         model = build(name, kwargs)
         load_weights(model, file, leave_out=[*find_heads(model), *AUXILIARY], strict=True, unsafe=unsafe)
         sha256 = sha256_of(file)
-    if sha256 is None and (weights != "none" or _is_own(name)):
+    if sha256 is None and (weights != "none" or ":" in name):
         sha256 = _state_hash(model.state_dict())
-    code_sha256 = _code_sha256(name) if _is_own(name) else None
-    info = BackboneInfo(name=name, kwargs=kwargs, weights=weights, weights_sha256=sha256, code_sha256=code_sha256)
+    info = BackboneInfo(name=name, kwargs=kwargs, weights=weights, weights_sha256=sha256, code_sha256=_code_sha256(name))
     return Backbone(model, info, _preprocessing(name, described, model))
 
 
@@ -128,7 +126,7 @@ def build(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
         torch.manual_seed(0)
         if name.startswith(TORCHVISION_PREFIX):
             return torchvision.models.get_model(_torchvision_name(name), weights=None, **kwargs)
-        if not _is_own(name):
+        if ":" not in name:
             return _timm(name, pretrained=False, **kwargs)
         model = getattr(_own_module(name), name.partition(":")[2])()
     if not isinstance(model, nn.Module):
@@ -139,15 +137,11 @@ def build(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
 def rebuild(info: CheckpointInfo, state: dict[str, Tensor]) -> nn.Module:
     """The network that a checkpoint describes, with its head and weights.
 
-    Args:
-        info: what `pipeline.checkpoint.read_info` gave.
-        state: what `pipeline.checkpoint.read_model_state` gave.
-
     Raises:
         PipelineError: the weights do not fit the network, or a network of one's own is built by other code than then.
     """
     backbone = info.backbone
-    if backbone.code_sha256 and _code_sha256(backbone.name) != backbone.code_sha256:
+    if _code_sha256(backbone.name) != backbone.code_sha256:
         raise PipelineError(
             f"The checkpoint's network was built by {backbone.name}, whose source file has changed since: put back the file "
             f"with the sha256 {backbone.code_sha256}, or make the checkpoint again with: dvc repro"
@@ -167,11 +161,11 @@ def _refuse_impossible(name: str, weights: str) -> None:
     from_hub = weights.startswith(HUB_PREFIX)
     if name.startswith(HUB_PREFIX):
         raise PipelineError(f"Set backbone.weights={name}, and backbone.name to the name of its architecture in timm.")
-    if _is_own(name) and (from_hub or weights in ("pretrained", "package") or TORCHVISION_WEIGHTS.fullmatch(weights)):
+    if ":" in name and (from_hub or weights in ("pretrained", "package") or TORCHVISION_WEIGHTS.fullmatch(weights)):
         raise PipelineError(f"backbone.weights = {weights}: {name} is a network of your own; set none or a weights file.")
     if name.startswith(TORCHVISION_PREFIX) and from_hub:
         raise PipelineError(f"backbone.weights = {weights} is of timm's format; {name} takes pretrained, none or a file.")
-    if not _is_own(name) and not name.startswith(TORCHVISION_PREFIX) and not timm.is_model(architecture):
+    if ":" not in name and not name.startswith(TORCHVISION_PREFIX) and not timm.is_model(architecture):
         raise PipelineError(f"timm {timm.__version__} has no network {name!r}{nearest(name, timm.list_models())}.")
     if weights == "package" and architecture not in PACKAGES:
         raise PipelineError(f"backbone.weights = package: only {', '.join(PACKAGES)} have weights in a package, not {name}.")
@@ -281,10 +275,6 @@ def _load_package(name: str, model: nn.Module) -> str:
     return sha256
 
 
-def _is_own(name: str) -> bool:
-    return ":" in name
-
-
 def _own_module(name: str) -> ModuleType:
     """The module that builds a network of one's own; the present folder's come first."""
     path, _, function = name.partition(":")
@@ -299,13 +289,13 @@ def _own_module(name: str) -> ModuleType:
     return module
 
 
-def _code_sha256(name: str) -> str:
-    return sha256_of(Path(str(_own_module(name).__file__)))
+def _code_sha256(name: str) -> str | None:
+    return sha256_of(Path(str(_own_module(name).__file__))) if ":" in name else None
 
 
 def _preprocessing(name: str, described: Mapping[str, Any], model: Any) -> Preprocessing:
     """What is described beside the weights goes before the network's own configuration."""
-    if _is_own(name):
+    if ":" in name:
         config = getattr(_own_module(name), "preprocessing", None) or getattr(model, "preprocessing", {})
     elif name.startswith(TORCHVISION_PREFIX):
         config = _torchvision_config(torchvision.models.get_model_weights(_torchvision_name(name)).DEFAULT)
@@ -342,12 +332,10 @@ def _fetching(name: str, source: str) -> Iterator[None]:
     """Say what is fetched, and turn a failure of the network into one message."""
     say(f"fetching the pretrained weights of {name}, unless they are here already: {source}")
     huggingface_hub.utils.logging.set_verbosity_error()  # the message below says that it tried
-    started = time.monotonic()
     try:
         yield
     except OSError as error:  # what huggingface_hub and urllib raise when a host cannot be reached are all of this kind
-        seconds = time.monotonic() - started
-        raise PipelineError(f"{source} could not be reached; tried for {seconds:.0f} s: {error}\n{OFFLINE_WAYS}") from None
+        raise PipelineError(f"{source} could not be reached: {error}\n{OFFLINE_WAYS}") from None
 
 
 def _state_hash(state: Mapping[str, Tensor]) -> str:

@@ -6,10 +6,9 @@
     ...                                     # train
     assert frozen_fingerprint(model) == before
 
-`requires_grad = False` alone leaves BatchNorm's running mean and variance moving with every batch in `model.train()`, and so a
-network that drifts although it is "frozen". Unfreezing with live BatchNorm on small batches is known to wreck this very task
-(98.1% to 50.6% in a published notebook), so the backbone's norm layers with running statistics stay in eval mode here, frozen
-or not.
+`requires_grad = False` alone leaves BatchNorm's running statistics moving with every batch in `model.train()`. On small batches
+that is known to wreck this very task (98.1% to 50.6% in a published notebook), so the backbone's norm layers with running
+statistics stay in eval mode here, frozen or not.
 """
 
 import copy

@@ -54,10 +54,11 @@ class LoadReport:
 
     def lines(self) -> list[str]:
         """One line a tensor that was not loaded."""
-        lines = [f"missing from the file: {name}" for name in self.missing]
-        lines += [f"unknown to the network: {name}" for name in self.unexpected]
-        lines += [f"of another shape: {name}: {file} in the file, {own} in the network" for name, file, own in self.other_shape]
-        return sorted(lines)
+        return sorted(
+            [f"missing from the file: {name}" for name in self.missing]
+            + [f"unknown to the network: {name}" for name in self.unexpected]
+            + [f"of another shape: {name}: {file} in the file, {own} in the network" for name, file, own in self.other_shape]
+        )
 
     def __str__(self) -> str:
         lines = self.lines()

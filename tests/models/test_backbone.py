@@ -310,7 +310,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_without_a_network_each_source_gives_its_one_message(weights: str, source: str) -> None:
-    with pytest.raises(PipelineError, match=rf"{source}\S* could not be reached; tried for \d+ s") as told:
+    with pytest.raises(PipelineError, match=rf"{source}\S* could not be reached") as told:
         create_backbone("resnet18", weights)
     assert "Without a network: set backbone.weights to a local weights file" in str(told.value)
 
