@@ -157,7 +157,6 @@ def rebuild(info: CheckpointInfo, state: dict[str, Tensor]) -> nn.Module:
 
 def _refuse_impossible(name: str, weights: str) -> None:
     """For a name that nobody has, or for weights that a network of this kind cannot have."""
-    architecture = name.split(".")[0]
     from_hub = weights.startswith(HUB_PREFIX)
     if name.startswith(HUB_PREFIX):
         raise PipelineError(f"Set backbone.weights={name}, and backbone.name to the name of its architecture in timm.")
@@ -165,9 +164,7 @@ def _refuse_impossible(name: str, weights: str) -> None:
         raise PipelineError(f"backbone.weights = {weights}: {name} is a network of your own; set none or a weights file.")
     if name.startswith(TORCHVISION_PREFIX) and from_hub:
         raise PipelineError(f"backbone.weights = {weights} is of timm's format; {name} takes pretrained, none or a file.")
-    if ":" not in name and not name.startswith(TORCHVISION_PREFIX) and not timm.is_model(architecture):
-        raise PipelineError(f"timm {timm.__version__} has no network {name!r}{nearest(name, timm.list_models())}.")
-    if weights == "package" and architecture not in PACKAGES:
+    if weights == "package" and name.split(".")[0] not in PACKAGES:
         raise PipelineError(f"backbone.weights = package: only {', '.join(PACKAGES)} have weights in a package, not {name}.")
 
 
@@ -183,8 +180,8 @@ def _timm(name: str, **kwargs: Any) -> Any:
             warnings.filterwarnings("ignore", "Mapping deprecated model name")
             return timm.create_model(name, **kwargs)
     except (RuntimeError, AssertionError) as error:  # a wrong tag, a name that timm has removed, weights that do not fit
-        tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
-        raise PipelineError(f"backbone.name = {name}: {error} timm has {', '.join(tags) or 'no weights of it'}.") from None
+        known = nearest(name, timm.list_models() + timm.list_pretrained())
+        raise PipelineError(f"backbone.name = {name}: {str(error).rstrip('.')}{known}.") from None
 
 
 def _source_of_timm(name: str) -> str:

@@ -90,14 +90,7 @@ def build_backend(
 
 
 def candidates(choice: str, device: torch.device, *, float32: bool) -> list[str]:
-    """The backends to try for a choice, in order: a rule from the device and its flags, without timing.
-
-    Raises:
-        PipelineError: the choice needs a processor, and another device is to compute.
-
-    >>> candidates("openvino", torch.device("cpu"), float32=True)
-    ['onnxruntime', 'torch']
-    """
+    """The backends to try for a choice, in order: a rule from the device and its flags, without timing."""
     if device.type != "cpu":
         if choice in ("openvino", "onnxruntime"):
             raise PipelineError(
@@ -233,15 +226,10 @@ def _in_pieces(run_piece: Callable[[Tensor], np.ndarray], threads: int) -> Run:
 
 
 def export_onnx(module: nn.Module, example: Tensor, *, output: str = "outputs") -> bytes:
-    """A network as an ONNX model, of any batch size, whose one input is named "images".
+    """A network, in eval mode on the CPU, as an ONNX model of any batch size, whose one input is named "images".
 
-    Args:
-        module: in eval mode, on the CPU; maps a batch of images to (n, outputs).
-        example: (n, channels, height, width) float32; n stays open, the other sizes become the model's.
-        output: what to name the output.
-
-    Raises:
-        Exception: of many kinds, where the exporter does not know an operator of the network.
+    The example, (n, channels, height, width) float32, gives the other sizes. Of an operator that the exporter does not know it
+    raises exceptions of many kinds.
     """
     buffer = io.BytesIO()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

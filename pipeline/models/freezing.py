@@ -44,14 +44,6 @@ def set_trainable(model: nn.Module, unfrozen: Literal["all", "head"] | int | Seq
 
     Raises:
         PipelineError: more blocks are asked for than the network has, or a name is not in it.
-
-    >>> import timm
-    >>> model = timm.create_model("test_resnet", num_classes=2)
-    >>> set_trainable(model, ["layer4.0.conv1", "fc"])
-    >>> [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    ['layer4.0.conv1.weight', 'fc.weight', 'fc.bias']
-    >>> model.train().bn1.training
-    False
     """
     learns = _learning(model, unfrozen)
     for name, parameter in model.named_parameters():
@@ -70,10 +62,6 @@ def blocks_of(model: Any) -> list[list[str]]:
 
     A block is one of timm's coarse `group_matcher`; what that groups with the head (a last norm or convolution) is in the last
     list. In other networks a block is a child, or where that is a Sequential or holds most of the parameters, a child of that.
-
-    >>> import timm
-    >>> [block[0] for block in blocks_of(timm.create_model("test_resnet"))][:3]
-    ['conv1.0.weight', 'layer1.0.conv1.weight', 'layer2.0.conv1.weight']
     """
     numbered: dict[str, int]
     if hasattr(model, "group_matcher"):
@@ -101,13 +89,6 @@ def parameter_groups(model: Any, *, weight_decay: float, layer_decay: float) -> 
         weight_decay: of weights of two dimensions or more; biases, norms and what `model.no_weight_decay()` names have none.
         layer_decay: a group's "lr_scale" is this to the power of its block's distance from the head in `blocks_of`. Whoever
             sets the learning rate multiplies it, as timm's schedulers do.
-
-    >>> import timm
-    >>> model = timm.create_model("test_resnet", num_classes=2)
-    >>> set_trainable(model, 1)
-    >>> groups = parameter_groups(model, weight_decay=0.02, layer_decay=0.8)
-    >>> [(len(group["params"]), group["lr_scale"], group["weight_decay"]) for group in groups]
-    [(3, 0.8, 0.02), (6, 0.8, 0.0), (1, 1.0, 0.02), (1, 1.0, 0.0)]
     """
     parameters = dict(model.named_parameters())
     without_decay = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
@@ -129,12 +110,8 @@ def parameter_groups(model: Any, *, weight_decay: float, layer_decay: float) -> 
 def auto_unfrozen_blocks(model: nn.Module, input_size: tuple[int, int, int]) -> int:
     """How many blocks to unfreeze where nobody says: the topmost ones with at most half of the operations, but one at least.
 
-    Deeper fine-tuning fits better and costs more. What stays frozen is computed once, so the operations of what learns are the
-    cost of an epoch. A fixed number of blocks would not do: three of MobileNetV2's hold half, two of MobileNetV1's two thirds.
-
-    Args:
-        model: stays as it is; nothing is computed but shapes.
-        input_size: (channels, height, width).
+    What stays frozen is computed once, so the operations of what learns are the cost of an epoch. A fixed number would not do:
+    three blocks of MobileNetV2 hold half, two of MobileNetV1 two thirds. `input_size` is (channels, height, width).
     """
     operations = _operations_of_blocks(model, input_size)
     from_the_top = accumulate(reversed(operations[:-1]), initial=operations[-1])
@@ -147,14 +124,6 @@ def frozen_fingerprint(model: nn.Module) -> str:
 
     Of the buffers those of `state_dict()`: others are caches that a network fills as it runs (ConViT's relative positions).
     Statistics that a learning head's own norm layers gather are left out.
-
-    >>> import timm
-    >>> model = timm.create_model("test_resnet", num_classes=2)
-    >>> set_trainable(model, "head")
-    >>> before = frozen_fingerprint(model)
-    >>> _ = model.train()(torch.randn(2, 3, 32, 32))
-    >>> frozen_fingerprint(model) == before
-    True
     """
     live = _learning_statistics(model)
     learning = {name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter.requires_grad}

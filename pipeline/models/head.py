@@ -128,14 +128,7 @@ def replace_head(
         The main classifier's dotted path.
 
     Raises:
-        PipelineError: no classifier is found, or timm or torch knows no such activation or initialisation.
-
-    >>> import timm
-    >>> model = timm.create_model("test_resnet")
-    >>> replace_head(model, 2, hidden=[16], norm="layer", dropout=0.1)
-    'fc'
-    >>> model.eval()(torch.zeros(1, 3, 32, 32)).shape, model.num_classes
-    (torch.Size([1, 2]), 2)
+        PipelineError: no classifier is found, or there is no such activation or initialisation.
     """
     if initialisation not in INITIALISATIONS:
         raise PipelineError(f"head.initialisation = {initialisation!r}, but should be one of {', '.join(INITIALISATIONS)}.")
@@ -166,15 +159,7 @@ def replace_head(
 def replace_head_as_set(model: Any, num_outputs: int, settings: HeadSettings, *, seed: int = 0) -> HeadInfo:
     """Replace the head by the one that section `head` of params.yaml describes; settings that are null get their defaults.
 
-    A linear head starts at zero, because it is solved. An mlp has by default one hidden layer of 256 features, LayerNorm, GELU,
-    dropout of 0.1, and its output layer starts from a truncated normal distribution.
-
-    Returns:
-        What a checkpoint holds about the head, so that `backbone.rebuild` makes the same one.
-
-    >>> import timm
-    >>> replace_head_as_set(timm.create_model("test_resnet"), 2, HeadSettings(type="mlp")).hidden
-    (256,)
+    A linear head starts at zero, because it is solved. Returns what a checkpoint holds, from which `backbone.rebuild` makes it.
     """
     info = HeadInfo(path="", type=settings.type, num_outputs=num_outputs, initialisation="zeros")
     if settings.type != "linear":
@@ -189,10 +174,7 @@ def find_heads(model: Any) -> tuple[str, ...]:
     """The dotted paths of all of a network's classifiers, such as ("fc",), ("head", "head_dist") or ("fc", "aux1.fc2").
 
     timm's networks name them; in others the usual places are searched. In a `Sequential` it is the last linear layer (or 1x1
-    convolution).
-
-    Raises:
-        PipelineError: there is none.
+    convolution). Raises PipelineError where there is none.
 
     >>> import timm
     >>> find_heads(timm.create_model("test_resnet"))
@@ -212,11 +194,7 @@ def is_auxiliary(path: str) -> bool:
 
 
 def is_within(name: str, paths: Iterable[str]) -> bool:
-    """Whether a dotted name is one of the paths or below one.
-
-    >>> is_within("fc.weight", ["fc"]), is_within("fc2.weight", ["fc"])
-    (True, False)
-    """
+    """Whether a dotted name is one of the paths or below one."""
     return any(f"{name}.".startswith(f"{path}.") for path in paths)
 
 
@@ -229,19 +207,11 @@ def set_linear_head(model: nn.Module, weight: Tensor, bias: Tensor) -> None:
 
     Args:
         model: a network with a linear head in place (`replace_head`).
-        weight: (classes, features).
-        bias: (classes,).
+        weight, bias: (classes, features) and (classes,).
 
     Raises:
-        PipelineError: the head has hidden layers, the probe is of another shape than the head, or the head's own norm
-            multiplies a feature by zero; the network is untouched then.
-
-    >>> import timm
-    >>> model = timm.create_model("test_resnet", num_classes=2)
-    >>> set_linear_head(model, torch.ones(2, model.num_features), torch.tensor([0.0, 1.0]))
-    >>> model.fc.bias
-    Parameter containing:
-    tensor([0., 1.], requires_grad=True)
+        PipelineError: the head has hidden layers, the probe is of another shape, or the head's own norm multiplies a feature by
+            zero; the network is untouched then.
     """
     paths = find_heads(model)
     main = [path for path in paths if not is_auxiliary(path)]
@@ -265,18 +235,9 @@ def set_linear_head(model: nn.Module, weight: Tensor, bias: Tensor) -> None:
 
 
 def apply_temperature(model: nn.Module, temperature: float) -> None:
-    """Divide the logits by a temperature, in the classifier's weights (Guo et al., On calibration, ICML 2017).
+    """Divide the logits by a temperature, in the weights of all classifiers (Guo et al., On calibration, ICML 2017).
 
-    Args:
-        model: of several classifiers all are scaled.
-        temperature: above 0; more than 1 makes the network less confident.
-
-    >>> import timm
-    >>> model, images = timm.create_model("test_resnet", num_classes=2).eval(), torch.randn(2, 3, 32, 32)
-    >>> before = model(images)
-    >>> apply_temperature(model, 2.0)
-    >>> torch.allclose(model(images), before / 2, atol=1e-6)
-    True
+    A temperature above 1 makes the network less confident.
     """
     with torch.no_grad():
         for path in find_heads(model):
@@ -285,12 +246,7 @@ def apply_temperature(model: nn.Module, temperature: float) -> None:
 
 
 def initialise_weight(weight: Tensor, name: str, *, seed: int = 0) -> None:
-    """Fill a weight in place; name, shape and seed alone decide the values, on any device and up to rounding in any dtype.
-
-    Args:
-        weight: (outputs, inputs) or a convolution's (outputs, inputs, height, width).
-        name: a key of `INITIALISATIONS`.
-    """
+    """Fill a weight in place by a key of `INITIALISATIONS`; name, shape and seed alone decide the values, on any device."""
     fresh = INITIALISATIONS[name](torch.empty(weight.shape, device="cpu"), generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         weight.copy_(fresh)
@@ -301,11 +257,6 @@ def initialise_new(module: nn.Module, *, seed: int = 0) -> None:
 
     Convolutions and linear layers: Kaiming normal (He et al., 2015), a convolution by its fan-out; norm layers: scale 1, shift
     0, and BatchNorm's running mean 0 and variance 1; every bias 0. Others keep what their constructor gave them.
-
-    >>> block = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
-    >>> initialise_new(block, seed=1)
-    >>> block[1].weight.sum().item(), block[0].bias.abs().sum().item()
-    (8.0, 0.0)
     """
     generator = torch.Generator().manual_seed(seed)
     for layer in module.modules():

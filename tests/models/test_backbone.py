@@ -168,7 +168,7 @@ def rebuilt_from(backbone: Backbone) -> nn.Module:
 @pytest.mark.parametrize(
     ("name", "weights", "message"),
     [
-        ("resnet51", "none", r"timm \S+ has no network 'resnet51'; the nearest names are.*resnet50"),
+        ("resnet51", "none", r"Unknown model \(resnet51\); the nearest names are.*resnet50"),
         ("resnet50.nosuch", "none", r"Invalid pretrained tag \(nosuch\).*resnet50\.a1_in1k"),
         ("efficientnet_b0_gn", "pretrained", "no pretrained weights for efficientnet_b0_gn"),
         ("hf-hub:timm/resnet18.a1_in1k", "none", r"Set backbone\.weights=hf-hub:timm/resnet18"),
