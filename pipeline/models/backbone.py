@@ -180,7 +180,8 @@ def _timm(name: str, **kwargs: Any) -> Any:
             warnings.filterwarnings("ignore", "Mapping deprecated model name")
             return timm.create_model(name, **kwargs)
     except (RuntimeError, AssertionError) as error:  # a wrong tag, a name that timm has removed, weights that do not fit
-        known = nearest(name, timm.list_models() + timm.list_pretrained())
+        tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
+        known = f"; timm has {', '.join(tags)}" if tags else nearest(name, timm.list_models())
         raise PipelineError(f"backbone.name = {name}: {str(error).rstrip('.')}{known}.") from None
 
 

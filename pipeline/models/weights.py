@@ -10,7 +10,7 @@ filters (Swin, DINOv2, old DenseNets), and nothing is unpickled unless `unsafe` 
 import argparse
 import pickle
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -97,9 +97,9 @@ def load_weights(
     what = str(source) if isinstance(source, Path) else "The state dict"
     own = model.state_dict()
     fitting, report = _compare(own, state, leave_out)
-    for convert in [] if report.complete else _timm_filters(model):
-        converted = _compare(own, _converted(convert, state, model), leave_out)
-        fitting, report = min((fitting, report), converted, key=lambda found: len(found[1].lines()))
+    if not report.complete:
+        renamed = _compare(own, _renamed_by_timm(state, model), leave_out)
+        fitting, report = min((fitting, report), renamed, key=lambda found: len(found[1].lines()))
     wanted = len(own) - len(report.left_out)
     if (strict and not report.complete) or len(report.loaded) < max(1, LEAST * wanted):
         differences = str(report).partition("\n")[2]
@@ -183,8 +183,8 @@ def _is_state(value: Any) -> bool:
     return isinstance(value, Mapping) and bool(value) and all(isinstance(entry, Tensor) for entry in value.values())
 
 
-def _timm_filters(model: Any) -> list[Callable[..., dict[str, Tensor]]]:
-    """The filter by which timm renames the tensors of published checkpoints of this architecture; empty where it has none."""
+def _renamed_by_timm(state: Mapping[str, Tensor], model: Any) -> Mapping[str, Tensor]:
+    """By timm's filter for published checkpoints of this architecture; as they are where it has none."""
     filters: list[Any] = []
     architecture = getattr(model, "pretrained_cfg", {}).get("architecture", "")
     if timm.is_model(architecture):
@@ -192,16 +192,12 @@ def _timm_filters(model: Any) -> list[Callable[..., dict[str, Tensor]]]:
         with patch("timm.models._builder.load_pretrained", lambda *_, filter_fn=None, **__: filters.append(filter_fn)):
             with torch.device("meta"):
                 timm.create_model(architecture, pretrained=True)
-    return [one for one in filters if one]
-
-
-def _converted(
-    convert: Callable[..., dict[str, Tensor]], state: Mapping[str, Tensor], model: nn.Module
-) -> Mapping[str, Tensor]:
+    if not any(filters):
+        return state
     arguments = ({_bare(name): tensor for name, tensor in state.items()}, model)
     try:
-        return convert(*arguments[: len(signature(convert).parameters)])  # some take the state alone
-    except Exception:  # of any kind, for tensors of a network that the filter is not for: they are compared as they are
+        return filters[0](*arguments[: len(signature(filters[0]).parameters)])  # some take the state alone
+    except Exception:  # of any kind, for tensors of a network that the filter is not for
         return state
 
 
