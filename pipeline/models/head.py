@@ -149,7 +149,7 @@ def replace_head(
         initialise_new(new, seed=seed)
         initialise_weight(_output(new).weight, initialisation, seed=seed)
         like = next(old.parameters())
-        heads[path] = new.to(like.device, like.dtype).train(old.training)
+        heads[path] = new.to(like.device, like.dtype).train(model.training)
     for path, new in heads.items():
         model.set_submodule(path, new)
         _set_num_classes(model, path, num_outputs)
