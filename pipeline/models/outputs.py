@@ -48,14 +48,15 @@ class LogitsAndFeatures(FeatureExtractor):
         head = model.get_submodule(find_heads(model)[0])
         self.num_outputs = list(head.parameters())[-1].shape[0]
         self.head = nn.Identity() if self.by_timm else head
+        self.convolutional = next(head.parameters()).ndim == 4
 
     def forward(self, images: Tensor) -> Tensor:
         if self.by_timm:
             maps = self.model.forward_features(images)
             logits, features = self.model.forward_head(maps), self.model.forward_head(maps, pre_logits=True)
         else:
-            features = self.model(images)
-            logits = self.head(features).flatten(1)
+            features = self.model(images).flatten(1)
+            logits = self.head(features[:, :, None, None] if self.convolutional else features).flatten(1)
         return torch.cat([logits, features.flatten(1)], 1)
 
 

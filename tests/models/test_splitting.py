@@ -59,7 +59,7 @@ def test_the_trainable_part_learns_in_the_network_itself_folded_or_not() -> None
 
 
 def test_dropout_draws_as_in_the_whole_network_and_the_check_leaves_no_trace() -> None:
-    model, images = network("test_vit", drop_rate=0.5)
+    model, images = network("vit_tiny_patch16_224", drop_rate=0.5)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     drawn = torch.get_rng_state()
     parts = split(model, images)
