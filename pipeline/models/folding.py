@@ -5,11 +5,9 @@
     unfold_batch_norm(model)
 
 In eval mode BatchNorm is y = g (x - m) / s + b with a constant mean m and deviation s, so after a convolution W it equals the
-convolution with g W / s and the bias b - g m / s. `torch.nn.utils.fuse_conv_bn_eval` does that once, for inference, and
-replaces the parameters. Here it is done in every forward pass from the parameters themselves: they stay what they are, with
-the same keys in `state_dict()`, and autograd gives W, g and b the gradients that they had. What disappears are two passes over
-the activations forward and several backward, and a copy of every activation: on a processor with bfloat16 about a third of a
-training step.
+convolution with g W / s and the bias b - g m / s. `torch.nn.utils.fuse_conv_bn_eval` does that once, for inference. Here it is
+done in every forward pass, so parameters, gradients and the keys of `state_dict()` stay what they are. It saves several passes
+over the activations, and a copy of each: on a processor with bfloat16 a third of a training step.
 
 Strided depthwise convolutions, folded or not, compute in the precision of their weights under autocast on a processor: oneDNN
 finds their gradient in bfloat16 by a plain loop, ten times slower than in float32.
@@ -40,14 +38,19 @@ def fold_batch_norm(model: nn.Module, example: Tensor) -> tuple[str, ...]:
         The dotted paths of the folded BatchNorm layers, none where the network has no such pairs.
     """
     training = model.training
-    candidates = [module for module in model.modules() if _can_fold(module)]
+    norms = [module for module in model.modules() if _can_fold(module)]
     model.eval()
     try:
         with torch.no_grad():
-            pairs, expected = _pairs(model, candidates, example)
+            pairs, expected = _pairs(model, norms, example)
             for convolution, norm in pairs:
-                _fold(convolution, norm)
-            _strided_depthwise_without_autocast(model)
+                # In a tuple, so that neither becomes a submodule of the convolution; `copy.deepcopy` carries them along.
+                vars(convolution)["_folded"] = (_AsItsClassSays(convolution), norm)
+                vars(convolution)["forward"] = MethodType(_convolve_and_normalise, convolution)
+                vars(norm)["forward"] = MethodType(_only_activate, norm)
+            for module in model.modules():
+                if _is_strided_depthwise(module):
+                    vars(module).setdefault("forward", MethodType(_convolve_without_autocast, module))
             difference = (model(example) - expected).abs().max()
     finally:
         model.train(training)
@@ -60,23 +63,25 @@ def fold_batch_norm(model: nn.Module, example: Tensor) -> tuple[str, ...]:
 
 def unfold_batch_norm(model: nn.Module) -> None:
     """Undo `fold_batch_norm`; the parameters are as training left them."""
+    own = (_convolve_and_normalise, _convolve_without_autocast, _only_activate)
     for module in model.modules():
-        if getattr(vars(module).get("forward"), "__func__", None) in (
-            _convolve_and_normalise,
-            _convolve_without_autocast,
-            _only_activate,
-        ):
+        if getattr(vars(module).get("forward"), "__func__", None) in own:
             del vars(module)["forward"]
             vars(module).pop("_folded", None)
 
 
-def _pairs(model: nn.Module, norms: list[nn.Module], example: Tensor) -> tuple[list[tuple[nn.Conv2d, nn.Module]], Tensor]:
+def _can_fold(module: nn.Module) -> bool:
+    """BatchNorm with constant statistics; timm's kind applies an activation after it. Other subclasses may do anything."""
+    kinds = (nn.BatchNorm2d, BatchNormAct2d)
+    return type(module) in kinds and not module.training and module.running_mean is not None and bool(module.affine)
+
+
+def _pairs(model: nn.Module, norms: list[nn.Module], example: Tensor) -> tuple[list[tuple[nn.Module, nn.Module]], Tensor]:
     """Convolutions with the BatchNorm that takes their output, where each ran once; and what the network gave."""
-    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # holds each output, so that no later tensor has its id
-    pairs: list[tuple[nn.Conv2d, nn.Module]] = []
+    made: dict[int, tuple[nn.Module, Tensor]] = {}  # holds each output, so that no later tensor has its id
+    pairs: list[tuple[nn.Module, nn.Module]] = []
 
     def after_convolution(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        assert isinstance(module, nn.Conv2d)
         made[id(output)] = (module, output)
 
     def before_norm(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -91,19 +96,14 @@ def _pairs(model: nn.Module, norms: list[nn.Module], example: Tensor) -> tuple[l
         for hook in hooks:
             hook.remove()
     ran = [convolution for convolution, _ in made.values()]
-    once = [pair for pair in pairs if ran.count(pair[0]) == 1 and [norm for _, norm in pairs].count(pair[1]) == 1]
-    return once, expected
-
-
-def _can_fold(module: nn.Module) -> bool:
-    """BatchNorm with constant statistics; timm's kind applies an activation after it. Other subclasses may do anything."""
-    return type(module) in (nn.BatchNorm2d, BatchNormAct2d) and not module.training and module.running_mean is not None
+    normalised = [norm for _, norm in pairs]
+    return [pair for pair in pairs if ran.count(pair[0]) == 1 and normalised.count(pair[1]) == 1], expected
 
 
 class _AsItsClassSays(nn.Module):
     """A convolution by the forward of its own class, padding rules and all, whatever its instance does instead."""
 
-    def __init__(self, convolution: nn.Conv2d) -> None:
+    def __init__(self, convolution: nn.Module) -> None:
         super().__init__()
         self.convolution = convolution
 
@@ -111,22 +111,11 @@ class _AsItsClassSays(nn.Module):
         return type(self.convolution).forward(self.convolution, x)
 
 
-def _fold(convolution: nn.Conv2d, norm: nn.Module) -> None:
-    # In a tuple, so that neither becomes a submodule of the convolution; `copy.deepcopy` carries them along.
-    vars(convolution)["_folded"] = (_AsItsClassSays(convolution), norm)
-    convolution.forward = MethodType(_convolve_and_normalise, convolution)  # type: ignore[method-assign]
-    norm.forward = MethodType(_only_activate, norm)
-
-
 def _convolve_and_normalise(self: Any, x: Tensor) -> Tensor:
     plain, norm = self._folded
-    scale = torch.rsqrt(norm.running_var + norm.eps)
-    if norm.affine:
-        scale = scale * norm.weight
+    scale = torch.rsqrt(norm.running_var + norm.eps) * norm.weight
     bias = -norm.running_mean * scale if self.bias is None else (self.bias - norm.running_mean) * scale
-    if norm.affine:
-        bias = bias + norm.bias
-    weights = {"convolution.weight": self.weight * scale.view(-1, 1, 1, 1), "convolution.bias": bias}
+    weights = {"convolution.weight": self.weight * scale.view(-1, 1, 1, 1), "convolution.bias": bias + norm.bias}
     if not _is_strided_depthwise(self):
         return functional_call(plain, weights, (x,))
     with torch.autocast(x.device.type, enabled=False):
@@ -142,12 +131,7 @@ def _only_activate(self: Any, x: Tensor) -> Tensor:
     return self.act(self.drop(x)) if isinstance(self, BatchNormAct2d) else x
 
 
-def _strided_depthwise_without_autocast(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d) and _is_strided_depthwise(module) and "forward" not in vars(module):
-            module.forward = MethodType(_convolve_without_autocast, module)  # type: ignore[method-assign]
-
-
-def _is_strided_depthwise(module: nn.Conv2d) -> bool:
-    on_processor = module.weight.device.type == "cpu"
-    return on_processor and module.groups == module.in_channels > 1 and max(module.stride) > 1
+def _is_strided_depthwise(module: nn.Module) -> bool:
+    if not isinstance(module, nn.Conv2d) or module.weight.device.type != "cpu":
+        return False
+    return module.groups == module.in_channels > 1 and max(module.stride) > 1

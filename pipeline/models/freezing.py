@@ -6,10 +6,9 @@
     ...                                     # train
     assert frozen_fingerprint(model) == before
 
-`requires_grad = False` alone leaves BatchNorm's running mean and variance moving with every batch in `model.train()`, and so a
-network that drifts although it is "frozen". Unfreezing with live BatchNorm on small batches is known to wreck this very task
-(98.1% to 50.6% in a published notebook), so the backbone's norm layers with running statistics stay in eval mode here, frozen
-or not.
+`requires_grad = False` alone leaves BatchNorm's running statistics moving with every batch in `model.train()`. On small batches
+that is known to wreck this very task (98.1% to 50.6% in a published notebook), so the backbone's norm layers with running
+statistics stay in eval mode here, frozen or not.
 """
 
 import copy
@@ -23,7 +22,7 @@ from typing import Any, Literal
 
 import torch
 from timm.models import group_parameters
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.errors import PipelineError
@@ -33,52 +32,51 @@ BODY = 0.8  # the fraction of a network's parameters from which on a child is th
 MOST_OPERATIONS = 0.5  # the fraction of a network's operations that is unfrozen at most where nobody sets the number of blocks
 
 
-def set_trainable(model: nn.Module, unfrozen: Literal["all", "head"] | int | Sequence[str], *, head: str | None = None) -> None:
+def set_trainable(model: nn.Module, unfrozen: Literal["all", "head"] | int | Sequence[str]) -> None:
     """Set which parameters learn, and keep the backbone's norm layers in eval mode through any later `model.train()`.
 
-    Every call sets every parameter. Only a new head's own norm layers gather statistics. Classes stay what they are, so the
-    keys of `state_dict()` do not change.
+    Every call sets every parameter. Only a new head's own norm layers gather statistics. The keys of `state_dict()` stay.
 
     Args:
-        model: a timm or torchvision network, or any module together with `head`.
+        model: a network whose head `find_heads` finds.
         unfrozen: "all": nothing is frozen; "head": all but the head is; a number: so many of the topmost blocks learn
             with the head, as `blocks_of` counts them; dotted names of modules or parameters: just these learn.
-        head: the dotted path of the classifier, where it is not to be searched for.
 
     Raises:
         PipelineError: more blocks are asked for than the network has, or a name is not in it.
-
-    >>> import timm
-    >>> model = timm.create_model("test_resnet", num_classes=2)
-    >>> set_trainable(model, ["layer4.0.conv1", "fc"])
-    >>> [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    ['layer4.0.conv1.weight', 'fc.weight', 'fc.bias']
-    >>> model.train().bn1.training
-    False
     """
-    heads = (head,) if head else find_heads(model)
-    learns = _learning(model, unfrozen, heads)
+    learns = _learning(model, unfrozen)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in learns)
+    live = _learning_statistics(model)
     for name, module in _with_running_statistics(model):
-        if _learns_statistics(name, module, heads):
+        if name in live:
             module.__dict__.pop("train", None)
         else:
             module.train = MethodType(_stay_in_eval, module)  # type: ignore[method-assign]
             module.eval()
 
 
-def blocks_of(model: Any, *, head: str | None = None) -> list[list[str]]:
+def blocks_of(model: Any) -> list[list[str]]:
     """The names of a network's parameters, block by block from the stem up; the last list is the head's.
 
     A block is one of timm's coarse `group_matcher`; what that groups with the head (a last norm or convolution) is in the last
     list. In other networks a block is a child, or where that is a Sequential or holds most of the parameters, a child of that.
-
-    >>> import timm
-    >>> [block[0] for block in blocks_of(timm.create_model("test_resnet"))][:3]
-    ['conv1.0.weight', 'layer1.0.conv1.weight', 'layer2.0.conv1.weight']
     """
-    return _blocks(model, (head,) if head else find_heads(model))
+    numbered: dict[str, int]
+    if hasattr(model, "group_matcher"):
+        numbered = group_parameters(model, _matcher(model), reverse=True)
+    else:
+        numbered = _numbered_by_structure(model)
+    # A matcher may give several classifiers several numbers, or numbers amid the blocks', so the head is set apart here.
+    of_head = {name for name in numbered if is_within(name, find_heads(model))}
+    last = max((number for name, number in numbered.items() if name not in of_head), default=0)
+    last_is_head = any(numbered[name] == last for name in of_head)
+    blocks: dict[int, list[str]] = {}
+    for name, _ in model.named_parameters():
+        top = name in of_head or (last_is_head and numbered[name] == last)
+        blocks.setdefault(last + 1 if top else numbered[name], []).append(name)
+    return [blocks[number] for number in sorted(blocks)]
 
 
 def parameter_groups(model: Any, *, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
@@ -91,13 +89,6 @@ def parameter_groups(model: Any, *, weight_decay: float, layer_decay: float) -> 
         weight_decay: of weights of two dimensions or more; biases, norms and what `model.no_weight_decay()` names have none.
         layer_decay: a group's "lr_scale" is this to the power of its block's distance from the head in `blocks_of`. Whoever
             sets the learning rate multiplies it, as timm's schedulers do.
-
-    >>> import timm
-    >>> model = timm.create_model("test_resnet", num_classes=2)
-    >>> set_trainable(model, 1)
-    >>> groups = parameter_groups(model, weight_decay=0.02, layer_decay=0.8)
-    >>> [(len(group["params"]), group["lr_scale"], group["weight_decay"]) for group in groups]
-    [(3, 0.8, 0.02), (6, 0.8, 0.0), (1, 1.0, 0.02), (1, 1.0, 0.0)]
     """
     parameters = dict(model.named_parameters())
     without_decay = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
@@ -119,12 +110,8 @@ def parameter_groups(model: Any, *, weight_decay: float, layer_decay: float) -> 
 def auto_unfrozen_blocks(model: nn.Module, input_size: tuple[int, int, int]) -> int:
     """How many blocks to unfreeze where nobody says: the topmost ones with at most half of the operations, but one at least.
 
-    Deeper fine-tuning fits better and costs more. What stays frozen is computed once, so the operations of what learns are the
-    cost of an epoch. A fixed number of blocks would not do: three of MobileNetV2's hold half, two of MobileNetV1's two thirds.
-
-    Args:
-        model: stays as it is; nothing is computed but shapes.
-        input_size: (channels, height, width).
+    What stays frozen is computed once, so the operations of what learns are the cost of an epoch. A fixed number would not do:
+    three blocks of MobileNetV2 hold half, two of MobileNetV1 two thirds. `input_size` is (channels, height, width).
     """
     operations = _operations_of_blocks(model, input_size)
     from_the_top = accumulate(reversed(operations[:-1]), initial=operations[-1])
@@ -132,75 +119,40 @@ def auto_unfrozen_blocks(model: nn.Module, input_size: tuple[int, int, int]) -> 
     return max(1, sum(above <= MOST_OPERATIONS * sum(operations) for above in from_the_top))
 
 
-def frozen_fingerprint(model: nn.Module, *, head: str | None = None) -> str:
+def frozen_fingerprint(model: nn.Module) -> str:
     """The SHA-256 of everything that must not move: parameters without gradient, and buffers, by name and bytes.
 
     Of the buffers those of `state_dict()`: others are caches that a network fills as it runs (ConViT's relative positions).
     Statistics that a learning head's own norm layers gather are left out.
-
-    >>> import timm
-    >>> model = timm.create_model("test_resnet", num_classes=2)
-    >>> set_trainable(model, "head")
-    >>> before = frozen_fingerprint(model)
-    >>> _ = model.train()(torch.randn(2, 3, 32, 32))
-    >>> frozen_fingerprint(model) == before
-    True
     """
-    heads = _heads_or_none(model, head)
-    live = [name for name, module in _with_running_statistics(model) if _learns_statistics(name, module, heads)]
-    frozen: list[tuple[str, Tensor]] = [entry for entry in model.named_parameters() if not entry[1].requires_grad]
-    stored = model.state_dict().keys()
-    frozen += [
-        (name, tensor) for name, tensor in model.named_buffers() if name in stored and name.rpartition(".")[0] not in live
-    ]
+    live = _learning_statistics(model)
+    learning = {name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter.requires_grad}
     digest = hashlib.sha256()
-    for name, tensor in sorted(frozen, key=lambda entry: entry[0]):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    for name, tensor in sorted(model.state_dict().items()):
+        if name not in learning and name.rpartition(".")[0] not in live:
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
-def _learning(model: nn.Module, unfrozen: Literal["all", "head"] | int | Sequence[str], heads: tuple[str, ...]) -> set[str]:
+def _learning(model: nn.Module, unfrozen: Literal["all", "head"] | int | Sequence[str]) -> set[str]:
     """Names of the parameters that learn."""
     names = [name for name, _ in model.named_parameters()]
     if unfrozen == "all":
         return set(names)
-    if unfrozen == "head":
-        return {name for name in names if is_within(name, heads)}
     if isinstance(unfrozen, int):
-        return _top_blocks(model, unfrozen, heads)
-    if isinstance(unfrozen, str):
-        raise PipelineError(f"unfrozen = {unfrozen!r}, but should be 'all', 'head', a number of blocks or a list of names.")
-    unknown = [path for path in unfrozen if not any(is_within(name, (path,)) for name in names)]
+        *blocks, head = blocks_of(model)
+        if not 0 <= unfrozen <= len(blocks):
+            raise PipelineError(
+                f"unfreeze_finetune.unfrozen_blocks = {unfrozen}, but {type(model).__name__} has only {len(blocks)} blocks "
+                "below its head."
+            )
+        return {name for block in (*blocks[len(blocks) - unfrozen :], head) for name in block}
+    paths = find_heads(model) if unfrozen == "head" else unfrozen
+    unknown = [path for path in paths if not any(is_within(name, (path,)) for name in names)]
     if unknown:
         raise PipelineError(f"{type(model).__name__} has no parameters at {', '.join(map(repr, unknown))}.")
-    return {name for name in names if is_within(name, tuple(unfrozen))}
-
-
-def _top_blocks(model: nn.Module, count: int, heads: tuple[str, ...]) -> set[str]:
-    """Names of the parameters in the topmost `count` blocks and above."""
-    blocks = _blocks(model, heads)
-    if not 0 <= count < len(blocks):
-        raise PipelineError(
-            f"unfreeze_finetune.unfrozen_blocks = {count}, but {type(model).__name__} has only {len(blocks) - 1} blocks below "
-            "its head."
-        )
-    return {name for block in blocks[len(blocks) - 1 - count :] for name in block}
-
-
-def _blocks(model: Any, heads: tuple[str, ...]) -> list[list[str]]:
-    if hasattr(model, "group_matcher"):
-        numbered: dict[str, int] = group_parameters(model, _matcher(model), reverse=True)
-    else:
-        numbered = _numbered_by_structure(model)
-    # A matcher may give several classifiers several numbers, or numbers amid the blocks', so the head is set apart here.
-    last = max((number for name, number in numbered.items() if not is_within(name, heads)), default=0)
-    with_head = last if any(numbered[name] == last for name in numbered if is_within(name, heads)) else None
-    blocks: dict[int, list[str]] = {}
-    for name, _ in model.named_parameters():
-        top = is_within(name, heads) or numbered[name] == with_head
-        blocks.setdefault(last + 1 if top else numbered[name], []).append(name)
-    return [blocks[number] for number in sorted(blocks)]
+    return {name for name in names if is_within(name, paths)}
 
 
 def _matcher(model: Any) -> Any:
@@ -239,19 +191,14 @@ def _with_running_statistics(model: nn.Module) -> Iterator[tuple[str, nn.Module]
             yield name, module
 
 
-def _learns_statistics(name: str, module: nn.Module, heads: tuple[str, ...]) -> bool:
-    learns = any(parameter.requires_grad for parameter in module.parameters())
-    return learns and is_within(name, heads)
-
-
-def _heads_or_none(model: nn.Module, head: str | None) -> tuple[str, ...]:
-    """A network without a head has nothing that may gather statistics."""
-    if head:
-        return (head,)
-    try:
-        return find_heads(model)
-    except PipelineError:
-        return ()
+def _learning_statistics(model: nn.Module) -> set[str]:
+    """The dotted names of a head's own norm layers that learn."""
+    heads = find_heads(model)
+    return {
+        name
+        for name, module in _with_running_statistics(model)
+        if is_within(name, heads) and any(parameter.requires_grad for parameter in module.parameters())
+    }
 
 
 def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:

@@ -44,22 +44,14 @@ class OodDetector:
             train_features: (n, width), as the classifier takes them.
             train_labels: (n,) int64, every class present.
             val_features: (m, width), of photos that the network did not learn from.
-
-        Raises:
-            PipelineError: a class has no photo, or a feature is not finite.
         """
         from sklearn.covariance import ledoit_wolf  # takes a second, which prediction need not
 
-        counts = torch.bincount(train_labels)
-        if not counts.all() or not (torch.isfinite(train_features).all() and torch.isfinite(val_features).all()):
-            raise PipelineError(
-                "The OOD detector cannot be fitted: "
-                + ("a class has no training photo." if not counts.all() else "the network's features are not finite numbers.")
-            )
-        features = train_features.double()
-        means = torch.stack([features[train_labels == label].mean(0) for label in range(len(counts))])
+        features, num_classes = train_features.double(), int(train_labels.max()) + 1
+        means = torch.stack([features[train_labels == label].mean(0) for label in range(num_classes)])  # of no photo it is NaN
+        if not (means.isfinite().all() and val_features.isfinite().all()):
+            raise PipelineError("The OOD detector cannot be fitted: a class has no training photo, or features are not finite.")
         covariance, _ = ledoit_wolf((features - means[train_labels]).numpy(), assume_centered=True)
-        # Of a covariance L L' the inverse is (inv L)' (inv L).
         factor = torch.linalg.inv(torch.linalg.cholesky(torch.from_numpy(covariance))).T
         unscaled = cls(means.float(), factor.float().contiguous(), torch.tensor(1.0))
         threshold = np.quantile(unscaled.scores(val_features).numpy(), IN_DISTRIBUTION)
@@ -78,11 +70,7 @@ class OodDetector:
 
 
 def sample_by_class(labels: Tensor, most: int = MOST_PHOTOS) -> list[int]:
-    """Places of about `most` photos, evenly chosen within each class; a rare class keeps all of its photos.
-
-    Args:
-        labels: (n,) int64.
-        most: photos in all; a class has an equal part of them, or all that it has.
+    """Places of about `most` photos of (n,) labels: an equal part of each class, evenly chosen, or all that it has.
 
     >>> sample_by_class(torch.tensor([0, 0, 0, 0, 0, 0, 1]), most=4)
     [0, 3, 6]

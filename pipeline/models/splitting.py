@@ -17,7 +17,6 @@ import copy
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -44,17 +43,28 @@ def split_model(model: nn.Module, example: Tensor) -> SplitModel | None:
         The two parts, or None: everything learns, the forward cannot be traced, or more than one tensor leads from what is
         frozen to what learns.
     """
-    tracer = _Tracer()
+    # What a forward takes besides the images, such as the attention mask of timm's transformers, gets its default.
+    arguments = list(inspect.signature(model.forward).parameters.values())[1:]
     try:
-        graph = tracer.trace(model, _defaults(model))
+        graph = _Tracer().trace(model, {one.name: one.default for one in arguments if one.default is not one.empty})
     except Exception:  # a forward that branches on values is refused by errors of any kind
         return None
-    learning = _depending_on_learning(graph, model)
+    learning: set[fx.Node] = set()
+    for node in graph.nodes:
+        if _learns(node, model) or not learning.isdisjoint(node.all_input_nodes):
+            learning.add(node)
     leading = {node for user in learning for node in user.all_input_nodes if node not in learning and node.op != "get_attr"}
-    if len(leading) != 1 or next(iter(leading)).op == "placeholder":
+    if len(leading) != 1 or (last_frozen := leading.pop()).op == "placeholder":
         return None
-    last_frozen = leading.pop()
-    split = SplitModel(_frozen_part(model, graph, last_frozen), _trainable_part(model, graph, last_frozen, learning))
+    frozen = {last_frozen}
+    for node in reversed(graph.nodes):
+        if node in frozen:
+            frozen.update(node.all_input_nodes)
+    frozen.update(node for node in graph.nodes if node.op == "placeholder")
+    read_on_the_way = {node for node in graph.nodes if node.op == "get_attr" and not learning.isdisjoint(node.users)}
+    split = SplitModel(
+        _part(model, graph, frozen, end=last_frozen), _part(model, graph, learning | read_on_the_way, start=last_frozen)
+    )
     # In training and in inference: a dropout that the forward itself calls is traced in the present mode alone.
     return split if _agrees(split, model, example) and _agrees(split, model, example, in_eval=True) else None
 
@@ -70,11 +80,10 @@ def share_frozen_part(models: Sequence[nn.Module], example: Tensor) -> nn.Module
         (n, channels, height, width) -> all their outputs side by side, (n, outputs of all), or None: they differ from the
         stem on, or cannot be split where they begin to differ.
     """
-    first, *others = (dict(model.named_parameters()) for model in models)
-    buffers = [dict(model.named_buffers()) for model in models]
-    if any(not torch.equal(tensor, other[name]) for other in buffers[1:] for name, tensor in buffers[0].items()):
-        return None
+    first, *others = (model.state_dict() for model in models)
     differing = {name for name, tensor in first.items() if any(not torch.equal(tensor, other[name]) for other in others)}
+    if differing & {name for name, _ in models[0].named_buffers()}:
+        return None
     splits = []
     for model in map(copy.deepcopy, models):
         for name, parameter in model.named_parameters():
@@ -85,8 +94,6 @@ def share_frozen_part(models: Sequence[nn.Module], example: Tensor) -> nn.Module
 
 
 class _Shared(nn.Module):
-    frozen: Any
-
     def __init__(self, frozen: nn.Module, trainable: Sequence[nn.Module]) -> None:
         super().__init__()
         self.frozen, self.trainable = frozen, nn.ModuleList(trainable)
@@ -96,59 +103,35 @@ class _Shared(nn.Module):
         return torch.cat([part(activations) for part in self.trainable], 1)
 
 
-def _defaults(model: nn.Module) -> dict[str, Any]:
-    """Of all that a forward takes besides the images, such as the attention mask of timm's transformers."""
-    parameters = list(inspect.signature(model.forward).parameters.values())[1:]
-    return {parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty}
-
-
 class _Tracer(fx.Tracer):
     """Traces through what is partly frozen; a module that is frozen as a whole, or learns as a whole, is one node."""
 
     def is_leaf_module(self, module: nn.Module, module_qualified_name: str) -> bool:
-        learns = {parameter.requires_grad for parameter in module.parameters()}
-        return len(learns) < 2
-
-
-def _depending_on_learning(graph: fx.Graph, model: nn.Module) -> set[fx.Node]:
-    depending: set[fx.Node] = set()
-    for node in graph.nodes:
-        if any(source in depending for source in node.all_input_nodes) or _learns(node, model):
-            depending.add(node)
-    return depending
+        return len({parameter.requires_grad for parameter in module.parameters()}) < 2
 
 
 def _learns(node: fx.Node, model: nn.Module) -> bool:
+    path, _, name = str(node.target).rpartition(".")
     match node.op:
         case "call_module":
             return any(parameter.requires_grad for parameter in model.get_submodule(str(node.target)).parameters())
         case "get_attr":
-            path, _, name = str(node.target).rpartition(".")
             return bool(getattr(getattr(model.get_submodule(path), name), "requires_grad", False))
     return False
 
 
-def _frozen_part(model: nn.Module, graph: fx.Graph, last: fx.Node) -> nn.Module:
-    """From the images to the last frozen value: all that it depends on."""
-    needed = {last}
-    for node in reversed(graph.nodes):
-        if node in needed:
-            needed.update(node.all_input_nodes)
+def _part(
+    model: nn.Module, graph: fx.Graph, nodes: set[fx.Node], *, start: fx.Node | None = None, end: fx.Node | None = None
+) -> nn.Module:
+    """The nodes of a graph as a network, from the value `start` (or the images) to the value `end` (or the output)."""
     part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    if start:
+        copies[start] = part.placeholder("activations")
     for node in graph.nodes:
-        if node in needed or node.op == "placeholder":
+        if node in nodes:
             copies[node] = part.node_copy(node, copies.__getitem__)
-    part.output(copies[last])
-    return fx.GraphModule(model, part)
-
-
-def _trainable_part(model: nn.Module, graph: fx.Graph, last: fx.Node, learning: set[fx.Node]) -> nn.Module:
-    """From the last frozen value to the output, with the frozen tensors that are read on the way."""
-    part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-    copies[last] = part.placeholder("activations")
-    for node in graph.nodes:
-        if node in learning or (not learning.isdisjoint(node.users) and node.op == "get_attr"):
-            copies[node] = part.node_copy(node, copies.__getitem__)
+    if end:
+        part.output(copies[end])
     return fx.GraphModule(model, part)
 
 

@@ -1,8 +1,4 @@
-"""Summary of a network (layers, shapes, parameters, what learns, preprocessing), and a list of timm's backbones.
-
-print(summarise(model, preprocessing))
-show_backbones("convnext*")
-"""
+"""Summary of a network (layers, shapes, parameters, what learns, preprocessing), and a list of timm's backbones."""
 
 import re
 import warnings
@@ -25,15 +21,9 @@ from pipeline.progress import progress
 
 
 def summarise(model: nn.Module, preprocessing: Preprocessing, *, depth: int = 2) -> str:
-    """Describe a network as text: lines of "key: value", then torchinfo's table of a forward pass of one image.
-
-    Args:
-        model: with its head in place, frozen or not as `set_trainable` left it.
-        preprocessing: of its input.
-        depth: how many levels of submodules the table shows.
-    """
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    total, learning = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
+    """Describe a network as text: lines of "key: value", then torchinfo's table of a forward pass, `depth` levels deep."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     state_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     heads = [f"{path} ({model.get_submodule(path)})".replace("\n", "") for path in find_heads(model)]
     norms = [module for module in model.modules() if "running_var" in dict(module.named_buffers(recurse=False))]
@@ -65,17 +55,7 @@ def summarise(model: nn.Module, preprocessing: Preprocessing, *, depth: int = 2)
 
 
 def show_summary(name: str, weights: str, *, outputs: int, unfrozen: str, depth: int, unsafe: bool = False) -> None:
-    """Print the summary of a backbone with a new linear head.
-
-    Args:
-        name, weights, unsafe: as of `create_backbone`.
-        outputs: of the head.
-        unfrozen: "head", "all", or a number of blocks, as of `set_trainable`.
-        depth: as of `summarise`.
-
-    Raises:
-        PipelineError: there is no such network, the weights cannot be had, or `unfrozen` is none of the three.
-    """
+    """Print the summary of a backbone with a new linear head; `unfrozen` is "head", "all", or a number of blocks."""
     if unfrozen not in ("head", "all") and not unfrozen.isdigit():
         raise PipelineError(f"unfrozen = {unfrozen!r}, but should be head, all or a number of blocks.")
     backbone = create_backbone(name, weights, unsafe=unsafe)
@@ -87,20 +67,13 @@ def show_summary(name: str, weights: str, *, outputs: int, unfrozen: str, depth:
 
 
 def show_backbones(pattern: str) -> None:
-    """Print a table of timm's architectures that match a shell pattern: parameters, input, licence, pretrained weights.
-
-    Raises:
-        PipelineError: none matches.
-    """
+    """Print a table of timm's architectures that match a shell pattern: parameters, input, licence, pretrained weights."""
     names = timm.list_models(pattern)
     if not names:
         near = nearest(pattern.strip("*"), timm.list_models())
         raise PipelineError(f"timm {timm.__version__} has no architecture that matches {pattern!r}{near}.")
-    table = Table("backbone", box=None, pad_edge=False)
-    for column in ("parameters", "input"):
-        table.add_column(column, justify="right")
-    for column in ("licence", "pretrained weights"):
-        table.add_column(column)
+    table = Table("backbone", "parameters", "input", "licence", "pretrained weights", box=None, pad_edge=False)
+    table.columns[1].justify = table.columns[2].justify = "right"
     with progress("looking at networks", total=len(names), unit="networks") as advance:
         for name in names:
             table.add_row(*describe(name))
@@ -113,13 +86,11 @@ def show_backbones(pattern: str) -> None:
 def describe(name: str) -> tuple[str, str, str, str, str]:
     """Name, parameters, input size, licence and pretrained weights of one of timm's architectures, as text.
 
-    The network is made on torch's meta device to count its parameters, without memory or a download.
-
     >>> describe("test_resnet")
     ('test_resnet', '0.47 M', '160x160', 'apache-2.0', 'r160_in1k')
     """
     config: Any = timm.get_pretrained_cfg(name)
-    with torch.device("meta"), warnings.catch_warnings():
+    with torch.device("meta"), warnings.catch_warnings():  # counted without memory or a download
         warnings.simplefilter("ignore")  # some constructors warn of settings that only training would care for
         parameters = sum(parameter.numel() for parameter in timm.create_model(name).parameters())
     channels, height, width = (config and config.input_size) or (0, 0, 0)

@@ -10,7 +10,7 @@ filters (Swin, DINOv2, old DenseNets), and nothing is unpickled unless `unsafe` 
 import argparse
 import pickle
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -34,6 +34,7 @@ CONTAINERS = ("ema_state_dict", "state_dict_ema", "model_ema", "ema", "model_sta
 HARMLESS: list[Any] = [argparse.Namespace, np.dtype, *{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}]
 HARMLESS += [(np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]  # type: ignore[attr-defined]
 SHOWN = 20  # names in a message
+LEAST = 0.5  # the fraction of the wanted tensors that must fit: below, they are another network's
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,11 @@ class LoadReport:
 
     def lines(self) -> list[str]:
         """One line a tensor that was not loaded."""
-        lines = [f"missing from the file: {name}" for name in self.missing]
-        lines += [f"unknown to the network: {name}" for name in self.unexpected]
-        lines += [f"of another shape: {name}: {file} in the file, {own} in the network" for name, file, own in self.other_shape]
-        return sorted(lines)
+        return sorted(
+            [f"missing from the file: {name}" for name in self.missing]
+            + [f"unknown to the network: {name}" for name in self.unexpected]
+            + [f"of another shape: {name}: {file} in the file, {own} in the network" for name, file, own in self.other_shape]
+        )
 
     def __str__(self) -> str:
         lines = self.lines()
@@ -70,7 +72,6 @@ def load_weights(
     *,
     leave_out: Sequence[str] = (),
     strict: bool = False,
-    at_least: float = 0.5,
     part: str | None = None,
     unsafe: bool = False,
 ) -> LoadReport:
@@ -81,11 +82,10 @@ def load_weights(
         source: a file that `read_weights` reads, or a state dict.
         leave_out: dotted names of modules that are not to be loaded, whatever the file holds for them.
         strict: whether anything missing, unexpected or of another shape is an error.
-        at_least: the least fraction of the wanted tensors that must fit.
         part, unsafe: as of `read_weights`.
 
     Raises:
-        PipelineError: the file cannot be read or does not fit; the model is untouched then.
+        PipelineError: the file cannot be read, or less than half of the wanted tensors fit; the model is untouched then.
 
     >>> model = nn.Linear(3, 2)
     >>> print(load_weights(model, {"module.weight": torch.ones(2, 3), "scale": torch.ones(1)}))
@@ -97,25 +97,21 @@ def load_weights(
     what = str(source) if isinstance(source, Path) else "The state dict"
     own = model.state_dict()
     fitting, report = _compare(own, state, leave_out)
-    if not report.complete and (convert := _timm_filter(model)):
-        converted = _converted(convert, state, model)
-        fitting, report = min((fitting, report), _compare(own, converted, leave_out), key=lambda found: len(found[1].lines()))
+    if not report.complete:
+        renamed = _compare(own, _renamed_by_timm(state, model), leave_out)
+        fitting, report = min((fitting, report), renamed, key=lambda found: len(found[1].lines()))
     wanted = len(own) - len(report.left_out)
-    differences = "\n".join(str(report).splitlines()[1:])
-    if strict and not report.complete:
-        raise PipelineError(f"{what} does not fit {type(model).__name__}; nothing was loaded:\n{differences}")
-    if len(report.loaded) < max(1, at_least * wanted):
+    if (strict and not report.complete) or len(report.loaded) < max(1, LEAST * wanted):
+        differences = str(report).partition("\n")[2]
         raise PipelineError(
             f"{what} does not fit {type(model).__name__}: {len(report.loaded)} of {wanted} tensors match by name and shape; "
-            f"nothing was loaded. It looks like weights of another network:\n{differences}"
+            f"nothing was loaded.\n{differences}"
         )
     model.load_state_dict(fitting, strict=False, assign=any(tensor.is_meta for tensor in own.values()))
     return report
 
 
-def read_weights(
-    file: Path, *, device: str | torch.device = "cpu", part: str | None = None, unsafe: bool = False
-) -> dict[str, Tensor]:
+def read_weights(file: Path, *, device: str = "cpu", part: str | None = None, unsafe: bool = False) -> dict[str, Tensor]:
     """Read a state dict out of a file without unpickling code; in a training checkpoint it is found.
 
     Args:
@@ -165,14 +161,14 @@ def _is_safetensors(file: Path) -> bool:
 
 
 def _state_within(content: Any, file: Path) -> dict[str, Tensor]:
+    """The state dict of a model, or of the one model in a training checkpoint."""
     if isinstance(content, nn.Module):
         return content.state_dict()
     if not isinstance(content, Mapping):
         raise PipelineError(f"{file} cannot be read as weights: it holds a {type(content).__name__}.")
-    for name in CONTAINERS:
-        if isinstance(content.get(name), Mapping | nn.Module):
-            return _state_within(content[name], file)
-    models = [str(name) for name, value in content.items() if isinstance(value, nn.Module) or _is_state(value)]
+    models = [name for name, value in content.items() if isinstance(value, nn.Module) or _is_state(value)]
+    if known := [name for name in CONTAINERS if name in models or isinstance(content.get(name), Mapping)]:
+        return _state_within(content[known[0]], file)
     if len(models) > 1:
         raise PipelineError(f"{file} holds several models: {', '.join(models)}. Say which: part={models[0]!r}.")
     if models:
@@ -187,24 +183,22 @@ def _is_state(value: Any) -> bool:
     return isinstance(value, Mapping) and bool(value) and all(isinstance(entry, Tensor) for entry in value.values())
 
 
-def _timm_filter(model: Any) -> Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] | None:
-    """The filter by which timm renames the tensors of published checkpoints of this architecture; None where it has none."""
+def _renamed_by_timm(state: Mapping[str, Tensor], model: Any) -> Mapping[str, Tensor]:
+    """By timm's filter for published checkpoints of this architecture; as they are where it has none."""
+    filters: list[Any] = []
     architecture = getattr(model, "pretrained_cfg", {}).get("architecture", "")
-    filters = []
     if timm.is_model(architecture):
         # timm hands a network's filter to this function only, which would load the weights.
         with patch("timm.models._builder.load_pretrained", lambda *_, filter_fn=None, **__: filters.append(filter_fn)):
             with torch.device("meta"):
                 timm.create_model(architecture, pretrained=True)
-    return filters[0] if filters else None
-
-
-def _converted(convert: Callable[..., Any], state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    if not any(filters):
+        return state
     arguments = ({_bare(name): tensor for name, tensor in state.items()}, model)
     try:
-        return convert(*arguments[: len(signature(convert).parameters)])  # some take the state alone
-    except Exception:  # of any kind, for tensors of a network that the filter is not for: they are compared as they are
-        return dict(state)
+        return filters[0](*arguments[: len(signature(filters[0]).parameters)])  # some take the state alone
+    except Exception:  # of any kind, for tensors of a network that the filter is not for
+        return state
 
 
 def _compare(
@@ -213,8 +207,13 @@ def _compare(
     """The tensors that fit, by the model's names, and what became of all."""
     source = _sources(own, given)
     wanted = [name for name in own if not is_within(name, leave_out)]
-    matched = [name for name in wanted if name in source]
-    fitting = {name: given[source[name]] for name in matched if own[name].shape == given[source[name]].shape}
+    fitting, other_shape = {}, []
+    for name in (name for name in wanted if name in source):
+        tensor = given[source[name]]
+        if tensor.shape == own[name].shape:
+            fitting[name] = tensor
+        else:
+            other_shape.append((name, tuple(tensor.shape), tuple(own[name].shape)))
     bare_left_out = [_bare(path) for path in leave_out]
     unused = given.keys() - source.values() - {"n_averaged"}  # AveragedModel's own count
     report = LoadReport(
@@ -222,9 +221,7 @@ def _compare(
         # Files from before torch 0.4.1 have no count of batches, and torch itself does without it.
         missing=tuple(name for name in wanted if name not in source and not name.endswith("num_batches_tracked")),
         unexpected=tuple(name for name in given if name in unused and not is_within(_bare(name), bare_left_out)),
-        other_shape=tuple(
-            (name, tuple(given[source[name]].shape), tuple(own[name].shape)) for name in matched if name not in fitting
-        ),
+        other_shape=tuple(other_shape),
         left_out=tuple(name for name in own if is_within(name, leave_out)),
     )
     return fitting, report
@@ -232,19 +229,17 @@ def _compare(
 
 def _sources(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, str]:
     """The model's name -> the file's name: the same, or the same without wrappers' prefixes on either side."""
+    own_of_bare = {_bare(name): name for name in own}
     source = {name: name for name in own if name in given}
-    by_bare_name: dict[str, str] = {}
-    for name in own:
-        by_bare_name.setdefault(_bare(name), name)
     for name in given:
-        target = by_bare_name.get(_bare(name))
-        if name in source or target is None:
+        target = own_of_bare.get(_bare(name))
+        if target is None or name in source or source.get(target) == target:
             continue
-        if source.get(target, target) != target:
+        if target in source:
             raise PipelineError(
                 f"Both {source[target]} and {name} would be loaded as {target}; nothing was loaded. Keep one in the file."
             )
-        source.setdefault(target, name)
+        source[target] = name
     return source
 
 

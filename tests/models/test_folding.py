@@ -11,7 +11,7 @@ from pipeline.models.folding import fold_batch_norm, unfold_batch_norm
 from pipeline.models.freezing import set_trainable
 
 # Plain and depthwise convolutions, 'same' padding, squeeze-and-excitation, BatchNorm with and without an activation of its own.
-NETWORKS = ("test_resnet", "test_efficientnet", "mobilenetv2_035", "tf_mobilenetv3_small_minimal_100", "regnetx_002")
+NETWORKS = ("test_resnet", "test_efficientnet", "tf_mobilenetv3_small_minimal_100")
 
 
 def network(name: str) -> nn.Module:

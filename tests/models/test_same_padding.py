@@ -19,7 +19,7 @@ def two(name: str) -> tuple[nn.Module, nn.Module]:
     return plain, fixed
 
 
-@pytest.mark.parametrize("size", [(64, 64), (65, 50), (31, 96)])
+@pytest.mark.parametrize("size", [(64, 64), (65, 50)])
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_mobilenetv3_small_minimal_100"])
 def test_outputs_and_gradients_are_timms_at_any_size(name: str, size: tuple[int, int]) -> None:
     plain, fixed = two(name)

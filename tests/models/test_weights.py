@@ -55,9 +55,12 @@ def test_every_kind_of_file_loads(tmp_path: Path, suffix: str, legacy: bool) -> 
     assert {tensor.device.type for tensor in read_weights(file, device="meta").values()} == {"meta"}
 
 
-def test_safetensors_under_another_name_are_known_by_their_first_bytes(tmp_path: Path) -> None:
+def test_safetensors_under_another_name_old_files_and_averaged_models_load(tmp_path: Path) -> None:
     save_file(network().state_dict(), tmp_path / "pytorch_model.bin")
     assert equal(read_weights(tmp_path / "pytorch_model.bin"), network().state_dict())
+    without_counts = {name: tensor for name, tensor in network().state_dict().items() if "num_batches" not in name}
+    for state in (without_counts, torch.optim.swa_utils.AveragedModel(network()).state_dict()):
+        assert load_weights(zeros(), state, strict=True).complete
 
 
 @given(prefixes=st.lists(st.sampled_from(PREFIXES), max_size=3), wrapped=st.booleans())
@@ -71,29 +74,12 @@ def test_wrappers_prefixes_are_seen_through_on_either_side(prefixes: list[str], 
     assert equal(model.state_dict(), network().state_dict())
 
 
-def test_a_compiled_or_averaged_model_gives_its_weights() -> None:
-    averaged = torch.optim.swa_utils.AveragedModel(network())
-    model = zeros()
-    load_weights(model, averaged.state_dict(), strict=True)
-    assert equal(model.state_dict(), network().state_dict())
-    state = {f"_orig_mod.{name}": tensor for name, tensor in network().state_dict().items()}
-    load_weights(zeros(), state, strict=True)
-
-
-@pytest.mark.parametrize(
-    "container", ["state_dict", "model_state_dict", "model", "ema_state_dict", "state_dict_ema", "model_ema"]
-)
+@pytest.mark.parametrize("container", ["state_dict", "model", "ema_state_dict", "state_dict_ema"])
 def test_a_training_checkpoint_gives_its_model(tmp_path: Path, container: str) -> None:
     optimiser = torch.optim.AdamW(network().parameters())
     extra = {"args": argparse.Namespace(lr=0.1), "best": np.float64(0.9), "step": np.int64(7), "loss": 0.5}
-    torch.save({**extra, container: network().state_dict(), "optimizer": optimiser.state_dict()}, tmp_path / "c.pt")
-    assert equal(read_weights(tmp_path / "c.pt"), network().state_dict())
-
-
-def test_the_moving_average_goes_before_the_model(tmp_path: Path) -> None:
-    torch.save({"model_state_dict": zeros().state_dict(), "ema_state_dict": network().state_dict()}, tmp_path / "c.pt")
-    assert equal(read_weights(tmp_path / "c.pt"), network().state_dict())
-    torch.save({"model_state_dict": network().state_dict(), "ema_state_dict": None}, tmp_path / "c.pt")
+    given = {**extra, "model_state_dict": zeros().state_dict()} if "ema" in container else extra  # the average goes before it
+    torch.save({**given, container: network().state_dict(), "optimizer": optimiser.state_dict()}, tmp_path / "c.pt")
     assert equal(read_weights(tmp_path / "c.pt"), network().state_dict())
 
 
@@ -131,7 +117,6 @@ def test_what_differs_is_reported_and_the_rest_is_loaded() -> None:
     "state",
     [
         {"other.weight": torch.zeros(1)},
-        {"conv.weight": torch.zeros(4, 3, 3, 3)},
         {name: torch.zeros(7, 7) for name in network().state_dict()},
     ],
 )
@@ -147,11 +132,6 @@ def test_two_candidates_for_one_place_are_refused() -> None:
     both = {f"module.{name}": tensor for name, tensor in state.items()} | {f"ema_model.{name}": state[name] for name in state}
     with pytest.raises(PipelineError, match=r"Both module\.conv\.weight and ema_model\.conv\.weight"):
         load_weights(zeros(), both)
-
-
-def test_old_files_without_batch_counts_load() -> None:
-    state = {name: tensor for name, tensor in network().state_dict().items() if "num_batches" not in name}
-    assert load_weights(zeros(), state, strict=True).complete
 
 
 def test_a_model_on_meta_takes_the_files_tensors() -> None:
@@ -183,15 +163,8 @@ def test_a_hostile_pickle_is_refused_and_does_not_run(tmp_path: Path, legacy: bo
     assert equal(model.state_dict(), network().state_dict())
 
 
-def test_a_whole_pickled_model_needs_unsafe(tmp_path: Path) -> None:
-    torch.save(network(), tmp_path / "model.pt")
-    with pytest.raises(PipelineError, match="unsafe=True"):
-        read_weights(tmp_path / "model.pt")
-    assert equal(read_weights(tmp_path / "model.pt", unsafe=True), network().state_dict())
-
-
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-@pytest.mark.parametrize("fraction", [0.0, 0.5, 0.99])
+@pytest.mark.parametrize("fraction", [0.0, 0.5])
 def test_a_truncated_file_is_refused_by_name(tmp_path: Path, suffix: str, fraction: float) -> None:
     file = tmp_path / f"weights{suffix}"
     save_file(network().state_dict(), file) if suffix == ".safetensors" else torch.save(network().state_dict(), file)
