@@ -9,6 +9,8 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
 
 import requests
 import urllib3
@@ -140,8 +142,8 @@ class _Download:
         headers = {"Accept-Encoding": "identity"}  # so that ranges and sizes mean the file itself
         if known:
             headers |= {"Range": f"bytes={self.arrived()}-", "If-Range": known[0]}
-        with requests.get(self.url, headers=headers, stream=True, timeout=self.timeouts) as response:
-            _check_scheme(response)
+        hooks = {"response": _refuse_step_down}
+        with requests.get(self.url, headers=headers, stream=True, timeout=self.timeouts, hooks=hooks) as response:
             if response.status_code == 416:
                 raise self.dropped("the server does not have the range that was asked for")
             if response.status_code not in (200, 206):
@@ -184,11 +186,12 @@ class _Download:
             raise _Failure(f"only {arrived:,} bytes of {total:,} came")
 
 
-def _check_scheme(response: requests.Response) -> None:
-    """Refuse what came through a redirect from HTTPS to anything else."""
-    addresses = [step.url for step in (*response.history, response)]
-    if addresses[0].startswith("https:") and not all(address.startswith("https:") for address in addresses):
-        raise _Failure(f"it redirects from HTTPS to {addresses[-1]}, which is refused", final=True)
+def _refuse_step_down(response: requests.Response, **_: Any) -> None:
+    """Refuse a redirect from HTTPS to anything else, before it is followed: requests calls this on every response."""
+    target = urljoin(response.url, response.headers.get("Location", ""))
+    if response.is_redirect and response.url.startswith("https:") and not target.startswith("https:"):
+        response.close()
+        raise _Failure(f"it redirects from HTTPS to {target}, which is refused", final=True)
 
 
 def _version(response: requests.Response) -> str:

@@ -131,10 +131,11 @@ def test_https_through_a_proxy(secure: tuple[MisbehavingServer, Proxy], destinat
 
 
 def test_no_step_down_from_https(secure: tuple[MisbehavingServer, Proxy], server: MisbehavingServer, destination: Path) -> None:
-    """The address that it is sent to would give the very file."""
+    """The address that it is sent to would give the very file; it is not even asked."""
     encrypted, _ = secure
     encrypted.answers = [Answer(302, {"Location": "/on.zip"}), Answer(302, {"Location": server.url})]
     assert_refused(encrypted, destination, f"it redirects from HTTPS to {server.url}, which is refused")
+    assert server.requests == []
 
 
 def test_an_unknown_certificate(
