@@ -70,7 +70,7 @@ class Download(Section):
 
     source: Annotated[str, Field(min_length=1)] = "drawn"
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    drawn_photos: Annotated[int, Field(ge=60)] = 800
+    drawn_photos: Annotated[int, Field(ge=60)] = 1200
     seed: Seed = 0
 
 
