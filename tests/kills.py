@@ -2,7 +2,7 @@
 
     uv run python -m tests.kills --kills 200
 
-The suite does the same with 10 kills.
+The suite does the same with 20 kills.
 """
 
 import argparse
