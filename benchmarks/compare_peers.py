@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import statistics
+import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ from pipeline.models.freezing import auto_unfrozen_blocks, set_trainable
 from pipeline.models.head import replace_head
 from pipeline.params import change_params
 from pipeline.reproduce import clone_project
-from pipeline.runtime import machine_name, resolve_device, source_revision
+from pipeline.runtime import machine_name, resolve_device
 
 OURS, PEERS = "this project", PROJECT / "benchmarks/peers"
 SCRIPTS = {
@@ -154,6 +155,12 @@ def compare(given: argparse.Namespace) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "peers.md").write_text(text, encoding="utf-8")
     print(text)
+
+
+def source_revision() -> str | None:
+    """The Git commit of the present folder, marked where files differ from it; None outside of Git."""
+    command = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=, with changes"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
 def report(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -188,9 +187,3 @@ def _cpu_info() -> dict[str, str]:
         return {}
     first = CPU_INFO.read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
-
-
-def source_revision() -> str | None:
-    """The Git commit of the present folder, marked where files differ from it; None outside of Git."""
-    command = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=, with changes"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None

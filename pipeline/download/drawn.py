@@ -69,7 +69,8 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     resource_tracker.ensure_running()  # first, because starting it unblocks the signal again
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        pool.submit(int)  # starts all workers, and they inherit the blocked signal
+        for _ in range(workers):  # each starts one worker, because none is idle yet, and it inherits the blocked signal
+            pool.submit(int)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:

@@ -142,7 +142,7 @@ class _Download:
         headers = {"Accept-Encoding": "identity"}  # so that ranges and sizes mean the file itself
         if known:
             headers |= {"Range": f"bytes={self.arrived()}-", "If-Range": known[0]}
-        hooks = {"response": _refuse_step_down}
+        hooks = {"response": refuse_step_down}
         with requests.get(self.url, headers=headers, stream=True, timeout=self.timeouts, hooks=hooks) as response:
             if response.status_code == 416:
                 raise self.dropped("the server does not have the range that was asked for")
@@ -186,12 +186,12 @@ class _Download:
             raise _Failure(f"only {arrived:,} bytes of {total:,} came")
 
 
-def _refuse_step_down(response: requests.Response, **_: Any) -> None:
-    """Refuse a redirect from HTTPS to anything else, before it is followed: requests calls this on every response."""
+def refuse_step_down(response: requests.Response, **_: Any) -> None:
+    """Hook of requests: refuse a redirect from HTTPS to anything else before it is followed; raises an InvalidSchema."""
     target = urljoin(response.url, response.headers.get("Location", ""))
     if response.is_redirect and response.url.startswith("https:") and not target.startswith("https:"):
         response.close()
-        raise _Failure(f"it redirects from HTTPS to {target}, which is refused", final=True)
+        raise requests.exceptions.InvalidSchema(f"it redirects from HTTPS to {target}, which is refused")
 
 
 def _version(response: requests.Response) -> str:

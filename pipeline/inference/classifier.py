@@ -29,6 +29,7 @@ from torch import nn
 from pipeline.checkpoint import CheckpointInfo, read_info, read_model_state, read_ood
 from pipeline.cores import usable_cores
 from pipeline.data.transforms import evaluation_pixels, normalise
+from pipeline.download.fetch import refuse_step_down
 from pipeline.errors import PipelineError
 from pipeline.files import megabytes
 from pipeline.models.backbone import rebuild
@@ -213,9 +214,7 @@ def fetch(address: str) -> bytes:
     """
     deadline, content = time.monotonic() + SECONDS_TO_FETCH, bytearray()
     try:
-        with requests.get(address, stream=True, timeout=TIMEOUTS) as response:
-            if address.startswith("https:") and any(hop.url.startswith("http:") for hop in (*response.history, response)):
-                raise Refused("it redirects from HTTPS to HTTP")
+        with requests.get(address, stream=True, timeout=TIMEOUTS, hooks={"response": refuse_step_down}) as response:
             response.raise_for_status()
             for chunk in response.iter_content(2**16):
                 content += chunk

@@ -11,7 +11,6 @@ never taken. The two newest states are kept: where one is damaged, the one befor
 """
 
 import hashlib
-import io
 import json
 import shutil
 import time
@@ -19,10 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from pipeline.checkpoint import library_versions, read_general
-from pipeline.files import naming, sha256_of, write_hashed
+from pipeline.checkpoint import library_versions, read_general, save_general
+from pipeline.files import naming, sha256_of
 from pipeline.progress import say
 from pipeline.runtime import ResolvedRuntime, broadcast
 from pipeline.training.features import cache_key
@@ -83,9 +80,9 @@ class ResumeFolder:
             (self._folder / KEY_FILE).write_text(json.dumps(self._parts, indent=2), encoding="utf-8")
         earlier = self._states()
         number = 1 + int(earlier[-1].name.split("-")[0]) if earlier else 0
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_hashed(self._folder, f"{number:08d}", buffer.getvalue())
+        file = self._folder / f"{number:08d}"
+        save_general(file, state)
+        file.rename(f"{file}-{sha256_of(file)}")
         for old in earlier[:-1]:
             old.unlink()
         self._last_write = time.monotonic()

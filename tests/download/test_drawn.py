@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.thumbnail_baseline import MODELS, cross_validated_accuracy, read_thumbnails
-from pipeline.download.drawn import DEFECTS, FOLDERS, defects, draw_petimages, draw_photo, photo_file, random_of
+from pipeline.download.drawn import DEFECTS, FOLDERS, _pool, defects, draw_petimages, draw_photo, photo_file, random_of
 from pipeline.errors import PipelineError
 
 SEED = 3
@@ -31,6 +32,12 @@ for folder in FOLDERS:
     files.update(photo_file(folder, 50, {SEED}))
 print(json.dumps([pixels.hexdigest(), files.hexdigest(), [name for name in ("torch", "numpy", "cv2") if name in sys.modules]]))
 """
+
+
+def test_all_workers_start_at_once_while_ctrl_c_is_blocked() -> None:
+    """One that started later would hear a Ctrl-C, and print a traceback where it is still starting."""
+    with _pool(3):
+        assert len(multiprocessing.active_children()) == 3
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,8 @@ import pytest
 
 from pipeline.download.fetch import fetch
 from pipeline.errors import PipelineError
+from pipeline.inference import classifier
+from pipeline.preprocess.decode import Refused
 from tests.download.http_server import CONTENT, QUICK, SHA256, Answer, MisbehavingServer, assert_whole, part_of
 from tests.download.tls import Proxy, proxy_to, serve_https
 
@@ -135,6 +137,9 @@ def test_no_step_down_from_https(secure: tuple[MisbehavingServer, Proxy], server
     encrypted, _ = secure
     encrypted.answers = [Answer(302, {"Location": "/on.zip"}), Answer(302, {"Location": server.url})]
     assert_refused(encrypted, destination, f"it redirects from HTTPS to {server.url}, which is refused")
+    encrypted.answers = [Answer(302, {"Location": server.url})]
+    with pytest.raises(Refused, match="it redirects from HTTPS"):
+        classifier.fetch(encrypted.url)
     assert server.requests == []
 
 
