@@ -167,8 +167,9 @@ def test_where_fine_tuning_gains_nothing_the_frozen_weights_are_kept_to_the_bit(
         assert torch.equal(result.model_state[name], tensor), name
 
 
-def test_what_is_kept_was_chosen_in_float32_and_carries_its_temperature(tmp_path: Path) -> None:
-    network = tiny.network(runtime=replace(tiny.RUNTIME, mixed_precision="bf16"), cache=tiny.cache(tmp_path))
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_what_is_kept_was_chosen_in_float32_and_carries_its_temperature(tmp_path: Path, precision: Any) -> None:
+    network = tiny.network(runtime=replace(tiny.RUNTIME, mixed_precision=precision), cache=tiny.cache(tmp_path))
     photos = tiny.photos(tmp_path / "photos")
     val = replace(photos, labels=photos.labels ^ (torch.arange(len(photos)) % 7 == 0).long())  # so that confidence costs
     trainer = Trainer(network, photos, val, tiny.settings(epochs=3, learning_rate=0.05))

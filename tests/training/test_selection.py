@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from pipeline.training import selection
 from pipeline.training.calibration import FOLDS, HIGHEST, cross_fitted_losses, fit_temperature
-from pipeline.training.selection import Candidate, choose
+from pipeline.training.selection import Candidate, choose, gain_beyond_chance
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -102,3 +102,14 @@ def test_no_candidate_is_kept_whose_mean_gain_is_not_above_zero(gains: list[np.n
     else:
         assert choice.gain > 0
         assert choice.gain_low > 0
+
+
+@given(differences)
+@settings(max_examples=50)
+def test_more_photos_with_the_same_differences_show_a_small_gain(gains: np.ndarray) -> None:
+    assume(gains.std() > 0)
+    gains = gains - gains.mean() + 0.2 * gains.std()
+    once, often = gain_beyond_chance(gains), gain_beyond_chance(np.tile(gains, 400 // len(gains)))
+    assert often[0] == pytest.approx(once[0])
+    assert often[1] > 0
+    assert once[1] <= once[0]

@@ -168,6 +168,17 @@ def test_a_run_that_resumes_logs_nothing_twice_and_leaves_nothing_out(tracked: t
     assert sorted({row["epoch/epoch"] for row in found.history if "epoch/epoch" in row}) == EPOCHS
 
 
+def test_a_tracker_that_cannot_begin_is_left_out(
+    tracked: tuple[Path, Finetuned], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tracking").mkdir()
+    (tmp_path / "tracking/tensorboard").write_text("a file in the way")
+    assert tiny.train(tmp_path, ("tensorboard",)).history == tracked[1].history
+    messages = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
+    assert len(messages) == 1
+    assert messages[0].startswith("tensorboard failed and is left out from here on (")
+
+
 def test_a_tracker_that_fails_later_is_left_out_from_then_on(
     tracked: tuple[Path, Finetuned], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
