@@ -127,6 +127,17 @@ def test_the_runtime_reruns_nothing_and_an_evaluation_setting_evaluation_alone(s
     assert ran(run(small, "dvc", "repro").stdout) == ["evaluate"]
 
 
+def test_another_backbone_reruns_what_depends_on_it_and_back_nothing_is_trained(small: Path) -> None:
+    before = sha256_of(small / "outputs/finetuned/model.safetensors")
+    set_params(small, {"backbone.name": "test_efficientnet", "unfreeze_finetune.epochs": 1})
+    assert ran(run(small, "dvc", "repro").stdout) == STAGES[1:]
+    assert read_info(small / "outputs/finetuned").backbone.name == "test_efficientnet"
+    assert sha256_of(small / "outputs/finetuned/model.safetensors") != before
+    set_params(small, {key: SMALL[key] for key in ("backbone.name", "unfreeze_finetune.epochs")})
+    assert ran(run(small, "dvc", "repro").stdout) == []
+    assert sha256_of(small / "outputs/finetuned/model.safetensors") == before
+
+
 @pytest.mark.parametrize("stage", CHECKPOINTS)
 def test_a_stage_killed_again_and_again_ends_with_the_same_bits(small: Path, stage: str) -> None:
     set_params(small, {"runtime.workers": 2, "runtime.seconds_between_saves": 0})
