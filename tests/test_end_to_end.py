@@ -159,6 +159,17 @@ def test_a_missing_source_costs_nothing(small: Path) -> None:
     set_params(small, {"download.source": "drawn"})
 
 
+def test_an_archive_of_other_content_at_the_same_path_is_unpacked_again(tmp_path: Path) -> None:
+    folder = clone(tmp_path / "replaced")
+    set_params(folder, {**SMALL, "download.source": "../photos.zip"})
+    for content, stages in ((b"one", ["download"]), (b"one", []), (b"two", ["download"])):
+        with zipfile.ZipFile(tmp_path / "photos.zip", "w") as file:
+            for name in ("Cat/0.jpg", "Dog/0.jpg"):
+                file.writestr(zipfile.ZipInfo(name), content)
+        assert ran(run(folder, "dvc", "repro", "download").stdout) == stages
+    assert (folder / "data/raw/PetImages/Cat/0.jpg").read_bytes() == b"two"
+
+
 def test_an_experiment_in_a_copy_finds_a_relative_path(small: Path) -> None:
     with zipfile.ZipFile(small.parent / "photos.zip", "w") as file:
         for path in (small / "data/raw/PetImages").rglob("*"):

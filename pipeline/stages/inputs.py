@@ -1,6 +1,6 @@
 """Stage 0, inputs: hashes of the files of one's own that params.yaml names, so that DVC keys stages by what they hold.
 
-It has no dependencies, so DVC runs it at every `dvc repro`, in a moment: a file of the same size and modification time is not
+It is `always_changed`, so DVC runs it at every `dvc repro`, in a moment: a file of the same size and modification time is not
 read again. Out come data/inputs/photos.json (the archive or folder of `download.source`) and data/inputs/network.json (the
 weights file, the JSON of the same name and the Python module of `backbone`).
 """
