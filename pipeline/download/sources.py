@@ -76,7 +76,7 @@ def _from_address(url: str, downloads: Path, record: Path, sha256: str | None) -
     folder = downloads / hashlib.sha256(url.encode()).hexdigest()[:16]
     target = folder / (PurePosixPath(urlsplit(url).path).name.strip(".") or "archive")
     expected = sha256 or _read_record(record).get(url) or (MICROSOFT_SHA256 if url == MICROSOFT_URL else None)
-    fetch(url, target, sha256=expected, hint=f"{_origin(record, sha256) if expected else ''} {OFFLINE_HINT}".strip())
+    fetch(url, target, sha256=expected, hint=f"{OFFLINE_HINT} {_origin(record, sha256) if expected else ''}".strip())
     found = sha256_of(target)
     _check(record, url, found, sha256)
     return Source(target, found, temporary=folder)
