@@ -58,25 +58,23 @@ def draw_petimages(destination: Path, *, num_photos: int, seed: int, workers: in
         with progress("drawing photos", total=num_photos) as advance, _pool(workers) as pool:
             for _ in pool.map(write, tasks, chunksize=8):
                 advance(1)
+                if signal.sigpending():  # Ctrl-C, which is raised where the pool ends
+                    break
     except OSError as error:
         raise PipelineError(f"cannot write the drawn photos to {destination}: {error}") from error
 
 
 @contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes that Ctrl-C does not reach: this process alone acts on it, and then begins nothing more."""
+    """Worker processes. Ctrl-C waits until they are gone: in the midst of the executor it could leave a lock held for ever."""
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
     resource_tracker.ensure_running()  # first, because starting it unblocks the signal again
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        for _ in range(workers):  # each starts one worker, because none is idle yet, and it inherits the blocked signal
-            pool.submit(int)
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # workers inherit that
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _write(root: Path, seed: int, task: tuple[str, int]) -> None:
