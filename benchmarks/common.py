@@ -29,6 +29,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 RUNS, RESULTS = PROJECT / "benchmarks/.runs", PROJECT / "benchmarks/results"
 TRAINING = ("train-frozen-backbone", "unfreeze-finetune")
 BATCHES_IN_MEMORY = 8
+SECONDS_BETWEEN_LOOKS = 2.0  # at the memory of what is timed: a look reads all of its page tables, which takes 50 ms
 
 
 def run_command(description: str, measure: Callable[[argparse.Namespace], None], **options: dict[str, Any]) -> None:
@@ -132,7 +133,7 @@ def run_measured(command: Sequence[str], folder: Path, log: Path, threads: int |
                 held = [one.memory_full_info() for one in (process, *process.children(recursive=True))]
                 # The proportional set size, in which shared pages count once, where the system has it.
                 peak = max(peak, sum(getattr(one, "pss", one.uss) for one in held) / 1e6)
-            time.sleep(0.1)
+            time.sleep(SECONDS_BETWEEN_LOOKS)
     if process.returncode:
         last = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
         status = f"{' '.join(command[:4])} ended with status {process.returncode}"

@@ -115,6 +115,7 @@ class Head(Section):
     """The classifier that replaces the backbone's own."""
 
     type: Literal["linear", "mlp"] = "linear"
+    class_weight: Literal["none", "balanced"] = "none"
     hidden: Annotated[list[Count], Field(min_length=1)] | None = None
     norm: Literal["none", "batch", "layer"] | None = None
     activation: str | None = None
@@ -123,7 +124,7 @@ class Head(Section):
 
     @model_validator(mode="after")
     def _has_a_meaning(self) -> Self:
-        given = [name for name, value in self if name != "type" and value is not None]
+        given = [name for name, value in self if name not in ("type", "class_weight") and value is not None]
         if self.type == "linear" and given:
             raise ValueError(f"a linear head is solved and has no {', '.join(given)}: set those to null, or type to mlp")
         return self

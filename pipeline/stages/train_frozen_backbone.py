@@ -26,9 +26,9 @@ from pipeline.paths import FEATURES, FROZEN, METRICS, OUT_OF_FOLD, PLOTS, PROCES
 from pipeline.progress import say
 from pipeline.runtime import resolve_runtime
 from pipeline.training.activations import SplitNetwork
-from pipeline.training.calibration import cross_fitted_losses, fit_temperature
+from pipeline.training.calibration import class_weight, cross_fitted_losses, fit_temperature
 from pipeline.training.mlp import train_mlp
-from pipeline.training.probe import Probe, fit_probe, out_of_fold
+from pipeline.training.probe import fit_probe, out_of_fold
 
 STAGE = "train-frozen-backbone"
 
@@ -53,19 +53,21 @@ def run(params: Params) -> None:
     if not runtime.is_main:
         return
     train_labels, val_labels = splits["train"].labels, splits["val"].labels
-    probe = fit_probe(train, train_labels, val, val_labels, l2_strengths=params.train_frozen_backbone.l2_strengths)
+    weight, strengths = class_weight(params.head.class_weight, train_labels), params.train_frozen_backbone.l2_strengths
+    probe = fit_probe(train, train_labels, val, val_labels, l2_strengths=strengths, weight=weight)
     if params.head.type == "linear":
         set_linear_head(model, probe.weight, probe.bias)
         val_logits = probe.logits(val)
     else:
-        val_logits = _train_mlp(model.get_submodule(head.path), train, train_labels, val, val_labels, probe)
-    temperature = fit_temperature(val_logits, val_labels)
+        say(f"training an MLP head; a linear probe has a validation log-loss of {probe.best.log_loss:.4f}")
+        val_logits = _train_mlp(model.get_submodule(head.path), train, train_labels, val, val_labels, weight)
+    temperature = fit_temperature(val_logits, val_labels, weight)
     apply_temperature(model, temperature)
     set_trainable(model, "head")
     if frozen_fingerprint(model) != before:
         raise PipelineError("The frozen backbone moved while its head was solved. This is a defect: please report it.")
     metrics = {
-        "val_log_loss": float(cross_fitted_losses(val_logits, val_labels).mean()),
+        "val_log_loss": float(cross_fitted_losses(val_logits, val_labels, weight).mean()),
         "val_accuracy": float((val_logits.argmax(1) == val_labels).double().mean()),
         "l2": probe.best.l2,
     }
@@ -90,7 +92,7 @@ def run(params: Params) -> None:
     write_csv(PLOTS / "l2_strengths.csv", [{"log10_l2": math.log10(one.l2)} | vars(one) for one in probe.tried])
     # Probabilities of heads that never saw the photo, by which the evaluation looks for label issues.
     groups = manifest.set_index("id").loc[list(splits["train"].ids), "group"].tolist()
-    unseen = out_of_fold(train, train_labels, groups, l2=probe.best.l2)
+    unseen = out_of_fold(train, train_labels, groups, l2=probe.best.l2, weight=weight)
     probabilities = np.concatenate([unseen, (val_logits / temperature).double().softmax(1).numpy()])
     ids = pd.Index([*splits["train"].ids, *splits["val"].ids], name="id")
     pd.DataFrame(probabilities, ids, list(classes)).to_csv(OUT_OF_FOLD, float_format="%.6g", lineterminator="\n")
@@ -98,12 +100,14 @@ def run(params: Params) -> None:
     write_json(SECONDS / f"{STAGE}.json", {"seconds": time.monotonic() - started})
 
 
-def _train_mlp(head: nn.Module, train: Tensor, train_labels: Tensor, val: Tensor, val_labels: Tensor, probe: Probe) -> Tensor:
-    """Validation logits of the trained head; says how a linear one did."""
+def _train_mlp(
+    head: nn.Module, train: Tensor, train_labels: Tensor, val: Tensor, val_labels: Tensor, weight: Tensor | None
+) -> Tensor:
+    """Validation logits of the trained head."""
     maps = isinstance(head.get_submodule("output"), nn.Conv2d)  # over pooled maps that were not flattened
     as_input = (lambda features: features[:, :, None, None]) if maps else (lambda features: features)
     whole = nn.Sequential(head, nn.Flatten())
-    epoch, log_loss = train_mlp(whole, as_input(train), train_labels, as_input(val), val_labels)
-    say(f"MLP head of epoch {epoch}: validation log-loss {log_loss:.4f}; a linear probe has {probe.best.log_loss:.4f}")
+    epoch, log_loss = train_mlp(whole, as_input(train), train_labels, as_input(val), val_labels, weight=weight)
+    say(f"MLP head of epoch {epoch}: validation log-loss {log_loss:.4f}")
     with torch.no_grad():
         return whole(as_input(val))

@@ -16,6 +16,7 @@ from pipeline.params import Params
 from pipeline.paths import EPOCHS, FEATURES, FINETUNED, FROZEN, METRICS, PROCESSED, RESUME, SECONDS, TRACKING, TRAINING_CURVES
 from pipeline.runtime import resolve_runtime
 from pipeline.training.activations import SplitNetwork
+from pipeline.training.calibration import class_weight
 from pipeline.training.finetune import finetune
 from pipeline.training.resume import ResumeFolder, hash_inputs
 from pipeline.training.tracking import Run, Tracking
@@ -55,7 +56,8 @@ def run(params: Params) -> None:
     flat = {f"{section}.{key}": value for section, values in everything_set.items() for key, value in values.items()}
     tracked = Run(resume.fingerprint, flat, classes, val, rebuild(info, frozen_state).eval(), preprocessing.input_size)
     tracking = Tracking(params.runtime.trackers, TRACKING, TRAINING_CURVES, EPOCHS, tracked)
-    result = finetune(network, train, val, settings, resume, tracking if runtime.is_main else None)
+    weight, watching = class_weight(params.head.class_weight, train.labels), tracking if runtime.is_main else None
+    result = finetune(network, train, val, settings, resume, watching, weight)
     chosen, others = sample_by_class(train.labels), sample_by_class(val.labels)
     train_features = network.trained_features("train", train, chosen)
     val_features = network.trained_features("val", val, others)

@@ -2,6 +2,7 @@
 
 temperature = fit_temperature(val_logits, val_labels)
 losses = cross_fitted_losses(val_logits, val_labels)       # what it is worth on photos that it was not fitted on
+weight = class_weight("balanced", train_labels)            # for either, so that every class counts alike
 """
 
 import torch
@@ -13,7 +14,19 @@ LOWEST, HIGHEST = 0.05, 20.0
 FOLDS = 5
 
 
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+def class_weight(setting: str, train_labels: Tensor) -> Tensor | None:
+    """What a photo of each class counts, (classes,) float64, for "balanced", as in scikit-learn; None for "none".
+
+    >>> class_weight("balanced", torch.tensor([0, 0, 0, 1]))
+    tensor([0.6667, 2.0000], dtype=torch.float64)
+    """
+    if setting == "none":
+        return None
+    photos = train_labels.bincount().double()
+    return len(train_labels) / (len(photos) * photos)
+
+
+def fit_temperature(logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> float:
     """The temperature with the least log-loss (Guo et al., On calibration of modern neural networks, ICML 2017).
 
     The log-loss is convex in 1 / temperature, so the minimum is the only one; it is sought between 0.05 and 20. On photos that
@@ -23,6 +36,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     Args:
         logits: (n, classes), finite.
         labels: (n,) int64.
+        weight: (classes,), what a photo of each class counts; None: all alike.
     """
     values = logits.double()
     num_photos, num_classes = values.shape
@@ -31,13 +45,13 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     smoothing = num_classes / (num_classes - 1) / (num_photos + 2) if all_right else 0.0
 
     def loss(inverse: float) -> float:
-        return cross_entropy(values * inverse, labels, label_smoothing=smoothing).item()
+        return cross_entropy(values * inverse, labels, weight=weight, label_smoothing=smoothing).item()
 
     best = minimize_scalar(loss, bounds=(1 / HIGHEST, 1 / LOWEST), method="bounded", options={"xatol": 1e-6})
     return float(1 / best.x)
 
 
-def cross_fitted_losses(logits: Tensor, labels: Tensor) -> Tensor:
+def cross_fitted_losses(logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
     """The log-loss of each photo with a temperature that was fitted on other photos, (n,) float64 in nats.
 
     Networks are compared by it: with a temperature fitted on the same photos, being lucky would look like being right. The
@@ -48,6 +62,6 @@ def cross_fitted_losses(logits: Tensor, labels: Tensor) -> Tensor:
     for fold in fold_of.unique():
         inside = fold_of == fold
         fitted_on = ~inside if inside.sum() < len(labels) else inside
-        temperature = fit_temperature(values[fitted_on], labels[fitted_on])
-        losses[inside] = cross_entropy(values[inside] / temperature, labels[inside], reduction="none")
+        temperature = fit_temperature(values[fitted_on], labels[fitted_on], weight)
+        losses[inside] = cross_entropy(values[inside] / temperature, labels[inside], weight=weight, reduction="none")
     return losses

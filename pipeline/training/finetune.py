@@ -77,8 +77,11 @@ def finetune(
     settings: UnfreezeFinetune,
     resume: ResumeFolder,
     tracking: Tracking | None = None,
+    weight: Tensor | None = None,
 ) -> Finetuned:
     """Train until validation has not improved for `settings.patience` epochs, or all epochs are done, then choose.
+
+    `weight`, (classes,), is what a photo of each class counts, in the training loss and in every choice; None: all alike.
 
     Raises:
         PipelineError: the loss is no longer finite or has exploded, memory or the disk is full, or a frozen tensor has moved.
@@ -86,7 +89,7 @@ def finetune(
     trainer: Trainer | None = None
     beginning = "the activations of the photos"
     with explain_faults(settings, network.runtime.workers, where=lambda: trainer.where() if trainer else beginning):
-        trainer = Trainer(network, train, val, settings, tracking)
+        trainer = Trainer(network, train, val, settings, tracking, weight)
         state = resume.read()
         if state is None:
             trainer.start()
@@ -108,8 +111,10 @@ class Trainer:
         val: Photos,
         settings: UnfreezeFinetune,
         tracking: Tracking | None = None,
+        weight: Tensor | None = None,
     ) -> None:
         self.network, self.train, self.val, self.settings, self.tracking = network, train, val, settings, tracking
+        self.weight = weight
         self.runtime, self.classes = network.runtime, network.classes
         self.frozen_before = frozen_fingerprint(network.model)
         self.val_activations = network.activations("val", val).tensor() if network.split else None
@@ -253,7 +258,9 @@ class Trainer:
         """The mean over a part of the batch."""
         inputs = inputs.to(self.runtime.device, non_blocking=True).float()
         logits = self.model(_channels_last(inputs))[:, : self.classes]
-        return LOSSES[self.settings.loss](logits.float(), labels.to(self.runtime.device, non_blocking=True))
+        labels = labels.to(self.runtime.device, non_blocking=True)
+        losses = LOSSES[self.settings.loss](logits.float(), labels)
+        return (losses if self.weight is None else losses * self.weight.to(losses)[labels]).mean()
 
     def _learning_rate(self, step: int) -> float:
         total_steps = self.epochs * self.steps_an_epoch
@@ -295,7 +302,7 @@ class Trainer:
                 f"The network gives no finite outputs after epoch {epoch}. Lower unfreeze_finetune.learning_rate. "
                 "The frozen checkpoint is untouched."
             )
-        return broadcast(self.runtime, lambda: Candidate.of(alpha, epoch, logits, self.val.labels))
+        return broadcast(self.runtime, lambda: Candidate.of(alpha, epoch, logits, self.val.labels, self.weight))
 
     def result(self) -> Finetuned:
         """The weights that are kept, once nothing frozen is shown to have moved."""
@@ -314,7 +321,7 @@ class Trainer:
         model = self.network.model.cpu()
         unfold_batch_norm(model)
         if alpha:  # the frozen weights carry their own temperature
-            apply_temperature(model, fit_temperature(logits[alpha], self.val.labels))
+            apply_temperature(model, fit_temperature(logits[alpha], self.val.labels, self.weight))
         state = {name: tensor.contiguous() for name, tensor in _on_cpu(model.state_dict()).items()}
         return Finetuned(state, choice, best, tuple(self.history))
 

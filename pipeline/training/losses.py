@@ -1,4 +1,7 @@
-"""Training losses by name, for `unfreeze_finetune.loss`. A new one is a function and a line of `LOSSES`."""
+"""Training losses by name, for `unfreeze_finetune.loss`: the loss of each photo, (n,), of (n, classes) logits and (n,) labels.
+
+A new one is a function and a line of `LOSSES`. Weighting classes and taking the mean is left to the training loop.
+"""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -8,18 +11,16 @@ if TYPE_CHECKING:  # params.yaml is checked against this table before torch is i
 
 
 def cross_entropy(logits: "Tensor", labels: "Tensor") -> "Tensor":
-    """The mean cross-entropy of (n, classes) logits and (n,) labels."""
+    """Cross-entropy, in nats."""
     from torch.nn import functional
 
-    return functional.cross_entropy(logits, labels)
+    return functional.cross_entropy(logits, labels, reduction="none")
 
 
 def focal(logits: "Tensor", labels: "Tensor") -> "Tensor":
-    """The mean focal loss with gamma 2, which counts easy photos less (Lin et al., Focal loss, ICCV 2017)."""
-    from torch.nn import functional
-
-    losses = functional.cross_entropy(logits, labels, reduction="none")
-    return ((1 - (-losses).exp()) ** 2 * losses).mean()
+    """Focal loss with gamma 2, which counts easy photos less (Lin et al., Focal loss, ICCV 2017)."""
+    losses = cross_entropy(logits, labels)
+    return (1 - (-losses).exp()) ** 2 * losses
 
 
 LOSSES: "dict[str, Callable[[Tensor, Tensor], Tensor]]" = {"cross_entropy": cross_entropy, "focal": focal}

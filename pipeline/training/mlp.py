@@ -10,7 +10,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from pipeline.errors import PipelineError
 from pipeline.progress import progress
@@ -20,18 +19,26 @@ LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.01
 
 
 def train_mlp(
-    head: nn.Module, train_features: Tensor, train_labels: Tensor, val_features: Tensor, val_labels: Tensor, *, seed: int = 0
+    head: nn.Module,
+    train_features: Tensor,
+    train_labels: Tensor,
+    val_features: Tensor,
+    val_labels: Tensor,
+    *,
+    weight: Tensor | None = None,
+    seed: int = 0,
 ) -> tuple[int, float]:
     """Train a head, (n, width) -> (n, classes), in place by AdamW until validation has not improved for `PATIENCE` epochs.
 
-    Features are (n, width), labels (n,) int64; `seed` is that of the order of photos and of dropout. Returns the epoch that is
-    kept and its validation log-loss in nats.
+    Features are (n, width), labels (n,) int64; `weight`, (classes,), is what a photo of each class counts; `seed` is that of
+    the order of photos and of dropout. Returns the epoch that is kept and its validation log-loss in nats.
 
     Raises:
         PipelineError: the validation log-loss is no finite number.
     """
     optimizer = torch.optim.AdamW(head.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    best_epoch, lowest = 0, _log_loss(head, val_features, val_labels)
+    loss_of = nn.CrossEntropyLoss(None if weight is None else weight.float())
+    best_epoch, lowest = 0, _log_loss(head, val_features, val_labels, loss_of)
     best_state = copy.deepcopy(head.state_dict())
     with torch.random.fork_rng(devices=[]), progress("training the MLP head", total=EPOCHS, unit="epochs") as advance:
         torch.manual_seed(seed)
@@ -40,11 +47,11 @@ def train_mlp(
             for places in torch.randperm(len(train_labels)).split(BATCH_SIZE):
                 if len(places) == 1 and len(train_labels) > 1:
                     continue  # BatchNorm cannot normalise a single photo
-                loss = cross_entropy(head(train_features[places]), train_labels[places])
+                loss = loss_of(head(train_features[places]), train_labels[places])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-            log_loss = _log_loss(head, val_features, val_labels)
+            log_loss = _log_loss(head, val_features, val_labels, loss_of)
             advance(1, note=f"validation log-loss {log_loss:.4f}")
             if log_loss < lowest:
                 best_epoch, lowest, best_state = epoch, log_loss, copy.deepcopy(head.state_dict())
@@ -57,7 +64,7 @@ def train_mlp(
     return best_epoch, lowest
 
 
-def _log_loss(head: nn.Module, features: Tensor, labels: Tensor) -> float:
+def _log_loss(head: nn.Module, features: Tensor, labels: Tensor, loss_of: nn.Module) -> float:
     head.eval()
     with torch.no_grad():
-        return cross_entropy(head(features), labels).item()
+        return loss_of(head(features), labels).item()

@@ -64,13 +64,14 @@ def fit_probe(
     val_labels: Tensor,
     *,
     l2_strengths: Sequence[float],
+    weight: Tensor | None = None,
 ) -> Probe:
     """Solve the regression for each L2 strength and keep the one with the least validation log-loss.
 
     Features are standardised by the training set's mean and deviation, so that one strength means the same for every
     backbone; the standardisation is folded into the returned weights. The objective is the mean cross-entropy plus
     l2 / 2 times the squared norm of the weights (without the bias). Features are (n, width), labels (n,) int64, every class
-    present.
+    present; `weight`, (classes,), is what a photo of each class counts in all means.
 
     Raises:
         PipelineError: a feature is not finite.
@@ -79,7 +80,8 @@ def fit_probe(
         raise PipelineError("The backbone gives features that are not finite; its weights are broken or unfit.")
     scaler = StandardScaler().fit(train_features.double().numpy())
     scaled_train, scaled_val = (scaler.transform(part.double().numpy()) for part in (train_features, val_features))
-    model = LogisticRegression(solver="lbfgs", max_iter=MAX_ITERATIONS, tol=GRADIENT_TOLERANCE, warm_start=True)
+    model = _regression(weight, tol=GRADIENT_TOLERANCE, warm_start=True)
+    counts = None if weight is None else weight[val_labels].numpy()
     solved: list[tuple[Strength, Tensor, Tensor]] = []
     with progress("solving the linear probe", total=len(l2_strengths), unit="L2 strengths") as advance:
         for l2 in sorted(l2_strengths, reverse=True):  # from the strongest down: each solution is near the next
@@ -87,7 +89,7 @@ def fit_probe(
             _quietly(model.fit, scaled_train, train_labels.numpy())
             probabilities, labels = model.predict_proba(scaled_val), val_labels.numpy()
             accuracy = float((probabilities.argmax(1) == labels).mean())
-            loss = float(log_loss(labels, probabilities, labels=model.classes_))
+            loss = float(log_loss(labels, probabilities, labels=model.classes_, sample_weight=counts))
             strength = Strength(l2, loss, accuracy, int(model.n_iter_[0]))
             solved.append((strength, *_softmax_head(model, scaler)))
             advance(1, note=f"validation log-loss {strength.log_loss:.4f}")
@@ -95,7 +97,9 @@ def fit_probe(
     return Probe(weight, bias, best, tuple(strength for strength, _, _ in solved))
 
 
-def out_of_fold(features: Tensor, labels: Tensor, groups: Sequence[str], *, l2: float) -> np.ndarray:
+def out_of_fold(
+    features: Tensor, labels: Tensor, groups: Sequence[str], *, l2: float, weight: Tensor | None = None
+) -> np.ndarray:
     """Each training photo's probabilities by a logistic regression on the folds that it is not in: (n, classes) float64.
 
     A fitted head agrees with its training labels, the wrong ones included. Fitted on the other folds, it does not know the
@@ -109,9 +113,14 @@ def out_of_fold(features: Tensor, labels: Tensor, groups: Sequence[str], *, l2: 
     if folds < 2:
         raise PipelineError("The training split holds a class with a single photo, or duplicates of one. Add photos of it.")
     strength = 1 / (l2 * len(values) * (folds - 1) / folds)
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=MAX_ITERATIONS, tol=FOLD_TOLERANCE))
+    model = make_pipeline(StandardScaler(), _regression(weight, C=strength, tol=FOLD_TOLERANCE))
     parts = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
     return _quietly(cross_val_predict, model, values, classes, groups=names, cv=parts, method="predict_proba")
+
+
+def _regression(weight: Tensor | None, **options: Any) -> LogisticRegression:
+    by_class = None if weight is None else dict(enumerate(weight.tolist()))
+    return LogisticRegression(solver="lbfgs", max_iter=MAX_ITERATIONS, class_weight=by_class, **options)
 
 
 def _quietly(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:

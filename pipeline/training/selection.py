@@ -33,10 +33,10 @@ class Candidate:
     accuracy: float
 
     @classmethod
-    def of(cls, alpha: float, epoch: int, logits: Tensor, labels: Tensor) -> "Candidate":
-        """From logits (n, classes) and labels (n,) of the validation photos."""
+    def of(cls, alpha: float, epoch: int, logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> "Candidate":
+        """From logits (n, classes) and labels (n,) of the validation photos, and what a photo of each class counts."""
         accuracy = (logits.argmax(1) == labels).double().mean().item()
-        return cls(alpha, epoch, cross_fitted_losses(logits, labels).numpy(), accuracy)
+        return cls(alpha, epoch, cross_fitted_losses(logits, labels, weight).numpy(), accuracy)
 
     @property
     def log_loss(self) -> float:

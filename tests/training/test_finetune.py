@@ -195,6 +195,14 @@ def test_what_is_kept_was_chosen_in_float32_and_carries_its_temperature(tmp_path
     torch.testing.assert_close(features, tiny.logits_of(FeatureExtractor(own), val.at([5, 0, 9])), rtol=1e-3, atol=1e-4)
 
 
+def test_a_class_that_counts_nothing_is_not_learnt(tmp_path: Path) -> None:
+    weight = torch.tensor([2.0, 0.0]).double()
+    result = tiny.train(tmp_path, weight=weight, learning_rate=0.05, epochs=3)
+    trained = tiny.model()
+    trained.load_state_dict(result.model_state)
+    assert (tiny.logits_of(trained, tiny.photos(tmp_path / "photos")).argmax(1) == 0).all()
+
+
 def test_mixed_precision_is_that_of_the_steps_alone(tmp_path: Path) -> None:
     losses, logits = [], []
     for precision in ("no", "bf16"):

@@ -7,6 +7,7 @@ from torch.nn.functional import cross_entropy
 
 from pipeline.errors import PipelineError
 from pipeline.models.head import MlpHead, initialise_new
+from pipeline.training.calibration import class_weight, cross_fitted_losses, fit_temperature
 from pipeline.training.mlp import EPOCHS, PATIENCE, train_mlp
 from pipeline.training.probe import fit_probe, out_of_fold
 
@@ -52,6 +53,24 @@ def test_the_strength_is_chosen_by_validation_log_loss_in_any_order() -> None:
     features[3, 3] = float("nan")
     with pytest.raises(PipelineError, match="not finite"):
         fit_probe(features, labels, features, labels, l2_strengths=[1e-2])
+
+
+def test_a_photo_that_counts_three_times_is_as_good_as_three_photos() -> None:
+    features, labels = clusters(2)
+    rare = labels == 1
+    keep = ~rare | (torch.arange(len(labels)) % 6 == 1)
+    features, labels = features[keep], labels[keep]
+    copies = torch.where(labels == 1, 3, 1)
+    often, often_labels = features.repeat_interleave(copies, 0), labels.repeat_interleave(copies)
+    weight = class_weight("balanced", labels)
+    weighted = fit_probe(features, labels, features, labels, l2_strengths=[1e-7], weight=weight)
+    repeated = fit_probe(often, often_labels, often, often_labels, l2_strengths=[1e-7])
+    torch.testing.assert_close(weighted.logits(features), repeated.logits(features), rtol=1e-2, atol=1e-2)
+    assert weighted.best.log_loss == pytest.approx(repeated.best.log_loss, rel=1e-4)
+    logits = weighted.logits(features)
+    temperature = fit_temperature(weighted.logits(often), often_labels)
+    assert fit_temperature(logits, labels, weight) == pytest.approx(temperature, rel=1e-3)
+    assert cross_fitted_losses(logits, labels, weight).mean() == pytest.approx(weighted.best.log_loss, rel=0.1)
 
 
 def test_out_of_fold_a_memorised_label_does_not_flatter_and_a_true_pattern_does() -> None:

@@ -98,6 +98,7 @@ def train(
     own: SplitNetwork | None = None,
     resume: ResumeFolder | None = None,
     watching: Tracking | None = None,
+    weight: Tensor | None = None,
     **changes: object,
 ) -> Finetuned:
     """Fine-tune in `folder`: photos, resume, plots and tracking lie in it."""
@@ -105,4 +106,4 @@ def train(
     val = some.at(range(16))
     watching = watching or (tracking(folder, names, val) if names else None)
     own = own or network(own_settings.unfrozen_blocks)
-    return finetune(own, some, val, own_settings, resume or resume_folder(folder, 1e6), watching)
+    return finetune(own, some, val, own_settings, resume or resume_folder(folder, 1e6), watching, weight)
