@@ -90,7 +90,7 @@ class DataFingerprints(_Record):
 class CheckpointInfo(_Record):
     """What checkpoint.json says; `files` maps each other file of the folder to its sha256."""
 
-    format_version: Literal[2] = 2
+    format_version: Literal[3] = 3
     stage: str
     backbone: BackboneInfo
     head: HeadInfo

@@ -95,8 +95,8 @@ def test_a_missing_description_a_broken_one_and_one_of_another_version_are_refus
         read_info(tmp_path / "model")
     save(tmp_path / "model", 1.0)
     description = tmp_path / "model" / "checkpoint.json"
-    older = description.read_text().replace('"format_version": 2', '"format_version": 1, "backend": "torch"')
-    for text, match in (("", "EOF"), ("[1]", "object"), (older, "another version: format_version: Input should be 2")):
+    older = description.read_text().replace('"format_version": 3', '"format_version": 1, "backend": "torch"')
+    for text, match in (("", "EOF"), ("[1]", "object"), (older, "another version: format_version: Input should be 3")):
         description.write_text(text)
         with pytest.raises(PipelineError, match=match):
             read_info(tmp_path / "model")

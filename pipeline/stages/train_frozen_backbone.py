@@ -20,7 +20,7 @@ from pipeline.files import write_csv, write_json
 from pipeline.models.backbone import create_backbone
 from pipeline.models.freezing import frozen_fingerprint, set_trainable
 from pipeline.models.head import apply_temperature, replace_head_as_set, set_linear_head
-from pipeline.models.ood import OodDetector, sample_by_class
+from pipeline.models.ood import OodDetector, sample_by_class, score_on_held_back_classes
 from pipeline.params import Params
 from pipeline.paths import FEATURES, FROZEN, METRICS, OUT_OF_FOLD, PLOTS, PROCESSED, SECONDS, user_path
 from pipeline.progress import say
@@ -71,7 +71,12 @@ def run(params: Params) -> None:
         "val_accuracy": float((val_logits.argmax(1) == val_labels).double().mean()),
         "l2": probe.best.l2,
     }
+    chosen = sample_by_class(train_labels)
+    metrics["ood_auroc"], metrics["ood_fpr95"] = score_on_held_back_classes(
+        train[chosen], train_labels[chosen], val, val_labels
+    )
     say(f"frozen: validation log-loss {metrics['val_log_loss']:.4f}, accuracy {metrics['val_accuracy']:.2%}")
+    say(f"a class held back is told from the others with an AUROC of {metrics['ood_auroc']:.4f} (out of distribution)")
 
     info = CheckpointInfo(
         stage=STAGE,
@@ -86,7 +91,6 @@ def run(params: Params) -> None:
         metrics=metrics,
         versions=library_versions(),
     )
-    chosen = sample_by_class(train_labels)
     ood = OodDetector.fit(train[chosen], train_labels[chosen], val)
     save_checkpoint(FROZEN, info, model.state_dict(), ood.tensors())
     write_csv(PLOTS / "l2_strengths.csv", [{"log10_l2": math.log10(one.l2)} | vars(one) for one in probe.tried])

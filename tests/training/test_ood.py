@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import PipelineError
-from pipeline.models.ood import OodDetector, sample_by_class
+from pipeline.models.ood import MOST_HELD_BACK, OodDetector, sample_by_class, score_on_held_back_classes
 
 
 def features(labels: torch.Tensor, seed: int = 0) -> torch.Tensor:
@@ -18,10 +18,24 @@ def test_the_threshold_passes_nearly_all_validation_photos_and_nothing_far_away(
     val = features(labels[:500], seed=1)
     detector = OodDetector.fit(features(labels), labels, val)
     assert (detector.scores(val) > 1).float().mean() == pytest.approx(0.01, abs=0.003)
-    assert (detector.scores(50 * torch.ones(4, 8)) > 1).all()
-    assert (detector.scores(detector.means) == 0).all()
+    assert (detector.scores(-torch.ones(4, 8)) > 1).all()
+    assert (detector.scores(detector.means) < 0.5).all()
+    torch.testing.assert_close(detector.scores(3 * val), detector.scores(val))  # brighter is not stranger
     assert torch.equal(OodDetector(**detector.tensors()).scores(val), detector.scores(val))
     assert torch.equal(detector.scores(val[3:5]), detector.scores(val)[3:5])  # however many photos come at once
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, MOST_HELD_BACK + 2])
+def test_classes_apart_are_told_apart_when_held_back_and_those_that_are_one_are_not(num_classes: int) -> None:
+    labels = torch.arange(600) % num_classes
+    noise = torch.randn(600, 8, generator=torch.Generator().manual_seed(0))
+    apart = 6 * torch.eye(num_classes, 8)[labels] + noise
+    auroc, passed = score_on_held_back_classes(apart[:400], labels[:400], apart[400:], labels[400:])
+    assert auroc > 0.99
+    assert passed < 0.05
+    auroc, passed = score_on_held_back_classes(noise[:400], labels[:400], noise[400:], labels[400:])
+    assert 0.4 < auroc < 0.6
+    assert passed > 0.85
 
 
 def test_a_rare_class_is_sampled_and_known() -> None:
