@@ -43,7 +43,7 @@ STRAYS = re.compile(
 PATH_COLUMNS = ("path", "filepath", "filename", "file_name", "file", "image", "image_id", "id")
 LABEL_COLUMNS = ("label", "class", "category", "breed", "labels")
 NAMES_SHOWN = 10
-LONGEST_NAME = 200  # bytes of a file's name; disks take 255
+LONGEST_NAME = 255  # bytes of a file's name, on most disks
 _SPLIT = re.compile(
     r"(?:seg[ _-]?)?(?:(train|training)|(val|valid|validation|dev)|(test|testing|eval|evaluation|hold[ _-]?out))"
     r"(?:[ _-]?(?:set|data|images|photos|\d+))*",
@@ -437,10 +437,10 @@ def _find_class_folders(photos: Sequence[Parts], at: Parts = ()) -> set[Parts]:
     below = {name: _find_class_folders(found, (*at, name)) for name, found in inside.items()}
     if len(inside) == 1 and (split_named(*inside) or any(below.values())):
         return set().union(*below.values())
-    split = {name for name, roots in below.items() if any(split_named(part) for root in roots for part in root[len(at) :])}
-    held = sum(len(inside[name]) for name in split)
+    of_splits = {root for roots in below.values() for root in roots if any(map(split_named, root[len(at) :]))}
+    held = sum(parts[:depth] in of_splits for parts in photos for depth in {len(root) for root in of_splits})
     if all(map(split_named, inside)) or 2 * held > len(photos):
-        return set().union(*(below[name] for name in split))
+        return of_splits
     return set() if all(STRAYS.fullmatch(name) for name in inside) else {at}
 
 

@@ -86,7 +86,7 @@ def test_an_address_is_fetched_unpacked_and_cleared_away(
     files["/photos.zip"] = cat_and_dog(b"one")
     printed = download(f"{address}/photos.zip?version=1")
     assert "2 files of 2 classes (layout: published): Cat 1, Dog 1" in printed
-    assert "Left out 1 files that belong to no class: readme.txt" in printed
+    assert "Left out 1 (no photo): readme.txt" in printed
     assert photos_of(project) == {"Cat/0.jpg": b"one", "Dog/0.jpg": b"one"}
     assert not list((project / "data/.downloads").rglob("*"))
     metrics = json.loads((project / "outputs/metrics/download.json").read_text())
@@ -210,7 +210,7 @@ def test_photos_from_the_hub(hub: tuple[MisbehavingServer, dict[str, str]], proj
     printed = from_hub(project, environment)
     assert sorted(photos_of(project)) == ["cat/0.jpg", "cat/1.jpg", "cat/4.jpg", "dog/2.jpg", "dog/3.jpg", "dog/5.jpg"]
     assert {len(photo) for photo in photos_of(project).values()} == {40_000}
-    assert "6 files of 2 classes (layout: class folders): cat 3, dog 3" in printed
+    assert "6 files of 2 classes (layout: labels.csv): cat 3, dog 3" in printed
     assert len(sha256_recorded(project)) == 2
 
     server.requests.clear()
