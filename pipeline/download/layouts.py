@@ -43,6 +43,7 @@ STRAYS = re.compile(
 PATH_COLUMNS = ("path", "filepath", "filename", "file_name", "file", "image", "image_id", "id")
 LABEL_COLUMNS = ("label", "class", "category", "breed", "labels")
 NAMES_SHOWN = 10
+DEEPEST = 100  # folders; where more lie in each other, no one's classes do
 LONGEST_NAME = 255  # bytes of a file's name, on most disks
 _SPLIT = re.compile(
     r"(?:seg[ _-]?)?(?:(train|training)|(val|valid|validation|dev)|(test|testing|eval|evaluation|hold[ _-]?out))"
@@ -205,11 +206,12 @@ def _why_left_out(parts: Parts, strays: set[Parts], reading: _Reading) -> str:
 
 
 def _read_layout(layout: Layout, photos: Sequence[Parts]) -> _Reading:
-    sets = {}
-    for folder in sorted(layout.find(photos)):
-        below = [parts for parts in photos if parts[: len(folder)] == folder]
-        placings = [("/".join(parts), layout.place(parts[len(folder) :])) for parts in below]
-        sets[folder] = [PlacedPhoto(path, *placing) for path, placing in placings if placing]
+    sets: dict[Parts, list[PlacedPhoto]] = {folder: [] for folder in sorted(layout.find(photos))}
+    depths = set(map(len, sets))
+    for parts in photos:
+        for folder in {parts[:depth] for depth in depths} & sets.keys():
+            if placing := layout.place(parts[len(folder) :]):
+                sets[folder].append(PlacedPhoto("/".join(parts), *placing))
     return _Reading(layout.name, sets, layout)
 
 
@@ -432,13 +434,14 @@ def _find_class_folders(photos: Sequence[Parts], at: Parts = ()) -> set[Parts]:
     """The topmost folder below `at` whose folders lie side by side; where those are of splits, the one below each of them."""
     inside: dict[str, list[Parts]] = defaultdict(list)
     for parts in photos:
-        if len(parts) > len(at) + 1:
+        if len(at) + 1 < len(parts) < DEEPEST:
             inside[parts[len(at)]].append(parts)
     below = {name: _find_class_folders(found, (*at, name)) for name, found in inside.items()}
     if len(inside) == 1 and (split_named(*inside) or any(below.values())):
         return set().union(*below.values())
     of_splits = {root for roots in below.values() for root in roots if any(map(split_named, root[len(at) :]))}
-    held = sum(parts[:depth] in of_splits for parts in photos for depth in {len(root) for root in of_splits})
+    depths = set(map(len, of_splits))
+    held = sum(parts[:depth] in of_splits for parts in photos for depth in depths)
     if all(map(split_named, inside)) or 2 * held > len(photos):
         return of_splits
     return set() if all(STRAYS.fullmatch(name) for name in inside) else {at}
