@@ -14,7 +14,7 @@ What is taken for what:
 * The classes are the topmost folders that lie side by side, below folders of splits where such hold most photos.
 * A folder that is named like documentation or samples (`STRAYS`) is no class where a folder beside it holds more photos. Any
   other folder of photos is one, however few it has.
-* A folder of a split that has no class of the training photos is taken for unlabelled.
+* A folder of a split that has no class of the training photos, such as unlabelled test photos, is left out.
 """
 
 import csv
@@ -202,7 +202,11 @@ def _why_left_out(parts: Parts, strays: set[Parts], reading: _Reading) -> str:
         return f"no label in {reading.name}"
     if any(parts[: len(stray)] == stray for stray in strays):
         return "in a folder of documentation or samples"
-    return "unlabelled, in a folder of a split" if any(map(split_named, parts[:-1])) else "in no class folder"
+    return (
+        "in a folder of a split, without a class of the training photos"
+        if any(map(split_named, parts[:-1]))
+        else "in no class folder"
+    )
 
 
 def _read_layout(layout: Layout, photos: Sequence[Parts]) -> _Reading:
@@ -222,7 +226,7 @@ def _of_one_set(
     splits = _one_set(source, {folder: len(placed) for folder, placed in reading.sets.items()})
     labels = {folder: {_folded(photo.label) for photo in reading.sets[folder]} for folder in splits}
     if learnt := next((labels[folder] for folder, split in splits.items() if split == "train"), None):
-        splits = {folder: split for folder, split in splits.items() if labels[folder] & learnt}  # the others are unlabelled
+        splits = {folder: split for folder, split in splits.items() if labels[folder] & learnt}  # unlabelled ones go
     filled = {name[: match.start()] for name in files for match in re.finditer("/", name)}
     for name in sorted(set(folders) - filled):
         *parent, last = _parts(name)
@@ -329,12 +333,12 @@ def _rows(source: Path, table: Path, split: str) -> list[_Listed]:
             if stated and not split_named(named):
                 raise PipelineError(f"{what} has {photo!r} in the split {named!r}: say train, val or test.")
             if photo and text:
-                _check_folder_name(what, text)
                 listed.append(_Listed(photo, text, split_named(named) or split))
         return listed
 
 
-def _check_folder_name(what: str, label: str) -> None:
+def check_class_name(what: object, label: str) -> None:
+    """Refuse a class whose name cannot be a folder's."""
     if re.search(r"^\.|[/\\\0]", label) or len(label.encode()) > LONGEST_NAME:
         reason = "as it has a slash, begins with a dot or is too long"
         raise PipelineError(f"{what}: the class {label!r} cannot be the name of a folder, {reason}: rename it there.")
@@ -353,6 +357,7 @@ def _listed_photos(what: str, folder: Parts, photos: Sequence[Parts], rows: Sequ
         if len(found) != 1:
             missing.append(f"{row.path!r}{' (several photos)' if found else ''}")
             continue
+        check_class_name(what, row.label)
         photo = PlacedPhoto("/".join(found[0]), row.label, "/".join(found[0][len(folder) :]), row.split)
         if placed.setdefault(found[0], photo) != photo:
             raise PipelineError(f"{what} lists {row.path!r} more than once, with several classes or splits.")

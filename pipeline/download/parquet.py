@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.download.extract import max_bytes, reading
-from pipeline.download.layouts import split_named
+from pipeline.download.layouts import check_class_name, split_named
 from pipeline.errors import PipelineError
 from pipeline.files import check_room, write_csv
 from pipeline.progress import progress
@@ -54,6 +54,7 @@ def extract_parquet(files: list[Path], folder: Path) -> None:
                 left -= len(picture)
                 if left < 0:
                     raise PipelineError(f"{path} is refused as a decompression bomb: it unpacks to far more than photos do.")
+                check_class_name(path, label)
                 target = folder.joinpath(splits[path] if several else "", f"{rows[splits[path]]}.jpg")
                 target.parent.mkdir(exist_ok=True)
                 target.write_bytes(picture)

@@ -16,7 +16,7 @@ from pipeline.errors import PipelineError
 from pipeline.preprocess.split import read_splits
 from tests.download.packing import SOURCES, files_below, pack
 
-UNLABELLED = "unlabelled, in a folder of a split"
+UNLABELLED = "in a folder of a split, without a class of the training photos"
 NO_CLASS = "in no class folder"
 STRAY = "in a folder of documentation or samples"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
@@ -221,9 +221,11 @@ def test_links_of_a_folder_are_followed_and_end(tmp_path: Path) -> None:
     (source / "cats/self.jpg").symlink_to("self.jpg")
     for name, target in {"cats/all": "..", "dogs/cats": "../cats", "dogs/up": tmp_path}.items():
         (source / name).symlink_to(target)
+    os.mkfifo(source / "pipe.jpg")
     unpacked = unpack_photos(source, tmp_path / "raw")
     assert unpacked.classes == {"cats": 4, "dogs": 3, "lynx": 4}
     again = dict.fromkeys(["cats/all", "dogs/cats", "dogs/up"], "link to a folder that is read anyway")
+    again["pipe.jpg"] = "device or pipe"
     nothing = dict.fromkeys(["cats/gone.jpg", "cats/self.jpg"], "link to nothing")
     assert unpacked.left_out == dict.fromkeys(["README.md", "elsewhere.txt"], NO_PHOTO) | again | nothing
 

@@ -16,6 +16,7 @@ from pipeline.download.sources import HUB_DATASET
 from pipeline.errors import PipelineError
 from pipeline.params import load_params
 from pipeline.stages.download import run as run_stage
+from pipeline.stages.inputs import run as run_inputs
 from tests.clones import ROOT, run, set_params
 from tests.download.http_server import Answer, MisbehavingServer, serve
 from tests.download.test_parquet import hub_parquet
@@ -117,6 +118,19 @@ def test_a_path(project: Path, download: Download) -> None:
     assert "data is a folder, which has no SHA-256, and download.sha256 is 0" in download("data", fails=True)
     assert "none.zip does not exist" in download("none.zip", fails=True, sha256=None)
     assert photos_of(project)["Cat/0.jpg"] == b"mine"
+
+
+def test_a_photo_replaced_behind_a_link_is_noticed(project: Path) -> None:
+    (project / "store").mkdir()
+    (project / "set").mkdir()
+    (project / "set/cats").symlink_to("../store")
+    set_params(project, {"download.source": "set"})
+    seen = set()
+    for content in (b"one", b"another"):
+        (project / "store/0.jpg").write_bytes(content)
+        run_inputs(load_params())
+        seen.add((project / "data/inputs/photos.json").read_text())
+    assert len(seen) == 2
 
 
 def test_drawn_photos(project: Path, download: Download) -> None:
