@@ -52,10 +52,22 @@ class _Commands(TyperGroup):
                 raise SystemExit(1) from None
             if message is None:
                 raise
-        if "DVC_STAGE" in os.environ:
+        if _is_in_cache(os.environ.get("DVC_STAGE", "")):
             message += "\nWhat this stage made before is safe in DVC's cache: `dvc checkout` brings it back."
         print(f"\nerror: {message}", file=sys.stderr)
         raise SystemExit(1)
+
+
+def _is_in_cache(stage: str) -> bool:
+    """Whether DVC has what a stage made before: dvc.lock, which is committed, names it also where the cache has not got it."""
+    lock = Path("dvc.lock")
+    if not stage or not lock.exists():
+        return False
+    from ruamel.yaml import YAML
+
+    made = YAML(typ="safe").load(lock)["stages"].get(stage, {}).get("outs", [])
+    hashes = [out["md5"] for out in made if out.get("hash") == "md5"]
+    return bool(hashes) and all(Path(".dvc/cache/files/md5", value[:2], value[2:]).exists() for value in hashes)
 
 
 def _for_a_person(error: Exception) -> str | None:

@@ -67,6 +67,19 @@ def test_an_output_folder_that_cannot_be_written_is_told(project: Path) -> None:
     assert "data" in told("download")
 
 
+def test_only_what_is_in_the_cache_is_said_to_be_there(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_STAGE", "download")
+    set_params(project, {"download.source": "none.zip"})
+    assert "dvc checkout" not in told("download")
+    (project / "dvc.lock").write_text("stages: {download: {outs: [{path: data/raw, hash: md5, md5: ab01.dir}]}}")
+    assert "dvc checkout" not in told("download")  # as in a fresh clone, whose cache is empty
+    (project / ".dvc/cache/files/md5/ab").mkdir(parents=True)
+    (project / ".dvc/cache/files/md5/ab/01.dir").touch()
+    assert "dvc checkout" in told("download")
+    monkeypatch.setenv("DVC_STAGE", "preprocess")
+    assert "dvc checkout" not in told("preprocess")
+
+
 def test_stale_outputs_are_not_reported_and_ctrl_c_ends_and_says_how_to_go_on(tmp_path: Path) -> None:
     folder = clone(tmp_path / "command-line")
     done = run(folder, "python", "-m", "pipeline", "report-result", "mine", check=False)

@@ -19,6 +19,8 @@ from pipeline.errors import PipelineError
 from pipeline.files import cannot_write, check_room, fsync, megabytes, sha256_of
 from pipeline.progress import progress, say
 
+# Some sites refuse the names that HTTP libraries give themselves.
+USER_AGENT = "Mozilla/5.0 (compatible; cats-and-dogs-transfer/0.1)"
 _CHUNK_BYTES = 2**16
 _PROGRESS_BYTES = 2**20  # an attempt that brings this much before it breaks off does not count as a failed one
 _LONGEST_WAIT = 120.0  # seconds between two attempts
@@ -139,7 +141,8 @@ class _Download:
 
     def _receive(self, known: tuple[str, int | None] | None) -> None:
         """Append what is missing to the part, or start again where there is none to continue."""
-        headers = {"Accept-Encoding": "identity"}  # so that ranges and sizes mean the file itself
+        # identity: so that ranges and sizes mean the file itself
+        headers = {"Accept-Encoding": "identity", "User-Agent": USER_AGENT}
         if known:
             headers |= {"Range": f"bytes={self.arrived()}-", "If-Range": known[0]}
         hooks = {"response": refuse_step_down}

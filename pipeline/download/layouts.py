@@ -1,29 +1,56 @@
 """Dataset layouts: how a set of photos is recognised, and which class and file name each photo gets.
 
+    labels.csv                 a list of photos with their classes, beside the photos (or train.csv, as on Kaggle)
     PetImages/Cat/0.jpg        the published archive, below any folders
     train/cat.0.jpg            one flat folder, the class in the file's name, as on Kaggle
-    photos/<class>/any.jpg     a folder per class, of any two or more names
+    photos/<class>/any.jpg     a folder per class, of any two or more names; photos may lie in folders below it
 
-Any of them may lie in folders train, val and test, or have a splits.csv (columns path and split): those are predefined splits,
-which preprocessing uses as they are. Other files, such as a readme, belong to no class. A new layout is an entry in LAYOUTS.
+Any of them may lie in folders named for train, val and test (training_set, seg_test, holdout ...), or have a splits.csv
+(columns path and split): predefined splits, which preprocessing uses as they are. A new layout is an entry of LAYOUTS.
+
+What is taken for what:
+
+* The first layout of LAYOUTS that fits is taken, unless another one accounts for more than twice as many photos.
+* The classes are the topmost folders that lie side by side, below folders of splits where such hold most photos.
+* A folder that is named like documentation or samples (`STRAYS`) is no class where a folder beside it holds more photos. Any
+  other folder of photos is one, however few it has.
+* A folder of a split that has no class of the training photos, such as unlabelled test photos, is left out.
 """
 
 import csv
-import io
 import re
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from hashlib import sha256
+from os.path import commonprefix
+from pathlib import Path, PurePath, PurePosixPath
+from typing import NamedTuple
 
 from pipeline.download.extract import reading
+from pipeline.download.listing import NO_PHOTO, POINTER, is_hidden
 from pipeline.errors import PipelineError
 
-PHOTO_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 SPLITS_FILE = "splits.csv"
-SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test"}
-SPLIT_NAMES |= dict.fromkeys(("val", "valid", "validation", "dev"), "val")
+# What folders of documentation and samples are called.
+STRAYS = re.compile(
+    r"annotations?|assets|demos?|docs?|documentation|examples?|figures|images?|imgs?|previews?|readme|samples?|static|thumb(nail)?s",
+    re.IGNORECASE,
+)
+# Columns of a list of labels, the first that is there; a path may be a file's name, with or without its suffix.
+PATH_COLUMNS = ("path", "filepath", "filename", "file_name", "file", "image", "image_id", "id")
+LABEL_COLUMNS = ("label", "class", "category", "breed", "labels")
 NAMES_SHOWN = 10
+DEEPEST = 100  # folders; where more lie in each other, no one's classes do
+LONGEST_NAME = 255  # bytes of a file's name, on most disks
+_SPLIT = re.compile(
+    r"(?:seg[ _-]?)?(?:(train|training)|(val|valid|validation|dev)|(test|testing|eval|evaluation|hold[ _-]?out))"
+    r"(?:[ _-]?(?:set|data|images|photos|\d+))*",
+    re.IGNORECASE,
+)
+_LIST_OF_LABELS = re.compile(r"(.*?)[ _-]*(?:labels?)?\.csv", re.IGNORECASE)  # labels.csv, train.csv, trainLabels.csv
 _FLAT_NAME = re.compile(r"(cat|dog)\.(\d+\.\w+)", re.IGNORECASE)
 
 Parts = tuple[str, ...]
@@ -39,6 +66,14 @@ class PlacedPhoto:
     split: str = ""
 
 
+class Placement(NamedTuple):
+    """Where the files of a source go: the layout's name, the placed photos, and path -> reason of the files left out."""
+
+    layout: str
+    photos: list[PlacedPhoto]
+    left_out: dict[str, str]
+
+
 @dataclass(frozen=True)
 class Layout:
     """One way to lay out a set of photos.
@@ -47,7 +82,8 @@ class Layout:
         name: what it is called.
         example: a path in it, with a few words.
         find: the folders that hold a set in this layout, from the paths of all photos; empty where none does.
-        place: the class and the file name of a file, from its path below such a folder; None where it belongs to no class.
+        place: the class and the file name of a photo, from its path below such a folder; None where it belongs to no class.
+            The name has the folders below the class's, if any.
     """
 
     name: str
@@ -56,51 +92,59 @@ class Layout:
     place: Callable[[Parts], tuple[str, str] | None]
 
 
-def place(source: Path, root: Path, files: Sequence[str], folders: Sequence[str]) -> tuple[str, list[PlacedPhoto]]:
-    """Recognise the layout of a source and place every file of its classes.
+@dataclass(frozen=True)
+class _Reading:
+    """A source read as one layout: the folders of its sets, each with its photos. Without `layout`, a list of labels."""
+
+    name: str
+    sets: dict[Parts, list[PlacedPhoto]]
+    layout: Layout | None = None
+
+    def classes(self) -> set[str]:
+        return {photo.label for placed in self.sets.values() for photo in placed}
+
+    def size(self) -> int:
+        """How many photos it accounts for; 0 where they are of one class."""
+        return sum(map(len, self.sets.values())) if len(self.classes()) > 1 else 0
+
+
+def place(source: Path, root: Path, files: Mapping[str, str], folders: Sequence[str]) -> Placement:
+    """Recognise the layout of a source and place every photo of its classes; every other file is left out, with a reason.
 
     Args:
         source: the source, for the text of errors.
         root: the folder with what it holds.
-        files: the paths of all files below `root`, with forward slashes.
+        files: the paths of all files below `root`, with forward slashes -> why each is no photo, "" for a photo.
         folders: the paths of all folders below it.
 
     Returns:
-        The layout's name, and the files. Those that belong to no class are left out; those of a class folder that are no photos
-        are not. Where two splits have a file of the same class and name, every name begins with its split.
+        The placement. Names are unique in a class: where two splits have a file of the same class and name, every name begins
+        with its split; where two folders have, theirs begin with the folders.
 
     Raises:
-        PipelineError: no layout fits, there are fewer than two classes, one of them has no photos, or a splits.csv does
-            not fit the photos.
+        PipelineError: no layout fits, there are fewer than two classes, one of them is an empty folder, a list of labels or
+            of splits does not fit the photos, or most photos are Git LFS pointers.
     """
-    visible = [parts for parts in map(_parts, files) if not _is_hidden(parts[:-1])]
-    photos = [parts for parts in visible if is_photo(parts[-1])]
-    layout = next((layout for layout in LAYOUTS if layout.find(photos)), None)
-    if layout is None:
+    _refuse_pointers(source, files)
+    photos = [_parts(path) for path, why in files.items() if not why]
+    strays = _strays(photos)
+    others = [parts for parts in photos if not any(parts[: len(stray)] == stray for stray in strays)]
+    readings = _read_list(source, root, files, photos) + [_read_layout(layout, others) for layout in LAYOUTS]
+    largest = max(reading.size() for reading in readings)
+    reading = next((reading for reading in readings if reading.sets and 2 * reading.size() >= largest), None)
+    if reading is None:
         known = ", ".join(layout.example for layout in LAYOUTS)
         held = first_few([repr(path) for path in files]) or "no files"
+        known += ", labels.csv (columns path and label)"
         raise PipelineError(f"{source} holds no photos in a known layout. It holds {held}. Known layouts: {known}.")
-    splits = _one_set(source, layout.find(photos))
-    placed = [
-        PlacedPhoto("/".join(parts), *placing, split)
-        for folder, split in splits.items()
-        for parts in visible
-        if parts[: len(folder)] == folder and (placing := layout.place(parts[len(folder) :]))
-    ]
-    classes = {photo.label for photo in placed if is_photo(photo.name)}
-    below = [folder for folder in map(_parts, folders) if folder[:-1] in splits and not _is_hidden(folder)]
-    if bare := [folder for folder in below if layout.place((folder[-1], "0.jpg")) and folder[-1] not in classes]:
-        raise PipelineError(f"{source}: the class folder {'/'.join(bare[0])!r} has no photos: add some, or remove the folder.")
-    if len(classes) < 2:
-        raise PipelineError(f"{source} holds photos of one class only ({', '.join(classes)}); two or more are needed.")
-    if len(splits) > 1:
-        return layout.name, _unique_names(placed)
-    return layout.name, _with_listed_splits(source, root, next(iter(splits)), placed)
-
-
-def is_photo(name: str) -> bool:
-    """Whether a file is a photo by its name's suffix."""
-    return PurePath(name).suffix.lower() in PHOTO_SUFFIXES
+    placed = _of_one_set(source, root, files, folders, reading) if reading.layout else reading.sets[()]
+    left_out = {path: why for path, why in files.items() if why}
+    for path in {"/".join(parts) for parts in photos}.difference(photo.path for photo in placed):
+        left_out[path] = _why_left_out(_parts(path), strays, reading)
+    if len(classes := {photo.label for photo in placed}) < 2:
+        found = f"photos of one class only ({', '.join(classes)})"
+        raise PipelineError("\n".join([f"{source} holds {found}; two or more are needed.", *by_reason(left_out)]))
+    return Placement(reading.name, _with_unique_names(placed), dict(sorted(left_out.items())))
 
 
 def first_few(names: Sequence[str]) -> str:
@@ -109,76 +153,267 @@ def first_few(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMES_SHOWN]) + more
 
 
+def by_reason(left_out: Mapping[str, str]) -> list[str]:
+    """Lines that say what was left out: each reason, the most frequent first, with its files."""
+    paths = defaultdict(list)
+    for path, why in left_out.items():
+        paths[why].append(path)
+    return [
+        f"Left out {len(found):,} ({why}): {first_few(found)}"
+        for why, found in sorted(paths.items(), key=lambda item: -len(item[1]))
+    ]
+
+
 def split_named(name: str) -> str:
-    """The split that goes by a name ("Validation" is "val"), or "" where none does."""
-    return SPLIT_NAMES.get(name.strip().casefold(), "")
-
-
-def _read_list(table: Path, what: str) -> dict[str, str]:
-    """Path -> "train", "val" or "test", from a splits.csv; further columns are ignored."""
-    rows = csv.DictReader(io.StringIO(table.read_text(encoding="utf-8-sig"), newline=""))
-    if not {"path", "split"} <= set(rows.fieldnames or ()):
-        raise PipelineError(f"{what} needs the columns path and split, and has {', '.join(rows.fieldnames or ()) or 'none'}.")
-    splits: dict[str, str] = {}
-    for row in rows:
-        path, name = row["path"] or "", row["split"] or ""
-        if not split_named(name) or path in splits:
-            raise PipelineError(f"{what} has {path!r} in the split {name!r}: list a path once, as train, val or test.")
-        splits[path] = split_named(name)
-    return splits
+    """The split that goes by a name ("Validation_set" is "val"), or "" where none does."""
+    match = _SPLIT.fullmatch(name.strip())
+    return ("train", "val", "test")[match.lastindex - 1] if match and match.lastindex else ""
 
 
 def _parts(path: str) -> Parts:
     return tuple(path.split("/"))
 
 
-def _is_hidden(folders: Parts) -> bool:
-    """Whether a folder is one that programs use for themselves (.git, .dvc, __MACOSX), or lies in one."""
-    return any(name.startswith(".") or name == "__MACOSX" for name in folders)
+def _refuse_pointers(source: Path, files: Mapping[str, str]) -> None:
+    pointers = [path for path, why in files.items() if why == POINTER]
+    if len(pointers) > sum(not why for why in files.values()):
+        raise PipelineError(
+            f"{source} holds Git LFS pointers in place of {len(pointers):,} photos, such as {pointers[0]!r}: run "
+            "`git lfs pull` in the repository that they come from, which brings the photos."
+        )
 
 
-def _one_set(source: Path, folders: set[Parts]) -> dict[Parts, str]:
-    """The folders of one set of photos, each with its split: one folder, or one for each split."""
-    if len(folders) == 1:
-        return dict.fromkeys(folders, "")
-    splits = {folder: split_named(folder[-1]) if folder else "" for folder in sorted(folders)}
-    distinct = "" not in splits.values() and len(set(splits.values())) == len(splits)
-    if distinct and len({folder[:-1] for folder in folders}) == 1:
+def _strays(photos: Sequence[Parts]) -> set[Parts]:
+    """The folders of documentation, samples and the like that lie beside the photos, or beside a folder around them."""
+    strays: set[Parts] = set()
+    at: Parts = ()
+    while True:
+        held = Counter(parts[len(at)] for parts in photos if parts[: len(at)] == at and len(parts) > len(at) + 1)
+        beside = {name for name, count in held.items() if STRAYS.fullmatch(name) and count < max(held.values())}
+        strays |= {(*at, name) for name in beside}
+        if len(held) != len(beside) + 1:
+            return strays
+        at = (*at, *(set(held) - beside))
+
+
+def _why_left_out(parts: Parts, strays: set[Parts], reading: _Reading) -> str:
+    """The reason why a photo has no class."""
+    if not reading.layout:
+        return f"no label in {reading.name}"
+    if any(parts[: len(stray)] == stray for stray in strays):
+        return "in a folder of documentation or samples"
+    return (
+        "in a folder of a split, without a class of the training photos"
+        if any(map(split_named, parts[:-1]))
+        else "in no class folder"
+    )
+
+
+def _read_layout(layout: Layout, photos: Sequence[Parts]) -> _Reading:
+    sets: dict[Parts, list[PlacedPhoto]] = {folder: [] for folder in sorted(layout.find(photos))}
+    depths = set(map(len, sets))
+    for parts in photos:
+        for folder in {parts[:depth] for depth in depths} & sets.keys():
+            if placing := layout.place(parts[len(folder) :]):
+                sets[folder].append(PlacedPhoto("/".join(parts), *placing))
+    return _Reading(layout.name, sets, layout)
+
+
+def _of_one_set(
+    source: Path, root: Path, files: Mapping[str, str], folders: Sequence[str], reading: _Reading
+) -> list[PlacedPhoto]:
+    """The photos of one set, which lies in one folder, or in one for each split; with their splits."""
+    splits = _one_set(source, {folder: len(placed) for folder, placed in reading.sets.items()})
+    labels = {folder: {_folded(photo.label) for photo in reading.sets[folder]} for folder in splits}
+    if learnt := next((labels[folder] for folder, split in splits.items() if split == "train"), None):
+        splits = {folder: split for folder, split in splits.items() if labels[folder] & learnt}  # unlabelled ones go
+    filled = {name[: match.start()] for name in files for match in re.finditer("/", name)}
+    for name in sorted(set(folders) - filled):
+        *parent, last = _parts(name)
+        is_class = tuple(parent) in splits and not is_hidden(last) and not STRAYS.fullmatch(last)
+        if is_class and reading.layout and reading.layout.place((last, "0.jpg")):
+            raise PipelineError(f"{source}: the class folder {name!r} is empty: add photos, or remove the folder.")
+    if len(splits) > 1:
+        return [replace(photo, split=split) for folder, split in splits.items() for photo in reading.sets[folder]]
+    [folder] = splits
+    return _with_listed_splits(source, root, files, folder, reading.sets[folder])
+
+
+def _one_set(source: Path, sizes: Mapping[Parts, int]) -> dict[Parts, str]:
+    """The folders of one set of photos, each with its split: one folder (any split named in it is none), or one a split."""
+    common = len(commonprefix([*sizes]))  # noqa: RUF071 - of tuples
+    splits = {folder: split_named(folder[common]) if len(folder) > common else "" for folder in sizes}
+    if len(splits) > 1 and "" not in splits.values() and len(set(splits.values())) == len(splits):
         return splits
-    names = first_few(sorted(repr("/".join(folder) or ".") for folder in folders))
-    raise PipelineError(f"{source} holds {len(folders)} sets of photos, in {names}: give one of these folders.")
+    largest = max(sizes, key=lambda folder: sizes[folder])
+    if sizes[largest] >= 0.95 * sum(sizes.values()):  # the others are stray photos, samples for instance
+        return {largest: ""}
+    names = first_few([repr("/".join(folder) or ".") for folder in sizes])
+    raise PipelineError(f"{source} holds {len(sizes)} sets of photos, in {names}: give one of these folders.")
 
 
-def _unique_names(placed: list[PlacedPhoto]) -> list[PlacedPhoto]:
-    """Names that are unique in their class, which train/cats/0.jpg and val/cats/0.jpg do not have."""
-    splits: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for photo in placed:
-        splits[photo.label, photo.name.casefold()].add(photo.split)
-    if all(len(found) == 1 for found in splits.values()):
-        return placed
-    return [replace(photo, name=f"{photo.split}_{photo.name}") for photo in placed]
+def _with_unique_names(placed: Sequence[PlacedPhoto]) -> list[PlacedPhoto]:
+    """Name each photo as its file; where names in a class are the same, with its split, folders or a digest."""
+    paths = [PurePath(photo.name) for photo in placed]
+    splits = defaultdict(set)
+    for photo, path in zip(placed, paths, strict=True):
+        splits[_key(photo, path.name)].add(photo.split)
+    shared = any(len(found) > 1 for found in splits.values())
+    prefixes = [f"{photo.split}_" if shared else "" for photo in placed]
+    names = [prefix + path.name for prefix, path in zip(prefixes, paths, strict=True)]
+    joined = [prefix + "_".join(path.parts) for prefix, path in zip(prefixes, paths, strict=True)]
+    digests = [sha256(photo.path.encode()).hexdigest()[:12] + path.suffix for photo, path in zip(placed, paths, strict=True)]
+    for others in (joined, digests):
+        times = Counter(map(_key, placed, names))
+        names = [
+            other if times[_key(photo, name)] > 1 or len(name.encode()) > LONGEST_NAME else name
+            for photo, name, other in zip(placed, names, others, strict=True)
+        ]
+    return [replace(photo, name=name) for photo, name in zip(placed, names, strict=True)]
 
 
-def _with_listed_splits(source: Path, root: Path, folder: Parts, placed: list[PlacedPhoto]) -> list[PlacedPhoto]:
+def _key(photo: PlacedPhoto, name: str) -> tuple[str, str]:
+    """What must differ between two photos, also on a disk that ignores case."""
+    return photo.label, _folded(name)
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+# Lists of labels and of splits
+
+
+@contextmanager
+def _table(table: Path, what: str) -> Iterator[tuple[list[str], Iterable[Mapping[str, str | None]]]]:
+    """The column names of a CSV file (separated by commas, semicolons or tabs), in lower case, and its rows."""
+    with reading(what), table.open(encoding="utf-8-sig", newline="") as file:
+        header = file.readline()
+        file.seek(0)
+        rows = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
+        rows.fieldnames = [name.strip().casefold() for name in rows.fieldnames or ()]
+        yield list(rows.fieldnames), rows
+
+
+class _Listed(NamedTuple):
+    """A row of a list of labels: a photo's path or id, its class, and its split, "" for none."""
+
+    path: str
+    label: str
+    split: str
+
+
+def _read_list(source: Path, root: Path, files: Mapping[str, str], photos: Sequence[Parts]) -> list[_Reading]:
+    """The photos by the topmost labels.csv, or by train.csv and the lists of other splits; none where those name no photo."""
+    tables: dict[tuple[int, Parts, bool], dict[Parts, str]] = defaultdict(dict)
+    for parts in [_parts(path) for path, why in files.items() if why == NO_PHOTO]:
+        match = _LIST_OF_LABELS.fullmatch(parts[-1])
+        if match and (not match[1] or split_named(match[1])):  # labels.csv is sorted before train.csv
+            tables[len(parts), parts[:-1], bool(match[1])][parts] = split_named(match[1])
+    for (_, folder, _), splits in sorted(tables.items()):
+        rows = [row for table, split in splits.items() for row in _rows(source, root.joinpath(*table), split)]
+        what = " and ".join(table[-1] for table in splits)
+        if placed := _listed_photos(f"{source}: {what}", folder, photos, rows):
+            return [_Reading(what, {(): placed})]
+    return []
+
+
+def _rows(source: Path, table: Path, split: str) -> list[_Listed]:
+    """The rows of a list of labels; none where it has no columns of paths and labels."""
+    what = f"{source}: {table.name!r}"
+    with _table(table, what) as (columns, rows):
+        path, label, stated = (
+            next((name for name in names if name in columns), None) for names in (PATH_COLUMNS, LABEL_COLUMNS, ["split"])
+        )
+        if not path or not label:
+            return []
+        listed = []
+        for row in rows:
+            photo, text, named = ((row[column] or "").strip() if column else "" for column in (path, label, stated))
+            if stated and not split_named(named):
+                raise PipelineError(f"{what} has {photo!r} in the split {named!r}: say train, val or test.")
+            if photo and text:
+                listed.append(_Listed(photo, text, split_named(named) or split))
+        return listed
+
+
+def check_class_name(what: object, label: str) -> None:
+    """Refuse a class whose name cannot be a folder's."""
+    if re.search(r"^\.|[/\\\0]", label) or len(label.encode()) > LONGEST_NAME:
+        reason = "as it has a slash, begins with a dot or is too long"
+        raise PipelineError(f"{what}: the class {label!r} cannot be the name of a folder, {reason}: rename it there.")
+
+
+def _listed_photos(what: str, folder: Parts, photos: Sequence[Parts], rows: Sequence[_Listed]) -> list[PlacedPhoto]:
+    """The photos that rows of a list in `folder` name; empty where not a single one is there."""
+    named: dict[str, list[Parts]] = defaultdict(list)
+    for parts in photos:
+        for name in {parts[-1], PurePath(parts[-1]).stem}:
+            named[name].append(parts)
+    placed: dict[Parts, PlacedPhoto] = {}
+    missing = []
+    for row in rows:
+        found = _photos_named(row, folder, named)
+        if len(found) != 1:
+            missing.append(f"{row.path!r}{' (several photos)' if found else ''}")
+            continue
+        check_class_name(what, row.label)
+        photo = PlacedPhoto("/".join(found[0]), row.label, "/".join(found[0][len(folder) :]), row.split)
+        if placed.setdefault(found[0], photo) != photo:
+            raise PipelineError(f"{what} lists {row.path!r} more than once, with several classes or splits.")
+    if placed and missing:
+        raise PipelineError(f"{what} lists {len(missing):,} photos that are not there: {first_few(missing)}.")
+    by_folder = {parts: next(filter(None, map(split_named, parts[len(folder) : -1])), "") for parts in placed}
+    splits = {photo.split for photo in placed.values()}
+    if splits == {""} and "" not in by_folder.values():
+        placed = {parts: replace(photo, split=by_folder[parts]) for parts, photo in placed.items()}
+        splits = set(by_folder.values())
+    return list(placed.values()) if len(splits) > 1 else [replace(photo, split="") for photo in placed.values()]
+
+
+def _photos_named(row: _Listed, folder: Parts, named: Mapping[str, list[Parts]]) -> list[Parts]:
+    """The photos that a path or an id may mean, which may lack folders and suffix; the likeliest, where there are several."""
+    *folders, last = PurePosixPath(row.path.replace("\\", "/")).parts or ("",)
+    found = [parts for parts in named.get(last, ()) if list(parts[:-1][len(parts) - 1 - len(folders) :]) == folders]
+    for fits in (
+        lambda parts: parts[-1] == last,
+        lambda parts: parts[:-1] == (*folder, *folders),
+        lambda parts: any(split_named(name) == (row.split or "train") for name in parts[len(folder) : -1]),
+    ):
+        found = list(filter(fits, found)) or found
+    return found
+
+
+def _with_listed_splits(
+    source: Path, root: Path, files: Iterable[str], folder: Parts, placed: list[PlacedPhoto]
+) -> list[PlacedPhoto]:
     """Give the photos the splits of a splits.csv, which lies in the folder of the classes or in the one above."""
-    found = [
-        (parent, path)
-        for parent in (folder, folder[:-1])
-        for path in root.joinpath(*parent).iterdir()
-        if path.is_file() and path.name.casefold() == SPLITS_FILE
-    ]
-    if not found:
+    tables = [parts for parts in map(_parts, files) if parts[-1].casefold() == SPLITS_FILE]
+    tables = [parts for parent in (folder, folder[:-1]) for parts in tables if parts[:-1] == parent]
+    if not tables:
         return placed
-    parent, table = found[0]
-    what = f"{source}: {table.relative_to(root).as_posix()!r}"
-    with reading(what):
-        listed = _read_list(table, what)
+    *parent, _ = tables[0]
+    what = f"{source}: {'/'.join(tables[0])!r}"
+    listed: dict[str, str] = {}
+    with _table(root.joinpath(*tables[0]), what) as (columns, rows):
+        if not {"path", "split"} <= set(columns):
+            raise PipelineError(f"{what} needs the columns path and split, and has {', '.join(columns) or 'none'}.")
+        for row in rows:
+            path, split = row["path"] or "", split_named(row["split"] or "")
+            if not split or path in listed:
+                raise PipelineError(
+                    f"{what} has {path!r} in the split {row['split']!r}: list a path once, as train, val or test."
+                )
+            listed[path] = split
     paths = ["/".join(_parts(photo.path)[len(parent) :]) for photo in placed]
     if missing := sorted(set(listed).difference(paths)):
         raise PipelineError(f"{what} lists {len(missing):,} files that are not there, such as {missing[0]!r}.")
-    if unlisted := [path for path in paths if path not in listed and is_photo(path)]:
-        raise PipelineError(f"{what} does not list {len(unlisted):,} photos, such as {min(unlisted)!r}: list every photo.")
-    return [replace(photo, split=listed.get(path, "")) for photo, path in zip(placed, paths, strict=True)]
+    if unlisted := sorted(set(paths).difference(listed)):
+        raise PipelineError(f"{what} does not list {len(unlisted):,} photos, such as {unlisted[0]!r}: list every photo.")
+    return [replace(photo, split=listed[path]) for photo, path in zip(placed, paths, strict=True)]
+
+
+# The layouts
 
 
 def _find_flat(photos: Sequence[Parts]) -> set[Parts]:
@@ -192,7 +427,7 @@ def _find_flat(photos: Sequence[Parts]) -> set[Parts]:
 
 def _place_flat(parts: Parts) -> tuple[str, str] | None:
     """cat.0.jpg -> 0.jpg of Cat."""
-    match = _FLAT_NAME.fullmatch(parts[0]) if len(parts) == 1 and is_photo(parts[0]) else None
+    match = _FLAT_NAME.fullmatch(parts[0]) if len(parts) == 1 else None
     return (match[1].capitalize(), match[2]) if match else None
 
 
@@ -200,16 +435,29 @@ def _find_published(photos: Sequence[Parts]) -> set[Parts]:
     return {parts[:-2] for parts in photos if len(parts) > 2 and parts[-3].lower() == "petimages"}
 
 
-def _find_class_folders(photos: Sequence[Parts]) -> set[Parts]:
-    return {parts[:-2] for parts in photos} if all(len(parts) > 1 for parts in photos) else set()
+def _find_class_folders(photos: Sequence[Parts], at: Parts = ()) -> set[Parts]:
+    """The topmost folder below `at` whose folders lie side by side; where those are of splits, the one below each of them."""
+    inside: dict[str, list[Parts]] = defaultdict(list)
+    for parts in photos:
+        if len(at) + 1 < len(parts) < DEEPEST:
+            inside[parts[len(at)]].append(parts)
+    below = {name: _find_class_folders(found, (*at, name)) for name, found in inside.items()}
+    if len(inside) == 1 and (split_named(*inside) or any(below.values())):
+        return set().union(*below.values())
+    of_splits = {root for roots in below.values() for root in roots if any(map(split_named, root[len(at) :]))}
+    depths = set(map(len, of_splits))
+    held = sum(parts[:depth] in of_splits for parts in photos for depth in depths)
+    if all(map(split_named, inside)) or 2 * held > len(photos):
+        return of_splits
+    return set() if all(STRAYS.fullmatch(name) for name in inside) else {at}
 
 
 def _place_in_class_folder(parts: Parts) -> tuple[str, str] | None:
     """cats/a.jpg -> a.jpg of cats."""
-    return (parts[0], parts[1]) if len(parts) == 2 else None
+    return (parts[0], "/".join(parts[1:])) if len(parts) > 1 else None
 
 
-LAYOUTS = (  # the first that finds a folder is taken
+LAYOUTS = (
     Layout("flat", "train/cat.0.jpg (flat, as on Kaggle)", _find_flat, _place_flat),
     Layout("published", "PetImages/Cat/0.jpg (the published archive)", _find_published, _place_in_class_folder),
     Layout(

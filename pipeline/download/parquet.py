@@ -1,7 +1,7 @@
 """Photos in Parquet files, as the Hugging Face hub stores them: a column of encoded pictures, one of classes, a row a photo.
 
-The photo of row 12 whose class is "cat" becomes the file cat/12.jpg; where the files are named by several splits
-(train-00000-of-00002, test-00000-of-00001), train/cat/12.jpg. Rows are counted over all files of a split, in order.
+The photo of row 12 becomes the file 12.jpg, and its class a row of labels.csv; where the files are named by several splits
+(train-00000-of-00002, test-00000-of-00001), train/12.jpg. Rows are counted over all files of a split, in order.
 """
 
 import json
@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.download.extract import checked_path, max_bytes, reading
-from pipeline.download.layouts import split_named
+from pipeline.download.extract import max_bytes, reading
+from pipeline.download.layouts import check_class_name, split_named
 from pipeline.errors import PipelineError
-from pipeline.files import check_room
+from pipeline.files import check_room, write_csv
 from pipeline.progress import progress
 
 MAGIC = b"PAR1"
@@ -30,7 +30,7 @@ def parquet_files(source: Path) -> list[Path]:
 
 
 def extract_parquet(files: list[Path], folder: Path) -> None:
-    """Write the photos of Parquet files into a folder, which is made.
+    """Write the photos of Parquet files, and a list of their labels, into a folder, which is made.
 
     Raises:
         PipelineError: a file is damaged, is a decompression bomb, has no column of pictures or of classes, or holds a class
@@ -43,6 +43,7 @@ def extract_parquet(files: list[Path], folder: Path) -> None:
     splits = {path: split_named(path.name.split("-")[0].removesuffix(SUFFIX)) for path in files}
     several = len(set(splits.values())) > 1
     rows: Counter[str] = Counter()
+    listed = []
     for path in files:
         with reading(path):
             file = pyarrow.parquet.ParquetFile(path)
@@ -53,11 +54,14 @@ def extract_parquet(files: list[Path], folder: Path) -> None:
                 left -= len(picture)
                 if left < 0:
                     raise PipelineError(f"{path} is refused as a decompression bomb: it unpacks to far more than photos do.")
-                target = folder.joinpath(splits[path] if several else "", checked_path(path, label))
-                target.mkdir(parents=True, exist_ok=True)
-                (target / f"{rows[splits[path]]}.jpg").write_bytes(picture)
+                check_class_name(path, label)
+                target = folder.joinpath(splits[path] if several else "", f"{rows[splits[path]]}.jpg")
+                target.parent.mkdir(exist_ok=True)
+                target.write_bytes(picture)
+                listed.append({"path": target.relative_to(folder).as_posix(), "label": label})
                 rows[splits[path]] += 1
                 advance(1)
+    write_csv(folder / "labels.csv", listed)
 
 
 def _rows(path: Path, file: Any) -> Iterator[tuple[bytes, str]]:

@@ -5,34 +5,35 @@ Files are written as they were published, empty and damaged ones included: the a
 
 import os
 import shutil
-import stat
 from collections import Counter
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.download.extract import checked_path, extract, reading, refuse_collisions, refused
-from pipeline.download.layouts import SPLITS_FILE, is_photo, place
+from pipeline.download.extract import extract, reading, refuse_collisions
+from pipeline.download.layouts import SPLITS_FILE, by_reason, first_few, place
+from pipeline.download.listing import is_photo_name, list_files
 from pipeline.download.parquet import extract_parquet, parquet_files
 from pipeline.errors import PipelineError
 from pipeline.files import cannot_write, check_room, recover_folder, replace_folder, write_csv
-from pipeline.progress import progress
+from pipeline.progress import progress, say
 
 PHOTOS_FOLDER = "PetImages"
 INNER_ARCHIVE = "train.zip"  # what Kaggle packs the labelled photos in, inside the zip of all files
 
 
 class Unpacked(NamedTuple):
-    """What `unpack_photos` wrote: the layout's name, files a class and files a predefined split, and the files of no class."""
+    """What `unpack_photos` writes: the layout's name, photos a class, path -> reason of what is left out, photos a split."""
 
     layout: str
     classes: dict[str, int]
-    left_out: list[str]
+    left_out: dict[str, str]
     splits: dict[str, int]
 
 
 def unpack_photos(source: Path, destination: Path) -> Unpacked:
     """Write the photos of a source to `destination/PetImages/<Class>/<name>`, and predefined splits to `splits.csv`.
+
+    What was understood is printed before anything is written: the layout, the classes, the splits and what is left out.
 
     Args:
         source: a zip, a tar (plain, or compressed by gzip, bzip2 or xz), a folder, or Parquet files, in one of the layouts of
@@ -87,7 +88,7 @@ def _extracted(source: Path, folder: Path) -> Path:
     extract(source, whole)
     files = [path for path in whole.rglob("*") if path.is_file()]
     inner = [path for path in files if path.name == INNER_ARCHIVE]
-    if len(inner) != 1 or any(is_photo(path.name) for path in files):
+    if len(inner) != 1 or any(is_photo_name(path.name) for path in files):
         return whole
     extract(inner[0], folder / "inner")
     return folder / "inner"
@@ -95,9 +96,12 @@ def _extracted(source: Path, folder: Path) -> Path:
 
 def _place(source: Path, folder: Path, fresh: Path) -> Unpacked:
     """Write the photos of a folder to `fresh`: copied where the folder is the source, and moved where it was extracted."""
-    files, folders = _listed(source, folder)
-    layout, placed = place(source, folder, files, folders)
+    layout, placed, left_out = place(source, folder, *list_files(source, folder))
     targets = {photo.path: f"{PHOTOS_FOLDER}/{photo.label}/{photo.name}" for photo in placed}
+    splits = {targets[photo.path]: photo.split for photo in placed if photo.split}
+    classes = Counter(photo.label for photo in placed)
+    unpacked = Unpacked(layout, dict(sorted(classes.items())), left_out, dict(sorted(Counter(splits.values()).items())))
+    _report(unpacked)
     refuse_collisions(source, targets.values())
     for label in {photo.label for photo in placed}:
         (fresh / PHOTOS_FOLDER / label).mkdir(parents=True)
@@ -107,16 +111,20 @@ def _place(source: Path, folder: Path, fresh: Path) -> Unpacked:
         for path, target in targets.items():
             (_copy if folder == source else os.replace)(folder / path, fresh / target)
             advance(1)
-    splits = {targets[photo.path]: photo.split for photo in placed if photo.split}
     if splits:
         rows = [{"path": path, "split": split} for path, split in sorted(splits.items())]
         write_csv(fresh / SPLITS_FILE, rows)
-    return Unpacked(
-        layout=layout,
-        classes=dict(sorted(Counter(photo.label for photo in placed).items())),
-        left_out=[path for path in files if path not in targets],
-        splits=dict(sorted(Counter(splits.values()).items())),
-    )
+    return unpacked
+
+
+def _report(unpacked: Unpacked) -> None:
+    """Print what was understood; of many classes the rarest, which may be none, are seen."""
+    counts = first_few([f"{name} {count:,}" for name, count in sorted(unpacked.classes.items(), key=lambda item: item[1])])
+    say(f"{sum(unpacked.classes.values()):,} files of {len(unpacked.classes)} classes (layout: {unpacked.layout}): {counts}")
+    if unpacked.splits:
+        say("Predefined splits: " + ", ".join(f"{split} {count:,}" for split, count in unpacked.splits.items()))
+    for line in by_reason(unpacked.left_out):
+        say(line)
 
 
 def _copy(path: Path, target: Path) -> None:
@@ -124,22 +132,3 @@ def _copy(path: Path, target: Path) -> None:
         file = path.open("rb")
     with file, target.open("xb") as copy:
         shutil.copyfileobj(file, copy)
-
-
-def _listed(source: Path, folder: Path) -> tuple[list[str], list[str]]:
-    """The paths of all files and of all folders below a folder, which has no links and no devices."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    files: list[str] = []
-    folders: list[str] = []
-    with reading(source):
-        below = (Path(parent, name) for parent, *names in os.walk(folder, onerror=fail) for name in chain(*names))
-        for path in sorted(below):
-            name, mode = path.relative_to(folder).as_posix(), path.lstat().st_mode
-            checked_path(source, name)
-            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise refused(source, name, "is a link or a device")
-            (folders if stat.S_ISDIR(mode) else files).append(name)
-    return files, folders

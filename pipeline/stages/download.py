@@ -11,14 +11,12 @@ from collections import Counter
 
 from pipeline.cores import worker_count
 from pipeline.download.drawn import draw_petimages
-from pipeline.download.layouts import first_few
 from pipeline.download.sources import Source, download, is_download, local
-from pipeline.download.unpack import Unpacked, unpack_photos
+from pipeline.download.unpack import unpack_photos
 from pipeline.errors import PipelineError
 from pipeline.files import replace_folder, write_csv, write_json
 from pipeline.params import Download, Params
 from pipeline.paths import ARCHIVES, DOWNLOADS, METRICS, PLOTS, RAW, SECONDS, project_root, user_path
-from pipeline.progress import say
 
 
 def run(params: Params) -> None:
@@ -29,7 +27,7 @@ def run(params: Params) -> None:
         _draw(settings, max(worker_count(params.runtime.workers), 1))
     else:
         source = _source(settings)
-        _report(unpack_photos(source.path, RAW))
+        unpack_photos(source.path, RAW)
         if source.temporary:
             shutil.rmtree(source.temporary)
         sha256 = source.sha256
@@ -54,13 +52,3 @@ def _source(settings: Download) -> Source:
     if is_download(settings.source):
         return download(settings.source, DOWNLOADS, project_root() / ARCHIVES, settings.sha256)
     return local(user_path(settings.source), settings.sha256)
-
-
-def _report(unpacked: Unpacked) -> None:
-    """Print what was understood: the layout, the classes with their counts, predefined splits, and what was left out."""
-    counts = first_few([f"{name} {count:,}" for name, count in unpacked.classes.items()])
-    say(f"{sum(unpacked.classes.values()):,} files of {len(unpacked.classes)} classes (layout: {unpacked.layout}): {counts}")
-    if unpacked.splits:
-        say("Predefined splits: " + ", ".join(f"{split} {count:,}" for split, count in unpacked.splits.items()))
-    if unpacked.left_out:
-        say(f"Left out {len(unpacked.left_out):,} files that belong to no class: {first_few(unpacked.left_out)}")

@@ -12,6 +12,7 @@ import os
 import sys
 from pathlib import Path
 
+from pipeline.download.listing import walk
 from pipeline.errors import PipelineError
 from pipeline.files import read_json, sha256_of, write_json
 from pipeline.params import Params
@@ -47,7 +48,7 @@ def _module_file(name: str) -> Path | None:
 def _hash(path: Path, known: dict[str, str]) -> str:
     """SHA-256 of a file's bytes; of a folder, of the names, sizes and modification times in it."""
     if path.is_dir():
-        found = sorted((str(file.relative_to(path)), *_stat(file)) for file in path.rglob("*") if file.is_file())
+        found = sorted((str(file.relative_to(path)), *_stat(file)) for file, _ in walk(path) if file.is_file())
         return hashlib.sha256(json.dumps(found).encode(errors="surrogateescape")).hexdigest()
     key = json.dumps([str(path.resolve()), *_stat(path)])
     known[key] = known.get(key) or sha256_of(path)

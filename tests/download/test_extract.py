@@ -65,19 +65,16 @@ LINKS_IN_TARS = [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFO
 LINKS_IN_ZIPS = [stat.S_IFLNK, stat.S_IFIFO]
 
 
-@pytest.mark.parametrize("kind", [*LINKS_IN_TARS, *LINKS_IN_ZIPS, "/etc/passwd", "/etc", "pipe"])
-def test_links_and_devices(tmp_path: Path, kind: bytes | int | str) -> None:
+@pytest.mark.parametrize("kind", [*LINKS_IN_TARS, *LINKS_IN_ZIPS])
+def test_links_and_devices(tmp_path: Path, kind: bytes | int) -> None:
     if isinstance(kind, bytes):
         source = pack_tar(tmp_path / "a.tar", [(entry(EVIL, kind=kind), b"")])
-    elif isinstance(kind, int):
+    else:
         source = tmp_path / "a.zip"
         with zipfile.ZipFile(source, "w") as archive:
             info = zipfile.ZipInfo(EVIL)
             info.external_attr = (kind | 0o644) << 16
             archive.writestr(info, b"/etc/passwd")
-    else:
-        source = pack("folder", SMALL, tmp_path)
-        os.mkfifo(source / EVIL) if kind == "pipe" else (source / EVIL).symlink_to(kind)
     assert_refused(source, f"'{EVIL}' is a link or a device")
 
 

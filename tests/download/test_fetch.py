@@ -37,6 +37,12 @@ def test_what_is_there_is_not_asked_for_again(server: MisbehavingServer, destina
     assert_whole(destination)
 
 
+def test_a_site_that_refuses_the_names_of_libraries(server: MisbehavingServer, destination: Path) -> None:
+    server.refused_agents = "python|curl|Wget"
+    fetch(server.url, destination, **QUICK)
+    assert_whole(destination)
+
+
 @pytest.mark.parametrize("status", [429, 503])
 def test_temporary_trouble_is_tried_again(server: MisbehavingServer, destination: Path, status: int) -> None:
     server.answers = [Answer(status), Answer(status, {"Retry-After": "soon"})]

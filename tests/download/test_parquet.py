@@ -67,7 +67,8 @@ def test_one_file_and_classes_in_words(tmp_path: Path) -> None:
         ([0.0, 1.0], FEATURES, r"'labels' holds 0.0"),
         (["", "a"], None, r"'labels' holds ''"),
         ([0, 1], None, r"'labels' holds 0, which is no class"),
-        (["a", "../../b"], None, r"unsafe name"),
+        (["a", "../../b"], None, r"the class '../../b' cannot be the name of a folder"),
+        (["a", "b/c"], None, r"photos.parquet: the class 'b/c' cannot be the name of a folder"),
     ],
 )
 def test_classes_that_are_none(tmp_path: Path, labels: list[Any], features: dict | None, message: str) -> None:

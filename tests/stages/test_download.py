@@ -16,6 +16,7 @@ from pipeline.download.sources import HUB_DATASET
 from pipeline.errors import PipelineError
 from pipeline.params import load_params
 from pipeline.stages.download import run as run_stage
+from pipeline.stages.inputs import run as run_inputs
 from tests.clones import ROOT, run, set_params
 from tests.download.http_server import Answer, MisbehavingServer, serve
 from tests.download.test_parquet import hub_parquet
@@ -86,7 +87,7 @@ def test_an_address_is_fetched_unpacked_and_cleared_away(
     files["/photos.zip"] = cat_and_dog(b"one")
     printed = download(f"{address}/photos.zip?version=1")
     assert "2 files of 2 classes (layout: published): Cat 1, Dog 1" in printed
-    assert "Left out 1 files that belong to no class: readme.txt" in printed
+    assert "Left out 1 (no photo): readme.txt" in printed
     assert photos_of(project) == {"Cat/0.jpg": b"one", "Dog/0.jpg": b"one"}
     assert not list((project / "data/.downloads").rglob("*"))
     metrics = json.loads((project / "outputs/metrics/download.json").read_text())
@@ -117,6 +118,19 @@ def test_a_path(project: Path, download: Download) -> None:
     assert "data is a folder, which has no SHA-256, and download.sha256 is 0" in download("data", fails=True)
     assert "none.zip does not exist" in download("none.zip", fails=True, sha256=None)
     assert photos_of(project)["Cat/0.jpg"] == b"mine"
+
+
+def test_a_photo_replaced_behind_a_link_is_noticed(project: Path) -> None:
+    (project / "store").mkdir()
+    (project / "set").mkdir()
+    (project / "set/cats").symlink_to("../store")
+    set_params(project, {"download.source": "set"})
+    seen = set()
+    for content in (b"one", b"another"):
+        (project / "store/0.jpg").write_bytes(content)
+        run_inputs(load_params())
+        seen.add((project / "data/inputs/photos.json").read_text())
+    assert len(seen) == 2
 
 
 def test_drawn_photos(project: Path, download: Download) -> None:
@@ -210,7 +224,7 @@ def test_photos_from_the_hub(hub: tuple[MisbehavingServer, dict[str, str]], proj
     printed = from_hub(project, environment)
     assert sorted(photos_of(project)) == ["cat/0.jpg", "cat/1.jpg", "cat/4.jpg", "dog/2.jpg", "dog/3.jpg", "dog/5.jpg"]
     assert {len(photo) for photo in photos_of(project).values()} == {40_000}
-    assert "6 files of 2 classes (layout: class folders): cat 3, dog 3" in printed
+    assert "6 files of 2 classes (layout: labels.csv): cat 3, dog 3" in printed
     assert len(sha256_recorded(project)) == 2
 
     server.requests.clear()
