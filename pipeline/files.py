@@ -3,8 +3,10 @@
 import csv
 import errno
 import hashlib
+import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +20,11 @@ def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's bytes, in lower-case hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def printable(name: str) -> str:
+    """A file's name as text that can be written: what is no UTF-8, or breaks a line, as in `\\xff`."""
+    return re.sub(r"[\x00-\x1f\x7f\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", name)
 
 
 def megabytes(size: int) -> str:
@@ -95,7 +102,10 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write a file whole or not at all: beside the old one, flushed to the disk, then renamed. Makes its folder if need be."""
+    """Write a file whole or not at all: beside the old one, flushed to the disk, then renamed. Makes its folder if need be.
+
+    The old file keeps its content wherever else it is linked, as DVC's cache links outputs where cache.type is hardlink.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.new")
     with naming(temporary):
@@ -119,18 +129,17 @@ def write_hashed(folder: Path, stem: str, content: bytes) -> Path:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON with one key a line; floats keep six significant digits, which is more than any of them deserves."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_rounded(content), indent=2) + "\n", encoding="utf-8")
+    write_atomically(path, (json.dumps(_rounded(content), indent=2) + "\n").encode())
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows of equal keys as CSV with a header."""
     rows = [_rounded(row) for row in rows]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -81,6 +81,7 @@ class Preprocess(Section):
     train: Fraction = 0.7
     val: Fraction = 0.15
     test: Fraction = 0.15
+    duplicates: Literal["group", "ignore"] = "group"
     seed: Seed = 0
 
     @property

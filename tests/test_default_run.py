@@ -58,8 +58,8 @@ def test_the_classifier_predicts_test_photos_as_the_evaluation_did(default: Path
     table = pd.read_csv(default / "outputs/evaluation/predictions.csv").iloc[::8]
     classifier = Classifier.load(default / "outputs/finetuned")
     predictions = classifier.predict([default / path for path in table["path"]])
-    predicted = np.array([[one.probabilities["cat"], one.probabilities["dog"]] for one in predictions])
-    assert np.abs(predicted - table[["finetuned_cat", "finetuned_dog"]].to_numpy()).max() < 1e-4
+    predicted = np.array([[one.probabilities["Cat"], one.probabilities["Dog"]] for one in predictions])
+    assert np.abs(predicted - table[["finetuned_Cat", "finetuned_Dog"]].to_numpy()).max() < 1e-4
 
 
 @pytest.mark.parametrize("checkpoint", ["frozen", "finetuned"])

@@ -43,7 +43,7 @@ def test_the_numbers_agree_with_the_predictions_and_the_report_tells_them(small:
     rows = rows_of(evaluation / "predictions.csv")
     assert len(rows) == metrics["num_test"] == len(list((small / "data/processed/images/test").rglob("*.jpg")))
     for name in ("frozen", "finetuned"):
-        assert read_info(small / "outputs" / name).classes == ("cat", "dog")
+        assert read_info(small / "outputs" / name).classes == ("Cat", "Dog")
         right = sum(row["actual"] == row[name] for row in rows) / len(rows)
         assert right == pytest.approx(metrics[name]["accuracy"], abs=1e-5)
         assert metrics[name]["accuracy_low"] <= right <= metrics[name]["accuracy_high"]
@@ -61,7 +61,7 @@ def test_the_probe_knows_no_photo_that_it_is_asked_of(small: Path) -> None:
     rows = rows_of(small / "outputs/out_of_fold.csv")
     manifest = rows_of(small / "data/processed/manifest.csv")
     assert {row["id"] for row in rows} == {row["id"] for row in manifest if row["split"] in ("train", "val")}
-    assert all(float(row["cat"]) + float(row["dog"]) == pytest.approx(1, abs=1e-4) for row in rows)
+    assert all(float(row["Cat"]) + float(row["Dog"]) == pytest.approx(1, abs=1e-4) for row in rows)
 
 
 def change_info(checkpoint: Path, **changes: object) -> None:
@@ -72,7 +72,7 @@ def change_info(checkpoint: Path, **changes: object) -> None:
 def without_dogs(small: Path) -> None:
     """No test photo of a dog, and both checkpoints made for just these photos."""
     manifest = read_manifest(small / "data/processed")
-    poor = manifest[~((manifest["split"] == "test") & (manifest["class"] == "dog"))]
+    poor = manifest[~((manifest["split"] == "test") & (manifest["class"] == "Dog"))]
     write_manifest(poor, small / "data/processed")
     for name in ("frozen", "finetuned"):
         change_info(small / "outputs" / name, data=data_fingerprints(poor).model_dump())
@@ -81,9 +81,9 @@ def without_dogs(small: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"classes": ["dog", "cat"]}, "trained for the classes dog, cat"),
+        ({"classes": ["Dog", "Cat"]}, "trained for the classes Dog, Cat"),
         ({"backbone": {"name": "test_vit", "kwargs": {}, "weights": "none", "weights_sha256": None}}, "do not fit test_vit"),
-        (None, "none of them of dog"),
+        (None, "none of them of Dog"),
     ],
 )
 def test_what_cannot_be_scored_is_refused_before_anything_is_written(

@@ -3,10 +3,13 @@
 contact_sheet([(Path("0.jpg"), "cat.0")], Path("sheet.png"), title="Some photos")
 """
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from pipeline.files import write_atomically
 
 TILE, CAPTION, MARGIN, TOP, COLUMNS = 176, 38, 12, 48, 6
 INK, PAPER = (32, 32, 32), (255, 255, 255)
@@ -24,5 +27,6 @@ def contact_sheet(photos: Sequence[tuple[Path, str]], path: Path, *, title: str)
         with Image.open(file) as photo:
             sheet.paste(ImageOps.fit(photo.convert("RGB"), (TILE, TILE)), (x, y))
         draw.multiline_text((x, y + TILE + 3), caption, INK, font=ImageFont.load_default(13), spacing=2)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    write_atomically(path, buffer.getbuffer())

@@ -41,7 +41,8 @@ def summary(manifest: pd.DataFrame, stored_size: int) -> dict[str, Any]:
     """Counts of a manifest with groups and splits, ready for JSON.
 
     `refused` and `repaired` count files by reason; `exact_groups` and `near_groups` are those with equal pixels and those with
-    like ones, which may be the same group; `shorter_side` is in pixels of the published photos.
+    like ones, which may be the same group; `mixed_groups` are kept though they hold several classes; `shorter_side` is in
+    pixels of the published photos.
     """
     placed = manifest[manifest["split"] != ""]
     refused = manifest.loc[manifest["status"] == "refused", "reason"]
@@ -60,6 +61,7 @@ def summary(manifest: pd.DataFrame, stored_size: int) -> dict[str, Any]:
             "groups": len(shared),
             "exact_groups": int((shared["size"] > shared["nunique"]).sum()),
             "near_groups": int((shared["nunique"] > 1).sum()),
+            "mixed_groups": int((placed.groupby("group")["class"].nunique() > 1).sum()),
             "photos": int(shared["size"].sum()),
             "contradicting": int(refused.str.startswith("label contradicts").sum()),
             "across_splits": int(refused.str.startswith("duplicate of").sum()),
@@ -81,7 +83,7 @@ def read_stored_size(processed: Path) -> int:
 
 
 def classes_of(manifest: pd.DataFrame) -> tuple[str, ...]:
-    """The names of the classes that photos were kept of, in alphabetical order, which is the order of the logits."""
+    """The names of the classes that photos were kept of, sorted, which is the order of the logits."""
     return tuple(sorted(manifest.loc[manifest["split"] != "", "class"].unique()))
 
 

@@ -18,7 +18,7 @@ from typing import Literal
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import PipelineError
-from pipeline.files import write_csv
+from pipeline.files import printable, write_csv
 from pipeline.inference.classifier import Classifier, Photo, Prediction, is_address
 from pipeline.preprocess.decode import FORMATS, Refused
 from pipeline.progress import progress, say
@@ -82,7 +82,7 @@ def photos_named(arguments: Iterable[str]) -> Iterator[tuple[str, Photo]]:
         else:
             matching = [] if path.exists() else [Path(found) for found in glob.glob(argument, recursive=True)]
             files = photos_in(path) if path.is_dir() else sorted(matching)
-            yield from ((str(file), file) for file in files or [path])
+            yield from ((printable(str(file)), file) for file in files or [path])
 
 
 def photos_in(folder: Path) -> list[Path]:
@@ -136,9 +136,10 @@ def write_submission(folder: Path, checkpoint: Path, output: Path, *, kind: Kind
         PipelineError: the checkpoint has other classes, or the folder holds no such photos or two of one number.
     """
     classifier = Classifier.load(checkpoint)
-    if set(classifier.classes) != {"cat", "dog"}:
+    if sorted(map(str.casefold, classifier.classes)) != ["cat", "dog"]:
         classes = ", ".join(classifier.classes)
         raise PipelineError(f"{checkpoint} has the classes {classes}. Give one of cat and dog with --checkpoint.")
+    dog = max(classifier.classes, key=str.casefold)
     photos, rows = _numbered(folder), []
     with progress("predicting photos", total=len(photos)) as advance:
         for (number, path), outcome in zip(photos.items(), classifier.predict_each(photos.values()), strict=True):
@@ -146,9 +147,9 @@ def write_submission(folder: Path, checkpoint: Path, output: Path, *, kind: Kind
                 label = 0 if kind == "class" else 0.5
                 print(f"{path}: {outcome}; it is given {label:g}", file=sys.stderr, flush=True)
             elif kind == "class":
-                label = int(outcome.label == "dog")
+                label = int(outcome.label == dog)
             else:
-                label = min(max(outcome.probabilities["dog"], LOWEST), HIGHEST)
+                label = min(max(outcome.probabilities[dog], LOWEST), HIGHEST)
             rows.append({"id": number, "label": label})
             advance(1)
     write_csv(output, rows)

@@ -6,20 +6,21 @@ manifest = audit(Path("data/raw"), Path("data/.audited"), stored_size=256, worke
 import hashlib
 import os
 import re
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 
 from pipeline.errors import PipelineError
-from pipeline.files import check_room
+from pipeline.files import check_room, printable
 from pipeline.preprocess.photo import Task
 from pipeline.preprocess.workers import examine_all
 from pipeline.progress import progress
 
 PHOTOS_FOLDER = "PetImages"
 MAX_STEM = 100
-NOT_PRINTABLE = re.compile(r"[\x00-\x1f\x7f\udc80-\udcff]")  # line breaks and what is no UTF-8: a line of the manifest has none
+MAX_SLUG_BYTES = 100  # of 255 that a file's name may have
 
 
 def audit(raw: Path, store: Path, *, stored_size: int, workers: int) -> pd.DataFrame:
@@ -57,25 +58,31 @@ def audit(raw: Path, store: Path, *, stored_size: int, workers: int) -> pd.DataF
 def find_tasks(raw: Path, store: Path, stored_size: int) -> list[Task]:
     """List the files of all classes, each with an id.
 
-    The id is the class, a dot and the file's name without extension: PetImages/Cat/0.jpg is cat.0. Where several files
-    would get the same id, also on a file system that ignores case, all of them get a digest of their path appended.
+    A class is named as its folder is, in Unicode's composed form (NFC). The id is the class in lower case, a dot and the
+    file's name without extension: PetImages/Cat/0.jpg is cat.0. Where several files would get the same id, also on a file
+    system that ignores case, all of them get a digest of their path appended: C#/0.jpg and C+/0.jpg are c_.0-DIGEST.
     `store` and `stored_size` are those of `audit`, which raises the same errors.
     """
     top, store = (raw / PHOTOS_FOLDER).absolute(), store.absolute()  # workers have the folder that Python was started in
     files = sorted(file for file in top.glob("*/*") if file.is_file())
-    labels = [re.sub(r"[^\w.-]", "_", file.parent.name.lower()) for file in files]
+    labels = [printable(unicodedata.normalize("NFC", file.parent.name)) for file in files]
     if (found := len(set(labels))) < 2:
         raise PipelineError(
             f"{raw / PHOTOS_FOLDER} holds files of {found} classes, and two or more are needed. Run: dvc repro download"
         )
     stems = [os.path.splitext(file.name)[0][:MAX_STEM] for file in files]
-    ids = [f"{label}.{re.sub(r'[^A-Za-z0-9_.-]', '_', stem)}" for label, stem in zip(labels, stems, strict=True)]
+    ids = [f"{_slug(label)}.{re.sub(r'[^A-Za-z0-9_.-]', '_', stem)}" for label, stem in zip(labels, stems, strict=True)]
     times = Counter(photo.lower() for photo in ids)
     tasks = []
     for file, label, photo in zip(files, labels, ids, strict=True):
         path = f"{PHOTOS_FOLDER}/{file.parent.name}/{file.name}"
         if times[photo.lower()] > 1:
             photo = f"{photo}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
-        shown = NOT_PRINTABLE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", path)
-        tasks.append(Task(str(file), f"{store}/{label}/{photo}.jpg", photo, shown, label, file.stat().st_size, stored_size))
+        stored = f"{store}/{label}/{photo}.jpg"
+        tasks.append(Task(str(file), stored, photo, printable(path), label, file.stat().st_size, stored_size))
     return tasks
+
+
+def _slug(label: str) -> str:
+    """The class as a part of ids, which are names of files."""
+    return re.sub(r"[^\w.-]", "_", label.lower()).encode()[:MAX_SLUG_BYTES].decode(errors="ignore")

@@ -1,11 +1,15 @@
 """Decoding: the bytes of one photo file to an upright RGB image, or the reason why not. Training and prediction share it.
 
-* The content decides, not the extension: JPEG, MPO, PNG, WEBP, GIF, BMP and TIFF are read, nothing else.
+* The content decides, not the extension: JPEG, MPO, PNG, WEBP, GIF, BMP, TIFF, HEIC and AVIF are read, nothing else.
 * The EXIF orientation is applied. Transparency is laid over white. The first frame stands for an animation.
-* 16-bit grey is scaled to 8 bits; CMYK, YCbCr and palettes are converted without a colour profile; floating-point, 32-bit
-  and Lab pixels have no agreed range and are refused.
+* 16-bit grey is scaled to 8 bits, by the smallest number of bits, from 8 to 16, that holds its maximum, because cameras of 10
+  or 12 bits leave the upper ones empty.
+* CMYK, YCbCr and palettes are converted without a colour profile; floating-point, 32-bit and Lab pixels have no agreed range
+  and are refused.
 * A file that ends early is refused, also where libjpeg would fill the rest with grey.
-* No file may hold more than `MAX_PIXELS` pixels.
+* A photo may hold `MAX_PIXELS` pixels. A JPEG may hold `MAX_JPEG_PIXELS`, because libjpeg can read it at a half, a quarter or
+  an eighth of its size; so it does above `MAX_PIXELS`.
+* A photo's longer side is at most `MAX_ASPECT` times the shorter one: any transform would make gigabytes of a line.
 """
 
 import io
@@ -15,11 +19,18 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
+from pillow_heif import register_heif_opener
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # MPO is a JPEG with further pictures behind it
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")  # MPO is a JPEG with further pictures behind it
 MAX_FILE_BYTES = 512 * 2**20
-MAX_PIXELS = 100_000_000  # 400 MB while decoding, and far above what cameras make
+MAX_PIXELS = 100_000_000  # 400 MB while decoding
+MAX_JPEG_PIXELS = 250_000_000  # phones reach 200 million
+MAX_ASPECT = 50  # panoramas stay below 20
+register_heif_opener(thumbnails=False)
+Image.MAX_IMAGE_PIXELS = MAX_JPEG_PIXELS  # Pillow's own bound, from which on it warns, is lower
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # up to 64 MB of text or profile do not spoil the pixels
 EXIF_ORIENTATION = 0x0112
 TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -62,6 +73,7 @@ def decode(data: bytes) -> Decoded:
     with _refusing():
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         _check_size(image)
+        notes += _read_smaller(image)
         format_name, mode = str(image.format), image.mode
         if format_name != "MPO" and getattr(image, "is_animated", False):
             notes.append("first frame of several")
@@ -83,6 +95,7 @@ def pixels_of(image: Image.Image) -> Image.Image:
     """What `decode` makes of a file, of an image that Pillow has opened: RGB, upright. Raises as `decode` does."""
     with _refusing():
         _check_size(image)
+        _read_smaller(image)
         image.load()
         return _upright(_to_rgb(image, []), _orientation(image))
 
@@ -112,10 +125,22 @@ def plain(message: str) -> str:
 
 def _check_size(image: Image.Image) -> None:
     width, height = image.size
-    if width * height > MAX_PIXELS:
+    if width * height > (MAX_JPEG_PIXELS if isinstance(image, JpegImageFile) else MAX_PIXELS):
         raise Refused(f"too many pixels: {width} x {height}")
     if min(width, height) < 1:
         raise Refused("no pixels")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise Refused(f"too long and thin: {width} x {height}")
+
+
+def _read_smaller(image: Image.Image) -> list[str]:
+    """Have libjpeg shrink what is above `MAX_PIXELS` to at most half of them while it decodes; returns a note."""
+    width, height = image.size
+    if width * height <= MAX_PIXELS:
+        return []
+    scale = next(scale for scale in (2, 4, 8) if width * height <= MAX_PIXELS / 2 * scale**2)
+    image.draft(None, (width // scale, height // scale))
+    return [f"read at a smaller scale: 1/{scale} of {width} x {height}"]
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
@@ -130,9 +155,11 @@ def _orientation(image: Image.Image) -> int:
 def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
     """Convert to RGB by the rules at the top of this module."""
     if image.mode.startswith("I;16"):
-        notes.append("16-bit scaled to 8")
         values = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+        bits = max(int(values.max()).bit_length(), 8)
+        notes.append("16-bit scaled to 8" + (f": {bits} of them are used" if bits < 16 else ""))
+        largest = 2**bits - 1
+        return Image.fromarray(((values * 255 + largest // 2) // largest).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         notes.append("transparency laid over white")
         rgba = image.convert("RGBA")
@@ -191,4 +218,5 @@ def _next_marker(data: bytes, start: int) -> int:
 def _wants_more(data: bytes, scan_end: int, image: Image.Image) -> bool:
     """Whether the decoder would use further coded data: a photo that is complete ignores what is added to its scan."""
     longer = Image.open(io.BytesIO(data[:scan_end] + bytes(range(1, 255)) + data[scan_end:]), formats=("JPEG",))
+    _read_smaller(longer)
     return longer.tobytes() != image.tobytes()

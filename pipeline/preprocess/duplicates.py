@@ -1,4 +1,4 @@
-"""Duplicate photos: perceptual hashes and thumbnails of the published photos, grouped by connected components.
+"""Duplicate photos: perceptual hashes and thumbnails, and groups of photos that look like one of them, their leader.
 
 A group is never divided between splits; otherwise the same picture would be learnt from and scored on.
 """
@@ -6,44 +6,67 @@ A group is never divided between splits; otherwise the same picture would be lea
 import numpy as np
 import pandas as pd
 from scipy.fft import dctn
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from pipeline.errors import PipelineError
 from pipeline.preprocess.photo import THUMBNAIL_SIDE
 
 HASH_SIDE = 8
 MAX_HAMMING_DISTANCE = 8  # of 64 bits: another size or compression changes 0 to 4, another picture hardly ever less than 8
 MAX_MEAN_DIFFERENCE = 8.0  # of 0..255, between thumbnails: pairs of different pictures with close hashes lie above 15
 LUMA = np.array([299, 587, 114]) / 1000
-DISTANCES_PER_BLOCK = 100_000  # 0.8 MB at a time, which a cache holds
+MAX_GROUP, MAX_GROUP_FRACTION = 5, 0.1  # pictures of a class, and of all its pictures, that a group may hold: the larger counts
 
 
-def group_duplicates(manifest: pd.DataFrame) -> pd.DataFrame:
-    """Add the column `group`, drop `thumbnail`, and refuse the photos whose duplicates carry another label.
+def group_duplicates(manifest: pd.DataFrame, *, near: bool = True) -> pd.DataFrame:
+    """Add the column `group`, drop `thumbnail`, and refuse equal pictures with several labels.
 
-    Two photos are duplicates where their pixels are equal, or where their perceptual hashes differ in at most
-    `MAX_HAMMING_DISTANCE` bits and their thumbnails by at most `MAX_MEAN_DIFFERENCE`; duplicates of duplicates belong to
-    the same group. A group's name is the smallest SHA-256 of its members' files, so it depends on neither decoder, names
-    nor order. Nobody can tell which of two contradicting labels is right, so all photos of such a group are refused.
+    Nobody can tell which label of equal pixels is right. Pictures that only look alike may well differ in what the label is
+    about, such as a scratch: they are kept, and a group may hold several classes. A group's name is the smallest SHA-256 of
+    its members' files, so it depends on neither decoder, names nor order.
 
     Args:
         manifest: rows of the audit; refused rows get an empty group.
+        near: whether near duplicates are grouped too, or only equal pictures.
+
+    Raises:
+        PipelineError: near duplicates of one photo are more than a tenth of a class, and more than `MAX_GROUP`.
     """
     usable = manifest[manifest["status"] != "refused"]
-    picture, _ = pd.factorize(usable["pixel_hash"])
-    _, first = np.unique(picture, return_index=True)
-    thumbnails = np.frombuffer(b"".join(usable["thumbnail"].iloc[first]), np.uint8)
-    pairs = close_pairs(thumbnails.reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3))
-    graph = coo_array((np.ones(len(pairs)), pairs.T), shape=(len(first), len(first)))
-    component = connected_components(graph, directed=False)[1][picture]
-    groups = usable["sha256"].groupby(component).transform("min")
-    grouped = manifest.drop(columns="thumbnail").assign(group=groups.reindex(manifest.index, fill_value=""))
-    labels = usable.groupby(component)["class"].transform("nunique")
-    for _, members in usable[labels > 1].groupby(groups):
+    group = usable["sha256"].groupby(usable["pixel_hash"]).transform("min")
+    contradicting = usable["class"].groupby(group).transform("nunique") > 1
+    if near:
+        pictures = usable[~contradicting & (usable["sha256"] == group)].drop_duplicates("sha256").sort_values("sha256")
+        thumbnails = np.frombuffer(b"".join(pictures["thumbnail"]), np.uint8)
+        leader = leaders(thumbnails.reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3))
+        led = dict(zip(pictures["sha256"], pictures["sha256"].iloc[leader], strict=True))
+        group = group.map(led).fillna(group)
+        _check_sizes(usable.assign(group=group)[~contradicting])
+    grouped = manifest.drop(columns="thumbnail").assign(group=group.reindex(manifest.index, fill_value=""))
+    for _, members in usable[contradicting].groupby(group):
         for index, label in members["class"].items():
             other = members.loc[members["class"] != label, "id"].min()
             grouped.loc[index, ["status", "reason"]] = ["refused", f"label contradicts its duplicate: {other}"]
     return grouped
+
+
+def leaders(thumbnails: np.ndarray) -> np.ndarray:
+    """The index of each one's leader, of RGB thumbnails (n, side, side, 3): the first one that leads and looks like it.
+
+    Two look alike where their hashes differ in at most `MAX_HAMMING_DISTANCE` bits and the thumbnails by at most
+    `MAX_MEAN_DIFFERENCE`. One that looks like no leader leads itself. Members look like their leader, not only like one
+    another, so that a slow pan is no single group. Only leaders are compared with the rest: the fewer they are, the faster.
+    """
+    hashes, colours = perceptual_hashes(thumbnails), thumbnails.mean(axis=(1, 2))
+    leader = np.full(len(hashes), -1)
+    for first in range(len(hashes)):
+        if leader[first] >= 0:
+            continue
+        near = first + np.flatnonzero(np.bitwise_count(hashes[first:] ^ hashes[first]) <= MAX_HAMMING_DISTANCE)
+        near = near[leader[near] < 0]
+        near = near[np.abs(colours[near] - colours[first]).mean(axis=1) <= MAX_MEAN_DIFFERENCE]  # the least it can be
+        difference = np.abs(thumbnails[near].astype(np.int16) - thumbnails[first])
+        leader[near[difference.mean(axis=(1, 2, 3)) <= MAX_MEAN_DIFFERENCE]] = first
+    return leader
 
 
 def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
@@ -58,14 +81,17 @@ def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
     return np.packbits(bits, axis=1).view(np.uint64).ravel()
 
 
-def close_pairs(thumbnails: np.ndarray) -> np.ndarray:
-    """Index pairs (m, 2), first below second, of thumbnails (n, side, side, 3) that look alike; compares all, in blocks."""
-    hashes = perceptual_hashes(thumbnails)
-    found = [np.empty((0, 2), dtype=np.intp)]
-    rows = max(1, DISTANCES_PER_BLOCK // max(1, len(hashes)))
-    for start in range(0, len(hashes), rows):
-        differing = np.bitwise_count(hashes[start : start + rows, None] ^ hashes[None, start:])
-        pairs = np.argwhere(np.triu(differing <= MAX_HAMMING_DISTANCE, k=1)) + start
-        first, second = thumbnails[pairs.T].astype(np.int16)
-        found.append(pairs[np.abs(first - second).mean(axis=(1, 2, 3)) <= MAX_MEAN_DIFFERENCE])
-    return np.concatenate(found)
+def _check_sizes(usable: pd.DataFrame) -> None:
+    """Refuse groups that take so much of a class that its splits would come out wrong."""
+    pictures = usable.drop_duplicates("pixel_hash")
+    held = pictures.value_counts(["class", "group"])
+    total = held.groupby("class").transform("sum")
+    too_large = held[held > np.maximum(MAX_GROUP, MAX_GROUP_FRACTION * total)]
+    if len(too_large):
+        label, group = worst = too_large.index[0]
+        path = usable.loc[usable["sha256"] == group, "path"].min()
+        raise PipelineError(
+            f"Class {label}: {held[worst]:,} of its {total[worst]:,} different photos look like {path}, and photos that look "
+            "alike must be in one split. Where they are frames of one scene, leave most of them out of the source. Where they "
+            "are different things on one background, set preprocess.duplicates to ignore: only equal pictures stay together then."
+        )

@@ -29,7 +29,7 @@ class Task(NamedTuple):
     stored: str  # where its stored photo goes; the folder exists
     id: str  # unique in the manifest
     path: str  # below the raw folder, printable
-    label: str  # class, lower-case
+    label: str  # class
     size: int  # bytes, when it was listed
     stored_size: int  # upper bound of the stored photo's shorter side, in pixels
 

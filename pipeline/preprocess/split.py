@@ -6,7 +6,8 @@ its name lies. So the split depends on neither names nor order nor decoder. Wher
 few of the old photos, moves; where a decoder finds a near duplicate more or less, that group moves and no other.
 
 Groups make a class deviate from its fractions. Where a split would be off by more than the size of the class's largest group,
-the division is shifted by as few groups as bring it within that.
+the division is shifted by as few groups as bring it within that. The class with the fewest photos is divided first, and what it
+shares a group with goes along: a larger class makes up for that with its other groups, as far as they last.
 
 Where photos come with splits (RAW/splits.csv, written by download), those hold. A split that is missing there is drawn out of
 their training photos, and of duplicates in several splits the one in test stays, before val, before train.
@@ -40,7 +41,7 @@ def assign_splits(
     """The split of each row of a manifest with groups: "train", "val" or "test", and "" for the refused.
 
     Of every class each split gets its fraction of the photos, within the size of the class's largest group, and at least
-    one photo. All photos of a group are of one class, as `group_duplicates` leaves them.
+    one photo. Only groups of several classes may make a class deviate further.
 
     Args:
         manifest: rows with the columns `path`, `status`, `reason`, `class`, `sha256` and `group`.
@@ -49,16 +50,25 @@ def assign_splits(
         predefined: path -> split, where the photos come with splits.
 
     Raises:
-        PipelineError: a class has too few different photos, or the predefined splits lack train, a class or a photo.
+        PipelineError: a class has too few different photos, or too few of its own; or the predefined splits lack train, a
+            class or a photo.
     """
     usable = manifest[manifest["status"] != "refused"]
     given = _given(usable, predefined) if predefined else pd.Series("train", index=usable.index)
     missing = [split for split in SPLITS[1:] if split not in set(given)]
     drawn = {split: fractions[split] for split in ("train", *missing)}
     _check_classes(manifest, given, drawn)
+    free, placed = usable[given == "train"], dict[str, str]()
+    for name in free["class"].value_counts().sort_index().sort_values(kind="stable").index:
+        photos = free[free["class"] == name]
+        placed |= _draw(photos, drawn, seed, placed)
+        if lacking := set(drawn) - set(photos["group"].map(placed)):
+            raise PipelineError(
+                f"Class {name} has no photo for {', '.join(sorted(lacking))}: too many of its photos look like photos of other "
+                "classes and share their split. Add photos of it, or set preprocess.duplicates to ignore."
+            )
     splits = given.reindex(manifest.index, fill_value="").rename("split")
-    for _, photos in usable[given == "train"].groupby("class"):
-        splits[photos.index] = _draw(photos, drawn, seed)
+    splits[free.index] = free["group"].map(placed)
     return splits
 
 
@@ -92,7 +102,7 @@ def _given(usable: pd.DataFrame, predefined: Mapping[str, str]) -> pd.Series:
 
 def _check_classes(manifest: pd.DataFrame, given: pd.Series, drawn: Collection[str]) -> None:
     """Every class must have a photo in each predefined split, and as many groups in train as there are splits to draw."""
-    if "train" not in set(given):
+    if len(given) and "train" not in set(given):
         raise PipelineError("The splits that these photos come with have no train: there is nothing to learn from.")
     for name, rows in manifest.groupby("class"):
         refused = rows.loc[rows["status"] == "refused", "reason"].str.split(": ").str[0].value_counts()
@@ -110,27 +120,34 @@ def _check_classes(manifest: pd.DataFrame, given: pd.Series, drawn: Collection[s
             )
 
 
-def _draw(photos: pd.DataFrame, fractions: Mapping[str, float], seed: int) -> np.ndarray:
-    """Split the photos of one class; the fractions may sum to less than 1."""
+def _draw(photos: pd.DataFrame, fractions: Mapping[str, float], seed: int, placed: Mapping[str, str]) -> dict[str, str]:
+    """Group -> split, of the groups of one class that are not placed yet; the fractions may sum to less than 1."""
     names, parts = list(fractions), np.array(list(fractions.values()))
-    sizes = photos["group"].value_counts()
+    there = photos["group"].map(placed)
+    photos_there = there.value_counts().reindex(names, fill_value=0).to_numpy()
+    free = photos[there.isna()]
+    if free.empty:
+        return {}
+    sizes = free["group"].value_counts()
     places = _places(sizes.index, seed)
     order = np.argsort(places)
     groups, places = sizes.index[order], places[order]
     before = np.concatenate([[0], np.cumsum(sizes.to_numpy()[order])])  # photos in the first i groups
-    places_of_photos, largest = np.sort(_places(photos["sha256"], seed)), sizes.max()
+    places_of_photos, largest = np.sort(_places(free["sha256"], seed)), sizes.max()
     split_of_group = np.zeros(len(groups), dtype=int)
     cut, excess, tolerance = 0, 0.0, largest / 2 + 0.5  # the half is for rounding
     for number, fraction in enumerate(np.cumsum(parts / parts.sum())[:-1], start=1):
-        target = fraction * len(photos)
-        cut_now = np.searchsorted(places, places_of_photos[min(round(target), len(photos) - 1)])
+        target = fraction * len(photos) - photos_there[:number].sum()
+        cut_now = np.searchsorted(places, places_of_photos[int(np.clip(round(target), 0, len(free) - 1))])
         # Neither the photos before the cut nor those since the last one are off by more than they may be.
         lowest = np.searchsorted(before, target + max(-tolerance, excess - largest))
         highest = np.searchsorted(before, target + min(tolerance, excess + largest), side="right") - 1
-        cut = int(np.clip(np.clip(cut_now, lowest, highest), cut + 1, len(groups) - len(names) + number))  # a group for each
+        empty = photos_there == 0  # each of these splits gets a group
+        least, most = cut + empty[number - 1], len(groups) - empty[number:].sum()
+        cut = max(cut, int(np.clip(np.clip(cut_now, lowest, highest), least, most)))
         excess = before[cut] - target
         split_of_group[cut:] = number
-    return np.array(names)[split_of_group[pd.Index(groups).get_indexer(photos["group"])]]
+    return dict(zip(groups, np.array(names)[split_of_group], strict=True))
 
 
 def _places(hashes: pd.Series | pd.Index, seed: int) -> np.ndarray:

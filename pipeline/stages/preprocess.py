@@ -26,7 +26,7 @@ from pipeline.progress import say
 
 SHOWN_PER_CLASS = 12
 # Kinds of duplicates, in the order in which they are pictured, and the column in which the photos of such a group differ.
-KINDS = {"contradicting": "class", "across splits": "split", "near": "pixel_hash", "exact": "id"}
+KINDS = {"several labels": "class", "across splits": "split", "near": "pixel_hash", "exact": "id"}
 GROUPS_SHOWN = 6  # of each kind
 
 
@@ -39,7 +39,8 @@ def run(params: Params) -> None:
     for folder in (AUDITED, fresh):
         shutil.rmtree(folder, ignore_errors=True)
     workers = max(worker_count(params.runtime.workers), 1)
-    manifest = _split(group_duplicates(audit(RAW, AUDITED, stored_size=stored_size, workers=workers)), settings)
+    audited = audit(RAW, AUDITED, stored_size=stored_size, workers=workers)
+    manifest = _split(group_duplicates(audited, near=settings.duplicates == "group"), settings)
     facts = summary(manifest, stored_size)
     _picture_duplicates(manifest)
 
@@ -85,7 +86,7 @@ def _picture(manifest: pd.DataFrame) -> None:
 
 
 def _picture_duplicates(manifest: pd.DataFrame) -> None:
-    """Some groups of duplicates, two photos of each that differ: first those whose labels contradict each other."""
+    """Some groups of duplicates, two photos of each that differ: first those with several labels."""
     grouped = manifest[manifest["group"] != ""].sort_values("id")
     grouped = grouped[grouped.duplicated("group", keep=False)]
     groups = grouped["group"].nunique()

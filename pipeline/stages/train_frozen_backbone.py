@@ -16,7 +16,7 @@ from pipeline.checkpoint import CheckpointInfo, library_versions, save_checkpoin
 from pipeline.data.dataset import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, read_manifest, read_stored_size, stored_fingerprint
 from pipeline.errors import PipelineError
-from pipeline.files import write_csv, write_json
+from pipeline.files import write_atomically, write_csv, write_json
 from pipeline.models.backbone import create_backbone
 from pipeline.models.freezing import frozen_fingerprint, set_trainable
 from pipeline.models.head import apply_temperature, replace_head_as_set, set_linear_head
@@ -99,7 +99,8 @@ def run(params: Params) -> None:
     unseen = out_of_fold(train, train_labels, groups, l2=probe.best.l2, weight=weight)
     probabilities = np.concatenate([unseen, (val_logits / temperature).double().softmax(1).numpy()])
     ids = pd.Index([*splits["train"].ids, *splits["val"].ids], name="id")
-    pd.DataFrame(probabilities, ids, list(classes)).to_csv(OUT_OF_FOLD, float_format="%.6g", lineterminator="\n")
+    table = pd.DataFrame(probabilities, ids, list(classes)).to_csv(float_format="%.6g", lineterminator="\n")
+    write_atomically(OUT_OF_FOLD, table.encode())
     write_json(METRICS / f"{STAGE}.json", metrics)
     write_json(SECONDS / f"{STAGE}.json", {"seconds": time.monotonic() - started})
 

@@ -75,8 +75,8 @@ def test_threads_predict_and_explain_what_one_does(classifier: Classifier, photo
     alone = [classifier.predict(part) for part in parts]
     with ThreadPoolExecutor(len(parts)) as pool:
         assert list(pool.map(classifier.predict, parts)) == alone
-        pictures = list(pool.map(classifier.explain, photos[:3], ["dog"] * 3))
-    assert [one.tobytes() for one in pictures] == [classifier.explain(photo, "dog").tobytes() for photo in photos[:3]]
+        pictures = list(pool.map(classifier.explain, photos[:3], ["Dog"] * 3))
+    assert [one.tobytes() for one in pictures] == [classifier.explain(photo, "Dog").tobytes() for photo in photos[:3]]
     assert pictures[0].size == classifier.info.preprocessing.input_size[:0:-1]
     assert np.ptp(np.asarray(pictures[0], dtype=int), axis=2).max() > 30  # in colours
 
@@ -103,7 +103,7 @@ def test_a_photo_that_cannot_be_read_is_named_with_the_reason(
     outcomes = list(classifier.predict_each([torn, photos[0], *bad.values(), photos[1]]))
     assert [isinstance(one, Prediction) for one in outcomes] == [False, True] + [False] * len(bad) + [True]
     with pytest.raises(PipelineError, match="cannot be explained: not a photo"):
-        classifier.explain(b"no photo", "cat")
+        classifier.explain(b"no photo", "Cat")
     assert classifier.predict([]) == []
 
 

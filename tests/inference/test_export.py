@@ -68,14 +68,14 @@ def test_formats_work_without_this_project(exported: Path, checkpoint: Path, pho
         torch.testing.assert_close(model(images), expected)
         program = torch.export.load(str(exported / "model.pt2")).module()
         torch.testing.assert_close(program(images.expand(5, -1, -1, -1)), expected.expand(5, -1), atol=1e-4, rtol=1e-4)
-    assert model.pretrained_cfg["label_names"] == ["cat", "dog"]
+    assert model.pretrained_cfg["label_names"] == ["Cat", "Dog"]
     plain = onnxruntime.InferenceSession(exported / "model.onnx")
     torch.testing.assert_close(torch.tensor(plain.run(None, {"images": images.numpy()})[0]), expected, atol=1e-4, rtol=1e-4)
     whole = onnxruntime.InferenceSession(exported / "model_with_preprocessing.onnx")
     (logits,) = whole.run(["logits"], {"photos": np.stack([np.asarray(photo)] * 3)})
     torch.testing.assert_close(torch.tensor(logits), expected.expand(3, -1), atol=0.05, rtol=0.05)
     metadata = whole.get_modelmeta().custom_metadata_map
-    assert json.loads(metadata["classes"]) == ["cat", "dog"]
+    assert json.loads(metadata["classes"]) == ["Cat", "Dog"]
     assert Preprocessing.model_validate_json(metadata["preprocessing"]) == info.preprocessing
 
 

@@ -17,7 +17,7 @@ from pipeline.__main__ import app
 from pipeline.inference import Classifier
 from pipeline.inference import classifier as classifier_module
 from pipeline.inference.classifier import Refused, fetch
-from pipeline.inference.predict import predict_photos
+from pipeline.inference.predict import photos_named, predict_photos
 from tests.download.http_server import Answer, serve
 
 
@@ -57,9 +57,15 @@ def test_each_photo_is_a_row_each_broken_one_a_reason_and_the_rest_is_counted(
     assert torn.startswith("mine/torn.jpg: truncated")
     for row, one in zip(rows.values(), classifier.predict(rows), strict=True):
         assert row["label"] == one.label
-        assert float(row["dog"]) == pytest.approx(one.probabilities["dog"], rel=1e-4)
+        assert float(row["Dog"]) == pytest.approx(one.probabilities["Dog"], rel=1e-4)
         assert float(row["ood_score"]) == pytest.approx(one.ood_score, rel=1e-3)
         assert row["is_ood"] == str(one.is_ood).lower()
+
+
+def test_a_name_that_is_no_utf8_can_be_printed(tmp_path: Path, photos: list[Path]) -> None:
+    file = tmp_path / os.fsdecode(b"\xff.jpg")
+    shutil.copy(photos[0], file)
+    assert list(photos_named([str(tmp_path)])) == [(f"{tmp_path}/\\xff.jpg", file)]
 
 
 def test_files_patterns_and_standard_input_as_json(folder: Path, checkpoint: Path, photos: list[Path]) -> None:
@@ -126,8 +132,8 @@ def test_kaggle_gets_a_row_for_every_photo_in_order(folder: Path, checkpoint: Pa
     for name, source in names.items():
         shutil.copy(folder / "mine" / source, kaggle / name)
     nine, ten = classifier.predict([kaggle / "9.jpg", kaggle / "10.jpg"])
-    clipped = [float(np.clip(one.probabilities["dog"], 0.005, 0.995)) for one in (nine, ten)]
-    wanted = {"class": [0, int(nine.label == "dog"), int(ten.label == "dog"), 0], "probability": [0.5, *clipped, 0.5]}
+    clipped = [float(np.clip(one.probabilities["Dog"], 0.005, 0.995)) for one in (nine, ten)]
+    wanted = {"class": [0, int(nine.label == "Dog"), int(ten.label == "Dog"), 0], "probability": [0.5, *clipped, 0.5]}
     for kind, labels in wanted.items():
         done = call("submission", "--photos", kaggle, "--kind", kind, "--checkpoint", checkpoint)
         assert done.exit_code == 0, done.output

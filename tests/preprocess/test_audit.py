@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+import itertools
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -70,9 +72,9 @@ def test_every_file_has_a_row_and_every_photo_is_stored_whatever_the_number_of_w
     assert rows.loc["dog.ink", ["status", "reason", "mode"]].tolist() == ["repaired", "CMYK converted", "CMYK"]
     described = ["class", "status", "reason", "format", "mode", "width", "height", "orientation", "bytes", "sha256"]
     data = (raw / "PetImages/Dog/5.jpg").read_bytes()
-    values = ["dog", "kept", "", "JPEG", "RGB", 60, 69, 1, len(data), hashlib.sha256(data).hexdigest()]
+    values = ["Dog", "kept", "", "JPEG", "RGB", 60, 69, 1, len(data), hashlib.sha256(data).hexdigest()]
     assert rows.loc["dog.5", described].tolist() == values
-    with Image.open(tmp_path / "one/dog/dog.5.jpg") as image:
+    with Image.open(tmp_path / "one/Dog/dog.5.jpg") as image:
         assert image.size == tuple(rows.loc["dog.5", ["stored_width", "stored_height"]]) == (48, round(69 * 48 / 60))
 
 
@@ -105,6 +107,33 @@ def test_ids_are_plain_unique_and_safe(tmp_path: Path) -> None:
     assert all(Path(task.stored).name == f"{task.id}.jpg" and len(task.id) < 130 for task in tasks)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("का", "कि", "Dog"),
+        ("age <5", "age >5"),
+        ("C#", "C+"),
+        ("😀", "🐶"),
+        ("American Shorthair", "Cafe\u0301"),
+        ("猫" * 80, "犬" * 80),
+    ],
+)
+def test_a_class_is_named_as_its_folder(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name, stem in itertools.product(names, "01"):
+        save(tmp_path / "PetImages" / name / f"{stem}.jpg", picture())
+    tasks = find_tasks(tmp_path, tmp_path / "store", 48)
+    assert {task.label for task in tasks} == {unicodedata.normalize("NFC", name) for name in names}
+    assert len({task.id.casefold() for task in tasks}) == len(tasks) == 2 * len(names)
+    assert all(f"{task.id}.jpg" == Path(task.stored).name and len(task.id.encode()) < 250 for task in tasks)
+
+
+def test_a_class_whose_name_is_no_utf8_can_be_written(tmp_path: Path) -> None:
+    for name in (b"caf\xe9", b"Dog"):
+        save(tmp_path / "PetImages" / os.fsdecode(name) / "0.jpg", picture())
+    tasks = find_tasks(tmp_path, tmp_path / "store", 48)
+    assert [(task.label, task.id) for task in tasks] == [("Dog", "dog.0"), ("caf\\xe9", "caf_xe9.0")]
+
+
 # Photos damaged at random
 
 SAMPLES = [
@@ -118,6 +147,8 @@ SAMPLES = [
     encoded(picture(), "BMP"),
     encoded(picture(), "TIFF", compression="tiff_lzw"),
     encoded(picture(), "MPO", save_all=True, append_images=[picture(seed=1)]),
+    encoded(picture(), "HEIF"),
+    encoded(picture(), "AVIF"),
 ]
 
 

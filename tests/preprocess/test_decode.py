@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from pipeline.preprocess import decode as decode_module
 from pipeline.preprocess.decode import EXIF_ORIENTATION, Refused, decode
@@ -26,14 +27,14 @@ def pixels(data: bytes) -> np.ndarray:
     return np.asarray(decode(data).image)
 
 
-@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF"])
 def test_known_formats_decode_whatever_they_are_called(format_name: str) -> None:
     options = {"lossless": True} if format_name == "WEBP" else {}
     decoded = decode(encoded(picture(), format_name, **options))
     assert decoded.format == format_name
     assert np.asarray(decoded.image).dtype == np.uint8
     difference = np.abs(np.asarray(decoded.image).astype(int) - np.asarray(picture()).astype(int))
-    assert difference.mean() < {"JPEG": 12, "GIF": 12}.get(format_name, 1e-9)
+    assert difference.mean() < (12 if format_name in ("JPEG", "GIF", "HEIF", "AVIF") else 1e-9)
 
 
 def test_a_multi_picture_jpeg_gives_its_first_picture_and_no_note() -> None:
@@ -90,6 +91,19 @@ def test_transparency_is_laid_over_white(mode: str) -> None:
     assert values[2] == 100
 
 
+@pytest.mark.parametrize("data", [encoded(picture(), name) for name in ("HEIF", "AVIF")], ids=["HEIF", "AVIF"])
+def test_heic_and_avif_are_told_apart_where_the_brand_leaves_it_open(data: bytes) -> None:
+    assert np.array_equal(pixels(data[:8] + b"mif1" + data[12:]), pixels(data))
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 15])
+def test_16_bit_grey_that_leaves_upper_bits_empty_keeps_its_brightness(bits: int) -> None:
+    values = np.linspace(0, 2**bits - 1, 1200).astype(np.uint16).reshape(30, 40)
+    decoded = decode(encoded(Image.fromarray(values), "PNG"))
+    assert np.asarray(decoded.image).mean() == pytest.approx(127.5, abs=1)
+    assert decoded.notes == (f"16-bit scaled to 8: {bits} of them are used",)
+
+
 @pytest.mark.parametrize("format_name", ["PNG", "TIFF"])
 def test_16_bit_grey_is_scaled_to_8(format_name: str) -> None:
     values = np.array([[0, 257 * 77, 32768, 65535]], dtype=np.uint16)
@@ -121,6 +135,16 @@ def test_the_first_of_several_frames_counts(format_name: str) -> None:
     assert "first frame of several" in decoded.notes
 
 
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_heic_is_turned_once(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    image = picture()
+    image.info["exif"] = exif.tobytes()  # which the encoder puts into the container too, as phones do
+    expected = UPRIGHT[orientation](np.asarray(picture()).astype(int))
+    assert np.abs(pixels(encoded(image, "HEIF")) - expected).mean() < 12
+
+
 @pytest.mark.parametrize("format_name", ["PNG", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied_once(format_name: str, orientation: int) -> None:
@@ -146,6 +170,40 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch: pytest
         decode(encoded(picture(41), "PNG"))
 
 
+@pytest.mark.parametrize("format_name", ["JPEG", "MPO"])
+def test_a_jpeg_of_too_many_pixels_is_read_at_a_smaller_scale(format_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(picture(400, 300), format_name)
+    monkeypatch.setattr(decode_module, "MAX_PIXELS", 400 * 300 - 1)
+    decoded = decode(data)
+    assert decoded.image.size == (200, 150)
+    assert decoded.notes == ("read at a smaller scale: 1/2 of 400 x 300",)
+    expected = np.asarray(picture(400, 300).reduce(2)).astype(int)
+    assert np.abs(np.asarray(decoded.image) - expected).mean() < 4
+    with pytest.raises(Refused, match=r"^truncated"):
+        decode(data[: len(data) // 2] + b"\xff\xd9")
+    monkeypatch.setattr(decode_module, "MAX_JPEG_PIXELS", 400 * 300 - 1)
+    with pytest.raises(Refused, match=r"^too many pixels: 400 x 300$"):
+        decode(data)
+
+
+@pytest.mark.parametrize("size", [(501, 10), (10, 501), (40_000, 1)])
+def test_lines_are_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(Refused, match=rf"^too long and thin: {size[0]} x {size[1]}$"):
+        decode(encoded(Image.new("L", size), "PNG"))
+
+
+@pytest.mark.parametrize("kind", ["zTXt", "iTXt", "iCCP"])
+def test_a_png_with_megabytes_of_text_or_profile_is_a_photo(kind: str) -> None:
+    info = PngInfo()
+    if kind == "zTXt":
+        info.add_text("Comment", "x" * 2_000_000, zip=True)
+    elif kind == "iTXt":
+        info.add_itxt("Comment", "x" * 2_000_000, zip=True)
+    data = encoded(picture(), "PNG", pnginfo=info, icc_profile=bytes(2_000_000) if kind == "iCCP" else None)
+    assert kind.encode() in data
+    assert np.array_equal(pixels(data), np.asarray(picture()))
+
+
 def test_a_decompression_bomb_is_refused() -> None:
     data = bytearray(encoded(picture(), "BMP"))
     data[18:26] = (60_000).to_bytes(4, "little") * 2
@@ -162,7 +220,7 @@ def test_a_jpeg_cut_off_anywhere_is_refused(progressive: bool, share: float) -> 
         decode(data[: int(share * len(data))])
 
 
-@pytest.mark.parametrize("format_name", ["PNG", "GIF", "BMP", "TIFF", "WEBP"])
+@pytest.mark.parametrize("format_name", ["PNG", "GIF", "BMP", "TIFF", "WEBP", "HEIF", "AVIF"])
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
 def test_other_photos_cut_off_are_refused(format_name: str, share: float) -> None:
     data = encoded(picture(), format_name)

@@ -1,4 +1,4 @@
-"""Duplicates: exact and near ones share a group, other photos do not, and contradicting labels are left out."""
+"""Duplicates: exact and near ones share a group, other photos do not, and equal pictures with several labels are left out."""
 
 import hashlib
 import io
@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.preprocess import duplicates as duplicates_module
+from pipeline.errors import PipelineError
 from pipeline.preprocess.duplicates import (
     MAX_HAMMING_DISTANCE,
     MAX_MEAN_DIFFERENCE,
-    close_pairs,
     group_duplicates,
+    leaders,
     perceptual_hashes,
 )
 from pipeline.preprocess.photo import THUMBNAIL_SIDE, pixel_hash, thumbnail
@@ -35,6 +35,7 @@ def manifest_of(photos: Photos) -> pd.DataFrame:
     rows = [
         {
             "id": photo,
+            "path": f"PetImages/{photo}",
             "class": photo.split(".")[0],
             "status": "kept",
             "reason": "",
@@ -71,9 +72,9 @@ def test_exact_and_near_duplicates_share_a_group_named_by_their_smallest_file(ph
     assert grouped["group"].nunique() == 20
 
 
-def test_contradicting_labels_are_refused_and_others_are_not(photos: Photos) -> None:
-    photos |= {"dog.wrong": recompressed(photos["cat.0"], 60), "cat.again": photos["cat.0"].copy()}
-    photos |= {"dog.right": recompressed(photos["dog.1"], 60)}
+def test_equal_pictures_with_several_labels_are_refused_and_alike_ones_are_kept(photos: Photos) -> None:
+    photos |= {"dog.wrong": photos["cat.0"].copy(), "cat.again": photos["cat.0"].copy()}
+    photos |= {"scratch.1": recompressed(photos["dog.1"], 60), "scratch.2": photos["cat.4"].resize((64, 48))}
     grouped = group_duplicates(manifest_of(photos)).set_index("id")
     refused = grouped[grouped["status"] == "refused"]
     assert refused["reason"].to_dict() == {
@@ -81,7 +82,36 @@ def test_contradicting_labels_are_refused_and_others_are_not(photos: Photos) -> 
         "cat.again": "label contradicts its duplicate: dog.wrong",
         "dog.wrong": "label contradicts its duplicate: cat.0",
     }
-    assert grouped.loc["dog.1", "group"] == grouped.loc["dog.right", "group"]
+    assert refused["group"].nunique() == 1
+    assert grouped.loc["dog.1", "group"] == grouped.loc["scratch.1", "group"]
+    assert grouped.loc["cat.4", "group"] == grouped.loc["scratch.2", "group"]
+
+
+def test_only_equal_pictures_are_grouped_where_near_ones_are_ignored(photos: Photos) -> None:
+    photos |= {"cat.near": recompressed(photos["cat.0"], 40), "cat.equal": photos["cat.0"].copy()}
+    grouped = group_duplicates(manifest_of(photos), near=False).set_index("id")["group"]
+    assert grouped["cat.equal"] == grouped["cat.0"]
+    assert grouped.nunique() == len(photos) - 1
+
+
+@pytest.mark.parametrize(
+    ("label", "number", "stops"), [("dog", 5, False), ("dog", 6, True), ("cat", 6, False), ("cat", 10, True)]
+)
+def test_a_group_of_more_than_a_tenth_of_a_class_stops(label: str, number: int, stops: bool) -> None:
+    photos = {f"cat.{index}": picture(96, 72, index) for index in range(80)}
+    photos |= {f"dog.{index}": picture(96, 72, 100 + index) for index in range(10)}
+    photos |= {f"{label}.frame{index}": photos[f"{label}.0"].resize((80 + index, 60)) for index in range(1, number)}
+    manifest = manifest_of(photos)
+    twice = pd.concat([manifest, manifest.assign(id="x" + manifest["id"])], ignore_index=True)  # copies count once
+    for table in (manifest, twice):
+        if stops:
+            with pytest.raises(
+                PipelineError, match=rf"^Class {label}: {number} of its \d+ .* set preprocess.duplicates to ignore"
+            ):
+                group_duplicates(table)
+        else:
+            assert group_duplicates(table)["group"].nunique() == 90
+    assert (group_duplicates(twice, near=False)["status"] == "kept").all()
 
 
 @pytest.mark.parametrize("refused", [1, 20])
@@ -103,7 +133,7 @@ def test_order_and_names_change_nothing(photos: Photos) -> None:
     assert group_duplicates(other).set_index("sha256")["group"].to_dict() == expected.to_dict()
 
 
-def test_pairs_are_those_with_close_hashes_and_thumbnails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_follows_the_first_leader_that_it_looks_like() -> None:
     rng = np.random.default_rng(0)
     thumbnails = rng.integers(0, 256, (200, THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3), dtype=np.uint8)
     for index in range(0, 200, 3):  # like another, more or less
@@ -115,8 +145,20 @@ def test_pairs_are_those_with_close_hashes_and_thumbnails(monkeypatch: pytest.Mo
     close = {pair for pair in distances if distances[pair] <= MAX_HAMMING_DISTANCE}
     alike = {pair for pair in distances if difference[pair] <= MAX_MEAN_DIFFERENCE}
     assert min(len(close & alike), len(close - alike)) > 2  # neither rule decides alone
-    monkeypatch.setattr(duplicates_module, "DISTANCES_PER_BLOCK", 1400)
-    assert sorted(map(tuple, close_pairs(thumbnails).tolist())) == sorted(close & alike)
+    expected: list[int] = []
+    for index in range(200):
+        leading = [other for other in range(index) if expected[other] == other and (other, index) in close & alike]
+        expected.append(min(leading, default=index))
+    assert leaders(thumbnails).tolist() == expected
+
+
+def test_a_slow_change_is_no_single_group() -> None:
+    first, last = (np.asarray(picture(16, 16, seed)).astype(float) for seed in (0, 1))
+    steps = np.linspace(0, 1, 200)[:, None, None, None]
+    thumbnails = (first * (1 - steps) + last * steps).astype(np.uint8)
+    leader = leaders(thumbnails)
+    assert len(np.unique(leader)) > 5
+    assert np.abs(thumbnails.astype(int) - thumbnails[leader]).mean(axis=(1, 2, 3)).max() <= MAX_MEAN_DIFFERENCE
 
 
 def test_another_size_or_compression_changes_few_bits_of_a_hash() -> None:
@@ -128,8 +170,14 @@ def test_another_size_or_compression_changes_few_bits_of_a_hash() -> None:
     assert np.bitwise_count(hashes[0] ^ hashes[2]) > 12
 
 
-def test_25_000_photos_take_seconds() -> None:
-    thumbnails = np.random.default_rng(0).integers(0, 256, (25_000, THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3), dtype=np.uint8)
+@pytest.mark.parametrize("kind", ["all different", "one camera", "one colour each"])
+def test_many_photos_take_seconds(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    thumbnails = {
+        "all different": lambda: rng.integers(0, 256, (20_000, THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3), dtype=np.uint8),
+        "one camera": lambda: np.asarray(picture(16, 16)) // 2 + rng.integers(0, 9, (8000, 16, 16, 3), dtype=np.uint8),
+        "one colour each": lambda: np.tile(rng.integers(0, 256, (8000, 1, 1, 3), dtype=np.uint8), (1, 16, 16, 1)),
+    }[kind]()
     started = time.process_time()
-    close_pairs(thumbnails)
-    assert time.process_time() - started < 15
+    leaders(thumbnails)
+    assert time.process_time() - started < 10

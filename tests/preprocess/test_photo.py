@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.preprocess import photo as photo_module
 from pipeline.preprocess.decode import decode
 from pipeline.preprocess.photo import Task, as_stored, examine, pixel_hash, read_as_stored
 from tests.preprocess.audits import encoded, picture, save
@@ -37,7 +38,7 @@ def test_a_small_photo_that_is_no_plain_jpeg_is_encoded_at_its_size(tmp_path: Pa
     assert difference.mean() < 3
 
 
-@pytest.mark.parametrize(("size", "expected"), [((97, 50), (47, 24)), ((50, 97), (24, 47)), ((3000, 30), (2400, 24))])
+@pytest.mark.parametrize(("size", "expected"), [((97, 50), (47, 24)), ((50, 97), (24, 47)), ((1500, 30), (1200, 24))])
 def test_a_large_photo_is_stored_with_the_shorter_side_asked_for(
     tmp_path: Path, size: tuple[int, int], expected: tuple[int, int]
 ) -> None:
@@ -62,8 +63,9 @@ def test_a_turned_photo_is_stored_upright(tmp_path: Path) -> None:
         assert 0x0112 not in image.getexif()
 
 
-def test_a_photo_too_long_for_a_jpeg_is_refused(tmp_path: Path) -> None:
-    row, target = stored(tmp_path, save(tmp_path / "0.png", Image.new("L", (70_000, 2)), "PNG"), 64)
+def test_a_photo_too_long_for_a_jpeg_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(photo_module, "MAX_JPEG_SIDE", 69)
+    row, target = stored(tmp_path, save(tmp_path / "0.png", Image.new("L", (70, 2)), "PNG"), 64)
     assert (row["status"], row["reason"]) == ("refused", "too long and thin to store")
     assert not target.exists()
 

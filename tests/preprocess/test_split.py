@@ -59,6 +59,52 @@ def test_each_class_has_its_fractions_within_its_largest_group_whatever_the_orde
     pd.testing.assert_series_equal(assign_splits(shuffled, FRACTIONS, seed), splits.iloc[order])
 
 
+@given(
+    groups=st.lists(st.dictionaries(st.sampled_from("abc"), st.integers(1, 3), min_size=1), min_size=20, max_size=80),
+    seed=SEEDS,
+)
+@settings(max_examples=60)
+def test_groups_of_several_classes_stay_together_and_the_smallest_class_has_its_fractions(
+    groups: list[dict[str, int]], seed: int
+) -> None:
+    rows = [
+        (label, f"{group}", sha256(f"{group}.{label}.{n}"))
+        for group, sizes in enumerate(groups)
+        for label in sizes
+        for n in range(sizes[label])
+    ]
+    manifest = pd.DataFrame(rows, columns=["class", "group", "sha256"]).assign(status="kept", reason="", path="p")
+    manifest["group"] = manifest.groupby("group")["sha256"].transform("min")
+    assume(manifest.groupby("class")["group"].nunique().min() >= 15)
+    splits = assign_splits(manifest, FRACTIONS, seed)
+    assert (splits.groupby(manifest["group"]).nunique() == 1).all()
+    sizes = manifest["class"].value_counts().sort_index()
+    smallest = manifest["class"] == sizes.idxmin()
+    counts = splits[smallest].value_counts()
+    largest = manifest[smallest]["group"].value_counts().max()
+    assert all(abs(counts[split] - fraction * sizes.min()) <= largest + 1e-6 for split, fraction in FRACTIONS.items())
+    order = np.random.default_rng(seed).permutation(len(manifest))
+    pd.testing.assert_series_equal(assign_splits(manifest.iloc[order], FRACTIONS, seed), splits.iloc[order])
+
+
+def test_a_class_makes_up_for_what_goes_with_another() -> None:
+    """Half of the larger class is alike photos of the smaller one, all of which happen to be learnt from."""
+    small = manifest_of({"scratch": [1] * 30})
+    alike = small[assign_splits(small, FRACTIONS, 0) == "train"].assign(**{"class": "ok"})
+    alike["sha256"] = [sha256(text) for text in alike["sha256"]]
+    manifest = pd.concat([small, alike, manifest_of({"ok": [1] * 45}, "own")], ignore_index=True)
+    counts = pd.crosstab(manifest["class"], assign_splits(manifest, FRACTIONS, 0))
+    assert counts.loc["ok", list(FRACTIONS)].tolist() == [30, 12, 18]
+
+
+def test_a_class_without_a_photo_of_its_own_for_a_split_is_named() -> None:
+    small = manifest_of({"a": [1] * 6})
+    alike = small[assign_splits(small, FRACTIONS, 0) == "train"].assign(**{"class": "b"})
+    manifest = pd.concat([small, alike, alike, alike], ignore_index=True)
+    with pytest.raises(PipelineError, match=r"Class b has no photo for test, val: .* preprocess.duplicates to ignore"):
+        assign_splits(manifest, FRACTIONS, 0)
+
+
 @given(sizes=SIZES, added=st.lists(st.integers(1, 6), max_size=20), seed=SEEDS)
 @settings(max_examples=40)
 def test_few_photos_move_when_some_are_added(sizes: list[int], added: list[int], seed: int) -> None:
@@ -118,7 +164,7 @@ def test_a_class_with_too_few_photos_is_refused_by_name(groups: list[int]) -> No
 
 def audited(raw: Path, store: Path, stored_size: int) -> pd.DataFrame:
     """What the audit makes, in this process."""
-    for label in ("cat", "dog"):
+    for label in ("Cat", "Dog"):
         (store / label).mkdir(parents=True, exist_ok=True)
     grouped = group_duplicates(pd.DataFrame([examine(task) for task in find_tasks(raw, store, stored_size)]))
     return grouped.assign(split=assign_splits(grouped, FRACTIONS, 0)).set_index("id")

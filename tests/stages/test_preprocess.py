@@ -60,6 +60,7 @@ def test_splits_that_come_with_the_photos_hold_and_no_duplicate_is_in_two(projec
         "groups": 2,
         "exact_groups": 2,
         "near_groups": 0,
+        "mixed_groups": 0,
         "photos": 4,
         "contradicting": 2,
         "across_splits": 1,
@@ -82,5 +83,5 @@ def test_another_backbone_is_stored_at_its_size_and_split_alike(project: Path) -
     assert "warning: preprocess.stored_size is 100 px, but test_vit needs" in printed
     assert read_stored_size(project / "data/processed") == 100
     assert fingerprint(other) == fingerprint(manifest)
-    stored = sorted(path.stem for path in (project / "data/processed/images/train/cat").iterdir())
-    assert stored == sorted(other.index[(other["split"] == "train") & (other["class"] == "cat")])
+    stored = sorted(path.stem for path in (project / "data/processed/images/train/Cat").iterdir())
+    assert stored == sorted(other.index[(other["split"] == "train") & (other["class"] == "Cat")])
