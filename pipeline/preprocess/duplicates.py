@@ -93,5 +93,5 @@ def _check_sizes(usable: pd.DataFrame) -> None:
         raise PipelineError(
             f"Class {label}: {held[worst]:,} of its {total[worst]:,} different photos look like {path}, and photos that look "
             "alike must be in one split. Where they are frames of one scene, leave most of them out of the source. Where they "
-            "are different things on one background, set preprocess.duplicates to ignore: only equal pictures stay together then."
+            "are different things on one background, set preprocess.duplicates to ignore: then only equal pictures do."
         )
