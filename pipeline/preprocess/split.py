@@ -6,8 +6,9 @@ its name lies. So the split depends on neither names nor order nor decoder. Wher
 few of the old photos, moves; where a decoder finds a near duplicate more or less, that group moves and no other.
 
 Groups make a class deviate from its fractions. Where a split would be off by more than the size of the class's largest group,
-the division is shifted by as few groups as bring it within that. The class with the fewest photos is divided first, and what it
-shares a group with goes along: a larger class makes up for that with its other groups, as far as they last.
+the division is shifted by as few groups as bring it within that. The class with the fewest photos (of equal ones the first by
+name) is divided first, and what it shares a group with goes along: a larger class makes up for that with its other groups, as
+far as they last.
 
 Where photos come with splits (RAW/splits.csv, written by download), those hold. A split that is missing there is drawn out of
 their training photos, and of duplicates in several splits the one in test stays, before val, before train.
