@@ -99,7 +99,8 @@ def run(params: Params) -> None:
     unseen = out_of_fold(train, train_labels, groups, l2=probe.best.l2, weight=weight)
     probabilities = np.concatenate([unseen, (val_logits / temperature).double().softmax(1).numpy()])
     ids = pd.Index([*splits["train"].ids, *splits["val"].ids], name="id")
-    pd.DataFrame(probabilities, ids, list(classes)).to_csv(OUT_OF_FOLD, float_format="%.6g", lineterminator="\n")
+    columns = [f"probability_{name}" for name in classes]  # a class may be called "id"
+    pd.DataFrame(probabilities, ids, columns).to_csv(OUT_OF_FOLD, float_format="%.6g", lineterminator="\n")
     write_json(METRICS / f"{STAGE}.json", metrics)
     write_json(SECONDS / f"{STAGE}.json", {"seconds": time.monotonic() - started})
 
