@@ -61,7 +61,7 @@ def test_the_probe_knows_no_photo_that_it_is_asked_of(small: Path) -> None:
     rows = rows_of(small / "outputs/out_of_fold.csv")
     manifest = rows_of(small / "data/processed/manifest.csv")
     assert {row["id"] for row in rows} == {row["id"] for row in manifest if row["split"] in ("train", "val")}
-    assert all(float(row["cat"]) + float(row["dog"]) == pytest.approx(1, abs=1e-4) for row in rows)
+    assert all(float(row["probability_cat"]) + float(row["probability_dog"]) == pytest.approx(1, abs=1e-4) for row in rows)
 
 
 def change_info(checkpoint: Path, **changes: object) -> None:

@@ -134,7 +134,7 @@ def _curves(
         _line(axes, table, STYLES[name])
     zoomed = f" Only the corner of a good model is shown: {size:.0%} of either axis." if size < 1 else ""
     if needed == 0:
-        zoomed = " Both are perfect: some threshold separates all photos, so the curves lie on the edges."
+        zoomed += " Both are perfect and lie on the edges."
     return Chart(title, text + zoomed, _svg(axes, f"{ylabel} by {xlabel}, for both checkpoints"), _legend(scores))
 
 
