@@ -39,8 +39,9 @@ def progress(description: str, total: int | None, unit: str = "photos", done: in
 
     def text() -> str:
         of_total = f" of {total / scale:,.{digits}f}" if total else ""
-        rate = (now - done) / max(time.monotonic() - started, 1e-9)
-        return f"{now / scale:,.{digits}f}{of_total} {unit}, {rate / scale:,.{digits}f} {unit}/s"
+        rate = (now - done) / max(time.monotonic() - started, 1e-9) / scale
+        speed = f", {rate:,.{digits if rate >= 10 else 1}f} {unit}/s" if now > done or not done else ", all done before"
+        return f"{now / scale:,.{digits}f}{of_total} {unit}{speed}"
 
     def say_line() -> None:
         elapsed, fresh, end = time.monotonic() - started, now - done, ""

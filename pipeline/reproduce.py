@@ -256,7 +256,7 @@ def row_of_outputs(project: Path, name: str) -> Row:
     settings, defaults, weights = _flat(params), _flat(Params()), info.backbone.weights
     differing = {key: value for key, value in settings.items() if key not in IN_COLUMNS and value != defaults[key]}
     seeds = [str(settings[key]) for key in SEEDS if key != "download.seed" or source == "drawn"]
-    low, high = log_loss_interval(pd.read_csv(predictions, dtype={"actual": str}))
+    low, high = log_loss_interval(pd.read_csv(predictions, dtype={"actual": str}, keep_default_na=False))
     return Row(
         name=name,
         dataset=source if source in ("drawn", "microsoft") or urlsplit(source).scheme else Path(source).name,

@@ -61,7 +61,7 @@ def test_the_probe_knows_no_photo_that_it_is_asked_of(small: Path) -> None:
     rows = rows_of(small / "outputs/out_of_fold.csv")
     manifest = rows_of(small / "data/processed/manifest.csv")
     assert {row["id"] for row in rows} == {row["id"] for row in manifest if row["split"] in ("train", "val")}
-    assert all(float(row["Cat"]) + float(row["Dog"]) == pytest.approx(1, abs=1e-4) for row in rows)
+    assert all(float(row["probability_Cat"]) + float(row["probability_Dog"]) == pytest.approx(1, abs=1e-4) for row in rows)
 
 
 def change_info(checkpoint: Path, **changes: object) -> None:

@@ -25,7 +25,8 @@ from pipeline.evaluation.attribution import denormalise, grad_cam, overlay
 from pipeline.evaluation.figures import NAMES
 from pipeline.evaluation.metrics import Scores
 
-LEAST_CERTAIN, LABEL_ISSUES, DUPLICATE_GROUPS, SHOWN_OF_A_GROUP, EXPLAINED = 12, 18, 6, 3, 8  # photos shown
+# Photos shown: whole rows of the two, four or six columns of a gallery, a group of duplicates being two wide.
+LEAST_CERTAIN, LABEL_ISSUES, DUPLICATE_GROUPS, SHOWN_OF_A_GROUP, EXPLAINED = 12, 24, 6, 3, 8
 SIDE = 320  # pixels, about twice what photos are shown at, for screens that show two pixels as one
 JPEG_QUALITY = 78
 
@@ -126,13 +127,13 @@ def grad_cam_gallery(
     for position, index in enumerate(chosen):
         actual, photo = photos["class"].iloc[index], photos["id"].iloc[index]
         crop = denormalise(batch[position], preprocessing)
-        pictures = [embed(crop, f"Photo {photo}, a {actual}, as the network gets it", "photo")]
+        pictures = [embed(crop, f"Photo {photo}, labelled {actual}, as the network gets it", "photo")]
         for name, heat in heats.items():
             predicted = scores[name].classes[scores[name].predicted[index]]
             alternative = f"Grad-CAM of photo {photo}: what spoke for {predicted} in the {NAMES[name].lower()} network"
             label = f"{NAMES[name].lower()}: {predicted} {scores[name].confidence[index]:.0%}"
             pictures.append(embed(overlay(crop, heat[position]), alternative, label))
-        cards.append(Card(pictures, f"a {actual}", photo))
+        cards.append(Card(pictures, f"labelled {actual}", photo))
     return Gallery(anchor, title, text, cards, "heat")
 
 

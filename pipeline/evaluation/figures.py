@@ -133,6 +133,8 @@ def _curves(
     for name, table in points.items():
         _line(axes, table, STYLES[name])
     zoomed = f" Only the corner of a good model is shown: {size:.0%} of either axis." if size < 1 else ""
+    if needed == 0:
+        zoomed += " Both are perfect and lie on the edges."
     return Chart(title, text + zoomed, _svg(axes, f"{ylabel} by {xlabel}, for both checkpoints"), _legend(scores))
 
 

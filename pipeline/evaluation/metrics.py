@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
+from numpy.typing import ArrayLike
+from scipy.stats import norm
 from sklearn.metrics import (
     average_precision_score,
     balanced_accuracy_score,
@@ -21,12 +22,14 @@ from sklearn.metrics import (
     confusion_matrix,
     f1_score,
     precision_recall_curve,
+    precision_recall_fscore_support,
     roc_auc_score,
     roc_curve,
 )
 
 CLIP = 1e-15  # as Kaggle clips: a wrong prediction with probability 1 costs 34.5 nats, not infinitely many
 BINS = 15  # of confidence, for the reliability diagram and the ECE
+POINTS = 500  # of a ROC or precision-recall curve, at most: a picture shows no more
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,19 +85,18 @@ class Scores:
 
     @cached_property
     def per_class(self) -> dict[str, dict[str, float]]:
-        """Class -> precision and recall with their Wilson intervals, and support (how many photos have that label).
+        """Class -> precision and recall with their Wilson intervals, F1, and support (how many photos have that label).
 
         The precision of a class that is never predicted is 0, and its interval is everything.
         """
-        table: dict[str, dict[str, float]] = {}
-        totals = zip(self.classes, self.confusion.diagonal(), self.confusion.sum(0), self.confusion.sum(1), strict=True)
-        for name, correct, predicted, support in totals:
-            table[name] = {}
-            for metric, total in (("precision", predicted), ("recall", support)):
-                low, high = wilson(correct, total, self.confidence_level) if total else (0.0, 1.0)
-                table[name] |= {metric: correct / max(total, 1), f"{metric}_low": low, f"{metric}_high": high}
-            table[name]["support"] = int(support)
-        return table
+        values = precision_recall_fscore_support(
+            self.labels, self.predicted, labels=np.arange(len(self.classes)), zero_division=0
+        )
+        columns = dict(zip(("precision", "recall", "f1", "support"), values, strict=True))
+        for metric, totals in (("precision", self.confusion.sum(0)), ("recall", columns["support"])):
+            bounds = wilson(self.confusion.diagonal(), totals, self.confidence_level)
+            columns |= dict(zip((f"{metric}_low", f"{metric}_high"), bounds, strict=True))
+        return pd.DataFrame(columns, index=list(self.classes)).to_dict("index")
 
     @cached_property
     def roc(self) -> pd.DataFrame:
@@ -103,13 +105,13 @@ class Scores:
         With two classes it is that of the second; with more, every (photo, class) pair counts once (the micro average).
         """
         false_positives, true_positives, _ = roc_curve(*map(np.ravel, self.one_vs_rest))
-        return pd.DataFrame({"false_positive_rate": false_positives, "true_positive_rate": true_positives})
+        return _thinned(pd.DataFrame({"false_positive_rate": false_positives, "true_positive_rate": true_positives}))
 
     @cached_property
     def precision_recall(self) -> pd.DataFrame:
         """The precision-recall curve from recall 0 to 1: recall, precision; of the same classes as the ROC curve."""
         precision, recall, _ = precision_recall_curve(*map(np.ravel, self.one_vs_rest), drop_intermediate=True)
-        return pd.DataFrame({"recall": recall[::-1], "precision": precision[::-1]})
+        return _thinned(pd.DataFrame({"recall": recall[::-1], "precision": precision[::-1]}))
 
     @cached_property
     def reliability(self) -> pd.DataFrame:
@@ -160,7 +162,7 @@ METRICS = (
         lambda s: balanced_accuracy_score(s.labels, s.predicted),
         ".2%",
     ),
-    Metric("f1", "F1", "mean over the classes (macro)", lambda s: f1_score(s.labels, s.predicted, average="macro")),
+    Metric("f1", "Macro F1", "mean F1 of the classes", lambda s: f1_score(s.labels, s.predicted, average="macro")),
     Metric(
         "roc_auc", "ROC-AUC", "area under the ROC curve, one class against the rest", lambda s: roc_auc_score(*s.one_vs_rest)
     ),
@@ -179,7 +181,17 @@ METRICS = (
 )
 
 
-def wilson(correct: int, total: int, confidence_level: float) -> tuple[float, float]:
-    """Wilson's confidence interval of `correct` of `total`, which is at least 1 (Probable inference, JASA 1927)."""
-    interval = binomtest(int(correct), int(total)).proportion_ci(confidence_level, method="wilson")
-    return float(interval.low), float(interval.high)
+def wilson(correct: ArrayLike, total: ArrayLike, confidence_level: float) -> tuple[Any, Any]:
+    """Wilson's confidence intervals of `correct` of `total` (Probable inference, JASA 1927); of 0 photos it is everything."""
+    correct, total = np.asarray(correct, dtype=float), np.asarray(total, dtype=float)
+    z_squared = norm.ppf(0.5 + confidence_level / 2) ** 2
+    centre, wrong = correct + z_squared / 2, total - correct
+    arm = np.sqrt(z_squared * (correct * wrong / np.maximum(total, 1) + z_squared / 4))
+    low, high = ((centre + arm * sign) / (total + z_squared) for sign in (-1, 1))
+    return np.where(correct == 0, 0.0, low)[()], np.where(wrong == 0, 1.0, high)[()]  # exactly, whatever the rounding
+
+
+def _thinned(curve: pd.DataFrame) -> pd.DataFrame:
+    """At most `POINTS` of a curve's points, the first and the last among them."""
+    places = np.linspace(0, len(curve) - 1, min(len(curve), POINTS)).round().astype(int)
+    return curve.iloc[places].reset_index(drop=True)

@@ -22,10 +22,11 @@ from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.error_analysis import Gallery
 from pipeline.evaluation.figures import NAMES, STYLES, accuracy_chart, draw_charts, gain_charts
 from pipeline.evaluation.metrics import METRICS, Metric, Scores
-from pipeline.evaluation.slices import Slice
+from pipeline.evaluation.slices import Slice, clearest_difference
 
-MAX_CLASSES_DRAWN = 12  # in a confusion matrix; of more, the most confused pairs are listed
-CONFUSED_PAIRS = 12
+MAX_CLASSES_DRAWN = 20  # in a confusion matrix; of more, the most confused pairs are listed
+CONFUSED_PAIRS = 20
+LONGEST_NAME = 20  # characters of a class's name in a confusion matrix
 Provenance = Mapping[str, Sequence[tuple[str, str]]]  # heading -> (name, value) pairs
 
 
@@ -53,11 +54,15 @@ def render_report(report: Report) -> str:
     environment = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = lambda value, digits=1: f"{100 * value:.{digits}f}%"
     environment.filters["points"] = lambda value: f"{100 * value:+.1f}".replace("-", "−")
+    environment.filters["elided"] = elided
+    tuned = report.scores["finetuned"]
     return environment.get_template("report.html.j2").render(
         report=report,
         scores=report.scores,
-        classes=report.scores["finetuned"].classes,
-        num_photos=len(report.scores["finetuned"].labels),
+        classes=tuned.classes,
+        worst_first=sorted(tuned.classes, key=lambda name: tuned.per_class[name]["recall"]),
+        num_photos=len(tuned.labels),
+        longest_name=max(len(elided(name)) for name in tuned.classes),
         comparison=report.comparison,
         names=NAMES,
         styles=STYLES,
@@ -69,9 +74,16 @@ def render_report(report: Report) -> str:
         agreement=_agreement(report),
         max_classes_drawn=MAX_CLASSES_DRAWN,
         confused=_confused_pairs(report.scores),
+        clearest_difference=clearest_difference,
         charts=draw_charts(report.scores, report.epochs, report.best_epoch, report.alpha),
         least_accuracy=math.floor(20 * min(low for one in report.slices for _, low, _ in one.accuracy.values())) / 20,
     )
+
+
+def elided(name: str) -> str:
+    """A class's name without its middle where it is long: names often differ only at their ends."""
+    half = LONGEST_NAME // 2
+    return name if len(name) <= LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def verdict(report: Report) -> str:
@@ -141,6 +153,7 @@ def _confused_pairs(scores: Mapping[str, Scores]) -> list[dict[str, Any]]:
         {
             "actual": classes[actual],
             "predicted": classes[predicted],
+            "of": int(scores["finetuned"].confusion[actual].sum()),
             "counts": {name: int(counts[actual, predicted]) for name, counts in confusion.items()},
         }
         for actual, predicted in order[:CONFUSED_PAIRS].tolist()

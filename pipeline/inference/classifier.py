@@ -140,10 +140,13 @@ class Classifier:
         """Grad-CAM: the photo as the network sees it, in grey, with the places that raised the logit of `label` in colours.
 
         Raises:
-            PipelineError: the photo cannot be decoded, or the network has no layer to look at.
+            PipelineError: there is no such class, the photo cannot be decoded, or the network has no layer to look at.
         """
         from pipeline.evaluation.attribution import grad_cam, overlay  # takes a second, which prediction does not need
 
+        if label not in self.classes:
+            known = ", ".join(self.classes[:20]) + (", ..." if len(self.classes) > 20 else "")
+            raise PipelineError(f"There is no class {label!r}. The checkpoint has {known}.")
         array = self._prepare(photo)
         if isinstance(array, Refused):
             raise PipelineError(f"{_name(photo)} cannot be explained: {array}")

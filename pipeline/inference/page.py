@@ -22,10 +22,11 @@ from pipeline.inference.classifier import Classifier
 from pipeline.preprocess.decode import Refused
 from pipeline.progress import say
 
-TITLE = "Cat or dog?"
+TITLE = "What is in the photo?"
 LEAD = "Drop a photo. It stays on the machine that serves this page, and is deleted as soon as it is answered."
 OUT_OF_DISTRIBUTION = "Out of distribution: unlike the training photos, so the probabilities mean little."
 LARGEST = "20 MB"  # of a photo's file
+SHOWN = 10  # classes, the most probable ones
 LOCAL = ("127.0.0.1", "localhost")
 CSS = """
 .answers {display: flex; flex-wrap: wrap; gap: 2em} .answers > * {flex: 1 1 260px} .answers img {max-width: 100%}
@@ -108,7 +109,7 @@ def answers_of(classifiers: Mapping[str, Classifier], photo: bytes) -> str:
         if isinstance(prediction, Refused):
             return f'<p role="alert">This is no photo that can be read: {html.escape(str(prediction))}.</p>'
         answers += f"<div><h3>{html.escape(name)}</h3>"
-        for label, probability in sorted(prediction.probabilities.items(), key=lambda item: -item[1]):
+        for label, probability in sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:SHOWN]:
             meter = f'<meter value="{probability:.4f}"></meter>'
             answers += f"<p><label>{html.escape(label)}: {probability:.0%}<br>{meter}</label></p>"
         if prediction.is_ood:

@@ -129,7 +129,8 @@ def _read_info(name: str, manifest: pd.DataFrame, classes: tuple[str, ...]) -> C
 
 def _test_photos(manifest: pd.DataFrame, classes: tuple[str, ...]) -> Photos:
     test = Photos.of_split(manifest, PROCESSED, "test", classes)
-    if missing := [name for index, name in enumerate(classes) if index not in test.labels.tolist()]:
+    present = set(test.labels.tolist())
+    if missing := [name for index, name in enumerate(classes) if index not in present]:
         raise PipelineError(
             f"The test split holds {len(test)} photos, none of them of {', '.join(missing)}, so there is nothing to score by. "
             "Store the photos anew with: dvc repro --force preprocess"
@@ -146,10 +147,10 @@ def _read_table(file: Path, columns: Sequence[str], **options: Any) -> pd.DataFr
 
 def _label_issues(manifest: pd.DataFrame, photos: pd.DataFrame, frozen: Scores) -> tuple[pd.DataFrame, int]:
     """Candidates of all splits: id, split, class, path, likely, probability; and how many photos were examined."""
-    classes = list(frozen.classes)
-    out_of_fold = _read_table(OUT_OF_FOLD, ["id", *classes], dtype={"id": str}, keep_default_na=False).set_index("id")
+    columns = [f"probability_{name}" for name in frozen.classes]
+    out_of_fold = _read_table(OUT_OF_FOLD, ["id", *columns], dtype={"id": str}, keep_default_na=False).set_index("id")
     # The frozen checkpoint was not fitted on test photos, so its own probabilities of them are out of fold.
-    of_test = pd.DataFrame(frozen.probabilities, photos["id"], classes)
+    of_test = pd.DataFrame(frozen.probabilities, photos["id"], columns)
     used = manifest.loc[manifest["split"] != "", ["id", "split", "class"]].sort_values("id", ignore_index=True)
     probabilities = pd.concat([out_of_fold, of_test]).reindex(used["id"]).to_numpy()
     if not np.isfinite(probabilities).all():

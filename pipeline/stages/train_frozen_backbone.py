@@ -99,7 +99,8 @@ def run(params: Params) -> None:
     unseen = out_of_fold(train, train_labels, groups, l2=probe.best.l2, weight=weight)
     probabilities = np.concatenate([unseen, (val_logits / temperature).double().softmax(1).numpy()])
     ids = pd.Index([*splits["train"].ids, *splits["val"].ids], name="id")
-    table = pd.DataFrame(probabilities, ids, list(classes)).to_csv(float_format="%.6g", lineterminator="\n")
+    columns = [f"probability_{name}" for name in classes]  # a class may be called "id"
+    table = pd.DataFrame(probabilities, ids, columns).to_csv(float_format="%.6g", lineterminator="\n")
     write_atomically(OUT_OF_FOLD, table.encode())
     write_json(METRICS / f"{STAGE}.json", metrics)
     write_json(SECONDS / f"{STAGE}.json", {"seconds": time.monotonic() - started})

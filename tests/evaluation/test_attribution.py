@@ -105,7 +105,7 @@ def test_the_gallery_shows_mistakes_first_and_each_class_in_turn(tmp_path: Path)
     shown = [card.note for card in gallery.cards]
     assert len(wrong) > 0
     assert shown[: len(wrong)] == photos["id"].iloc[wrong].tolist()
-    assert {card.title for card in gallery.cards[len(wrong) :][:2]} == {"a cat", "a dog"}
+    assert {card.title for card in gallery.cards[len(wrong) :][:2]} == {"labelled cat", "labelled dog"}
     assert [picture.label.split(":")[0] for picture in gallery.cards[0].pictures] == ["photo", "frozen"]
 
 

@@ -21,14 +21,14 @@ from pipeline.models.head import replace_head
 from pipeline.params import Params
 from pipeline.stages import evaluate
 
-CLASSES = ("cat", "dog")
+CLASSES = ("frozen", "id")  # called as columns of the tables are
 PARAMS = Params.model_validate(
     {"runtime": {"device": "cpu", "workers": 0, "threads": 1}, "evaluate": {"test_time_augmentation": True}}
 )
 
 
 def photos_in(project: Path) -> pd.DataFrame:
-    """24 photos in three splits, cats dark and dogs bright, with a pair of duplicates, and their manifest."""
+    """24 photos in three splits, one class dark and one bright, with a pair of duplicates, and their manifest."""
     random, rows = np.random.default_rng(0), []
     for number in range(24):
         label, split = CLASSES[number % 2], ("train", "val", "test")[number // 8]
@@ -76,10 +76,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoint(project / "outputs/finetuned", manifest, {"alpha": 0.7}, note="Fine-tuned: better by 0.1 (lower bound 0.05).")
     seen = manifest[manifest["split"] != "test"]
     rows = [
-        {"id": photo, "cat": 0.9 - 0.8 * (label == "dog"), "dog": 0.1 + 0.8 * (label == "dog")}
+        {"id": photo, "probability_frozen": 0.9 - 0.8 * (label == "id"), "probability_id": 0.1 + 0.8 * (label == "id")}
         for photo, label in zip(seen["id"], seen["class"], strict=True)
     ]
-    rows[3] |= {"cat": 0.99, "dog": 0.01}  # a wrong label
+    rows[3] |= {"probability_frozen": 0.99, "probability_id": 0.01}  # a wrong label
     write_csv(project / "outputs/out_of_fold.csv", rows)
     write_csv(
         project / "outputs/plots/epochs.csv",
@@ -102,8 +102,9 @@ def test_metrics_name_the_checkpoint_and_its_validation_metrics(project: Path, m
     for name in ("frozen", "finetuned"):
         assert metrics[name]["model_sha256"] == sha256_of(Path("outputs", name, "model.safetensors"))
         assert metrics[name]["accuracy"] == (table[name] == table["actual"]).mean()
-        assert metrics[name]["per_class"]["cat"]["support"] == 4
-        of_true = np.where(table["actual"] == "cat", table[f"{name}_cat"], table[f"{name}_dog"])
+        assert metrics[name]["per_class"]["id"]["support"] == 4
+        assert {"accuracy", "balanced_accuracy", "f1"} <= set(metrics[name])
+        of_true = np.where(table["actual"] == "id", table[f"{name}_id"], table[f"{name}_frozen"])
         assert metrics[name]["log_loss"] == pytest.approx(-np.log(of_true).mean(), rel=1e-5)
     assert metrics["unfreezing"]["alpha"] == 0.7
     assert metrics["unfreezing"]["verdict"] in {"better", "worse", "no different"}
@@ -111,7 +112,7 @@ def test_metrics_name_the_checkpoint_and_its_validation_metrics(project: Path, m
     assert not [key for key in metrics["finetuned"] if key.startswith(("calibrated", "undoubted", "temperature"))]
     issues = pd.read_csv("outputs/evaluation/label_issues.csv")
     assert issues.columns.tolist() == ["id", "split", "class", "likely", "probability"]
-    assert issues.loc[0, ["id", "class", "likely", "probability"]].tolist() == ["dog.3", "dog", "cat", 0.99]
+    assert issues.loc[0, ["id", "class", "likely", "probability"]].tolist() == ["id.3", "id", "frozen", 0.99]
     assert metrics["num_label_issues"] == len(issues)
     assert pd.read_csv("outputs/evaluation/reliability_frozen.csv")["photos"].sum() == 8
 
@@ -139,7 +140,7 @@ def test_probabilities_of_other_photos_are_refused_and_nothing_is_written(
     """Before anything is put in the place of what was there."""
     shutil.copytree(project, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
-    Path("outputs/out_of_fold.csv").write_text("id,cat,dog\ncat.0,0.5,0.5\n")
+    Path("outputs/out_of_fold.csv").write_text("id,probability_frozen,probability_id\nid.1,0.5,0.5\n")
     Path("outputs/evaluation/report.html").write_text("as it was")
     with pytest.raises(PipelineError, match="has other photos"):
         evaluate.run(PARAMS)

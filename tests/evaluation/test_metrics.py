@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
-from pipeline.evaluation.metrics import Scores, wilson
+from pipeline.evaluation.metrics import POINTS, Scores, wilson
 
 
 def scores_of(labels: list[int] | np.ndarray, probabilities: np.ndarray, level: float = 0.95) -> Scores:
@@ -48,11 +48,12 @@ def test_more_than_two_classes() -> None:
     assert metrics["log_loss"] == pytest.approx(log_loss(labels, probabilities))
 
 
-def test_precision_recall_and_support_of_each_class() -> None:
+def test_precision_recall_f1_and_support_of_each_class() -> None:
     table = scores_of([0, 0, 0, 1, 1, 2], np.eye(3)[[0, 0, 1, 1, 1, 0]]).per_class
     assert [row["support"] for row in table.values()] == [3, 2, 1]
     assert [row["precision"] for row in table.values()] == pytest.approx([2 / 3, 2 / 3, 0])
     assert [row["recall"] for row in table.values()] == pytest.approx([2 / 3, 1, 0])
+    assert [row["f1"] for row in table.values()] == pytest.approx([2 / 3, 4 / 5, 0])
     assert (table["a"]["recall_low"], table["a"]["recall_high"]) == wilson(2, 3, 0.95)
     assert (table["c"]["precision_low"], table["c"]["precision_high"]) == (0, 1)  # never predicted
 
@@ -83,6 +84,17 @@ def test_the_area_under_the_curve_is_the_metric(classes: int) -> None:
     recall, precision = scores.precision_recall.to_numpy().T
     assert (recall[0], precision[0], recall[-1]) == (0, 1, 1)
     assert (np.diff(recall) >= 0).all()
+
+
+def test_curves_of_many_predictions_have_no_more_points_than_a_picture_shows() -> None:
+    labels = np.random.default_rng(0).integers(0, 2, 20_000)
+    chances = np.clip(0.5 + (labels - 0.5) * 0.2 + np.random.default_rng(1).normal(size=20_000) * 0.1, 0, 1)
+    scores = scores_of(labels, np.stack([1 - chances, chances], 1))
+    for curve, metric in ((scores.roc, "roc_auc"), (scores.precision_recall, "pr_auc")):
+        x, y = curve.to_numpy().T
+        assert len(x) == POINTS
+        assert (x[0], x[-1]) == (0, 1)
+        assert np.trapezoid(y, x) == pytest.approx(scores.metrics[metric], abs=2e-3)
 
 
 def test_the_ece_is_the_weighted_distance_of_the_bins() -> None:

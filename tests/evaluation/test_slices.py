@@ -1,12 +1,14 @@
 """Slices: every photo in one slice of each kind, named by where its value lies."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from pipeline.evaluation.metrics import Scores
-from pipeline.evaluation.slices import accuracy_by_slice, brightness_and_sharpness
+from pipeline.evaluation.slices import Slice, accuracy_by_slice, brightness_and_sharpness, clearest_difference
 
 
 def table(count: int = 9) -> pd.DataFrame:
@@ -48,6 +50,28 @@ def test_every_photo_is_in_one_slice_of_each_kind_named_by_its_bounds() -> None:
     assert names["shape"] == ["portrait", "about square", "landscape"]
     assert names["file format"] == ["GIF", "JPEG"]
     assert names["sharpness"] == ["all 10"], "equal values are one slice"
+
+
+@pytest.mark.parametrize(
+    ("of_70_and_80", "sentence"),
+    [
+        ((56, 48), "It matters: “square” is 20.0 points above “wide” (95% interval +5.2 to +33.4)."),
+        ((56, 60), "No difference beyond chance: “square” is 5.0 points above “wide” (95% interval −8.6 to +18.0)."),
+    ],
+)
+def test_a_difference_is_told_from_chance(of_70_and_80: tuple[int, int], sentence: str) -> None:
+    """The interval of 56 of 70 against 48 of 80 is published (Newcombe, Statistics in Medicine, 1998, table II, method 10)."""
+    square, wide = (
+        Slice("shape", name, total, {"model": (correct / total, 0, 1)})
+        for name, total, correct in zip(("square", "wide"), (70, 80), of_70_and_80, strict=True)
+    )
+    assert clearest_difference([wide, square], "model", 0.95) == sentence
+    third = replace(square, name="third")  # three pairs want a wider interval each
+    assert _highest(clearest_difference([wide, square, third], "model", 0.95)) > _highest(sentence)
+
+
+def _highest(sentence: str) -> float:
+    return float(sentence.rpartition("+")[2].rstrip(")."))
 
 
 def test_brightness_is_the_mean_luma_and_blur_lowers_sharpness() -> None:

@@ -70,6 +70,11 @@ def test_what_is_no_plain_jpeg_is_encoded_as_the_stored_photos_were(photos: list
     assert min(open_photo(image.resize((900, 700)), 256).size) == 256
 
 
+def test_an_unknown_class_cannot_be_explained_and_the_known_ones_are_named(classifier: Classifier, photos: list[Path]) -> None:
+    with pytest.raises(PipelineError, match=r"There is no class 'bird'\. The checkpoint has cat, dog\."):
+        classifier.explain(photos[0], "bird")
+
+
 def test_threads_predict_and_explain_what_one_does(classifier: Classifier, photos: list[Path]) -> None:
     parts = [photos[start : start + 8] for start in range(4)]
     alone = [classifier.predict(part) for part in parts]
