@@ -20,8 +20,9 @@ errors
 progress cores files launch paths
 params
 checkpoint runtime
-models data download
-preprocess training
+data download
+models preprocess
+training
 evaluation
 inference
 stages reproduce
