@@ -160,9 +160,10 @@ def _content(file: Path, device: torch.device, unsafe: bool) -> Any:
         if not isinstance(error, pickle.UnpicklingError) or not re.search(r"GLOBAL|class|Can only|Can not", reason):
             raise PipelineError(f"{file} cannot be read as weights: {reason}") from error
         raise PipelineError(
-            f"{file} cannot be read as weights: it holds more than tensors ({reason.partition(' Please')[0].rstrip('. ')}). Unpickling it would run "
-            "code from the file with your rights. Ask its maker for a state dict, torch.save(model.state_dict(), file), or for "
-            "safetensors. If you trust its maker, take the weights out of it once, from this project's folder, and use the new file:\n  "
+            f"{file} cannot be read as weights: it holds more than tensors ({re.split(r'[. ]*( Please|$)', reason)[0]}). "
+            "Unpickling it would run code from the file with your rights. Ask its maker for a state dict, "
+            "torch.save(model.state_dict(), file), or for safetensors. If you trust its maker, take the weights out of it "
+            "once, in this project's folder, and use the new file:\n  "
             + CONVERT.format(file=str(file), plain=str(file.with_suffix(".plain.pth")))
         ) from None
 

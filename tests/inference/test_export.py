@@ -102,11 +102,20 @@ def test_the_licence_is_that_of_the_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("interpolation", "side", "crop"),
-    [("bicubic", 224, 0.875), ("bicubic", 65, 0.9), ("bilinear", 128, 1.0), ("bilinear", 65, 0.9)],
+    ("interpolation", "side", "crop", "mode"),
+    [
+        ("bicubic", 224, 0.875, "center"),
+        ("bicubic", 65, 0.9, "center"),
+        ("bilinear", 128, 1.0, "center"),
+        ("bilinear", 65, 0.9, "squash"),
+        ("bicubic", 96, 1.0, "squash"),
+        ("bicubic", 65, 1.0, "border"),
+    ],
 )
-def test_preprocessing_in_the_graph_is_that_of_pillow(checkpoint: Path, interpolation: str, side: int, crop: float) -> None:
-    changes = {"input_size": (3, side, side), "interpolation": interpolation, "crop_pct": crop}
+def test_preprocessing_in_the_graph_is_that_of_pillow(
+    checkpoint: Path, interpolation: str, side: int, crop: float, mode: str
+) -> None:
+    changes = {"input_size": (3, side, side), "interpolation": interpolation, "crop_pct": crop, "crop_mode": mode}
     preprocessing = read_info(checkpoint).preprocessing.model_copy(update=changes)
     network = onnx.parser.parse_model(IDENTITY + "{ logits = Identity (images) }")
     session = onnxruntime.InferenceSession(with_preprocessing(network, preprocessing).SerializeToString())
@@ -118,7 +127,8 @@ def test_preprocessing_in_the_graph_is_that_of_pillow(checkpoint: Path, interpol
         levels = np.abs(prepared[0] - transform(photo).numpy()) * np.reshape(preprocessing.std, (3, 1, 1)) * 255
         assert levels.mean() < 0.2  # of 255
         assert levels.max() < 16
-    for change, message in (({"interpolation": "lanczos"}, "no lanczos"), ({"crop_mode": "squash"}, "not squash")):
+    bordered = {"crop_mode": "border", "crop_pct": 0.9}
+    for change, message in (({"interpolation": "lanczos"}, "no lanczos"), (bordered, "none for the crop border of 0.9")):
         with pytest.raises(Unsupported, match=message):
             with_preprocessing(network, preprocessing.model_copy(update=change))
 
