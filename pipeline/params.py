@@ -241,6 +241,7 @@ def change_params(path: Path, changes: dict[str, Any]) -> None:
     `changes` are "section.key" -> value, as `dvc exp run -S section.key=value` has them.
     """
     yaml = YAML()
+    yaml.representer.add_representer(type(None), lambda own, _: own.represent_scalar("tag:yaml.org,2002:null", "null"))
     content = yaml.load(path.read_text(encoding="utf-8"))
     for key, value in changes.items():
         section, name = key.split(".")

