@@ -4,11 +4,14 @@ Imports are made inside the commands: help must not wait for torch, nor a stage 
 """
 
 import errno
+import getpass
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from importlib import import_module
+from multiprocessing import util
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,6 +35,8 @@ OF_SEVERAL_PROCESSES = ("train-frozen-backbone", "unfreeze-finetune")
 # What the operating system refuses because of the state of a disk or a folder, not of a mistake in this project.
 OF_THE_WORLD = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
+LONGEST_TMPDIR = 70  # bytes, which with those of a socket in it are fewer than the 104 that macOS allows (Linux: 108)
 
 Checkpoint = Annotated[Path, typer.Option(help="The folder of a checkpoint.")]
 FINETUNED = Path("outputs/finetuned")
@@ -179,18 +184,28 @@ def summary(
     from pipeline.models.summary import show_summary
     from pipeline.params import load_params
 
+    photos: dict[str, Any] = {}  # crop and input size
     if backbone is None:
-        section = load_params().backbone
-        backbone, weights = section.name, weights or section.weights
-    show_summary(backbone, weights or "none", outputs=outputs, unfrozen=unfrozen, depth=depth, unsafe=unsafe)
+        section = load_params().backbone.model_dump()
+        backbone, set_weights = section.pop("name"), section.pop("weights")
+        weights, photos = weights or set_weights, section
+    show_summary(backbone, weights or "none", photos, outputs=outputs, unfrozen=unfrozen, depth=depth, unsafe=unsafe)
 
 
 @app.command()
-def backbones(pattern: Annotated[str, typer.Argument(help="Names to list, such as 'convnext*'.")] = "*") -> None:
-    """List timm's backbones by a pattern."""
+def backbones(
+    pattern: Annotated[str, typer.Argument(help="Names to list, such as 'convnext*'.")] = "*",
+    preset: Annotated[str | None, typer.Option(help="Put its settings into params.yaml: fast, balanced or accurate.")] = None,
+) -> None:
+    """Show the presets, and timm's backbones by a pattern."""
+    from pipeline.presets import show_presets, use_preset
+
+    if preset is not None:
+        return use_preset(preset)
     from pipeline.models.summary import show_backbones
 
-    show_backbones(pattern)
+    show_presets()
+    return show_backbones(pattern)
 
 
 @app.command()
@@ -246,5 +261,24 @@ def _page(
     serve({"frozen": Path("outputs/frozen"), "fine-tuned": Path("outputs/finetuned")}, host=host, port=port)
 
 
+def _suit_libraries() -> None:
+    """Make good what libraries take for granted: a short TMPDIR, and a user with a name and a home.
+
+    multiprocessing puts sockets there, whose paths may have some hundred bytes, and workers hang for ever where theirs have
+    more. DVC asks for name and home, of which a container's user that is a mere number has none.
+    """
+    if len(os.fsencode(tempfile.gettempdir())) > LONGEST_TMPDIR:
+        usual, tempfile.tempdir = tempfile.tempdir, "/tmp"
+        util.get_temp_dir()  # made once, and known to this process and all that it starts
+        tempfile.tempdir = usual
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = str(os.getuid())
+    if not os.access(os.path.expanduser("~"), os.R_OK | os.X_OK):
+        os.environ["HOME"] = str(Path(".dvc/tmp").resolve())  # Git ignores it
+
+
 if __name__ == "__main__":
+    _suit_libraries()
     app(prog_name="python -m pipeline")

@@ -40,10 +40,11 @@ FORMER_KEYS = {
 }
 
 
-def _is_in_timm_source(architecture: str) -> bool:
-    """Whether timm defines it. Importing timm to ask takes seconds, and most stages never need it."""
+def _is_in_timm_source(name: str) -> bool:
+    """Whether timm defines it, with its tag. Importing timm to ask takes seconds, and most stages never need it."""
     [timm] = importlib.util.find_spec("timm").submodule_search_locations  # type: ignore[union-attr, misc]
-    defined = re.compile(rf"^@register_model\s+def {re.escape(architecture)}\(", re.MULTILINE)
+    plain = re.escape(name)
+    defined = re.compile(rf"['\"]{plain}\*?['\"]" if "." in name else rf"^@register_model\s+def {plain}\(", re.MULTILINE)
     return any(defined.search(file.read_text(encoding="utf-8")) for file in Path(timm, "models").glob("*.py"))
 
 
@@ -101,15 +102,29 @@ class Backbone(Section):
 
     name: str = "tf_efficientnet_lite0"
     weights: Annotated[str, Field(min_length=1)] = "package"
+    crop: Literal["model", "squash", "pad"] = "model"
+    input_size: Annotated[int, Field(ge=32, le=2048)] | None = None
 
     @field_validator("name")
     @classmethod
-    def _is_known(cls, name: str) -> str:
-        if ":" in name or name.startswith("torchvision/") or _is_in_timm_source(name.split(".")[0]):
+    def _known(cls, name: str) -> str:
+        """As it is, or what timm calls it now."""
+        if ":" in name or name.startswith("torchvision/") or _is_in_timm_source(name):
             return name
         import timm
 
-        return name if timm.is_model(name) else _one_of(name, timm.list_models())
+        if current := timm.models.get_deprecated_models().get(name):
+            return current
+        architecture = _one_of(name.split(".")[0], timm.list_models())
+        if name not in (tagged := timm.list_models(f"{architecture}.*", include_tags=True)):
+            raise ValueError(f"timm has no such weights of {architecture}; it has {', '.join(tagged)}")
+        return name
+
+    @model_validator(mode="after")
+    def _package_is_here(self) -> Self:
+        if self.weights == "package":
+            importlib.import_module("pipeline.data.pretrained").package_file(self.name)
+        return self
 
 
 class Head(Section):
@@ -228,6 +243,7 @@ def change_params(path: Path, changes: dict[str, Any]) -> None:
     `changes` are "section.key" -> value, as `dvc exp run -S section.key=value` has them.
     """
     yaml = YAML()
+    yaml.representer.add_representer(type(None), lambda own, _: own.represent_scalar("tag:yaml.org,2002:null", "null"))
     content = yaml.load(path.read_text(encoding="utf-8"))
     for key, value in changes.items():
         section, name = key.split(".")

@@ -346,7 +346,7 @@ def clone_project(project: Path, target: Path) -> Path:
     command = ["git", "clone", "--quiet", "--no-hardlinks", str(project.resolve()), str(target)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise PipelineError(f"{project.resolve()} cannot be cloned: {done.stderr.strip()}")
+        raise PipelineError(f"A result is reproduced in a Git clone, but {project.resolve()} is none: {done.stderr.strip()}")
     return target
 
 

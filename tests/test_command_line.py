@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.__main__ import STAGES, app
-from pipeline.params import PARAMS_FILE
+from pipeline.params import PARAMS_FILE, load_params
 from tests.clones import ROOT, clone, run, set_params
 
 
@@ -30,6 +32,44 @@ def told(*command: str) -> str:
     assert done.exit_code == 1
     assert isinstance(done.exception, SystemExit)  # not the error itself, which would be shown as a traceback
     return done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root may become a user without a name")
+def test_workers_and_dvc_run_with_a_long_tmpdir_and_a_user_without_name_and_home(tmp_path: Path) -> None:
+    """multiprocessing's sockets would lie in TMPDIR; DVC asks for user and home after all of fine-tuning."""
+    code = """
+import getpass, os, sys, tempfile
+from multiprocessing.connection import Listener
+from pathlib import Path
+sys.path.insert(0, os.environ["PROJECT"])
+from pipeline.__main__ import _suit_libraries
+os.setgid(12345); os.setuid(12345)
+_suit_libraries()
+Listener(family="AF_UNIX").close()
+print(getpass.getuser(), Path.home(), tempfile.gettempdir())
+"""
+    long = tmp_path / ("long" * 30)
+    long.mkdir()
+    long.chmod(0o777)
+    environment = {"PATH": os.environ["PATH"], "TMPDIR": str(long), "PROJECT": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["12345", str(tmp_path / ".dvc/tmp"), str(long)]
+
+
+def test_presets_are_shown_with_what_was_measured_and_one_is_put_into_params(project: Path) -> None:
+    shutil.copytree(ROOT / "outputs", project / "outputs", ignore=lambda folder, names: {*names} - {"reported.csv"})
+    before = load_params()
+    for name, blocks in (("accurate", 1), ("balanced", "auto")):
+        done = CliRunner().invoke(app, ["backbones", "--preset", name])
+        assert done.exit_code == 0, done.output
+        assert load_params().unfreeze_finetune.unfrozen_blocks == blocks
+    assert load_params() == before
+    shown = CliRunner().invoke(app, ["backbones", "test_resnet"]).output
+    lines = {line.split()[0]: line for line in shown.splitlines() if line}
+    assert re.search(r"9\d\.\d\d% in \d+ s \(drawn\)", lines["balanced"])
+    assert "tf_efficientnet_lite2" in lines["accurate"]
+    assert "no preset 'best'; there are fast, balanced, accurate" in told("backbones", "--preset", "best")
 
 
 def test_help_lists_every_stage_in_full_sentences() -> None:

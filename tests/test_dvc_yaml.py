@@ -20,12 +20,13 @@ errors
 progress cores files launch paths
 params
 checkpoint runtime
-models data download
-preprocess training
+data download
+models preprocess
+training
 evaluation
 inference
 stages reproduce
-leaderboard
+leaderboard presets
 __main__
 """
 

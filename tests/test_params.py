@@ -1,5 +1,7 @@
 """params.yaml is checked whole, before any work, and what is wrong is told in one message."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,8 +25,10 @@ def told(path: Path) -> str:
 
 
 def test_every_setting_has_a_comment_which_a_change_leaves(path: Path) -> None:
-    change_params(path, {"backbone.name": "resnet18.a1_in1k"})  # with a tag of timm's
-    assert load_params(path).backbone.name == "resnet18.a1_in1k"
+    nulls = path.read_text().count(": null ")
+    change_params(path, {"backbone.name": "tf_efficientnet_b0_ns", "backbone.weights": "pretrained"})
+    assert load_params(path).backbone.name == "tf_efficientnet_b0.ns_jft_in1k"  # as timm calls it now
+    assert path.read_text().count(": null ") == nulls
     for line in path.read_text().splitlines():
         if line.startswith("  "):
             assert " # " in line, f"no comment: {line}"
@@ -39,6 +43,13 @@ def test_every_setting_has_a_comment_which_a_change_leaves(path: Path) -> None:
         ("unfreeze_finetune.unfrozen_blocks", "some", ["unfrozen_blocks = 'some'", "'auto' or 'all' or a valid integer"]),
         ("preprocess.test", 0.3, ["preprocess: train + val + test = 0.7 + 0.15 + 0.3", "must be 1"]),
         ("backbone.name", "resnet81", ["backbone.name", "'resnet81'", "resnet18"]),
+        (
+            "backbone.name",
+            "resnet18.a4_in1k",
+            ["backbone.name = 'resnet18.a4_in1k'", "it has resnet18.a1_in1k, resnet18.a2_in1k,"],
+        ),
+        ("backbone.name", "resnet18", ["backbone: a package has weights of", "not of resnet18; set weights to pretrained"]),
+        ("backbone.crop", "centre", ["backbone.crop = 'centre'", "'model', 'squash' or 'pad'"]),
         ("download.sha256", "abc", ["download.sha256 = 'abc'", "[0-9a-f]{64}"]),
         ("head.dropout", 0.1, ["head: a linear head is solved and has no dropout"]),
         ("unfreeze_finetune.optimizer", "adamq", ["unfreeze_finetune.optimizer = 'adamq'", "adamw"]),
@@ -64,6 +75,13 @@ def test_all_mistakes_are_told_at_once(path: Path) -> None:
     message = told(path)
     assert len(message.splitlines()) == 5
     assert "evaluation: there is no such setting. Did you mean evaluate?" in message
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18.tv_in1k", "vit_tiny_patch16_224.augreg_in21k"])
+def test_a_name_that_timm_has_is_known_without_importing_timm(name: str) -> None:
+    code = f"from pipeline.params import Backbone; Backbone(name={name!r}, weights='none'); import sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "timm" not in done.stdout.split()
 
 
 @pytest.mark.parametrize("text", ["", "- a list\n", "download: [", "download: drawn\n"])

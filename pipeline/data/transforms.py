@@ -41,8 +41,9 @@ class TrainingTransform:
     """Random crop, mirror image, rotation and colour jitter: (PIL image, epoch, id) -> (height, width, 3) uint8 array.
 
     The crop covers between `least_area` and all of the photo, in aspect ratios from 3/4 to 4/3 (Szegedy et al., Going deeper
-    with convolutions, 2015), and is mirrored half of the time. Normalising is left to the device that trains: bytes are
-    a quarter of what floats would cost on the way there.
+    with convolutions, 2015), and is mirrored half of the time. Where evaluation squashes or pads photos, it is a crop of one
+    that is squashed or padded, large enough that the smallest crop keeps the detail. Normalising is left to the device that
+    trains: bytes are a quarter of what floats would cost on the way there.
     """
 
     def __init__(self, preprocessing: "Preprocessing", augmentation: str, seed: int) -> None:
@@ -52,7 +53,11 @@ class TrainingTransform:
 
         cv2.setNumThreads(0)  # workers are forked, and a forked OpenCV waits for ever for threads that its parent had
         least_area, jitter, degrees, erasing = AUGMENTATIONS[augmentation]
-        _, height, width = preprocessing.input_size
+        channels, height, width = preprocessing.input_size
+        self._whole: Any = None
+        if preprocessing.crop_mode != "center":
+            larger = (channels, *(round(side / least_area**0.5) for side in (height, width)))
+            self._whole = evaluation_pixels(preprocessing.model_copy(update={"input_size": larger, "crop_pct": 1.0}))
         modes = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC, "lanczos": cv2.INTER_LANCZOS4}
         steps: list[Any] = [
             albumentations.RandomResizedCrop(
@@ -78,7 +83,8 @@ class TrainingTransform:
 
         key = hashlib.blake2b(f"{self._seed}/{epoch}/{photo_id}".encode(), digest_size=4).digest()
         self._compose.set_random_seed(int.from_bytes(key, "little"))
-        return np.ascontiguousarray(self._compose(image=np.asarray(image))["image"])
+        pixels = np.asarray(self._whole(image) if self._whole else image)
+        return np.ascontiguousarray(self._compose(image=pixels)["image"])
 
 
 def evaluation_transform(preprocessing: "Preprocessing") -> Any:

@@ -15,10 +15,11 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Self, TypeGuard
+from typing import BinaryIO, Self, TypeGuard
 
 import numpy as np
 import requests
@@ -40,7 +41,7 @@ from pipeline.preprocess.decode import MAX_FILE_BYTES, Refused, pixels_of, plain
 from pipeline.preprocess.photo import as_stored, read_as_stored
 from pipeline.runtime import resolve_device
 
-Photo = str | Path | bytes | Image.Image | np.ndarray
+Photo = str | Path | bytes | Image.Image | np.ndarray | BinaryIO
 
 BATCH_SIZE = 32
 PHOTOS_AHEAD = 2 * BATCH_SIZE  # decoded while the network runs, so that memory stays flat
@@ -110,13 +111,15 @@ class Classifier:
         """Predict photos, in their order; a single photo gives a list of one.
 
         Args:
-            photos: paths, http(s) addresses, the bytes of image files, PIL images, or uint8 arrays of (height, width) in grey,
-                (height, width, 3) in RGB or (height, width, 4) in RGBA. An array is always one photo.
+            photos: paths, http(s) addresses, image files as bytes or opened in binary mode, PIL images, or arrays of (height,
+                width) in grey, (height, width, 3) in RGB or (height, width, 4) in RGBA, of uint8 or of floats from 0 to 1.
+                An array or a file is always one photo.
 
         Raises:
             PipelineError: a photo cannot be read or decoded; the message names the first such one.
         """
-        photos = [photos] if isinstance(photos, Photo) else list(photos)
+        one = isinstance(photos, str | Path | bytes | bytearray | Image.Image | np.ndarray) or hasattr(photos, "read")
+        photos = [photos] if one else list(photos)  # type: ignore[list-item, arg-type]
         predictions = []
         for photo, outcome in zip(photos, self.predict_each(photos), strict=True):
             if isinstance(outcome, Refused):
@@ -194,13 +197,10 @@ def open_photo(photo: Photo, stored_size: int) -> Image.Image:
         Refused: it cannot be read, decoded or converted; `str(error)` is the reason.
     """
     if isinstance(photo, np.ndarray):
-        try:
-            photo = Image.fromarray(photo)
-        except (TypeError, ValueError) as error:
-            raise Refused(f"an array that is no photo: {plain(str(error))}") from None
+        photo = _image_of(photo)
     if isinstance(photo, Image.Image):
         return as_stored(pixels_of(photo), stored_size)
-    data = photo if isinstance(photo, bytes) else fetch(photo) if is_address(photo) else _read(Path(photo))
+    data = bytes(photo) if isinstance(photo, bytes | bytearray) else fetch(photo) if is_address(photo) else _read(photo)
     return read_as_stored(data, stored_size)
 
 
@@ -230,13 +230,32 @@ def fetch(address: str) -> bytes:
     return bytes(content)
 
 
-def _read(path: Path) -> bytes:
+def _image_of(array: np.ndarray) -> Image.Image:
+    reason = "floats beyond 0 to 1, or NaN; divide them by the value of white"
+    if array.dtype.kind == "f" and (array.size == 0 or (array.min() >= 0 and array.max() <= 1)):  # false where one is NaN
+        array = np.round(array * 255).astype(np.uint8)
+    if array.dtype.kind != "f":
+        reason = f"{array.shape} of {array.dtype}; give (height, width), or with 3 or 4 channels last, of uint8 or of floats"
+        if array.ndim in (2, 3) and array.dtype in (bool, np.uint8, np.uint16):
+            with suppress(TypeError, ValueError):  # of channels that Pillow does not know
+                return Image.fromarray(array)
+    raise Refused(f"an array that is no photo: {reason}")
+
+
+def _read(file: str | Path | BinaryIO) -> bytes:
+    """All of a file: of one that is open from its beginning on, as Pillow does."""
     try:
-        if (size := path.stat().st_size) > MAX_FILE_BYTES:
-            raise Refused(f"file too large: {megabytes(size)}")
-        return path.read_bytes()
-    except OSError as error:
-        raise Refused(f"cannot be read: {error.strerror}") from None
+        with Path(file).open("rb") if isinstance(file, str | Path) else nullcontext(file) as opened:
+            if opened.seekable():
+                opened.seek(0)
+            data = opened.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError, AttributeError) as error:  # one that is closed; what is no file at all
+        raise Refused(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not isinstance(data, bytes):
+        raise Refused("cannot be read: it is opened as text; open it in mode 'rb'")
+    if len(data) > MAX_FILE_BYTES:
+        raise Refused(f"file too large: more than {megabytes(MAX_FILE_BYTES)}")
+    return data
 
 
 def _name(photo: Photo) -> str:

@@ -45,22 +45,28 @@ SAMPLE = 64  # photos that the formats are compared on
 BATCH = 24  # of them at a time; the last batch is smaller, which shows that n is open
 # Pillow's bicubic filter is Keys' with a = -0.5; ONNX's default is another.
 ONNX_INTERPOLATION = {"bicubic": 'mode = "cubic", cubic_coeff_a = -0.5', "bilinear": 'mode = "linear"'}
-# What timm's evaluation transform does with Pillow: resize the shorter side with antialiasing in 8-bit arithmetic, crop the
-# centre (Pillow rounds half a pixel of its offset to the even number, and so does Round), scale to [0, 1], normalise.
+# What timm's evaluation transform does with Pillow: resize with antialiasing in 8-bit arithmetic, crop the centre (Pillow
+# rounds half a pixel of its offset to the even number, and so does Round) or add borders, scale to [0, 1], normalise.
 ONNX_PREPROCESSING = """
 <ir_version: {ir_version}, opset_import: ["": {opset}]>
 preprocessing (uint8[n, height, width, 3] photos) => (float[n, 3, {side}, {side}] prepared)
-<int64[1] resized_side = {{{resized_side}}}, int64[2] crop = {{{side}, {side}}}, int64[2] spatial = {{2, 3}},
- float half = {{0.5}}, float top = {{255.0}}, float[1, 3, 1, 1] mean = {{{mean}}}, float[1, 3, 1, 1] std = {{{std}}}>
+<int64[1] resized_side = {{{resized_side}}}, int64[2] crop = {{{side}, {side}}}, float top = {{255.0}},
+ float[1, 3, 1, 1] mean = {{{mean}}}, float[1, 3, 1, 1] std = {{{std}}}>
 {{
   maps = Transpose <perm = [0, 3, 1, 2]> (photos)
   count_and_channels = Shape <end = 2> (maps)
   size = Shape <start = 2> (maps)
-  shorter = ReduceMin <keepdims = 1> (size)
-  enlarged = Mul (size, resized_side)
-  resized_size = Div (enlarged, shorter)
+  {resized_size}
   resized_shape = Concat <axis = 0> (count_and_channels, resized_size)
   resized = Resize <antialias = 1, coordinate_transformation_mode = "half_pixel", {mode}> (maps, , , resized_shape)
+  {levels}
+  unit = Div (levels, top)
+  centred = Sub (unit, mean)
+  prepared = Div (centred, std)
+}}
+"""
+CROPPED = """spatial = Constant <value_ints = [2, 3]> ()
+  half = Constant <value_float = 0.5> ()
   spare = Sub (resized_size, crop)
   spare_float = Cast <to = 1> (spare)
   offset_float = Mul (spare_float, half)
@@ -68,12 +74,38 @@ preprocessing (uint8[n, height, width, 3] photos) => (float[n, 3, {side}, {side}
   offset = Cast <to = 7> (offset_rounded)
   end = Add (offset, crop)
   cropped = Slice (resized, offset, end, spatial)
-  levels = Cast <to = 1> (cropped)
-  unit = Div (levels, top)
-  centred = Sub (unit, mean)
-  prepared = Div (centred, std)
-}}
-"""
+  levels = Cast <to = 1> (cropped)"""
+# timm's crop mode -> the size to which a photo is resized, and its levels in a square.
+ONNX_CROPS = {
+    "center": (
+        """shorter = ReduceMin <keepdims = 1> (size)
+  enlarged = Mul (size, resized_side)
+  resized_size = Div (enlarged, shorter)""",
+        CROPPED,
+    ),
+    "squash": ("resized_size = Concat <axis = 0> (resized_side, resized_side)", CROPPED),
+    "border": (
+        """longest = ReduceMax <keepdims = 1> (size)
+  longest_double = Cast <to = 11> (longest)
+  side_double = Cast <to = 11> (resized_side)
+  size_double = Cast <to = 11> (size)
+  ratio = Div (longest_double, side_double)
+  size_wanted = Div (size_double, ratio)
+  size_rounded = Round (size_wanted)
+  resized_size = Cast <to = 7> (size_rounded)""",
+        """fill = Constant <value = float[3, 1, 1] {{{fill}}}> ()
+  none = Constant <value_ints = [0, 0]> ()
+  two = Constant <value_int = 2> ()
+  missing = Sub (crop, resized_size)
+  before = Div (missing, two)
+  after = Sub (missing, before)
+  borders = Concat <axis = 0> (none, before, none, after)
+  inner = Cast <to = 1> (resized)
+  inner_above = Sub (inner, fill)
+  padded_above = Pad (inner_above, borders)
+  levels = Add (padded_above, fill)""",
+    ),
+}
 
 
 class Unsupported(Exception):
@@ -153,19 +185,23 @@ def with_preprocessing(network: onnx.ModelProto, preprocessing: Preprocessing) -
         preprocessing: of that network. The whole takes "photos" (n, height, width, 3) uint8, RGB, of any height and width.
 
     Raises:
-        Unsupported: ONNX has no counterpart of the interpolation, or the crop is another than the centre's square.
+        Unsupported: ONNX has no counterpart of the interpolation, or the input is no square, or a bordered part of the photo.
     """
     channels, height, width = preprocessing.input_size
     if preprocessing.interpolation not in ONNX_INTERPOLATION:
         raise Unsupported(f"ONNX has no {preprocessing.interpolation} interpolation")
-    if preprocessing.crop_mode != "center" or height != width or channels != 3:
-        raise Unsupported(f"only a square centre crop of RGB is possible, not {preprocessing.crop_mode} to {height} x {width}")
+    mode = preprocessing.crop_mode
+    if mode not in ONNX_CROPS or (mode == "border" and preprocessing.crop_pct < 1) or height != width or channels != 3:
+        raise Unsupported(f"there is none for the crop {mode} of {preprocessing.crop_pct:.3g} to {height} x {width}")
+    resized_size, levels = ONNX_CROPS[mode]
     text = ONNX_PREPROCESSING.format(
         ir_version=network.ir_version,
         opset=network.opset_import[0].version,
         side=height,
         resized_side=math.floor(height / preprocessing.crop_pct),
         mode=ONNX_INTERPOLATION[preprocessing.interpolation],
+        resized_size=resized_size,
+        levels=levels.format(fill=", ".join(f"{round(255 * value)}.0" for value in preprocessing.mean)),
         mean=", ".join(f"{value:.9f}" for value in preprocessing.mean),
         std=", ".join(f"{value:.9f}" for value in preprocessing.std),
     )

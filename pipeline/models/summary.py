@@ -54,11 +54,16 @@ def summarise(model: nn.Module, preprocessing: Preprocessing, *, depth: int = 2)
     return re.sub(r"Units\.([A-Z])[A-Z]*", r"\1", f"{_aligned(lines)}\n{table}")
 
 
-def show_summary(name: str, weights: str, *, outputs: int, unfrozen: str, depth: int, unsafe: bool = False) -> None:
-    """Print the summary of a backbone with a new linear head; `unfrozen` is "head", "all", or a number of blocks."""
+def show_summary(
+    name: str, weights: str, photos: dict[str, Any], *, outputs: int, unfrozen: str, depth: int, unsafe: bool = False
+) -> None:
+    """Print the summary of a backbone with a new linear head; `unfrozen` is "head", "all", or a number of blocks.
+
+    `photos` are `crop` and `input_size` of params.yaml, where they are not the network's own.
+    """
     if unfrozen not in ("head", "all") and not unfrozen.isdigit():
         raise PipelineError(f"unfrozen = {unfrozen!r}, but should be head, all or a number of blocks.")
-    backbone = create_backbone(name, weights, unsafe=unsafe)
+    backbone = create_backbone(name, weights, **photos, unsafe=unsafe)
     replace_head(backbone.model, outputs)
     set_trainable(backbone.model, int(unfrozen) if unfrozen.isdigit() else cast(Literal["head", "all"], unfrozen))
     origin = "random" if weights == "none" else f"{weights}, sha256 {backbone.info.weights_sha256}"

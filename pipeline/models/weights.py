@@ -4,7 +4,8 @@
     report.missing, report.unexpected, report.other_shape
 
 Names are compared before anything is copied, wrappers' prefixes are removed, published checkpoints are renamed by timm's own
-filters (Swin, DINOv2, old DenseNets), and nothing is unpickled unless `unsafe` asks for it.
+filters (Swin, DINOv2, old DenseNets), a first convolution over grey photos is spread over three channels, and nothing is
+unpickled unless `unsafe` asks for it.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any
 from unittest.mock import patch
 
@@ -21,18 +22,29 @@ import numpy as np
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
 from pipeline.models.head import is_within
 
 # What wrappers put before a name: DataParallel, torch.compile, Lightning and modules around a backbone.
-PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "ema_model.")
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "ema_model.")
 # Where a training checkpoint has its weights; an exponential moving average first, because it is what was meant to be used.
-CONTAINERS = ("ema_state_dict", "state_dict_ema", "model_ema", "ema", "model_state_dict", "state_dict", "model")
-# What training scripts store besides tensors: their arguments, and numbers of NumPy's.
-HARMLESS: list[Any] = [argparse.Namespace, np.dtype, *{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}]
-HARMLESS += [(np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]  # type: ignore[attr-defined]
+# DINO's teacher is one of its student.
+CONTAINERS = ("ema_state_dict", "state_dict_ema", "model_ema", "ema", "teacher", "model_state_dict", "state_dict", "model")
+# What training scripts store besides tensors: their arguments, paths, and numbers and arrays of NumPy's.
+HARMLESS: list[Any] = [argparse.Namespace, PosixPath, np.ndarray, np.dtype]
+HARMLESS += {type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}
+HARMLESS += [
+    (getattr(np._core.multiarray, function), f"numpy.{core}.multiarray.{function}")  # type: ignore[attr-defined]
+    for core in ("core", "_core")
+    for function in ("scalar", "_reconstruct")
+]
+CONVERT = (
+    """python -c "import pathlib, torch, pipeline.models.weights as weights; """
+    """torch.save(weights.read_weights(pathlib.Path({file!r}), unsafe=True), {plain!r})\""""
+)
 SHOWN = 20  # names in a message
 LEAST = 0.5  # the fraction of the wanted tensors that must fit: below, they are another network's
 
@@ -148,9 +160,11 @@ def _content(file: Path, device: torch.device, unsafe: bool) -> Any:
         if not isinstance(error, pickle.UnpicklingError) or not re.search(r"GLOBAL|class|Can only|Can not", reason):
             raise PipelineError(f"{file} cannot be read as weights: {reason}") from error
         raise PipelineError(
-            f"{file} cannot be read as weights: it holds more than tensors ({reason.rstrip('. ')}). Unpickling it would run "
-            "code from the file with your rights. If you trust its maker, say so: --unsafe on the command line, unsafe=True "
-            "in Python. Better, ask for a state dict: torch.save(model.state_dict(), file), or safetensors."
+            f"{file} cannot be read as weights: it holds more than tensors ({re.split(r'[. ]*( Please|$)', reason)[0]}). "
+            "Unpickling it would run code from the file with your rights. Ask its maker for a state dict, "
+            "torch.save(model.state_dict(), file), or for safetensors. If you trust its maker, take the weights out of it "
+            "once, in this project's folder, and use the new file:\n  "
+            + CONVERT.format(file=str(file), plain=str(file.with_suffix(".plain.pth")))
         ) from None
 
 
@@ -209,13 +223,14 @@ def _compare(
     wanted = [name for name in own if not is_within(name, leave_out)]
     fitting, other_shape = {}, []
     for name in (name for name in wanted if name in source):
-        tensor = given[source[name]]
+        tensor = _over_colours(given[source[name]], own[name])
         if tensor.shape == own[name].shape:
             fitting[name] = tensor
         else:
             other_shape.append((name, tuple(tensor.shape), tuple(own[name].shape)))
     bare_left_out = [_bare(path) for path in leave_out]
-    unused = given.keys() - source.values() - {"n_averaged"}  # AveragedModel's own count
+    beside = _wrapper(source)
+    unused = {name for name in given.keys() - source.values() if name.startswith(beside)} - {"n_averaged"}  # AveragedModel's
     report = LoadReport(
         loaded=tuple(fitting),
         # Files from before torch 0.4.1 have no count of batches, and torch itself does without it.
@@ -241,6 +256,22 @@ def _sources(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str
             )
         source[target] = name
     return source
+
+
+def _over_colours(weight: Tensor, own: Tensor) -> Tensor:
+    """A first convolution over grey photos for colour ones: a third of it for each channel. Others are as they are."""
+    is_grey = own.ndim == 4 and own.shape[1] == 3 and weight.shape == (own.shape[0], 1, *own.shape[2:])
+    return adapt_input_conv(3, weight, base_chans=1) if is_grey else weight
+
+
+def _wrapper(source: Mapping[str, str]) -> str:
+    """What stands before every name in the file where the network is a part of a larger module, such as Lightning's "model.".
+
+    What lies beside it in the file (a loss, a projection head, the module that it is an average of) is not of the network.
+    """
+    wrappers = {name.removesuffix(_bare(own)) for own, name in source.items()}
+    wrapper = wrappers.pop() if len(wrappers) == 1 else ""
+    return wrapper if wrapper.replace("module.", "").replace("_orig_mod.", "") else ""  # those wrap all there is
 
 
 def _bare(name: str) -> str:

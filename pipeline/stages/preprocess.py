@@ -1,6 +1,6 @@
 """Stage 2, preprocess: every photo decoded, the broken ones refused with a reason, the rest split and stored.
 
-Settings: `preprocess` in params.yaml, and the backbone's name and weights, which decide the stored size. It writes
+Settings: `preprocess` in params.yaml, and `backbone`, which decides the stored size. It writes
 data/processed/manifest.csv, a row a file; data/processed/summary.json, counts; and an ordinary image folder,
 data/processed/images/{train,val,test}/CLASS/ID.jpg.
 """
@@ -33,8 +33,8 @@ GROUPS_SHOWN = 6  # of each kind
 def run(params: Params) -> None:
     """Make data/processed, whole or not at all."""
     started = time.monotonic()
-    settings, backbone = params.preprocess, params.backbone
-    stored_size = choose_stored_size(settings.stored_size, backbone.name, backbone.weights, locate=user_path)
+    settings = params.preprocess
+    stored_size = choose_stored_size(settings.stored_size, params.backbone, locate=user_path)
     fresh = PROCESSED.with_name(f".{PROCESSED.name}.new")
     for folder in (AUDITED, fresh):
         shutil.rmtree(folder, ignore_errors=True)

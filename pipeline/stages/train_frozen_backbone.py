@@ -39,7 +39,7 @@ def run(params: Params) -> None:
     manifest = read_manifest(PROCESSED)
     classes, data = classes_of(manifest), data_fingerprints(manifest)
     runtime = resolve_runtime(params.runtime)
-    backbone = create_backbone(params.backbone.name, params.backbone.weights, locate=user_path)
+    backbone = create_backbone(**params.backbone.model_dump(), locate=user_path)
     model, preprocessing = backbone.model, backbone.preprocessing
     head = replace_head_as_set(model, len(classes), params.head)
     set_trainable(model, "head")

@@ -65,6 +65,23 @@ def test_a_photo_alone_is_augmented_as_in_an_epoch(photos: Photos, augmentation:
         assert torch.equal(torch.from_numpy(alone), pixels[photos.ids[index]])
 
 
+@pytest.mark.parametrize(("mode", "seen"), [("center", {2}), ("squash", {3}), ("border", {4})])
+def test_a_crop_for_training_is_of_what_evaluation_sees(monkeypatch: pytest.MonkeyPatch, mode: str, seen: set[int]) -> None:
+    """Of a long photo in three colours the middle one and one end, all three, or those with the colour of the borders."""
+    monkeypatch.setitem(AUGMENTATIONS, "none", AUGMENTATIONS["light"]._replace(least_area=0.97))
+    preprocessing = PREPROCESSING.model_copy(update={"crop_mode": mode, "crop_pct": 1.0})
+    transform = TrainingTransform(preprocessing, "none", 0)
+    photo = Image.new("RGB", (300, 60))
+    for place, colour in enumerate(("red", "lime", "blue")):
+        photo.paste(colour, (100 * place, 0, 100 * place + 100, 60))
+    numbers = set()
+    for epoch in range(5):
+        levels = transform(photo, epoch, "cat.0").reshape(-1, 3) // 86  # 0, 1 or 2: low, that of the borders, high
+        counts = np.unique(levels, axis=0, return_counts=True)[1]
+        numbers.add(int((counts > len(levels) // 20).sum()))
+    assert numbers <= seen if mode != "center" else max(numbers) <= 2
+
+
 def test_seed_and_epoch_change_photos_and_order(photos: Photos) -> None:
     first = by_photo(photos, seed=1, epoch=1, workers=0)
     for seed, epoch in ((1, 2), (2, 1)):

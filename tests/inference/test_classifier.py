@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,12 +10,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
+from pipeline.checkpoint import read_info, read_model_state
 from pipeline.data.manifest import read_manifest
+from pipeline.data.transforms import evaluation_transform
 from pipeline.errors import PipelineError
 from pipeline.inference import Classifier, Photo, Prediction
 from pipeline.inference.classifier import open_photo
+from pipeline.models.backbone import rebuild
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -50,7 +55,14 @@ def test_a_photo_may_come_in_any_form(classifier: Classifier, photos: list[Path]
     forms: list[Photo] = [photos[0], str(photos[0]), content, Image.open(photos[0]), image, np.asarray(image)]
     first, *others = classifier.predict(forms)
     assert others == [first] * len(others)
-    assert classifier.predict(np.asarray(image)) == classifier.predict(content) == [first]
+    opened = photos[0].open("rb")
+    opened.read(100)
+    single = [np.asarray(image), content, bytearray(content), opened, io.BytesIO(content)]
+    assert all(classifier.predict(one) == [first] for one in single)
+    floats = np.dstack([image, np.full((image.height, image.width), 255)]) / 255
+    for array in (floats.astype(np.float32), floats[..., :3], floats.astype(np.float16)):
+        np.testing.assert_array_equal(open_photo(array, 512), image)
+    opened.close()
     grey = np.asarray(image.convert("L"))
     assert classifier.predict(grey) == classifier.predict([np.dstack([grey] * 3)])
 
@@ -71,8 +83,24 @@ def test_what_is_no_plain_jpeg_is_encoded_as_the_stored_photos_were(photos: list
 
 
 def test_an_unknown_class_cannot_be_explained_and_the_known_ones_are_named(classifier: Classifier, photos: list[Path]) -> None:
-    with pytest.raises(PipelineError, match=r"There is no class 'bird'\. The checkpoint has cat, dog\."):
+    with pytest.raises(PipelineError, match=r"There is no class 'bird'\. The checkpoint has Cat, Dog\."):
         classifier.explain(photos[0], "bird")
+
+
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+def test_a_photo_is_cropped_as_in_evaluation(checkpoint: Path, photos: list[Path], tmp_path: Path, mode: str) -> None:
+    changed = Path(shutil.copytree(checkpoint, tmp_path / "changed"))
+    content = json.loads((changed / "checkpoint.json").read_text())
+    content["preprocessing"] |= {"crop_mode": mode, "input_size": [3, 96, 96]}
+    (changed / "checkpoint.json").write_text(json.dumps(content))
+    info = read_info(changed)
+    with Image.open(photos[0]) as image:
+        photo = image.convert("RGB").resize((190, 120))
+    model = rebuild(info, read_model_state(changed)).eval()
+    with torch.inference_mode():
+        expected = model(evaluation_transform(info.preprocessing)(photo)[None]).double().softmax(1)[0].tolist()
+    [prediction] = Classifier.load(changed).predict(photo)
+    np.testing.assert_allclose([*prediction.probabilities.values()], expected, atol=1e-5)
 
 
 def test_threads_predict_and_explain_what_one_does(classifier: Classifier, photos: list[Path]) -> None:
@@ -91,13 +119,21 @@ def test_a_photo_that_cannot_be_read_is_named_with_the_reason(
 ) -> None:
     torn = tmp_path / "torn.jpg"
     torn.write_bytes(photos[0].read_bytes()[:2000])
+    closed = torn.open("rb")
+    closed.close()
     bad: dict[str, Photo] = {
         "torn.jpg cannot be predicted: truncated": torn,
         "cannot be read: No such file": tmp_path / "absent.jpg",
         "cannot be read: Is a directory": tmp_path,
         "as bytes cannot be predicted: not a photo": b"<html>",
         "empty file": b"",
-        "an array that is no photo": np.zeros((4, 4, 3)),
+        "no photo: floats beyond 0 to 1": np.asarray(Image.open(photos[0]), np.float32),
+        "no photo: .* NaN": np.full((4, 4), np.nan),
+        r"\(3, 40, 50\) of uint8; give \(height, width\)": np.zeros((3, 40, 50), np.uint8),
+        "of int64; give": np.zeros((40, 50, 3), np.int64),
+        "it is opened as text": io.StringIO("photo"),
+        "closed file": closed,
+        "as dict cannot be predicted: cannot be read": {},  # type: ignore[dict-item]
         "no pixels": np.zeros((0, 4, 3), np.uint8),
         "unsupported pixel format: F": Image.new("F", (8, 8)),
         "too many pixels": Image.new("1", (12_000, 9_000)),

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.checkpoint import MODEL_FILE, BackboneInfo, Preprocessing, read_info, read_model_state
+from pipeline.checkpoint import BackboneInfo, Preprocessing, read_info, read_model_state
 from pipeline.data.transforms import evaluation_transform
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of
@@ -30,17 +30,10 @@ IDENTITY = '<ir_version: 9, opset_import: ["": 20]> network (float[n, 3, h, w] i
 TIMM = EXPORT_FORMATS[0]
 
 
-def metrics_of_weights(sha256: str) -> str:
-    scores = {"accuracy": 0.9, "accuracy_low": 0.8, "accuracy_high": 0.95, "log_loss": 0.3, "roc_auc": 0.97}
-    return json.dumps({"num_test": 123, "frozen": scores | {"calibration_error": 0.02, "model_sha256": sha256}})
-
-
 @pytest.fixture(scope="module")
 def exported(project: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    evaluation = tmp_path_factory.mktemp("evaluation")
-    (evaluation / "metrics.json").write_text(metrics_of_weights(read_info(checkpoint).files[MODEL_FILE]))
     output = tmp_path_factory.mktemp("exported") / "export"
-    export(checkpoint, output, processed=project / "data/processed", evaluation=evaluation)
+    export(checkpoint, output, processed=project / "data/processed", evaluation=project / "outputs/evaluation")
     return output
 
 
@@ -79,13 +72,20 @@ def test_formats_work_without_this_project(exported: Path, checkpoint: Path, pho
     assert Preprocessing.model_validate_json(metadata["preprocessing"]) == info.preprocessing
 
 
-def test_the_card_is_what_the_hub_reads_and_what_was_measured(exported: Path, checkpoint: Path) -> None:
+def test_the_card_is_what_the_hub_reads_and_what_was_measured(exported: Path, checkpoint: Path, project: Path) -> None:
+    measured = json.loads((project / "outputs/evaluation/metrics.json").read_text())
+    scores = measured["frozen"]
     card = huggingface_hub.ModelCard.load(exported / "README.md")
     licence = licence_of(read_info(checkpoint).backbone)
     assert card.data.license == (licence or "other")
     assert card.data.pipeline_tag == "image-classification"
-    assert card.data.eval_results[0].metric_value == 0.9
-    for text in ("90.00% (interval 80.00% to 95.00%)", "On 123 test photos", "| timm | model.safetensors, config.json |"):
+    assert card.data.eval_results[0].metric_value == scores["accuracy"]
+    for text in (
+        f"{scores['accuracy']:.2%} (interval {scores['accuracy_low']:.2%} to {scores['accuracy_high']:.2%})",
+        f"| {scores['ece']:.4f} |",
+        f"On {measured['num_test']} test photos",
+        "| timm | model.safetensors, config.json |",
+    ):
         assert text in card.text
     assert not {"{{", "{%", "None"} & set(card.text.split())
 
@@ -102,11 +102,20 @@ def test_the_licence_is_that_of_the_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("interpolation", "side", "crop"),
-    [("bicubic", 224, 0.875), ("bicubic", 65, 0.9), ("bilinear", 128, 1.0), ("bilinear", 65, 0.9)],
+    ("interpolation", "side", "crop", "mode"),
+    [
+        ("bicubic", 224, 0.875, "center"),
+        ("bicubic", 65, 0.9, "center"),
+        ("bilinear", 128, 1.0, "center"),
+        ("bilinear", 65, 0.9, "squash"),
+        ("bicubic", 96, 1.0, "squash"),
+        ("bicubic", 65, 1.0, "border"),
+    ],
 )
-def test_preprocessing_in_the_graph_is_that_of_pillow(checkpoint: Path, interpolation: str, side: int, crop: float) -> None:
-    changes = {"input_size": (3, side, side), "interpolation": interpolation, "crop_pct": crop}
+def test_preprocessing_in_the_graph_is_that_of_pillow(
+    checkpoint: Path, interpolation: str, side: int, crop: float, mode: str
+) -> None:
+    changes = {"input_size": (3, side, side), "interpolation": interpolation, "crop_pct": crop, "crop_mode": mode}
     preprocessing = read_info(checkpoint).preprocessing.model_copy(update=changes)
     network = onnx.parser.parse_model(IDENTITY + "{ logits = Identity (images) }")
     session = onnxruntime.InferenceSession(with_preprocessing(network, preprocessing).SerializeToString())
@@ -118,7 +127,8 @@ def test_preprocessing_in_the_graph_is_that_of_pillow(checkpoint: Path, interpol
         levels = np.abs(prepared[0] - transform(photo).numpy()) * np.reshape(preprocessing.std, (3, 1, 1)) * 255
         assert levels.mean() < 0.2  # of 255
         assert levels.max() < 16
-    for change, message in (({"interpolation": "lanczos"}, "no lanczos"), ({"crop_mode": "squash"}, "not squash")):
+    bordered = {"crop_mode": "border", "crop_pct": 0.9}
+    for change, message in (({"interpolation": "lanczos"}, "no lanczos"), (bordered, "none for the crop border of 0.9")):
         with pytest.raises(Unsupported, match=message):
             with_preprocessing(network, preprocessing.model_copy(update=change))
 
@@ -157,7 +167,7 @@ def test_a_format_that_a_network_cannot_have_is_left_out_with_the_reason(
 
     formats = TIMM._replace(write=with_hidden_layers), EXPORT_FORMATS[1]._replace(write=write_broken)
     monkeypatch.setattr(export_module, "EXPORT_FORMATS", formats)
-    (tmp_path / "metrics.json").write_text(metrics_of_weights(64 * "0"))
+    (tmp_path / "metrics.json").write_text(json.dumps({"num_test": 123, "frozen": {"model_sha256": 64 * "0"}}))
     export(checkpoint, tmp_path / "out", processed=project / "data/processed", evaluation=tmp_path)
     printed = capsys.readouterr().out
     assert "left out: timm: timm builds linear heads only" in printed

