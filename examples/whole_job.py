@@ -33,7 +33,7 @@ from pipeline.training.probe import fit_probe
 from pipeline.training.schedule import copy_of_epoch, default_copies, default_epochs, learning_rate
 from pipeline.training.selection import Candidate, choose
 
-BATCH_SIZE, PEAK_RATE, WEIGHT_DECAY, LAYER_DECAY, PATIENCE, SEED = 32, 5e-4, 0.02, 0.8, 3, 0
+BATCH_SIZE, PEAK_RATE, WEIGHT_DECAY, LAYER_DECAY, PATIENCE, SEED = 16, 1e-3, 0.02, 0.8, 3, 0
 EXPECTED_ACCURACY = 0.90  # at least, on the test photos of the default settings
 
 # 1. Photos. The manifest has a row for every file; a group of duplicates never lies in two splits.

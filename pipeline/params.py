@@ -158,9 +158,9 @@ class UnfreezeFinetune(Section):
 
     epochs: Literal["auto"] | Count = "auto"
     patience: Count = 3
-    batch_size: Count = 32
+    batch_size: Literal["auto"] | Count = "auto"
     optimizer: str = "adamw"
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4
+    learning_rate: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] = "auto"
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.8
     weight_decay: FractionOrZero = 0.02
     warmup_fraction: FractionOrZero = 0.125

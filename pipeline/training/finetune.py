@@ -42,7 +42,7 @@ from pipeline.training.faults import check_loss, explain_faults
 from pipeline.training.features import backend_for, batch_size_on, evaluation, run_inference
 from pipeline.training.losses import LOSSES
 from pipeline.training.resume import ResumeFolder
-from pipeline.training.schedule import copy_of_epoch, default_copies, default_epochs, learning_rate
+from pipeline.training.schedule import batch_size_and_rate, copy_of_epoch, default_copies, default_epochs, learning_rate
 from pipeline.training.selection import ALPHAS, Candidate, Choice, choose
 from pipeline.training.tracking import Tracking
 
@@ -125,7 +125,8 @@ class Trainer:
         example = random_images(network.preprocessing) if self.val_activations is None else self.val_activations[:2]
         fold_batch_norm(self.trainable, example.to(device))
         self.initial_state = _on_cpu(self.trainable.state_dict())
-        self.steps_an_epoch = math.ceil(len(train) / settings.batch_size)
+        self.batch_size, self.peak_rate = batch_size_and_rate(settings, len(train))
+        self.steps_an_epoch = math.ceil(len(train) / self.batch_size)
         # Over a fraction of the steps, whatever their number; it starts short, so that it does not remember the beginning.
         decay = max(0.0, 1 - 1 / max(1.0, settings.ema_fraction * self.epochs * self.steps_an_epoch))
         self.ema = ModelEmaV3(self.trainable, decay, use_warmup=True)
@@ -133,9 +134,7 @@ class Trainer:
         self.model = self.accelerator.prepare_model(self.trainable)
         groups = partial(parameter_groups, weight_decay=settings.weight_decay, layer_decay=settings.layer_decay)
         fused: dict[str, Any] = {"fused": True} if settings.optimizer == "adamw" and device.type in ("cpu", "cuda") else {}
-        optimizer = create_optimizer_v2(
-            network.model, settings.optimizer, lr=settings.learning_rate, param_group_fn=groups, **fused
-        )
+        optimizer = create_optimizer_v2(network.model, settings.optimizer, lr=self.peak_rate, param_group_fn=groups, **fused)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         self.history: list[Epoch] = []
         self.losses: list[float] = []  # of every step
@@ -168,7 +167,7 @@ class Trainer:
 
     def train_epoch(self, resume: ResumeFolder) -> None:
         """The rest of a pass over the training photos, then validation."""
-        epoch, batch_size = len(self.history), self.settings.batch_size
+        epoch, batch_size = len(self.history), self.batch_size
         self.model.train()
         with progress(f"epoch {epoch} of {self.epochs}", total=len(self.train), done=self.photos_done) as advance:
             for inputs, labels in self._batches(epoch):
@@ -196,7 +195,7 @@ class Trainer:
         order = epoch_order(len(self.train), seed=self.settings.seed, epoch=epoch)[self.photos_done :]
         rank, processes = self.runtime.rank, self.runtime.processes
         # A process for which the last batch has no photo left repeats one, with weight 0, so that all make as many steps.
-        places = [batch[rank::processes] or batch[:1] for batch in in_batches(order, self.settings.batch_size)]
+        places = [batch[rank::processes] or batch[:1] for batch in in_batches(order, self.batch_size)]
         number, low = self.copy_of(epoch)
         augmentation, seed, device = self.settings.augmentation, self.settings.seed, self.runtime.device
         if self._cached:
@@ -265,7 +264,7 @@ class Trainer:
     def _learning_rate(self, step: int) -> float:
         total_steps = self.epochs * self.steps_an_epoch
         warmup_steps = round(self.settings.warmup_fraction * total_steps)
-        return learning_rate(step, total_steps=total_steps, warmup_steps=warmup_steps, peak=self.settings.learning_rate)
+        return learning_rate(step, total_steps=total_steps, warmup_steps=warmup_steps, peak=self.peak_rate)
 
     def _finish_epoch(self, train_loss: float | None) -> None:
         epoch = len(self.history)

@@ -1,15 +1,34 @@
 """Schedules of fine-tuning: pure functions of the step, the network and the number of photos."""
 
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.params import UnfreezeFinetune
+
+
+FEW_PHOTOS = 8000  # below, small batches and a higher rate make up for the few steps of an epoch
 
 
 def default_epochs(num_photos: int) -> int:
-    """How often to see each of `num_photos` training photos: about 64,000 in all, but 4 to 8 times each.
+    """How often to see each of `num_photos` training photos: 4 times, and up to 8 times where that gives under 200 steps.
 
     Fewer photos need more passes, yet learn nothing new from ever more of them; a rule of this kind replaces a search
     (Kolesnikov et al., Big Transfer, ECCV 2020, whose rule sets steps by the size of the data set too).
     """
-    return min(max(round(64_000 / num_photos), 4), 8)
+    return min(max(round(200 * default_batch_size(num_photos) / num_photos), 4), 8)
+
+
+def default_batch_size(num_photos: int) -> int:
+    """Photos a step."""
+    return 16 if num_photos < FEW_PHOTOS else 32
+
+
+def batch_size_and_rate(settings: "UnfreezeFinetune", num_photos: int) -> tuple[int, float]:
+    """Photos a step, and the peak of the learning rate: as set, or by the number of training photos."""
+    batch_size, rate = settings.batch_size, settings.learning_rate
+    default_rate = 1e-3 if num_photos < FEW_PHOTOS else 5e-4
+    return default_batch_size(num_photos) if batch_size == "auto" else batch_size, default_rate if rate == "auto" else rate
 
 
 def default_copies(num_photos: int) -> int:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.errors import PipelineError
+from pipeline.params import UnfreezeFinetune
 from pipeline.training.lr_finder import (
     HIGHEST,
     LOWEST,
@@ -19,7 +20,7 @@ from pipeline.training.lr_finder import (
     suggest,
     try_learning_rates,
 )
-from pipeline.training.schedule import copy_of_epoch, default_copies, default_epochs, learning_rate
+from pipeline.training.schedule import batch_size_and_rate, copy_of_epoch, default_copies, default_epochs, learning_rate
 from tests.training import tiny
 
 RATES = np.geomspace(LOWEST, HIGHEST, STEPS).tolist()
@@ -49,8 +50,12 @@ def test_every_copy_has_its_epochs_low_resolution_first_and_the_original_last(ep
 
 @given(st.integers(1, 10**7))
 def test_larger_sets_are_seen_less_often_within_bounds(num_photos: int) -> None:
-    assert 2 <= default_copies(num_photos) <= default_epochs(num_photos) <= 8
+    assert 2 <= default_copies(num_photos) <= 8
+    assert 4 <= default_epochs(num_photos) <= 8
     assert default_epochs(num_photos) >= default_epochs(num_photos + 1000)
+    for settings in (UnfreezeFinetune(), UnfreezeFinetune(batch_size=5, learning_rate=0.5)):
+        batch_size, rate = batch_size_and_rate(settings, num_photos)
+        assert (batch_size, rate) == ((5, 0.5) if settings.batch_size == 5 else (16, 1e-3) if num_photos < 8000 else (32, 5e-4))
 
 
 def points(losses: list[float]) -> list[LearningRatePoint]:
