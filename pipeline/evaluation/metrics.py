@@ -84,7 +84,7 @@ class Scores:
         return confusion_matrix(self.labels, self.predicted, labels=np.arange(len(self.classes)))
 
     @cached_property
-    def per_class(self) -> dict[str, dict[str, Any]]:
+    def per_class(self) -> dict[str, dict[Any, float]]:
         """Class -> precision and recall with their Wilson intervals, F1, and support (how many photos have that label).
 
         The precision of a class that is never predicted is 0, and its interval is everything.
@@ -96,7 +96,7 @@ class Scores:
         for metric, totals in (("precision", self.confusion.sum(0)), ("recall", columns["support"])):
             bounds = wilson(self.confusion.diagonal(), totals, self.confidence_level)
             columns |= dict(zip((f"{metric}_low", f"{metric}_high"), bounds, strict=True))
-        return {str(name): dict(row) for name, row in pd.DataFrame(columns, index=list(self.classes)).iterrows()}
+        return dict(zip(self.classes, pd.DataFrame(columns).to_dict("records"), strict=True))
 
     @cached_property
     def roc(self) -> pd.DataFrame:
