@@ -38,6 +38,7 @@ class Report:
     mirrored: Mapping[str, Scores]  # the same with test-time augmentation, empty where it was not asked for
     comparison: Comparison  # of the fine-tuned checkpoint with the frozen one
     slices: Sequence[Slice]
+    ood: tuple[float, float]  # AUROC, and passing fraction, of classes held back: `score_on_held_back_classes`
     note: str  # which weights fine-tuning chose and why: a sentence of the fine-tuned checkpoint
     alpha: float  # of the chosen weights: 0 is the frozen checkpoint, 1 the weights of the best epoch
     epochs: pd.DataFrame  # epoch, train_loss (NaN for epoch 0, the frozen checkpoint) and val_log_loss

@@ -37,6 +37,7 @@ from pipeline.progress import say
 from pipeline.runtime import machine_name, processor_fingerprint, resolve_runtime
 
 CHECKPOINTS = {"frozen": FROZEN, "finetuned": FINETUNED}
+OOD_METRICS = ("ood_auroc", "ood_fpr95")  # recorded by the frozen stage
 
 
 def run(params: Params) -> None:
@@ -77,6 +78,7 @@ def run(params: Params) -> None:
         mirrored=mirrored,
         comparison=comparison,
         slices=accuracy_by_slice(photos, scores),
+        ood=(infos["frozen"].metrics["ood_auroc"], infos["frozen"].metrics["ood_fpr95"]),
         note=tuned.note,
         alpha=tuned.metrics["alpha"],
         epochs=epochs,
@@ -110,6 +112,7 @@ def _metrics(
     for name, one in scores.items():
         recorded = {metric: infos[name].metrics[metric] for metric in ("val_accuracy", "val_log_loss")}
         metrics[name] = one.as_dict() | recorded | {"model_sha256": infos[name].files[MODEL_FILE]}
+    metrics["ood"] = {metric: infos["frozen"].metrics[metric] for metric in OOD_METRICS}
     metrics["unfreezing"] = comparison.as_dict() | {"alpha": infos["finetuned"].metrics["alpha"]}
     metrics["num_label_issues"] = num_issues
     if mirrored:
@@ -121,7 +124,7 @@ def _read_info(name: str, manifest: pd.DataFrame, classes: tuple[str, ...]) -> C
     """The description of a checkpoint that was made for these photos and says what was measured on validation."""
     info = read_info(CHECKPOINTS[name])
     refuse_other_data(info, CHECKPOINTS[name], classes, data_fingerprints(manifest))
-    for metric in ("val_accuracy", "val_log_loss", *(["alpha"] if name == "finetuned" else [])):
+    for metric in ("val_accuracy", "val_log_loss", *(["alpha"] if name == "finetuned" else OOD_METRICS)):
         if metric not in info.metrics:
             raise PipelineError(f"{CHECKPOINTS[name]} was saved without {metric}. Make it again with: dvc repro")
     return info

