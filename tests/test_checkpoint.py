@@ -1,9 +1,12 @@
 """A checkpoint is whole or absent, says what it is, and refuses what is not its own."""
 
+import errno
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -100,6 +103,23 @@ def test_a_missing_description_a_broken_one_and_one_of_another_version_are_refus
         description.write_text(text)
         with pytest.raises(PipelineError, match=match):
             read_info(tmp_path / "model")
+
+
+@pytest.mark.parametrize(("number", "refused"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True)])
+def test_a_share_that_knows_no_fsync_of_folders_takes_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, refused: bool
+) -> None:
+    of_files = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, "of a folder")
+        of_files(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="of a folder") if refused else nullcontext():
+        save(tmp_path / "model", 3.0)
+        assert value_of(tmp_path / "model") == 3.0
 
 
 def test_other_data_and_other_classes_are_refused(tmp_path: Path) -> None:

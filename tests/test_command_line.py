@@ -43,18 +43,19 @@ from multiprocessing.connection import Listener
 from pathlib import Path
 sys.path.insert(0, os.environ["PROJECT"])
 from pipeline.__main__ import _suit_libraries
-os.setgid(12345); os.setuid(12345)
 _suit_libraries()
 Listener(family="AF_UNIX").close()
-print(getpass.getuser(), Path.home(), tempfile.gettempdir())
+print(tempfile.gettempdir())
+os.setgid(12345); os.setuid(12345)
+_suit_libraries()
+print(getpass.getuser(), Path.home())
 """
     long = tmp_path / ("long" * 30)
     long.mkdir()
-    long.chmod(0o777)
     environment = {"PATH": os.environ["PATH"], "TMPDIR": str(long), "PROJECT": str(ROOT)}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["12345", str(tmp_path / ".dvc/tmp"), str(long)]
+    assert done.stdout.split() == [str(long), "12345", str(tmp_path / ".dvc/tmp")]
 
 
 def test_presets_are_shown_with_what_was_measured_and_one_is_put_into_params(project: Path) -> None:
