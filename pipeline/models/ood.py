@@ -67,10 +67,14 @@ class OodDetector:
 
     def scores(self, features: Tensor) -> Tensor:
         """OOD scores of features (n, width): Mahalanobis distances in multiples of the threshold, (n,)."""
-        centre = self.means.mean(0)
-        whitened, means = (normalize(features) - centre) @ self.factor, (self.means - centre) @ self.factor
-        # By differences: the quicker way by products depends, in its last digits, on how many photos come at once.
-        return torch.cdist(whitened, means, compute_mode="donot_use_mm_for_euclid_dist").amin(1) / self.threshold
+        means, factor = (
+            self.means.double(),
+            self.factor.double(),
+        )  # float32 would tell how many photos come at once
+        centre = means.mean(0)
+        whitened = (normalize(features.double()) - centre) @ factor
+        distances = torch.cdist(whitened, (means - centre) @ factor, compute_mode="donot_use_mm_for_euclid_dist")
+        return (distances.amin(1) / self.threshold).float()
 
 
 def score_on_held_back_classes(
