@@ -164,7 +164,7 @@ def replace_head_as_set(model: Any, num_outputs: int, settings: HeadSettings, *,
     info = HeadInfo(path="", type=settings.type, num_outputs=num_outputs, initialisation="zeros")
     if settings.type != "linear":
         defaults = {"hidden": (256,), "norm": "layer", "activation": "gelu", "dropout": 0.1, "initialisation": "trunc_normal"}
-        given = settings.model_dump(exclude={"type"}, exclude_none=True)
+        given = settings.model_dump(include=set(HeadInfo.model_fields) - {"type"}, exclude_none=True)
         info = HeadInfo.model_validate(info.model_dump() | defaults | given)
     path = replace_head(model, seed=seed, **info.model_dump(exclude={"path"}))
     return info.model_copy(update={"path": path})
