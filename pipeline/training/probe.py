@@ -103,19 +103,21 @@ def out_of_fold(
     """Each training photo's probabilities by a logistic regression on the folds that it is not in: (n, classes) float64.
 
     A fitted head agrees with its training labels, the wrong ones included. Fitted on the other folds, it does not know the
-    photo's label, and a confident contradiction is worth a look. A group of duplicates is never divided between folds.
-
-    Raises:
-        PipelineError: all photos of a class are duplicates of each other.
+    photo's label, and a confident contradiction is worth a look. A group of duplicates is never divided between folds. A class
+    whose training photos are one group is in all folds, because a head without it could not know it.
     """
     values, classes, names = features.double().numpy(), labels.numpy(), np.asarray(groups)
-    folds = min(FOLDS, *(len(np.unique(names[classes == index])) for index in np.unique(classes)))
-    if folds < 2:
-        raise PipelineError("The training split holds a class with a single photo, or duplicates of one. Add photos of it.")
+    groups_of = [len(np.unique(names[classes == index])) for index in range(classes.max() + 1)]
+    folds = min(FOLDS, *(count for count in groups_of if count > 1), FOLDS)
     strength = 1 / (l2 * len(values) * (folds - 1) / folds)
     model = make_pipeline(StandardScaler(), _regression(weight, C=strength, tol=FOLD_TOLERANCE))
-    parts = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
-    return _quietly(cross_val_predict, model, values, classes, groups=names, cv=parts, method="predict_proba")
+    single = np.array(groups_of)[classes] == 1
+    alone, others = np.flatnonzero(single), np.flatnonzero(~single)
+    parts = [(np.arange(len(classes)), alone)] if len(alone) else []
+    if len(others):
+        divided = StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(others, classes[others], names[others])
+        parts += [(np.sort(np.concatenate([others[rest], alone])), others[part]) for rest, part in divided]
+    return _quietly(cross_val_predict, model, values, classes, cv=parts, method="predict_proba")
 
 
 def _regression(weight: Tensor | None, **options: Any) -> LogisticRegression:

@@ -85,7 +85,7 @@ def test_out_of_fold_a_memorised_label_does_not_flatter_and_a_true_pattern_does(
     assert (out_of_fold(pattern, labels, groups, l2=1e-2).argmax(1) == labels.numpy()).mean() > 0.95
 
 
-def test_duplicates_are_never_in_two_folds_and_one_photo_a_class_is_too_few() -> None:
+def test_duplicates_are_never_in_two_folds_and_their_labels_do_not_leak() -> None:
     """Each photo stands twice, with a feature of its own that gives the label away: a twin in training would tell it."""
     labels = (torch.arange(40) * 7 % 3 == 0).long().repeat_interleave(2)
     features = torch.eye(40).repeat_interleave(2, 0) * 10
@@ -93,8 +93,14 @@ def test_duplicates_are_never_in_two_folds_and_one_photo_a_class_is_too_few() ->
     apart = out_of_fold(features, labels, [str(index) for index in range(80)], l2=1e-3)
     assert (apart.argmax(1) == labels.numpy()).mean() > 0.85
     assert (together.argmax(1) == labels.numpy()).mean() < 0.8
-    with pytest.raises(PipelineError, match="single photo"):
-        out_of_fold(torch.randn(5, 2), torch.tensor([0, 0, 0, 1, 1]), ["a", "b", "c", "d", "d"], l2=1.0)
+
+
+def test_a_class_with_one_photo_and_its_duplicate_is_in_all_folds() -> None:
+    labels = torch.tensor([0] * 20 + [1] * 20 + [2, 2])
+    features = 5 * torch.eye(3)[labels] + torch.randn(42, 3, generator=torch.Generator().manual_seed(0))
+    probabilities = out_of_fold(features, labels, [*map(str, range(40)), "same", "same"], l2=1e-3)
+    assert (probabilities.argmax(1) == labels.numpy()).all()
+    assert out_of_fold(features[[0, 20, 40]], labels[[0, 20, 40]], ["a", "b", "c"], l2=1e-3).argmax(1).tolist() == [0, 1, 2]
 
 
 def blobs(count: int, seed: int) -> tuple[Tensor, Tensor]:
