@@ -55,7 +55,8 @@ def cross_fitted_losses(logits: Tensor, labels: Tensor, weight: Tensor | None = 
     """The log-loss of each photo with a temperature that was fitted on other photos, (n,) float64 in nats.
 
     Networks are compared by it: with a temperature fitted on the same photos, being lucky would look like being right. The
-    arguments are those of `fit_temperature`, the photos of a class one after another: taking turns stratifies the folds.
+    arguments are those of `fit_temperature`, the photos of a class one after another: taking turns stratifies the folds. With
+    weights the losses are scaled so that their plain mean is the weighted mean.
     """
     values, losses = logits.double(), torch.empty(len(labels), dtype=torch.float64)
     fold_of = torch.arange(len(labels)) % FOLDS
@@ -64,4 +65,4 @@ def cross_fitted_losses(logits: Tensor, labels: Tensor, weight: Tensor | None = 
         fitted_on = ~inside if inside.sum() < len(labels) else inside
         temperature = fit_temperature(values[fitted_on], labels[fitted_on], weight)
         losses[inside] = cross_entropy(values[inside] / temperature, labels[inside], weight=weight, reduction="none")
-    return losses
+    return losses if weight is None else losses / weight[labels].mean()

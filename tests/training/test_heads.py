@@ -71,6 +71,10 @@ def test_a_photo_that_counts_three_times_is_as_good_as_three_photos() -> None:
     temperature = fit_temperature(weighted.logits(often), often_labels)
     assert fit_temperature(logits, labels, weight) == pytest.approx(temperature, rel=1e-3)
     assert cross_fitted_losses(logits, labels, weight).mean() == pytest.approx(weighted.best.log_loss, rel=0.1)
+    heavier = torch.tensor([1.0, 30.0]).double()  # a mean, whatever the weights sum to
+    assert cross_fitted_losses(logits, labels, 2 * heavier).mean() == pytest.approx(
+        cross_fitted_losses(logits, labels, heavier).mean()
+    )
 
 
 def test_out_of_fold_a_memorised_label_does_not_flatter_and_a_true_pattern_does() -> None:
