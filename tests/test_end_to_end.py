@@ -175,7 +175,7 @@ def test_an_experiment_in_a_copy_finds_a_relative_path(small: Path) -> None:
         for path in (small / "data/raw/PetImages").rglob("*"):
             file.write(path, path.relative_to(small / "data/raw"))
     run(small, "git", "-c", "user.name=T", "-c", "user.email=t@example.org", "commit", "-qam", "small")
-    done = run(small, "dvc", "exp", "run", "--temp", "--name", "in-a-copy", "-S", "download.source=../photos.zip")
-    # The photos are those that were drawn: DVC finds all that follows in its run cache but the report, which names the archive.
-    assert ran(done.stdout) == ["download", "evaluate"]
+    changed = ["-S", "download.source=../photos.zip"]
+    done = run(small, "dvc", "exp", "run", "--temp", "--name", "in-a-copy", *changed, "download")
+    assert ran(done.stdout) == ["download"]
     assert "in-a-copy" in run(small, "dvc", "exp", "list", "--name-only").stdout
