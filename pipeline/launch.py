@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.files import write_atomically
 
 LAUNCHER = "PIPELINE_LAUNCHER"  # variable that holds its process id; under torchrun the parent is the launcher
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -100,7 +101,8 @@ def reported_to_launcher(message: str) -> bool:
     """Leave the reason of a failure where the launcher, if there is one, looks for it; torchrun prints it too."""
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file:
-        Path(file).write_text(json.dumps({"message": message, "timestamp": time.time()}), encoding="utf-8")
+        # Whole or not at all: the launcher may end this process, an echo of another's death, while it writes.
+        write_atomically(Path(file), json.dumps({"message": message, "timestamp": time.time()}).encode())
     return bool(file)
 
 
