@@ -17,8 +17,8 @@ APART = ROOT / "pipeline/params.py"
 # What each imports lies in a line above its own.
 LEVELS = """
 errors
-progress cores files launch paths
-params
+progress cores files paths
+params launch
 checkpoint runtime
 data download
 models preprocess
