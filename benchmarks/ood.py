@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from common import run_command, table
 from PIL import Image
+from sklearn.covariance import ledoit_wolf
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -36,8 +37,6 @@ COUNT = 40  # of each kind of picture that is no photo
 def mahalanobis(train: Tensor, labels: Tensor, photos: Tensor) -> Tensor:
     """Without scaling to length 1: a constant feature of great length makes all of them about as long."""
     means = torch.stack([train[labels == label].mean(0) for label in labels.unique()])
-    from sklearn.covariance import ledoit_wolf
-
     covariance, _ = ledoit_wolf((train - means[labels]).double().numpy(), assume_centered=True)
     factor = torch.linalg.inv(torch.linalg.cholesky(torch.from_numpy(covariance))).T.float()
     return torch.cdist(photos @ factor, means @ factor).amin(1)

@@ -67,10 +67,7 @@ class OodDetector:
 
     def scores(self, features: Tensor) -> Tensor:
         """OOD scores of features (n, width): Mahalanobis distances in multiples of the threshold, (n,)."""
-        means, factor = (
-            self.means.double(),
-            self.factor.double(),
-        )  # float32 would tell how many photos come at once
+        means, factor = self.means.double(), self.factor.double()  # in float32 the number of photos shows in the last digits
         centre = means.mean(0)
         whitened = (normalize(features.double()) - centre) @ factor
         distances = torch.cdist(whitened, (means - centre) @ factor, compute_mode="donot_use_mm_for_euclid_dist")

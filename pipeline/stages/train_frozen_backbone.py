@@ -76,7 +76,7 @@ def run(params: Params) -> None:
         train[chosen], train_labels[chosen], val, val_labels
     )
     say(f"frozen: validation log-loss {metrics['val_log_loss']:.4f}, accuracy {metrics['val_accuracy']:.2%}")
-    say(f"a class held back is told from the others with an AUROC of {metrics['ood_auroc']:.4f} (out of distribution)")
+    say(f"out-of-distribution AUROC of a held-back class against the others: {metrics['ood_auroc']:.4f}")
 
     info = CheckpointInfo(
         stage=STAGE,
