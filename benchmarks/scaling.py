@@ -25,7 +25,7 @@ from pipeline.training.features import backend_for, evaluation, run_inference
 
 def measure(given: argparse.Namespace) -> None:
     """A line a combination, backends and sizes in the outer loops because each needs a backend of its own."""
-    own = load_params(PROJECT / "params.yaml").backbone
+    own = load_params(PROJECT / "params.yaml").backbone.parts[0]
     backbone = create_backbone(given.backbone or own.name, given.weights or own.weights, locate=user_path)
     stored, runtime, rows = stored_photos("train"), resolved(given.device), []
     for choice, size in itertools.product(given.backends, given.sizes or [backbone.preprocessing.input_size[-1]]):

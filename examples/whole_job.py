@@ -56,8 +56,7 @@ train_features, val_features = network.features("train", train), network.feature
 
 # 4. The linear probe: with the backbone frozen, the best head is the solution of a convex problem. L-BFGS finds it in a second,
 #    for each L2 strength, and validation chooses. Its temperature makes the probabilities calibrated.
-strengths = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-probe = fit_probe(train_features, train.labels, val_features, val.labels, l2_strengths=strengths)
+probe = fit_probe(train_features, train.labels, val_features, val.labels)
 set_linear_head(model, probe.weight, probe.bias)
 apply_temperature(model, fit_temperature(probe.logits(val_features), val.labels))
 print(f"frozen: validation log-loss {cross_fitted_losses(probe.logits(val_features), val.labels).mean():.4f}")

@@ -182,14 +182,12 @@ def summary(
 ) -> None:
     """Show a backbone with its head, layer by layer."""
     from pipeline.models.summary import show_summary
-    from pipeline.params import load_params
+    from pipeline.params import OneBackbone, load_params
 
-    photos: dict[str, Any] = {}  # crop and input size
-    if backbone is None:
-        section = load_params().backbone.model_dump()
-        backbone, set_weights = section.pop("name"), section.pop("weights")
-        weights, photos = weights or set_weights, section
-    show_summary(backbone, weights or "none", photos, outputs=outputs, unfrozen=unfrozen, depth=depth, unsafe=unsafe)
+    set_in_params = load_params().backbone.parts if backbone is None else []
+    for part in set_in_params or [OneBackbone(backbone or "", "none", "model", None)]:
+        part = part._replace(weights=weights or part.weights)
+        show_summary(part, outputs=outputs, unfrozen=unfrozen, depth=depth, unsafe=unsafe)
 
 
 @app.command()

@@ -34,6 +34,7 @@ from pipeline.files import recover_folder, replace_folder, sha256_of, write_atom
 MODEL_FILE = "model.safetensors"
 INFO_FILE = "checkpoint.json"
 OOD_FILE = "ood.safetensors"
+SEVERAL = " + "
 _AGAIN = "Make it again with: dvc repro"
 
 
@@ -42,13 +43,17 @@ class _Record(BaseModel):
 
 
 class BackboneInfo(_Record):
-    """Which network: timm's name, the arguments that build it, and where its weights came from."""
+    """Which network: timm's name, the arguments that build it, and where its weights came from.
+
+    Of several backbones together, the names are joined by `SEVERAL`, and `parts` says it of each.
+    """
 
     name: str
     kwargs: dict[str, Any]
     weights: str
     weights_sha256: str | None  # of the weights file; None for random weights
     code_sha256: str | None = None  # of the module that builds a network of one's own
+    parts: tuple["BackboneInfo", ...] = ()
 
 
 class Preprocessing(_Record):
@@ -79,6 +84,17 @@ class HeadInfo(_Record):
     dropout: float = 0.0
 
 
+class SolvedBlock(_Record):
+    """Columns of the features whose logits were solved together, with an L2 strength, and how much they count in the sum.
+
+    One block is all columns. Of several backbones it may be one of each: a log-linear blend.
+    """
+
+    width: int
+    l2: float
+    factor: float = 1.0
+
+
 class DataFingerprints(_Record):
     """Hashes of the manifest's kept rows (id, pixels, class, split), whole and of the training and validation split."""
 
@@ -95,12 +111,14 @@ class CheckpointInfo(_Record):
     backbone: BackboneInfo
     head: HeadInfo
     classes: tuple[str, ...]
+    solved: tuple[SolvedBlock, ...] = ()  # how a linear head was solved; none for another head
     preprocessing: Preprocessing
     data: DataFingerprints
     stored_size: int  # photos were stored with their shorter side at most this many pixels before they were transformed
     params: dict[str, Any]
     epoch: int
     metrics: dict[str, float]
+    heads_tried: dict[str, float] = {}  # of several backbones: each alone and together -> validation log-loss
     note: str = ""
     versions: dict[str, str]
     files: dict[str, str] = {}

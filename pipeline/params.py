@@ -13,7 +13,7 @@ import importlib.util
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML, YAMLError
@@ -25,6 +25,7 @@ PARAMS_FILE = Path("params.yaml")
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 FractionOrZero = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Text = Annotated[str, Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Count = Annotated[int, Field(gt=0)]
 
@@ -32,6 +33,7 @@ Count = Annotated[int, Field(gt=0)]
 FORMER_KEYS = {
     "download.mirrors": "it went: a download that is cut goes on by itself. Remove the line",
     "preprocess.label_doubts": "it went: evaluate looks for label issues by itself. Remove the line",
+    "train_frozen_backbone.l2_strengths": "it went: 31 strengths over ten decades are tried. Remove the line",
     "train_frozen_backbone.engine": "it is called backend now",
     "unfreeze_finetune.warmup_share": "it is called warmup_fraction now",
     "unfreeze_finetune.ema_share": "it is called ema_fraction now",
@@ -69,7 +71,7 @@ class Section(BaseModel):
 class Download(Section):
     """Where the photos come from."""
 
-    source: Annotated[str, Field(min_length=1)] = "drawn"
+    source: Text = "drawn"
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     drawn_photos: Annotated[int, Field(ge=60)] = 1200
     seed: Seed = 0
@@ -100,31 +102,54 @@ class Preprocess(Section):
 class Backbone(Section):
     """Which network, and what it starts from."""
 
-    name: str = "tf_efficientnet_lite0"
-    weights: Annotated[str, Field(min_length=1)] = "package"
+    name: str | Annotated[list[str], Field(min_length=2)] = "tf_efficientnet_lite0"
+    weights: Text | Annotated[list[Text], Field(min_length=2)] = "package"
     crop: Literal["model", "squash", "pad"] = "model"
     input_size: Annotated[int, Field(ge=32, le=2048)] | None = None
 
     @field_validator("name")
     @classmethod
-    def _known(cls, name: str) -> str:
-        """As it is, or what timm calls it now."""
-        if ":" in name or name.startswith("torchvision/") or _is_in_timm_source(name):
-            return name
-        import timm
-
-        if current := timm.models.get_deprecated_models().get(name):
-            return current
-        architecture = _one_of(name.split(".")[0], timm.list_models())
-        if name not in (tagged := timm.list_models(f"{architecture}.*", include_tags=True)):
-            raise ValueError(f"timm has no such weights of {architecture}; it has {', '.join(tagged)}")
-        return name
+    def _known(cls, name: str | list[str]) -> str | list[str]:
+        return _backbone_of_today(name) if isinstance(name, str) else [_backbone_of_today(one) for one in name]
 
     @model_validator(mode="after")
-    def _package_is_here(self) -> Self:
-        if self.weights == "package":
-            importlib.import_module("pipeline.data.pretrained").package_file(self.name)
+    def _weights_fit(self) -> Self:
+        if isinstance(self.weights, list) and (isinstance(self.name, str) or len(self.weights) != len(self.name)):
+            raise ValueError("weights must be one for all backbones, or as many as there are names")
+        for part in self.parts:
+            if part.weights == "package":
+                importlib.import_module("pipeline.data.pretrained").package_file(part.name)
         return self
+
+    @property
+    def parts(self) -> list["OneBackbone"]:
+        """Each backbone with its weights; mostly there is one."""
+        names = [self.name] if isinstance(self.name, str) else self.name
+        weights = [self.weights] * len(names) if isinstance(self.weights, str) else self.weights
+        return [OneBackbone(*pair, self.crop, self.input_size) for pair in zip(names, weights, strict=True)]
+
+
+class OneBackbone(NamedTuple):
+    """A backbone of `backbone.name`, with the settings that hold for it."""
+
+    name: str
+    weights: str
+    crop: str
+    input_size: int | None
+
+
+def _backbone_of_today(name: str) -> str:
+    """A backbone's name as it is, or what timm calls it now; a ValueError says that there is none."""
+    if ":" in name or name.startswith("torchvision/") or _is_in_timm_source(name):
+        return name
+    import timm
+
+    if current := timm.models.get_deprecated_models().get(name):
+        return current
+    architecture = _one_of(name.split(".")[0], timm.list_models())
+    if name not in (tagged := timm.list_models(f"{architecture}.*", include_tags=True)):
+        raise ValueError(f"timm has no such weights of {architecture}; it has {', '.join(tagged)}")
+    return name
 
 
 class Head(Section):
@@ -149,14 +174,13 @@ class Head(Section):
 class TrainFrozenBackbone(Section):
     """The linear probe: a converged head on the untouched backbone."""
 
-    l2_strengths: Annotated[list[Positive], Field(min_length=1)] = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0]
     backend: Literal["auto", "openvino", "onnxruntime", "torch"] = "auto"
 
 
 class UnfreezeFinetune(Section):
     """Fine-tuning from the linear probe."""
 
-    epochs: Literal["auto"] | Count = "auto"
+    epochs: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     patience: Count = 3
     batch_size: Literal["auto"] | Count = "auto"
     optimizer: str = "adamw"
@@ -213,6 +237,14 @@ class Params(Section):
     unfreeze_finetune: UnfreezeFinetune = UnfreezeFinetune()
     evaluate: Evaluate = Evaluate()
     runtime: Runtime = Runtime()
+
+    @model_validator(mode="after")
+    def _several_backbones_stay_frozen(self) -> Self:
+        if len(self.backbone.parts) > 1 and self.unfreeze_finetune.epochs not in ("auto", 0):
+            raise ValueError("several backbones are not fine-tuned: set unfreeze_finetune.epochs to auto or 0")
+        if len(self.backbone.parts) > 1 and self.head.type != "linear":
+            raise ValueError("several backbones take a linear head: set head.type to linear")
+        return self
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:

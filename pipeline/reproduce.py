@@ -23,7 +23,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy.stats import norm
 
-from pipeline.checkpoint import library_versions, read_info
+from pipeline.checkpoint import SEVERAL, library_versions, read_info
 from pipeline.data.manifest import read_manifest
 from pipeline.errors import PipelineError
 from pipeline.evaluation.comparison import bootstrap_mean
@@ -162,13 +162,14 @@ def reproduce(row: Row, project: Path, *, archives: Sequence[Path], weights: Seq
         return Outcome(row.name, "NOT MEASURED", "announced, and not yet measured by anybody")
     present = load_params(project / PARAMS_FILE)
     changes = _flat(Params()) | row.settings | {"download.source": row.dataset, "download.sha256": None}
-    changes |= {"backbone.name": row.backbone, "backbone.weights": row.weights}
+    several = row.backbone.split(SEVERAL)
+    changes |= {"backbone.name": several if len(several) > 1 else row.backbone, "backbone.weights": row.weights}
     needed = {}
     if row.dataset_sha256:
         places = [*archives, user_path(present.download.source)]
         needed["archive"] = "download.source", row.dataset_sha256, places
     if row.weights_sha256 and is_file_name(row.weights):
-        places = [*weights, user_path(present.backbone.weights), project / row.weights]
+        places = [*weights, *(user_path(part.weights) for part in present.backbone.parts), project / row.weights]
         needed["weights"] = "backbone.weights", row.weights_sha256, places
     for option, (key, sha256, places) in needed.items():
         if (file := _file_of(sha256, places)) is None:

@@ -18,7 +18,7 @@ import importlib
 import json
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -31,7 +31,7 @@ from safetensors.torch import save
 from timm.data import resolve_data_config
 from torch import Tensor, nn
 
-from pipeline.checkpoint import BackboneInfo, CheckpointInfo, Preprocessing
+from pipeline.checkpoint import SEVERAL, BackboneInfo, CheckpointInfo, Preprocessing
 from pipeline.data.pretrained import (
     HUB_PREFIX,
     OFFLINE_WAYS,
@@ -47,8 +47,11 @@ from pipeline.data.pretrained import (
 )
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of
+from pipeline.models.concatenated import ConcatenatedNetwork
 from pipeline.models.head import find_heads, replace_head
+from pipeline.models.outputs import FeatureExtractor
 from pipeline.models.weights import load_weights
+from pipeline.params import OneBackbone
 
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # torchvision's; networks are built without them
 
@@ -134,6 +137,33 @@ def create_backbone(
     return Backbone(model, info, preprocessing)
 
 
+def create_backbones(parts: Sequence[OneBackbone], *, locate: Callable[[str], Path] = Path) -> Backbone:
+    """What section `backbone` of params.yaml asks for: one network, or several as a `ConcatenatedNetwork`.
+
+    Several see the same photos: those of the largest input size among them, cropped as the network of that size wants it.
+    """
+    made = [create_backbone(**part._asdict(), locate=locate) for part in parts]
+    if len(made) == 1:
+        return made[0]
+    largest = max(made, key=lambda one: one.preprocessing.input_size[1]).preprocessing
+    for index, part in enumerate(parts):
+        if made[index].preprocessing.input_size != largest.input_size:
+            made[index] = create_backbone(**part._replace(input_size=largest.input_size[1])._asdict(), locate=locate)
+    infos, images = [one.info for one in made], torch.zeros(1, *largest.input_size)
+    with torch.inference_mode():
+        widths = [FeatureExtractor(one.model).eval()(images).shape[1] for one in made]
+    network = ConcatenatedNetwork([one.model for one in made], widths, [one.preprocessing for one in made])
+    info = BackboneInfo(
+        name=SEVERAL.join(info.name for info in infos),
+        kwargs={"widths": widths},
+        weights=SEVERAL.join(dict.fromkeys(info.weights for info in infos)),
+        weights_sha256=SEVERAL.join(str(info.weights_sha256) for info in infos),
+        parts=tuple(infos),
+    )
+    shared = largest.model_copy(update={name: getattr(made[0].preprocessing, name) for name in ("mean", "std")})
+    return Backbone(network, info, shared)
+
+
 def build(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
     """A network without pretrained weights; random ones are seeded by 0."""
     with torch.random.fork_rng(devices=[]):
@@ -155,18 +185,24 @@ def rebuild(info: CheckpointInfo, state: dict[str, Tensor]) -> nn.Module:
         PipelineError: the weights do not fit the network, or a network of one's own is built by other code than then.
     """
     backbone = info.backbone
-    if _code_sha256(backbone.name) != backbone.code_sha256:
-        raise PipelineError(
-            f"The checkpoint's network was built by {backbone.name}, whose source file has changed since: put back the file "
-            f"with the sha256 {backbone.code_sha256}, or make the checkpoint again with: dvc repro"
-        )
-    model = build(backbone.name, backbone.kwargs)
+    model = _build_again(backbone)
     replace_head(model, initialisation="zeros", **info.head.model_dump(exclude={"path", "initialisation"}))
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise PipelineError(f"The checkpoint's weights do not fit {backbone.name}: {error}") from None
     return model
+
+
+def _build_again(backbone: BackboneInfo) -> nn.Module:
+    if backbone.parts:
+        return ConcatenatedNetwork([_build_again(part) for part in backbone.parts], **backbone.kwargs)
+    if _code_sha256(backbone.name) != backbone.code_sha256:
+        raise PipelineError(
+            f"The checkpoint's network was built by {backbone.name}, whose source file has changed since: put back the file "
+            f"with the sha256 {backbone.code_sha256}, or make the checkpoint again with: dvc repro"
+        )
+    return build(backbone.name, backbone.kwargs)
 
 
 def _refuse_impossible(name: str, weights: str) -> None:

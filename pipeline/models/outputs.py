@@ -53,11 +53,11 @@ class LogitsAndFeatures(FeatureExtractor):
     def forward(self, images: Tensor) -> Tensor:
         if self.by_timm:
             maps = self.model.forward_features(images)
-            logits, features = self.model.forward_head(maps), self.model.forward_head(maps, pre_logits=True)
+            logits, features = self.model.forward_head(maps), self.model.forward_head(maps, pre_logits=True).flatten(1)
         else:
             features = self.model(images).flatten(1)
             logits = self.head(features[:, :, None, None] if self.convolutional else features).flatten(1)
-        return torch.cat([logits, features.flatten(1)], 1)
+        return torch.cat([logits, features], 1)
 
 
 def _without_heads(model: nn.Module) -> nn.Module:

@@ -17,6 +17,7 @@ from pipeline.files import megabytes
 from pipeline.models.backbone import create_backbone, nearest
 from pipeline.models.freezing import set_trainable
 from pipeline.models.head import find_heads, replace_head
+from pipeline.params import OneBackbone
 from pipeline.progress import progress
 
 
@@ -54,20 +55,15 @@ def summarise(model: nn.Module, preprocessing: Preprocessing, *, depth: int = 2)
     return re.sub(r"Units\.([A-Z])[A-Z]*", r"\1", f"{_aligned(lines)}\n{table}")
 
 
-def show_summary(
-    name: str, weights: str, photos: dict[str, Any], *, outputs: int, unfrozen: str, depth: int, unsafe: bool = False
-) -> None:
-    """Print the summary of a backbone with a new linear head; `unfrozen` is "head", "all", or a number of blocks.
-
-    `photos` are `crop` and `input_size` of params.yaml, where they are not the network's own.
-    """
+def show_summary(part: OneBackbone, *, outputs: int, unfrozen: str, depth: int, unsafe: bool = False) -> None:
+    """Print the summary of a backbone with a new linear head; `unfrozen` is "head", "all", or a number of blocks."""
     if unfrozen not in ("head", "all") and not unfrozen.isdigit():
         raise PipelineError(f"unfrozen = {unfrozen!r}, but should be head, all or a number of blocks.")
-    backbone = create_backbone(name, weights, **photos, unsafe=unsafe)
+    backbone = create_backbone(**part._asdict(), unsafe=unsafe)
     replace_head(backbone.model, outputs)
     set_trainable(backbone.model, int(unfrozen) if unfrozen.isdigit() else cast(Literal["head", "all"], unfrozen))
-    origin = "random" if weights == "none" else f"{weights}, sha256 {backbone.info.weights_sha256}"
-    print(_aligned({"backbone": name, "weights": origin}))
+    origin = "random" if part.weights == "none" else f"{part.weights}, sha256 {backbone.info.weights_sha256}"
+    print(_aligned({"backbone": part.name, "weights": origin}))
     print(summarise(backbone.model, backbone.preprocessing, depth=depth))
 
 

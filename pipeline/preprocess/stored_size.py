@@ -18,7 +18,7 @@ from pipeline.data.pretrained import (
     with_settings,
 )
 from pipeline.errors import PipelineError
-from pipeline.params import Backbone
+from pipeline.params import Backbone, OneBackbone
 from pipeline.progress import say
 
 DEFAULTS: dict[str, Any] = {"input_size": (3, 224, 224), "crop_pct": 0.875}  # timm's, for networks that say nothing
@@ -36,7 +36,8 @@ def choose_stored_size(setting: int | str, backbone: Backbone, *, locate: Callab
     Raises:
         PipelineError: the name or the weights are not known, or their description cannot be read.
     """
-    name, needed = backbone.name, needed_size(backbone, locate(backbone.weights).with_suffix(".json"))
+    name = " + ".join(part.name for part in backbone.parts)
+    needed = max(needed_size(part, locate(part.weights).with_suffix(".json")) for part in backbone.parts)
     if setting == "auto":
         size = max(SMALLEST, math.ceil(needed / STEP) * STEP)
         say(f"photos are stored at {size} px: {name} needs {needed} px")
@@ -46,7 +47,7 @@ def choose_stored_size(setting: int | str, backbone: Backbone, *, locate: Callab
     return int(setting)
 
 
-def needed_size(backbone: Backbone, description: Path) -> int:
+def needed_size(backbone: OneBackbone, description: Path) -> int:
     """The shorter side, in pixels, that timm's evaluation transform shrinks photos to; `description` may lie beside weights."""
     name, weights = backbone.name, backbone.weights
     try:

@@ -27,10 +27,15 @@ def run(params: Params) -> None:
         known = {}  # a first run
     source = user_path(params.download.source)
     write_json(INPUTS / "photos.json", {"source": _hash(source, known)} if source.exists() else {})
-    weights = user_path(params.backbone.weights)
-    files = {"weights": weights, "description": weights.with_suffix(".json"), "module": _module_file(params.backbone.name)}
-    write_json(INPUTS / "network.json", {name: _hash(file, known) for name, file in files.items() if file and file.is_file()})
+    networks = {one.name: _files_of(user_path(one.weights), one.name, known) for one in params.backbone.parts}
+    write_json(INPUTS / "network.json", networks)
     write_json(HASHES, known)
+
+
+def _files_of(weights: Path, name: str, known: dict[str, str]) -> dict[str, str]:
+    """Hashes of a backbone's weights file, of the JSON beside it and of a network of one's own, as far as there are such."""
+    files = {"weights": weights, "description": weights.with_suffix(".json"), "module": _module_file(name)}
+    return {name: _hash(file, known) for name, file in files.items() if file and file.is_file()}
 
 
 def _module_file(name: str) -> Path | None:

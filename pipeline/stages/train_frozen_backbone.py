@@ -7,7 +7,6 @@ Run it with `dvc repro train-frozen-backbone`, or bare with `python -m pipeline 
 import math
 import time
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from pipeline.data.dataset import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, read_manifest, read_stored_size, stored_fingerprint
 from pipeline.errors import PipelineError
 from pipeline.files import write_atomically, write_csv, write_json
-from pipeline.models.backbone import create_backbone
+from pipeline.models.backbone import create_backbones
 from pipeline.models.freezing import frozen_fingerprint, set_trainable
 from pipeline.models.head import apply_temperature, replace_head_as_set, set_linear_head
 from pipeline.models.ood import OodDetector, sample_by_class, score_on_held_back_classes
@@ -26,6 +25,7 @@ from pipeline.paths import FEATURES, FROZEN, METRICS, OUT_OF_FOLD, PLOTS, PROCES
 from pipeline.progress import say
 from pipeline.runtime import resolve_runtime
 from pipeline.training.activations import SplitNetwork
+from pipeline.training.blend import fit_several
 from pipeline.training.calibration import class_weight, cross_fitted_losses, fit_temperature
 from pipeline.training.mlp import train_mlp
 from pipeline.training.probe import fit_probe, out_of_fold
@@ -39,7 +39,7 @@ def run(params: Params) -> None:
     manifest = read_manifest(PROCESSED)
     classes, data = classes_of(manifest), data_fingerprints(manifest)
     runtime = resolve_runtime(params.runtime)
-    backbone = create_backbone(**params.backbone.model_dump(), locate=user_path)
+    backbone = create_backbones(params.backbone.parts, locate=user_path)
     model, preprocessing = backbone.model, backbone.preprocessing
     head = replace_head_as_set(model, len(classes), params.head)
     set_trainable(model, "head")
@@ -53,8 +53,13 @@ def run(params: Params) -> None:
     if not runtime.is_main:
         return
     train_labels, val_labels = splits["train"].labels, splits["val"].labels
-    weight, strengths = class_weight(params.head.class_weight, train_labels), params.train_frozen_backbone.l2_strengths
-    probe = fit_probe(train, train_labels, val, val_labels, l2_strengths=strengths, weight=weight)
+    weight = class_weight(params.head.class_weight, train_labels)
+    groups, tried = manifest.set_index("id").loc[list(splits["train"].ids), "group"].tolist(), dict[str, float]()
+    if parts := backbone.info.parts:
+        widths, names = backbone.info.kwargs["widths"], [part.name for part in parts]
+        probe, tried = fit_several(train, train_labels, val, val_labels, groups, widths=widths, names=names, weight=weight)
+    else:
+        probe = fit_probe(train, train_labels, val, val_labels, weight=weight)
     if params.head.type == "linear":
         set_linear_head(model, probe.weight, probe.bias)
         val_logits = probe.logits(val)
@@ -83,21 +88,22 @@ def run(params: Params) -> None:
         backbone=backbone.info,
         head=head,
         classes=classes,
+        solved=probe.solved if params.head.type == "linear" else (),
         preprocessing=preprocessing,
         data=data,
         stored_size=read_stored_size(PROCESSED),
         params=params.model_dump(include={"backbone", "head", "train_frozen_backbone"}),
         epoch=0,
         metrics=metrics,
+        heads_tried=tried,
         versions=library_versions(),
     )
     ood = OodDetector.fit(train[chosen], train_labels[chosen], val)
     save_checkpoint(FROZEN, info, model.state_dict(), ood.tensors())
     write_csv(PLOTS / "l2_strengths.csv", [{"log10_l2": math.log10(one.l2)} | vars(one) for one in probe.tried])
     # Probabilities of heads that never saw the photo, by which the evaluation looks for label issues.
-    groups = manifest.set_index("id").loc[list(splits["train"].ids), "group"].tolist()
-    unseen = out_of_fold(train, train_labels, groups, l2=probe.best.l2, weight=weight)
-    probabilities = np.concatenate([unseen, (val_logits / temperature).double().softmax(1).numpy()])
+    unseen = out_of_fold(train, train_labels, groups, probe.solved, weight)
+    probabilities = torch.cat([unseen, (val_logits / temperature).double()]).softmax(1).numpy()
     ids = pd.Index([*splits["train"].ids, *splits["val"].ids], name="id")
     columns = [f"probability_{name}" for name in classes]  # a class may be called "id"
     table = pd.DataFrame(probabilities, ids, columns).to_csv(float_format="%.6g", lineterminator="\n")

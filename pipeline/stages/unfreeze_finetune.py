@@ -5,19 +5,33 @@ params.yaml. Killed, it resumes where it was and ends with the same bits.
 """
 
 import time
+from collections.abc import Sequence
 
-from pipeline.checkpoint import library_versions, read_info, read_model_state, refuse_other_data, save_checkpoint
+import torch
+from torch import Tensor, nn
+
+from pipeline.checkpoint import (
+    SolvedBlock,
+    library_versions,
+    read_info,
+    read_model_state,
+    read_ood,
+    refuse_other_data,
+    save_checkpoint,
+)
 from pipeline.data.dataset import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, read_manifest, stored_fingerprint
 from pipeline.files import write_json
 from pipeline.models.backbone import rebuild
+from pipeline.models.head import apply_temperature, set_linear_head
 from pipeline.models.ood import OodDetector, sample_by_class
 from pipeline.params import Params
 from pipeline.paths import EPOCHS, FEATURES, FINETUNED, FROZEN, METRICS, PROCESSED, RESUME, SECONDS, TRACKING, TRAINING_CURVES
 from pipeline.runtime import resolve_runtime
 from pipeline.training.activations import SplitNetwork
-from pipeline.training.calibration import class_weight
+from pipeline.training.calibration import class_weight, cross_fitted_losses, fit_temperature
 from pipeline.training.finetune import finetune
+from pipeline.training.probe import out_of_fold, solve_head
 from pipeline.training.resume import ResumeFolder, hash_inputs
 from pipeline.training.tracking import Run, Tracking
 
@@ -58,28 +72,60 @@ def run(params: Params) -> None:
     tracking = Tracking(params.runtime.trackers, TRACKING, TRAINING_CURVES, EPOCHS, tracked)
     weight, watching = class_weight(params.head.class_weight, train.labels), tracking if runtime.is_main else None
     result = finetune(network, train, val, settings, resume, watching, weight)
-    chosen, others = sample_by_class(train.labels), sample_by_class(val.labels)
-    train_features = network.trained_features("train", train, chosen)
-    val_features = network.trained_features("val", val, others)
+    kept, note, state = result.choice.candidate, result.choice.reason, result.model_state
+    metrics = {"val_log_loss": kept.log_loss, "val_accuracy": kept.accuracy, "alpha": kept.alpha}
+    metrics |= {"gain": result.choice.gain, "gain_low": result.choice.gain_low}
+    if kept.alpha:
+        chosen, others = sample_by_class(train.labels), sample_by_class(val.labels)
+        train_features = network.trained_features("train", train, chosen)
+        val_features = network.trained_features("val", val, others)
+        ood = OodDetector.fit(train_features, train.labels[chosen], val_features).tensors()
+    else:
+        ood = read_ood(FROZEN)
+    refit = not kept.alpha and bool(info.solved)
+    features = torch.cat([network.features("train", train), network.features("val", val)]) if refit else None
     if not runtime.is_main:
         return
 
-    kept = result.choice.candidate
-    metrics = {"val_log_loss": kept.log_loss, "val_accuracy": kept.accuracy, "alpha": kept.alpha}
-    metrics |= {"gain": result.choice.gain, "gain_low": result.choice.gain_low}
+    if features is not None:
+        labels, ids = torch.cat([train.labels, val.labels]), [*train.ids, *val.ids]
+        groups = manifest.set_index("id").loc[ids, "group"].tolist()
+        state, unseen = _solve_again(rebuild(info, state), info.solved, features, labels, groups, weight)
+        metrics |= unseen
+        note += " The head was solved again on training and validation photos together: out-of-fold log-loss "
+        note += f"{unseen['out_of_fold_log_loss']:.4f}, accuracy {unseen['out_of_fold_accuracy']:.2%}."
     finetuned = info.model_copy(
         update={
             "stage": STAGE,
             "params": everything_set,
             "epoch": kept.epoch,
             "metrics": metrics,
-            "note": result.choice.reason,
+            "note": note,
             "versions": library_versions(),
         }
     )
-    ood = OodDetector.fit(train_features, train.labels[chosen], val_features)
-    save_checkpoint(FINETUNED, finetuned, result.model_state, ood.tensors())
+    save_checkpoint(FINETUNED, finetuned, state, ood)
     write_json(METRICS / f"{STAGE}.json", metrics | {"epoch": kept.epoch, "epochs": len(result.history) - 1})
     write_json(SECONDS / f"{STAGE}.json", {"seconds": time.monotonic() - started})
     tracking.finish(metrics, FINETUNED)
     resume.remove()
+
+
+def _solve_again(
+    model: nn.Module,
+    solved: Sequence[SolvedBlock],
+    features: Tensor,
+    labels: Tensor,
+    groups: Sequence[str],
+    weight: Tensor | None,
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The frozen network's head solved on training and validation photos, with an out-of-fold temperature and metrics.
+
+    Every choice is made by then, so validation photos need not be held back any longer.
+    """
+    unseen = out_of_fold(features, labels, groups, solved, weight)
+    set_linear_head(model, *solve_head(features, labels, solved, weight))
+    apply_temperature(model, fit_temperature(unseen, labels, weight))
+    losses = cross_fitted_losses(unseen, labels, weight)
+    accuracy = (unseen.argmax(1) == labels).double().mean().item()
+    return model.state_dict(), {"out_of_fold_log_loss": losses.mean().item(), "out_of_fold_accuracy": accuracy}

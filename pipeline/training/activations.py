@@ -23,6 +23,7 @@ from pipeline.data.dataset import Photos, Transform
 from pipeline.data.transforms import TrainingTransform
 from pipeline.files import sha256_of
 from pipeline.models.backends import Backend, build_backend
+from pipeline.models.concatenated import ConcatenatedNetwork
 from pipeline.models.freezing import auto_unfrozen_blocks, frozen_fingerprint, set_trainable
 from pipeline.models.outputs import LogitsAndFeatures
 from pipeline.models.splitting import split_model
@@ -45,7 +46,7 @@ PIPELINE = Path(__file__).resolve().parents[1]
 # The code that decides an activation, beside libraries and tensors.
 CODE = (
     *("data/dataset.py", "data/transforms.py", "training/activations.py", "training/features.py"),
-    *(f"models/{name}.py" for name in ("backbone", "same_padding", "head", "outputs", "splitting", "backends")),
+    *(f"models/{name}.py" for name in ("backbone", "concatenated", "same_padding", "head", "outputs", "splitting", "backends")),
 )
 
 
@@ -76,7 +77,9 @@ class SplitNetwork:
         runtime: ResolvedRuntime,
         cache: Callable[..., FeatureCache] | None = None,
     ) -> None:
-        if unfrozen_blocks == "auto":
+        if isinstance(model, ConcatenatedNetwork):
+            unfrozen_blocks = 0
+        elif unfrozen_blocks == "auto":
             unfrozen_blocks = auto_unfrozen_blocks(model, preprocessing.input_size)
         set_trainable(model, unfrozen_blocks)
         self.model, self.unfrozen_blocks, self.preprocessing = model, unfrozen_blocks, preprocessing
@@ -96,7 +99,7 @@ class SplitNetwork:
         set_trainable(self.model, self.unfrozen_blocks)
         deciding = {
             "tensors": tensors,
-            "network": backbone.model_dump(include={"name", "kwargs", "code_sha256"}),
+            "network": backbone.model_dump(include={"name", "kwargs", "code_sha256", "parts"}),
             "unfrozen_blocks": self.unfrozen_blocks,
             "photos": photos,
             "preprocessing": self.preprocessing.model_dump(),

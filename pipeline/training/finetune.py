@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from pipeline.data.dataset import Batch, Photos, epoch_order, in_batches, load_batches
 from pipeline.data.transforms import normalise
 from pipeline.errors import PipelineError
+from pipeline.models.concatenated import ConcatenatedNetwork
 from pipeline.models.folding import fold_batch_norm, unfold_batch_norm
 from pipeline.models.freezing import frozen_fingerprint, parameter_groups
 from pipeline.models.head import apply_temperature
@@ -147,6 +148,8 @@ class Trainer:
         # More epochs where one costs the trainable part alone; fresh augmentation in each where photos are decoded anyway.
         auto_epochs = default_epochs(photos) if split else default_copies(photos)
         epochs = auto_epochs if settings.epochs == "auto" else settings.epochs
+        if isinstance(self.network.model, ConcatenatedNetwork):
+            epochs = 0  # only the head would learn, and it is solved
         auto_copies = default_copies(photos) if split else epochs
         copies = auto_copies if settings.augmented_copies == "auto" else settings.augmented_copies
         copies = min(copies, epochs)  # so that the original photos have their turn
@@ -307,8 +310,8 @@ class Trainer:
         """The weights that are kept, once nothing frozen is shown to have moved."""
         if frozen_fingerprint(self.network.model) != self.frozen_before:
             raise PipelineError("A frozen tensor moved during fine-tuning. This is a defect: please report it.")
-        best, logits = _best(self.history[1:]), {}  # epoch 0 is alpha 0
-        for alpha in (0.0, *ALPHAS, 1.0):
+        best, logits = _best(self.history[1:] or self.history), {}  # epoch 0 is alpha 0
+        for alpha in (0.0, *ALPHAS, 1.0) if self.best_state else (0.0,):
             self.ema.module.load_state_dict(self._between(alpha))
             logits[alpha] = self._val_logits(self.ema.module)
         frozen, *candidates = (self._score(alpha, best if alpha else 0, values) for alpha, values in logits.items())
@@ -327,7 +330,7 @@ class Trainer:
     def _between(self, alpha: float) -> dict[str, Tensor]:
         """Weights between the frozen and the best ones; what is no floating-point number is the same in both."""
         return {
-            name: initial.lerp(self.best_state[name], alpha) if initial.is_floating_point() else initial
+            name: initial.lerp(self.best_state[name], alpha) if alpha and initial.is_floating_point() else initial
             for name, initial in self.initial_state.items()
         }
 

@@ -1,8 +1,9 @@
 """The linear probe: logistic regression on frozen features, solved to convergence.
 
-    probe = fit_probe(train_features, train_labels, val_features, val_labels, l2_strengths=[1e-3, 1e-2])
+    probe = fit_probe(train_features, train_labels, val_features, val_labels)
     logits = probe.logits(features)
-    probabilities = out_of_fold(features, labels, groups, l2=probe.best.l2)      # by heads that did not see the photo
+    log_probabilities = out_of_fold(features, labels, groups, probe.solved)      # by heads that did not see the photo
+    weight, bias = solve_head(all_features, all_labels, probe.solved)            # on more photos, once strengths are chosen
 
 Training a head on a frozen backbone by gradient steps is a slow way to solve a convex problem. L-BFGS solves it exactly, in
 seconds, and the L2 strength is chosen on validation log-loss. Kumar et al. (Fine-tuning can distort pretrained features and
@@ -24,13 +25,17 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from pipeline.checkpoint import SolvedBlock
 from pipeline.errors import PipelineError
 from pipeline.progress import progress
 
+# From the strongest to the weakest: ten decades in steps of a third.
+L2_STRENGTHS = tuple(10 ** (3 - step / 3) for step in range(31))
+PATIENCE = 4  # strengths without a lower validation log-loss, after which weaker ones, which take ever longer, are not tried
 MAX_ITERATIONS = 2000
 GRADIENT_TOLERANCE = 1e-6
+PATH_TOLERANCE = 1e-4  # of the strengths that are compared, and of probabilities that are looked at, not reported
 FOLDS = 5  # of the out-of-fold probabilities; fewer where a class has fewer groups
-FOLD_TOLERANCE = 1e-4  # of probabilities that are looked at, not reported: the third digit does not matter
 
 
 @dataclass(frozen=True)
@@ -45,10 +50,11 @@ class Strength:
 
 @dataclass(frozen=True)
 class Probe:
-    """A solved head on raw features: weight (classes, width), bias (classes,), float32; and the strengths tried for it."""
+    """A solved head on raw features: weight (classes, width), bias (classes,), float32; how it was solved, what was tried."""
 
     weight: Tensor
     bias: Tensor
+    solved: tuple[SolvedBlock, ...]
     best: Strength
     tried: tuple[Strength, ...]
 
@@ -63,14 +69,13 @@ def fit_probe(
     val_features: Tensor,
     val_labels: Tensor,
     *,
-    l2_strengths: Sequence[float],
+    l2_strengths: Sequence[float] = L2_STRENGTHS,
     weight: Tensor | None = None,
 ) -> Probe:
-    """Solve the regression for each L2 strength and keep the one with the least validation log-loss.
+    """Solve the regression along a path of L2 strengths and keep the one with the least validation log-loss.
 
-    Features are standardised by the training set's mean and deviation, so that one strength means the same for every
-    backbone; the standardisation is folded into the returned weights. The objective is the mean cross-entropy plus
-    l2 / 2 times the squared norm of the weights (without the bias). Features are (n, width), labels (n,) int64, every class
+    The path starts at the strongest, where all features count little, and each solution is the start of the next. It ends where
+    the validation log-loss has not fallen for `PATIENCE` strengths. Features are (n, width), labels (n,) int64, every class
     present; `weight`, (classes,), is what a photo of each class counts in all means.
 
     Raises:
@@ -80,44 +85,78 @@ def fit_probe(
         raise PipelineError("The backbone gives features that are not finite; its weights are broken or unfit.")
     scaler = StandardScaler().fit(train_features.double().numpy())
     scaled_train, scaled_val = (scaler.transform(part.double().numpy()) for part in (train_features, val_features))
-    model = _regression(weight, tol=GRADIENT_TOLERANCE, warm_start=True)
-    counts = None if weight is None else weight[val_labels].numpy()
-    solved: list[tuple[Strength, Tensor, Tensor]] = []
+    model = _regression(weight, tol=PATH_TOLERANCE, warm_start=True)
+    counts, labels = None if weight is None else weight[val_labels].numpy(), val_labels.numpy()
+    tried: list[Strength] = []
     with progress("solving the linear probe", total=len(l2_strengths), unit="L2 strengths") as advance:
-        for l2 in sorted(l2_strengths, reverse=True):  # from the strongest down: each solution is near the next
+        for l2 in sorted(l2_strengths, reverse=True):
             model.set_params(C=1 / (l2 * len(scaled_train)))
             _quietly(model.fit, scaled_train, train_labels.numpy())
-            probabilities, labels = model.predict_proba(scaled_val), val_labels.numpy()
-            accuracy = float((probabilities.argmax(1) == labels).mean())
+            probabilities = model.predict_proba(scaled_val)
             loss = float(log_loss(labels, probabilities, labels=model.classes_, sample_weight=counts))
-            strength = Strength(l2, loss, accuracy, int(model.n_iter_[0]))
-            solved.append((strength, *_softmax_head(model, scaler)))
-            advance(1, note=f"validation log-loss {strength.log_loss:.4f}")
-    best, weight, bias = min(solved, key=lambda one: one[0].log_loss)
-    return Probe(weight, bias, best, tuple(strength for strength, _, _ in solved))
+            accuracy = float((probabilities.argmax(1) == labels).mean())
+            tried.append(Strength(l2, loss, accuracy, int(model.n_iter_[0])))
+            advance(1, note=f"validation log-loss {loss:.4f}")
+            best = min(tried, key=lambda one: one.log_loss)
+            if len(tried) - tried.index(best) > PATIENCE:
+                break
+    solved = (SolvedBlock(width=train_features.shape[1], l2=best.l2),)
+    return Probe(*solve_head(train_features, train_labels, solved, weight), solved, best, tuple(tried))
+
+
+def solve_head(
+    features: Tensor, labels: Tensor, solved: Sequence[SolvedBlock], weight: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Solve the regression of each block of columns: weight (classes, width) and bias (classes,), float32, on raw features.
+
+    The objective is the mean cross-entropy plus l2 / 2 times the squared norm of the weights (without the bias). Features are
+    standardised by their mean and deviation, so that one strength means the same for every backbone; the standardisation is
+    folded into what is returned.
+    """
+    weights, biases = [], []
+    for block, columns in zip(solved, features.split([block.width for block in solved], 1), strict=True):
+        values = columns.double().numpy()
+        scaler = StandardScaler().fit(values)
+        model = _regression(weight, C=1 / (block.l2 * len(values)), tol=GRADIENT_TOLERANCE)
+        _quietly(model.fit, scaler.transform(values), labels.numpy())
+        own_weight, own_bias = _softmax_head(model, scaler)
+        weights.append(block.factor * own_weight)
+        biases.append(block.factor * own_bias)
+    return torch.cat(weights, 1).float(), torch.stack(biases).sum(0).float()
 
 
 def out_of_fold(
-    features: Tensor, labels: Tensor, groups: Sequence[str], *, l2: float, weight: Tensor | None = None
-) -> np.ndarray:
-    """Each training photo's probabilities by a logistic regression on the folds that it is not in: (n, classes) float64.
+    features: Tensor, labels: Tensor, groups: Sequence[str], solved: Sequence[SolvedBlock], weight: Tensor | None = None
+) -> Tensor:
+    """Each photo's log-probabilities by heads that were solved on the folds that it is not in: (n, classes) float64.
 
     A fitted head agrees with its training labels, the wrong ones included. Fitted on the other folds, it does not know the
     photo's label, and a confident contradiction is worth a look. A group of duplicates is never divided between folds. A class
-    whose training photos are one group is in all folds, because a head without it could not know it.
+    whose photos are one group is in all folds, because a head without it could not know it.
     """
-    values, classes, names = features.double().numpy(), labels.numpy(), np.asarray(groups)
-    groups_of = [len(np.unique(names[classes == index])) for index in range(classes.max() + 1)]
+    folds = _folds(labels.numpy(), np.asarray(groups))
+    logits = torch.zeros(len(labels), int(labels.max()) + 1, dtype=torch.float64)
+    for block, columns in zip(solved, features.split([block.width for block in solved], 1), strict=True):
+        strength = 1 / (block.l2 * len(labels) * (FOLDS - 1) / FOLDS)
+        model = make_pipeline(StandardScaler(), _regression(weight, C=strength, tol=PATH_TOLERANCE))
+        values, method = columns.double().numpy(), "predict_log_proba"
+        logits += block.factor * torch.from_numpy(
+            _quietly(cross_val_predict, model, values, labels.numpy(), cv=folds, method=method)
+        )
+    return logits.log_softmax(1)
+
+
+def _folds(classes: np.ndarray, groups: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Places to fit on and to predict, by class and group."""
+    groups_of = [len(np.unique(groups[classes == index])) for index in range(classes.max() + 1)]
     folds = min(FOLDS, *(count for count in groups_of if count > 1), FOLDS)
-    strength = 1 / (l2 * len(values) * (folds - 1) / folds)
-    model = make_pipeline(StandardScaler(), _regression(weight, C=strength, tol=FOLD_TOLERANCE))
     single = np.array(groups_of)[classes] == 1
     alone, others = np.flatnonzero(single), np.flatnonzero(~single)
     parts = [(np.arange(len(classes)), alone)] if len(alone) else []
     if len(others):
-        divided = StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(others, classes[others], names[others])
+        divided = StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(others, classes[others], groups[others])
         parts += [(np.sort(np.concatenate([others[rest], alone])), others[part]) for rest, part in divided]
-    return _quietly(cross_val_predict, model, values, classes, cv=parts, method="predict_proba")
+    return parts
 
 
 def _regression(weight: Tensor | None, **options: Any) -> LogisticRegression:
@@ -138,4 +177,4 @@ def _softmax_head(model: LogisticRegression, scaler: StandardScaler) -> tuple[Te
     bias = bias - weight @ scaler.mean_
     if len(weight) == 1:  # two classes: one logit z; softmax over (-z/2, z/2) is its sigmoid
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
+    return torch.from_numpy(weight), torch.from_numpy(bias)

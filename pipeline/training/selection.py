@@ -56,6 +56,8 @@ class Choice:
 
 def choose(frozen: Candidate, candidates: Sequence[Candidate]) -> Choice:
     """The best candidate, if its gain over the frozen weights (alpha 0) is above zero beyond chance; else those."""
+    if not candidates:
+        return Choice(frozen, 0.0, 0.0, "Frozen weights kept: nothing was fine-tuned.")
     best = min(candidates, key=lambda one: one.log_loss)
     gain, low = gain_beyond_chance(frozen.losses - best.losses)
     what = f"{best.alpha:.0%} of epoch {best.epoch}"

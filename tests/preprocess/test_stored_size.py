@@ -27,12 +27,12 @@ from pipeline.preprocess.stored_size import choose_stored_size, needed_size
     ],
 )
 def test_what_is_needed_is_the_input_size_over_the_crop(name: str, weights: str, needed: int, settings: dict) -> None:
-    assert needed_size(Backbone(name=name, weights=weights, **settings), Path("none.json")) == needed
+    assert needed_size(*Backbone(name=name, weights=weights, **settings).parts, Path("none.json")) == needed
 
 
 def test_a_description_of_the_weights_goes_before_the_network(tmp_path: Path) -> None:
     (tmp_path / "pets.json").write_text(json.dumps({"input_size": [3, 96, 128], "crop_pct": 0.8}))
-    assert needed_size(Backbone(name="test_resnet", weights="pets.pth"), tmp_path / "pets.json") == 160
+    assert needed_size(*Backbone(name="test_resnet", weights="pets.pth").parts, tmp_path / "pets.json") == 160
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,10 @@ def test_a_number_that_is_too_small_warns(setting: int, warns: bool, capsys: pyt
     assert choose_stored_size(setting, Backbone(name="vit_base_patch16_384", weights="none")) == setting
     assert ("warning: preprocess.stored_size is 128 px" in (printed := capsys.readouterr().out)) == warns
     assert ("384 px" in printed) == warns
+
+
+def test_of_several_backbones_the_one_that_needs_most_decides() -> None:
+    assert choose_stored_size("auto", Backbone(name=["test_resnet", "vit_base_patch16_384"], weights="none")) == 384
 
 
 def test_an_unknown_name_is_an_error() -> None:

@@ -1,15 +1,20 @@
 """Heads on cached features: the linear probe is solved, out-of-fold heads know no label, an MLP stops in time."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from pipeline.checkpoint import SolvedBlock
 from pipeline.errors import PipelineError
 from pipeline.models.head import MlpHead, initialise_new
+from pipeline.training.blend import fit_several
 from pipeline.training.calibration import class_weight, cross_fitted_losses, fit_temperature
 from pipeline.training.mlp import EPOCHS, PATIENCE, train_mlp
-from pipeline.training.probe import fit_probe, out_of_fold
+from pipeline.training.probe import PATIENCE as STRENGTHS_WITHOUT_GAIN
+from pipeline.training.probe import fit_probe, out_of_fold, solve_head
 
 
 def clusters(num_classes: int, count: int = 300) -> tuple[Tensor, Tensor]:
@@ -77,34 +82,85 @@ def test_a_photo_that_counts_three_times_is_as_good_as_three_photos() -> None:
     )
 
 
+def test_the_path_ends_where_weaker_strengths_only_overfit_and_misses_nothing() -> None:
+    (train, train_labels), (val, val_labels) = blobs(150, 0), blobs(300, 1)
+    probe = fit_probe(train, train_labels, val, val_labels)
+    assert len(probe.tried) < 31
+    assert [one.l2 for one in probe.tried].index(probe.best.l2) == len(probe.tried) - 1 - STRENGTHS_WITHOUT_GAIN
+    whole = [fit_probe(train, train_labels, val, val_labels, l2_strengths=[10**power]) for power in range(3, -8, -1)]
+    assert probe.best.log_loss <= min(one.best.log_loss for one in whole) + 1e-4
+    assert probe.tried[0].log_loss == pytest.approx(math.log(3), abs=1e-3)  # the strongest leaves nothing of the features
+
+
+def solved(width: int, l2: float = 1e-3) -> list[SolvedBlock]:
+    return [SolvedBlock(width=width, l2=l2)]
+
+
 def test_out_of_fold_a_memorised_label_does_not_flatter_and_a_true_pattern_does() -> None:
     labels = torch.arange(200) % 2
     noise = torch.randn(200, 300, generator=torch.Generator().manual_seed(0))
     groups = [str(index) for index in range(200)]
-    of_noise = out_of_fold(noise, labels, groups, l2=1e-4)  # 300 numbers can separate any 200 photos
+    of_noise = out_of_fold(noise, labels, groups, solved(300, 1e-4))  # 300 numbers can separate any 200 photos
     assert of_noise.shape == (200, 2)
-    assert of_noise.sum(1) == pytest.approx(1)
-    assert 0.3 < (of_noise.argmax(1) == labels.numpy()).mean() < 0.7
+    assert of_noise.exp().sum(1).numpy() == pytest.approx(1)
+    assert 0.3 < (of_noise.argmax(1) == labels).double().mean() < 0.7
     pattern = noise[:, :10] + 5 * labels[:, None]
-    assert (out_of_fold(pattern, labels, groups, l2=1e-2).argmax(1) == labels.numpy()).mean() > 0.95
+    assert (out_of_fold(pattern, labels, groups, solved(10, 1e-2)).argmax(1) == labels).double().mean() > 0.95
 
 
 def test_duplicates_are_never_in_two_folds_and_their_labels_do_not_leak() -> None:
     """Each photo stands twice, with a feature of its own that gives the label away: a twin in training would tell it."""
     labels = (torch.arange(40) * 7 % 3 == 0).long().repeat_interleave(2)
     features = torch.eye(40).repeat_interleave(2, 0) * 10
-    together = out_of_fold(features, labels, [str(index // 2) for index in range(80)], l2=1e-3)
-    apart = out_of_fold(features, labels, [str(index) for index in range(80)], l2=1e-3)
-    assert (apart.argmax(1) == labels.numpy()).mean() > 0.85
-    assert (together.argmax(1) == labels.numpy()).mean() < 0.8
+    together = out_of_fold(features, labels, [str(index // 2) for index in range(80)], solved(40))
+    apart = out_of_fold(features, labels, [str(index) for index in range(80)], solved(40))
+    assert (apart.argmax(1) == labels).double().mean() > 0.85
+    assert (together.argmax(1) == labels).double().mean() < 0.8
 
 
 def test_a_class_with_one_photo_and_its_duplicate_is_in_all_folds() -> None:
     labels = torch.tensor([0] * 20 + [1] * 20 + [2, 2])
     features = 5 * torch.eye(3)[labels] + torch.randn(42, 3, generator=torch.Generator().manual_seed(0))
-    probabilities = out_of_fold(features, labels, [*map(str, range(40)), "same", "same"], l2=1e-3)
-    assert (probabilities.argmax(1) == labels.numpy()).all()
-    assert out_of_fold(features[[0, 20, 40]], labels[[0, 20, 40]], ["a", "b", "c"], l2=1e-3).argmax(1).tolist() == [0, 1, 2]
+    unseen = out_of_fold(features, labels, [*map(str, range(40)), "same", "same"], solved(3))
+    assert (unseen.argmax(1) == labels).all()
+    assert out_of_fold(features[[0, 20, 40]], labels[[0, 20, 40]], ["a", "b", "c"], solved(3)).argmax(1).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_blocks_that_are_solved_apart_add_up_by_their_factors(num_classes: int) -> None:
+    features, labels = clusters(num_classes)
+    blocks = [SolvedBlock(width=2, l2=1e-2, factor=0.7), SolvedBlock(width=3, l2=1e-1, factor=0.4)]
+    weight, bias = solve_head(features, labels, blocks)
+    expected = torch.tensor(0.0)
+    for block, part in zip(blocks, features.split([2, 3], 1), strict=True):
+        own_weight, own_bias = solve_head(part, labels, solved(block.width, block.l2))
+        expected = expected + block.factor * (part @ own_weight.T + own_bias)
+    torch.testing.assert_close(features @ weight.T + bias, expected, rtol=1e-4, atol=1e-4)
+
+
+def two_views(count: int, other: str) -> tuple[Tensor, Tensor]:
+    """Four numbers that tell the class, beside 300 that hardly do, or beside the noise that lies over the four."""
+    generator, labels = torch.Generator().manual_seed(count), torch.arange(count) % 2
+    sign, noise = 2.0 * labels[:, None] - 1, torch.randn(count, 4, generator=generator)
+    second = torch.randn(count, 300, generator=generator)
+    return torch.cat([noise + 0.6 * sign, second + 0.05 * sign if other == "unclear" else noise + second[:, :4]], 1), labels
+
+
+@pytest.mark.parametrize(("other", "kept"), [("unclear", "blended"), ("noise", "concatenated")])
+def test_of_several_backbones_the_heads_are_blended_where_that_is_better_beyond_chance(other: str, kept: str) -> None:
+    """One strength for clear and unclear features alike suits neither; only a head on both at once can subtract noise."""
+    (train, train_labels), (val, val_labels) = (two_views(count, other) for count in (400, 2000))
+    groups, widths = [str(index) for index in range(400)], [4, train.shape[1] - 4]
+    probe, tried = fit_several(train, train_labels, val, val_labels, groups, widths=widths, names=["a", "b"])
+    assert list(tried) == ["a alone", "b alone", "blended", "concatenated"]
+    assert len(probe.solved) == (2 if kept == "blended" else 1)
+    loss = cross_fitted_losses(probe.logits(val), val_labels).mean().item()
+    assert loss == pytest.approx(tried[kept])
+    assert loss < min(tried["a alone"], tried["b alone"])
+    for mine, again in zip((probe.weight, probe.bias), solve_head(train, train_labels, probe.solved), strict=True):
+        torch.testing.assert_close(
+            mine, again, rtol=1e-3, atol=1e-4
+        )  # what a checkpoint says of it is enough to solve it again
 
 
 def blobs(count: int, seed: int) -> tuple[Tensor, Tensor]:
