@@ -30,11 +30,12 @@ from pipeline.cores import usable_cores
 from pipeline.data.manifest import classes_of, fingerprint, read_manifest, write_manifest
 from pipeline.files import read_json, sha256_of, write_json
 from pipeline.models.backbone import create_backbone
-from pipeline.models.freezing import auto_unfrozen_blocks, set_trainable
+from pipeline.models.freezing import set_trainable
 from pipeline.models.head import replace_head
-from pipeline.params import change_params
+from pipeline.params import UnfreezeFinetune, change_params
 from pipeline.reproduce import clone_project
 from pipeline.runtime import machine_name, resolve_device
+from pipeline.training.activations import recipe_of
 
 OURS, PEERS = "this project", PROJECT / "benchmarks/peers"
 SCRIPTS = {
@@ -113,7 +114,8 @@ def describe_blocks(given: argparse.Namespace, photos: Path) -> None:
     """Which parameters fine-tuning changes, for the peers, and how many each of our stages trains."""
     backbone = create_backbone(given.backbone, given.weights)
     path = replace_head(backbone.model, len(classes_of(read_manifest(photos / "data/processed"))))
-    set_trainable(backbone.model, auto_unfrozen_blocks(backbone.model, backbone.preprocessing.input_size))
+    recipe = recipe_of(backbone.model, backbone.preprocessing, UnfreezeFinetune(), given.photos)
+    set_trainable(backbone.model, recipe.unfrozen_blocks)
     learning = [name for name, parameter in backbone.model.named_parameters() if parameter.requires_grad]
     sizes = {name: parameter.numel() for name, parameter in backbone.model.named_parameters()}
     counts = {"frozen": sum(size for name, size in sizes.items() if name.startswith(f"{path}.")), "all": sum(sizes.values())}

@@ -24,16 +24,16 @@ from pipeline.models.folding import fold_batch_norm, unfold_batch_norm
 from pipeline.models.freezing import parameter_groups
 from pipeline.models.head import apply_temperature, replace_head, set_linear_head
 from pipeline.models.same_padding import fix_same_padding
-from pipeline.params import Runtime
+from pipeline.params import Runtime, UnfreezeFinetune
 from pipeline.runtime import resolve_runtime
-from pipeline.training.activations import SplitNetwork
+from pipeline.training.activations import SplitNetwork, recipe_of
 from pipeline.training.calibration import cross_fitted_losses, fit_temperature
 from pipeline.training.features import backend_for, evaluation, run_inference
 from pipeline.training.probe import fit_probe
-from pipeline.training.schedule import copy_of_epoch, default_copies, default_epochs, learning_rate
+from pipeline.training.schedule import copy_of_epoch, learning_rate
 from pipeline.training.selection import Candidate, choose
 
-BATCH_SIZE, PEAK_RATE, WEIGHT_DECAY, LAYER_DECAY, PATIENCE, SEED = 16, 1e-3, 0.02, 0.8, 3, 0
+WEIGHT_DECAY, LAYER_DECAY, PATIENCE, SEED = 0.02, 0.8, 3, 0
 EXPECTED_ACCURACY = 0.90  # at least, on the test photos of the default settings
 
 # 1. Photos. The manifest has a row for every file; a group of duplicates never lies in two splits.
@@ -50,7 +50,8 @@ replace_head(model, len(classes), initialisation="zeros")
 
 # 3. The network is split where fine-tuning will begin to learn: the topmost blocks, with up to half of the operations. What
 #    lies below is frozen, so each photo goes through it once, on the fastest backend of this machine.
-network = SplitNetwork(model, "auto", preprocessing, choice="auto", runtime=runtime)
+recipe = recipe_of(model, preprocessing, UnfreezeFinetune(), len(train))
+network = SplitNetwork(model, recipe.unfrozen_blocks, preprocessing, choice="auto", runtime=runtime)
 assert network.split is not None
 train_features, val_features = network.features("train", train), network.features("val", val)
 
@@ -69,10 +70,9 @@ fix_same_padding(trainable)
 fold_batch_norm(trainable, val_activations[:2])
 frozen_weights = {name: tensor.clone() for name, tensor in trainable.state_dict().items()}
 groups = partial(parameter_groups, weight_decay=WEIGHT_DECAY, layer_decay=LAYER_DECAY)
-optimizer = create_optimizer_v2(model, "adamw", lr=PEAK_RATE, param_group_fn=groups, fused=True)
-epochs = default_epochs(len(train))
-copies = min(default_copies(len(train)), epochs)
-steps_an_epoch = -(-len(train) // BATCH_SIZE)
+optimizer = create_optimizer_v2(model, "adamw", lr=recipe.learning_rate, param_group_fn=groups, fused=True)
+epochs, copies = recipe.epochs, recipe.copies
+steps_an_epoch = -(-len(train) // recipe.batch_size)
 ema = ModelEmaV3(trainable, max(0.0, 1 - 1 / max(1.0, 0.05 * epochs * steps_an_epoch)), use_warmup=True)
 
 
@@ -96,9 +96,9 @@ def train_epoch(epoch: int) -> None:
     activations = network.activations("train", train, copy_number=number, low_resolution=low, augmentation="light", seed=SEED)
     trainable.train()
     order = epoch_order(len(train), seed=SEED, epoch=epoch)
-    for step, places in enumerate(in_batches(order, BATCH_SIZE), (epoch - 1) * steps_an_epoch):
+    for step, places in enumerate(in_batches(order, recipe.batch_size), (epoch - 1) * steps_an_epoch):
         total, warmup = epochs * steps_an_epoch, round(0.125 * epochs * steps_an_epoch)
-        rate = learning_rate(step, total_steps=total, warmup_steps=warmup, peak=PEAK_RATE)
+        rate = learning_rate(step, total_steps=total, warmup_steps=warmup, peak=recipe.learning_rate)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
         with torch.autocast("cpu", torch.bfloat16, enabled=runtime.mixed_precision == "bf16"):

@@ -180,6 +180,7 @@ class TrainFrozenBackbone(Section):
 class UnfreezeFinetune(Section):
     """Fine-tuning from the linear probe."""
 
+    budget: Literal["auto"] | Positive = "auto"
     epochs: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     patience: Count = 3
     batch_size: Literal["auto"] | Count = "auto"

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from pipeline.checkpoint import read_info
+from pipeline.checkpoint import read_info, read_model_state
 from pipeline.data.dataset import data_fingerprints
 from pipeline.data.manifest import read_manifest, write_manifest
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of
+from pipeline.inference import Classifier
 from pipeline.params import load_params
 from pipeline.stages import evaluate
 from tests.clones import SMALL, clone, ran, run, set_params
@@ -127,12 +129,21 @@ def test_the_runtime_reruns_nothing_and_an_evaluation_setting_evaluation_alone(s
     assert ran(run(small, "dvc", "repro").stdout) == ["evaluate"]
 
 
-def test_another_backbone_reruns_what_depends_on_it_and_back_nothing_is_trained(small: Path) -> None:
+def test_several_backbones_rerun_what_depends_on_them_and_back_nothing_is_trained(small: Path) -> None:
     before = sha256_of(small / "outputs/finetuned/model.safetensors")
-    set_params(small, {"backbone.name": "test_efficientnet", "unfreeze_finetune.epochs": 1})
+    set_params(small, {"backbone.name": ["test_resnet", "test_efficientnet"], "unfreeze_finetune.epochs": "auto"})
     assert ran(run(small, "dvc", "repro").stdout) == STAGES[1:]
-    assert read_info(small / "outputs/finetuned").backbone.name == "test_efficientnet"
-    assert sha256_of(small / "outputs/finetuned/model.safetensors") != before
+    frozen, finetuned = (read_info(small / "outputs" / name) for name in ("frozen", "finetuned"))
+    assert [part.name for part in finetuned.backbone.parts] == ["test_resnet", "test_efficientnet"]
+    assert frozen.heads_tried.keys() > {"test_resnet alone", "test_efficientnet alone"}
+    assert (finetuned.epoch, finetuned.metrics["alpha"]) == (0, 0)
+    states = [read_model_state(small / "outputs" / name) for name in ("frozen", "finetuned")]
+    differing = {name for name, tensor in states[0].items() if not torch.equal(tensor, states[1][name])}
+    assert differing == {"head.weight", "head.bias"}  # solved again, on validation photos too
+    row = rows_of(small / "outputs/evaluation/predictions.csv")[0]
+    [prediction] = Classifier.load(small / "outputs/finetuned").predict(small / row["path"])
+    for name, probability in prediction.probabilities.items():
+        assert probability == pytest.approx(float(row[f"finetuned_{name}"]), abs=1e-5)
     set_params(small, {key: SMALL[key] for key in ("backbone.name", "unfreeze_finetune.epochs")})
     assert ran(run(small, "dvc", "repro").stdout) == []
     assert sha256_of(small / "outputs/finetuned/model.safetensors") == before

@@ -57,7 +57,8 @@ def test_every_setting_has_a_comment_which_a_change_leaves(path: Path) -> None:
         ("unfreeze_finetune.loss", "crossentropy", ["unfreeze_finetune.loss = 'crossentropy'", "cross_entropy"]),
         ("runtime.device", "gpu", ["runtime.device = 'gpu'", "cuda"]),
         ("evaluate.confidence_level", True, ["evaluate.confidence_level = True", "a valid number"]),
-        ("train_frozen_backbone.l2_strengths", [1.0, -1.0], ["train_frozen_backbone.l2_strengths.1 = -1.0", "greater than 0"]),
+        ("backbone.name", ["resnet18", "resnet81"], ["backbone.name", "resnet81", "none of this name"]),
+        ("backbone.weights", ["none", "none"], ["as many as there are names"]),
         *((key, 1, [f"{key}: there is no such setting any more; {advice}"]) for key, advice in FORMER_KEYS.items()),
     ],
 )
@@ -70,7 +71,7 @@ def test_a_mistake_is_told_with_key_value_and_what_is_allowed(path: Path, key: s
 
 
 def test_all_mistakes_are_told_at_once(path: Path) -> None:
-    change_params(path, {"unfreeze_finetune.epochs": 0, "preprocess.stored_size": "big", "backbone.name": "resnet81"})
+    change_params(path, {"unfreeze_finetune.epochs": -1, "preprocess.stored_size": "big", "backbone.name": "resnet81"})
     path.write_text(path.read_text() + "\nevaluation: {}\n")
     message = told(path)
     assert len(message.splitlines()) == 5

@@ -29,7 +29,6 @@ from pipeline.errors import PipelineError
 from pipeline.models.head import find_heads, is_within
 
 BODY = 0.8  # the fraction of a network's parameters from which on a child is the network's body, whose children are the blocks
-MOST_OPERATIONS = 0.5  # the fraction of a network's operations that is unfrozen at most where nobody sets the number of blocks
 
 
 def set_trainable(model: nn.Module, unfrozen: Literal["all", "head"] | int | Sequence[str]) -> None:
@@ -107,16 +106,14 @@ def parameter_groups(model: Any, *, weight_decay: float, layer_decay: float) -> 
     return groups
 
 
-def auto_unfrozen_blocks(model: nn.Module, input_size: tuple[int, int, int]) -> int:
-    """How many blocks to unfreeze where nobody says: the topmost ones with at most half of the operations, but one at least.
+def fractions_of_operations(model: nn.Module, input_size: tuple[int, int, int]) -> list[float]:
+    """The fractions of a network's operations in its head, in that and its topmost block, and so on up to all of them.
 
-    What stays frozen is computed once, so the operations of what learns are the cost of an epoch. A fixed number would not do:
-    three blocks of MobileNetV2 hold half, two of MobileNetV1 two thirds. `input_size` is (channels, height, width).
+    What stays frozen is computed once, so the operations of what learns are the cost of an epoch. A number of blocks says
+    little: three blocks of MobileNetV2 hold half, two of MobileNetV1 two thirds. `input_size` is (channels, height, width).
     """
     operations = _operations_of_blocks(model, input_size)
-    from_the_top = accumulate(reversed(operations[:-1]), initial=operations[-1])
-    next(from_the_top)  # the head alone
-    return max(1, sum(above <= MOST_OPERATIONS * sum(operations) for above in from_the_top))
+    return [above / sum(operations) for above in accumulate(reversed(operations))]
 
 
 def frozen_fingerprint(model: nn.Module) -> str:
@@ -208,7 +205,7 @@ def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
 
 def _operations_of_blocks(model: nn.Module, input_size: tuple[int, int, int]) -> list[int]:
     """Of each block of `blocks_of`: those of the modules that hold its parameters, computed on shapes alone."""
-    shapes_only = copy.deepcopy(model).to("meta").eval()
+    shapes_only = copy.deepcopy(model).to("meta").eval().requires_grad_(False)  # the counter follows gradients, and may stumble
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         shapes_only(torch.empty(1, *input_size, device="meta"))
     counted = {path.partition(".")[2]: sum(of_kinds.values()) for path, of_kinds in counter.get_flop_counts().items()}

@@ -1,7 +1,7 @@
 """Stage 3, train-frozen-backbone: a converged head on the untouched backbone, in outputs/frozen.
 
 Run it with `dvc repro train-frozen-backbone`, or bare with `python -m pipeline train-frozen-backbone`. Settings: `backbone`,
-`head` and `train_frozen_backbone` in params.yaml; `unfreeze_finetune.unfrozen_blocks` decides where the network is split.
+`head` and `train_frozen_backbone` in params.yaml; `unfrozen_blocks` and `budget` of `unfreeze_finetune` say where to split.
 """
 
 import math
@@ -24,7 +24,7 @@ from pipeline.params import Params
 from pipeline.paths import FEATURES, FROZEN, METRICS, OUT_OF_FOLD, PLOTS, PROCESSED, SECONDS, user_path
 from pipeline.progress import say
 from pipeline.runtime import resolve_runtime
-from pipeline.training.activations import SplitNetwork
+from pipeline.training.activations import SplitNetwork, recipe_of
 from pipeline.training.blend import fit_several
 from pipeline.training.calibration import class_weight, cross_fitted_losses, fit_temperature
 from pipeline.training.mlp import train_mlp
@@ -45,10 +45,11 @@ def run(params: Params) -> None:
     set_trainable(model, "head")
     before = frozen_fingerprint(model)
 
-    blocks, choice = params.unfreeze_finetune.unfrozen_blocks, params.train_frozen_backbone.backend
-    network = SplitNetwork(model, blocks, preprocessing, choice=choice, runtime=runtime)
-    network.use_cache(FEATURES, backbone.info, stored_fingerprint(manifest))
     splits = {name: Photos.of_split(manifest, PROCESSED, name, classes) for name in ("train", "val")}
+    recipe = recipe_of(model, preprocessing, params.unfreeze_finetune, len(splits["train"]))
+    choice = params.train_frozen_backbone.backend
+    network = SplitNetwork(model, recipe.unfrozen_blocks, preprocessing, choice=choice, runtime=runtime)
+    network.use_cache(FEATURES, backbone.info, stored_fingerprint(manifest))
     train, val = (network.features(name, photos) for name, photos in splits.items())
     if not runtime.is_main:
         return

@@ -28,7 +28,7 @@ from pipeline.models.ood import OodDetector, sample_by_class
 from pipeline.params import Params
 from pipeline.paths import EPOCHS, FEATURES, FINETUNED, FROZEN, METRICS, PROCESSED, RESUME, SECONDS, TRACKING, TRAINING_CURVES
 from pipeline.runtime import resolve_runtime
-from pipeline.training.activations import SplitNetwork
+from pipeline.training.activations import SplitNetwork, recipe_of
 from pipeline.training.calibration import class_weight, cross_fitted_losses, fit_temperature
 from pipeline.training.finetune import finetune
 from pipeline.training.probe import out_of_fold, solve_head
@@ -52,7 +52,8 @@ def run(params: Params) -> None:
     train, val = (Photos.of_split(manifest, PROCESSED, name, classes) for name in ("train", "val"))
 
     choice, stored = params.train_frozen_backbone.backend, stored_fingerprint(manifest)
-    network = SplitNetwork(model, settings.unfrozen_blocks, preprocessing, choice=choice, runtime=runtime)
+    recipe = recipe_of(model, preprocessing, settings, len(train))
+    network = SplitNetwork(model, recipe.unfrozen_blocks, preprocessing, choice=choice, runtime=runtime)
     network.use_cache(FEATURES, info.backbone, stored)
     parts = hash_inputs(
         frozen=info.files,

@@ -1,6 +1,6 @@
 """The network of a training stage, split once: activations of what is frozen, cached, and the part that learns.
 
-    network = SplitNetwork(model, "auto", preprocessing, choice="auto", runtime=runtime)
+    network = SplitNetwork(model, 2, preprocessing, choice="auto", runtime=runtime)
     activations = network.activations("train", photos)             # of the photos as they are
     outputs = network.trainable(activations.rows([0, 5]).float())  # (2, classes + width): logits and features
 
@@ -24,9 +24,10 @@ from pipeline.data.transforms import TrainingTransform
 from pipeline.files import sha256_of
 from pipeline.models.backends import Backend, build_backend
 from pipeline.models.concatenated import ConcatenatedNetwork
-from pipeline.models.freezing import auto_unfrozen_blocks, frozen_fingerprint, set_trainable
+from pipeline.models.freezing import fractions_of_operations, frozen_fingerprint, set_trainable
 from pipeline.models.outputs import LogitsAndFeatures
 from pipeline.models.splitting import split_model
+from pipeline.params import UnfreezeFinetune
 from pipeline.progress import say
 from pipeline.runtime import ResolvedRuntime
 from pipeline.training.features import (
@@ -39,6 +40,7 @@ from pipeline.training.features import (
     first_pixels,
     run_inference,
 )
+from pipeline.training.schedule import Recipe, choose_recipe
 
 # The side of photos at low resolution, as a fraction of the network's own; rounded, because strides are powers of two.
 LOW_RESOLUTION, MULTIPLE = 5 / 7, 16
@@ -55,7 +57,7 @@ class SplitNetwork:
 
     Args:
         model: on the CPU; it is set to training mode, and `set_trainable` decides what learns.
-        unfrozen_blocks: how many of the topmost blocks learn, "all", or "auto": those with up to half of the operations.
+        unfrozen_blocks: how many of the topmost blocks learn, or "all".
         preprocessing: of the network's own input size.
         choice: of the backend, as for `build_backend`.
         runtime: where to compute.
@@ -77,10 +79,6 @@ class SplitNetwork:
         runtime: ResolvedRuntime,
         cache: Callable[..., FeatureCache] | None = None,
     ) -> None:
-        if isinstance(model, ConcatenatedNetwork):
-            unfrozen_blocks = 0
-        elif unfrozen_blocks == "auto":
-            unfrozen_blocks = auto_unfrozen_blocks(model, preprocessing.input_size)
         set_trainable(model, unfrozen_blocks)
         self.model, self.unfrozen_blocks, self.preprocessing = model, unfrozen_blocks, preprocessing
         self.choice, self.runtime, self.cache = choice, runtime, cache
@@ -229,6 +227,20 @@ class SplitNetwork:
         if not fits:
             say("this network takes photos of one size, so none are at low resolution in the first epochs")
         return smaller if fits else None
+
+
+def recipe_of(
+    model: nn.Module,
+    preprocessing: Preprocessing,
+    settings: UnfreezeFinetune,
+    num_photos: int,
+    *,
+    is_split: bool = True,
+) -> Recipe:
+    """`choose_recipe` for a network; several backbones together stay frozen, because only their solved head could learn."""
+    if isinstance(model, ConcatenatedNetwork):
+        return choose_recipe(settings.model_copy(update={"unfrozen_blocks": 0, "epochs": 0}), [0.0], num_photos)
+    return choose_recipe(settings, fractions_of_operations(model, preprocessing.input_size), num_photos, is_split=is_split)
 
 
 def augmented(preprocessing: Preprocessing, augmentation: str, seed: int, copy_number: int) -> Transform:

@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from pipeline.data.dataset import Batch, Photos, epoch_order, in_batches, load_batches
 from pipeline.data.transforms import normalise
 from pipeline.errors import PipelineError
-from pipeline.models.concatenated import ConcatenatedNetwork
 from pipeline.models.folding import fold_batch_norm, unfold_batch_norm
 from pipeline.models.freezing import frozen_fingerprint, parameter_groups
 from pipeline.models.head import apply_temperature
@@ -37,13 +36,13 @@ from pipeline.models.same_padding import fix_same_padding
 from pipeline.params import UnfreezeFinetune
 from pipeline.progress import progress, say
 from pipeline.runtime import broadcast
-from pipeline.training.activations import SplitNetwork, augmented, random_images
+from pipeline.training.activations import SplitNetwork, augmented, random_images, recipe_of
 from pipeline.training.calibration import fit_temperature
 from pipeline.training.faults import check_loss, explain_faults
 from pipeline.training.features import backend_for, batch_size_on, evaluation, run_inference
 from pipeline.training.losses import LOSSES
 from pipeline.training.resume import ResumeFolder
-from pipeline.training.schedule import batch_size_and_rate, copy_of_epoch, default_copies, default_epochs, learning_rate
+from pipeline.training.schedule import copy_of_epoch, learning_rate
 from pipeline.training.selection import ALPHAS, Candidate, Choice, choose
 from pipeline.training.tracking import Tracking
 
@@ -119,14 +118,17 @@ class Trainer:
         self.runtime, self.classes = network.runtime, network.classes
         self.frozen_before = frozen_fingerprint(network.model)
         self.val_activations = network.activations("val", val).tensor() if network.split else None
-        self.epochs, self.copies = self._course()
+        is_split = network.split is not None
+        self.recipe = recipe_of(network.model, network.preprocessing, settings, len(train), is_split=is_split)
+        self.epochs, self.copies, self.batch_size = self.recipe.epochs, self.recipe.copies, self.recipe.batch_size
+        if settings.augmentation != "light" and self.copies - 1 < FEW_COPIES:
+            say(f"augmentation {settings.augmentation} of {self.copies - 1} copies: too few for it to matter much")
         device = self.runtime.device
         self.trainable = network.trainable.to(device).to(memory_format=torch.channels_last)
         fix_same_padding(self.trainable)
         example = random_images(network.preprocessing) if self.val_activations is None else self.val_activations[:2]
         fold_batch_norm(self.trainable, example.to(device))
         self.initial_state = _on_cpu(self.trainable.state_dict())
-        self.batch_size, self.peak_rate = batch_size_and_rate(settings, len(train))
         self.steps_an_epoch = math.ceil(len(train) / self.batch_size)
         # Over a fraction of the steps, whatever their number; it starts short, so that it does not remember the beginning.
         decay = max(0.0, 1 - 1 / max(1.0, settings.ema_fraction * self.epochs * self.steps_an_epoch))
@@ -135,30 +137,18 @@ class Trainer:
         self.model = self.accelerator.prepare_model(self.trainable)
         groups = partial(parameter_groups, weight_decay=settings.weight_decay, layer_decay=settings.layer_decay)
         fused: dict[str, Any] = {"fused": True} if settings.optimizer == "adamw" and device.type in ("cpu", "cuda") else {}
-        optimizer = create_optimizer_v2(network.model, settings.optimizer, lr=self.peak_rate, param_group_fn=groups, **fused)
+        optimizer = create_optimizer_v2(
+            network.model, settings.optimizer, lr=self.recipe.learning_rate, param_group_fn=groups, **fused
+        )
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         self.history: list[Epoch] = []
         self.losses: list[float] = []  # of every step
         self.photos_done, self.loss_sum = 0, 0.0  # of the epoch that is running
         self.best_state: dict[str, Tensor] = {}
 
-    def _course(self) -> tuple[int, int]:
-        """Epochs and copies: a function of settings, network and number of photos alone, whatever fits in a cache."""
-        settings, photos, split = self.settings, len(self.train), self.network.split
-        # More epochs where one costs the trainable part alone; fresh augmentation in each where photos are decoded anyway.
-        auto_epochs = default_epochs(photos) if split else default_copies(photos)
-        epochs = auto_epochs if settings.epochs == "auto" else settings.epochs
-        if isinstance(self.network.model, ConcatenatedNetwork):
-            epochs = 0  # only the head would learn, and it is solved
-        auto_copies = default_copies(photos) if split else epochs
-        copies = auto_copies if settings.augmented_copies == "auto" else settings.augmented_copies
-        copies = min(copies, epochs)  # so that the original photos have their turn
-        if settings.augmentation != "light" and copies - 1 < FEW_COPIES:
-            say(f"augmentation {settings.augmentation} of {copies - 1} copies of each photo: too few for it to matter much")
-        return epochs, copies
-
     def start(self) -> None:
-        """Score the network as it came: epoch 0."""
+        """Say what is going to be done, and score the network as it came: epoch 0."""
+        say(f"fine-tuning: {self.recipe}" if self.epochs else "nothing is fine-tuned")
         self._start_tracking()
         self._finish_epoch(train_loss=None)
 
@@ -267,7 +257,7 @@ class Trainer:
     def _learning_rate(self, step: int) -> float:
         total_steps = self.epochs * self.steps_an_epoch
         warmup_steps = round(self.settings.warmup_fraction * total_steps)
-        return learning_rate(step, total_steps=total_steps, warmup_steps=warmup_steps, peak=self.peak_rate)
+        return learning_rate(step, total_steps=total_steps, warmup_steps=warmup_steps, peak=self.recipe.learning_rate)
 
     def _finish_epoch(self, train_loss: float | None) -> None:
         epoch = len(self.history)

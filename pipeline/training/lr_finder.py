@@ -26,11 +26,10 @@ from pipeline.models.backbone import rebuild
 from pipeline.params import Params, UnfreezeFinetune
 from pipeline.progress import progress, say
 from pipeline.runtime import resolve_runtime
-from pipeline.training.activations import SplitNetwork
+from pipeline.training.activations import SplitNetwork, recipe_of
 from pipeline.training.faults import explain_faults
 from pipeline.training.features import BATCH_SIZE
 from pipeline.training.finetune import Trainer
-from pipeline.training.schedule import batch_size_and_rate
 
 LOWEST, HIGHEST, STEPS = 1e-6, 1.0, 100
 SMOOTHING = 0.95  # share of the mean so far in the mean with the next loss
@@ -116,17 +115,19 @@ def show_learning_rates(params: Params, checkpoint: Path, data: Path, figure: Pa
     model = rebuild(info, read_model_state(checkpoint))
     runtime, settings = resolve_runtime(params.runtime), params.unfreeze_finetune
     train = Photos.of_split(manifest, data, "train", classes)
-    batch_size, rate = batch_size_and_rate(settings, len(train))
-    settings = settings.model_copy(update={"batch_size": batch_size})
-    train = train.at(range(0, len(train), math.ceil(len(train) / (STEPS * batch_size))))  # no more than all steps see
+    recipe = recipe_of(model, info.preprocessing, settings, len(train))
+    if not recipe.unfrozen_blocks:
+        raise PipelineError(f"{info.backbone.name} is not fine-tuned, so there is no learning rate to find.")
+    settings = settings.model_copy(update={"batch_size": recipe.batch_size, "unfrozen_blocks": recipe.unfrozen_blocks})
+    train = train.at(range(0, len(train), math.ceil(len(train) / (STEPS * recipe.batch_size))))  # no more than all steps see
     choice = params.train_frozen_backbone.backend
-    network = SplitNetwork(model, settings.unfrozen_blocks, info.preprocessing, choice=choice, runtime=runtime)
+    network = SplitNetwork(model, recipe.unfrozen_blocks, info.preprocessing, choice=choice, runtime=runtime)
     tried = try_learning_rates(network, train, settings, np.geomspace(LOWEST, HIGHEST, STEPS).tolist())
     suggested = suggest(tried)
     figure.parent.mkdir(parents=True, exist_ok=True)
     write_csv(figure.with_suffix(".csv"), map(vars, tried))
-    draw(tried, suggested, rate, figure)
-    say(f"suggested: unfreeze_finetune.learning_rate = {suggested:.1e}; now it is {rate:.1e}")
+    draw(tried, suggested, recipe.learning_rate, figure)
+    say(f"suggested: unfreeze_finetune.learning_rate = {suggested:.1e}; now it is {recipe.learning_rate:.1e}")
     say(f"loss by learning rate: {figure} and {figure.with_suffix('.csv')}")
 
 

@@ -1,6 +1,12 @@
-"""Schedules of fine-tuning: pure functions of the step, the network and the number of photos."""
+"""The recipe of fine-tuning and its schedules: pure functions of settings, network, number of photos and step.
+
+recipe = choose_recipe(settings, fractions_of_operations(model, (3, 224, 224)), num_photos=16_000)
+print(recipe)          # 2 blocks unfrozen, 4 epochs, 2 copies of each photo, ...
+"""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -8,6 +14,80 @@ if TYPE_CHECKING:
 
 
 FEW_PHOTOS = 8000  # below, small batches and a higher rate make up for the few steps of an epoch
+MOST_OPERATIONS = 0.5  # the fraction of a network's operations that is unfrozen at most where nobody sets the number of blocks
+FORWARD_AND_BACKWARD = 3  # what a training step costs, in forward passes (Kaplan et al., Scaling laws, 2020, section 2.1)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is fine-tuned; `cost` is in passes of all training photos through the whole network, at full resolution."""
+
+    unfrozen_blocks: int | str
+    epochs: int
+    copies: int
+    batch_size: int
+    learning_rate: float
+    cost: float
+
+    def __str__(self) -> str:
+        blocks = {"all": "all blocks", 1: "the topmost block"}.get(self.unfrozen_blocks, f"{self.unfrozen_blocks} blocks")
+        return (
+            f"{blocks} unfrozen, {self.epochs} epochs, {self.copies} copies of each photo, batches of {self.batch_size}, "
+            f"learning rate {self.learning_rate:g}; at most {self.cost:.1f} times the operations of the frozen pass"
+        )
+
+
+def choose_recipe(
+    settings: "UnfreezeFinetune", fractions: Sequence[float], num_photos: int, *, is_split: bool = True
+) -> Recipe:
+    """The recipe: what is set, and for the rest a rule of the network and the number of training photos alone.
+
+    As many of the topmost blocks learn as hold up to half of the operations and keep the cost within `settings.budget`, but one
+    at least. Where even that costs more, there are fewer epochs.
+
+    Args:
+        settings: section `unfreeze_finetune`; what is "auto" there is chosen here.
+        fractions: of the network's operations, of its head with the 0, 1, 2 ... topmost blocks.
+        num_photos: of the training split.
+        is_split: whether the frozen part's activations are computed once a copy, rather than in every epoch.
+    """
+    epochs, copies = default_epochs(num_photos), default_copies(num_photos)
+    budget = 2.0 * epochs if settings.budget == "auto" else settings.budget
+    blocks = settings.unfrozen_blocks
+    if blocks == "auto":
+        affordable = [
+            number
+            for number, fraction in enumerate(fractions)
+            if fraction <= MOST_OPERATIONS and cost_in_passes(fraction, epochs, copies) <= budget
+        ]
+        blocks = max(affordable, default=1) or 1
+    fraction = 1.0 if blocks == "all" else fractions[min(int(blocks), len(fractions) - 1)]
+    if not is_split:  # an epoch decodes and computes each photo anyway: fresh augmentation in each
+        epochs = copies
+    if settings.epochs == "auto":
+        while epochs > 1 and cost_in_passes(fraction, epochs, copies, is_split=is_split) > budget:
+            epochs -= 1
+    else:
+        epochs = settings.epochs
+    if settings.augmented_copies != "auto":
+        copies = settings.augmented_copies
+    elif not is_split:
+        copies = epochs
+    copies = min(copies, epochs)  # so that the original photos have their turn
+    batch_size = default_batch_size(num_photos) if settings.batch_size == "auto" else settings.batch_size
+    default_rate = 1e-3 if num_photos < FEW_PHOTOS else 5e-4
+    rate = default_rate if settings.learning_rate == "auto" else settings.learning_rate
+    cost = cost_in_passes(fraction, epochs, copies, is_split=is_split)
+    return Recipe(blocks, epochs, copies, batch_size, rate, cost)
+
+
+def cost_in_passes(fraction: float, epochs: int, copies: int, *, is_split: bool = True) -> float:
+    """What fine-tuning a fraction of the operations costs, in passes of the training photos through the whole network.
+
+    The original photos' activations are there already; augmented copies at low resolution are counted as if they were not.
+    """
+    frozen_passes = min(copies, epochs) - 1 if is_split else epochs
+    return (1 - fraction) * max(frozen_passes, 0) + FORWARD_AND_BACKWARD * fraction * epochs
 
 
 def default_epochs(num_photos: int) -> int:
@@ -22,13 +102,6 @@ def default_epochs(num_photos: int) -> int:
 def default_batch_size(num_photos: int) -> int:
     """Photos a step."""
     return 16 if num_photos < FEW_PHOTOS else 32
-
-
-def batch_size_and_rate(settings: "UnfreezeFinetune", num_photos: int) -> tuple[int, float]:
-    """Photos a step, and the peak of the learning rate: as set, or by the number of training photos."""
-    batch_size, rate = settings.batch_size, settings.learning_rate
-    default_rate = 1e-3 if num_photos < FEW_PHOTOS else 5e-4
-    return default_batch_size(num_photos) if batch_size == "auto" else batch_size, default_rate if rate == "auto" else rate
 
 
 def default_copies(num_photos: int) -> int:

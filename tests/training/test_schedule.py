@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.errors import PipelineError
+from pipeline.models.freezing import fractions_of_operations
 from pipeline.params import UnfreezeFinetune
 from pipeline.training.lr_finder import (
     HIGHEST,
@@ -20,7 +22,7 @@ from pipeline.training.lr_finder import (
     suggest,
     try_learning_rates,
 )
-from pipeline.training.schedule import batch_size_and_rate, copy_of_epoch, default_copies, default_epochs, learning_rate
+from pipeline.training.schedule import MOST_OPERATIONS, Recipe, choose_recipe, copy_of_epoch, default_epochs, learning_rate
 from tests.training import tiny
 
 RATES = np.geomspace(LOWEST, HIGHEST, STEPS).tolist()
@@ -48,14 +50,54 @@ def test_every_copy_has_its_epochs_low_resolution_first_and_the_original_last(ep
     assert turns == sorted(turns)
 
 
-@given(st.integers(1, 10**7))
-def test_larger_sets_are_seen_less_often_within_bounds(num_photos: int) -> None:
-    assert 2 <= default_copies(num_photos) <= 8
-    assert 4 <= default_epochs(num_photos) <= 8
-    assert default_epochs(num_photos) >= default_epochs(num_photos + 1000)
-    for settings in (UnfreezeFinetune(), UnfreezeFinetune(batch_size=5, learning_rate=0.5)):
-        batch_size, rate = batch_size_and_rate(settings, num_photos)
-        assert (batch_size, rate) == ((5, 0.5) if settings.batch_size == 5 else (16, 1e-3) if num_photos < 8000 else (32, 5e-4))
+fractions = st.lists(st.floats(0.01, 1), min_size=1, max_size=12).map(
+    lambda sizes: [0.001, *(min(1.0, sum(sizes[: i + 1]) / sum(sizes)) for i in range(len(sizes)))]
+)
+budgets = st.one_of(st.just("auto"), st.floats(0.5, 30))
+
+
+@given(st.integers(1, 10**7), fractions, budgets, st.booleans())
+def test_what_nobody_sets_costs_no_more_than_the_budget_or_the_least_there_is(
+    num_photos: int, fractions: list[float], budget: str | float, is_split: bool
+) -> None:
+    settings = UnfreezeFinetune(budget=budget)
+    recipe = choose_recipe(settings, fractions, num_photos, is_split=is_split)
+    assert recipe == choose_recipe(settings, fractions, num_photos, is_split=is_split)
+    most = 2 * default_epochs(num_photos) if budget == "auto" else budget
+    assert recipe.cost <= most + 1e-9 or recipe.epochs == 1
+    assert 1 <= recipe.copies <= recipe.epochs <= 8
+    assert recipe.unfrozen_blocks == 1 or fractions[int(recipe.unfrozen_blocks)] <= MOST_OPERATIONS
+    more = choose_recipe(settings.model_copy(update={"budget": most + 1}), fractions, num_photos, is_split=is_split)
+    assert int(more.unfrozen_blocks) >= int(recipe.unfrozen_blocks)
+    assert (recipe.batch_size, recipe.learning_rate) == ((16, 1e-3) if num_photos < 8000 else (32, 5e-4))
+
+
+@given(st.integers(1, 10**7), fractions)
+def test_what_somebody_sets_is_taken_whatever_it_costs(num_photos: int, fractions: list[float]) -> None:
+    settings = UnfreezeFinetune(
+        budget=0.1, epochs=12, augmented_copies=3, unfrozen_blocks="all", batch_size=5, learning_rate=0.5
+    )
+    recipe = choose_recipe(settings, fractions, num_photos)
+    assert recipe == Recipe("all", 12, 3, 5, 0.5, cost=36.0)
+    assert "all blocks unfrozen, 12 epochs, 3 copies" in str(recipe)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "num_photos", "blocks", "epochs", "copies", "budget"),
+    [
+        ("mobilenetv2_100", 224, 16_000, 3, 4, 2, "auto"),
+        ("mobilenetv2_100", 224, 16_000, 1, 4, 2, 3.0),
+        ("mobilenetv2_100", 224, 16_000, 1, 2, 2, 2.0),
+        ("resnet50", 224, 840, 1, 4, 4, "auto"),
+        ("vit_small_patch16_224", 224, 300, 6, 8, 8, "auto"),
+    ],
+)
+def test_the_recipe_of_real_networks(
+    name: str, size: int, num_photos: int, blocks: int, epochs: int, copies: int, budget: str | float
+) -> None:
+    operations = fractions_of_operations(timm.create_model(name, num_classes=2), (3, size, size))
+    recipe = choose_recipe(UnfreezeFinetune(budget=budget), operations, num_photos)
+    assert (recipe.unfrozen_blocks, recipe.epochs, recipe.copies) == (blocks, epochs, copies)
 
 
 def points(losses: list[float]) -> list[LearningRatePoint]:

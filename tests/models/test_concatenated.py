@@ -1,0 +1,61 @@
+"""Several backbones as one network: each sees what it would see alone, and a checkpoint rebuilds it."""
+
+import torch
+from torch import nn
+
+from pipeline.checkpoint import CheckpointInfo, DataFingerprints, HeadInfo, library_versions
+from pipeline.models.backbone import create_backbone, create_backbones, rebuild
+from pipeline.models.head import replace_head, set_linear_head
+from pipeline.models.outputs import FeatureExtractor, LogitsAndFeatures
+from pipeline.params import Backbone
+
+# Of different mean, std, size and kind; the last one's position embeddings are resized.
+NAMES = ["test_efficientnet", "torchvision/shufflenet_v2_x0_5", "vit_tiny_patch16_224"]
+
+
+def test_each_network_sees_what_it_would_see_alone_and_a_checkpoint_rebuilds_it() -> None:
+    together = create_backbones(Backbone(name=NAMES, weights="none", input_size=160).parts)
+    alone = [create_backbone(name, "none", input_size=160) for name in NAMES]
+    assert len({one.preprocessing.mean for one in alone}) > 1
+    widths = together.info.kwargs["widths"]
+    path = replace_head(together.model, 2, initialisation="zeros")
+    weight, bias = torch.randn(2, sum(widths)), torch.randn(2)
+    set_linear_head(together.model, weight, bias)
+    pixels = torch.rand(2, 3, 160, 160)
+    with torch.inference_mode():
+        logits, features = LogitsAndFeatures(together.model).eval()(_normalised(pixels, together)).split([2, sum(widths)], 1)
+        for found, one in zip(features.split(widths, 1), alone, strict=True):
+            expected = FeatureExtractor(one.model).eval()(_normalised(pixels, one))
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(logits, features @ weight.T + bias)
+    info = CheckpointInfo(
+        stage="train-frozen-backbone",
+        backbone=together.info,
+        head=HeadInfo(path=path, num_outputs=2, initialisation="zeros"),
+        classes=("cat", "dog"),
+        preprocessing=together.preprocessing,
+        data=DataFingerprints(manifest="", train="", val=""),
+        stored_size=160,
+        params={},
+        epoch=0,
+        metrics={},
+        versions=library_versions(),
+    )
+    info = CheckpointInfo.model_validate_json(info.model_dump_json())
+    rebuilt = rebuild(info, together.model.state_dict()).eval()
+    images = _normalised(pixels, together)
+    with torch.inference_mode():
+        assert torch.equal(rebuilt(images), together.model.eval()(images))
+
+
+def test_several_of_one_name_are_several_and_the_largest_photos_go_to_all() -> None:
+    found = create_backbones(Backbone(name=["test_resnet", "test_resnet", "test_vit"], weights="none").parts)
+    sizes = [create_backbone(name, "none").preprocessing.input_size for name in ("test_resnet", "test_vit")]
+    assert found.preprocessing.input_size == max(sizes)
+    assert found.info.name == "test_resnet + test_resnet + test_vit"
+    assert isinstance(found.model.get_submodule("head"), nn.Linear)
+
+
+def _normalised(pixels: torch.Tensor, backbone) -> torch.Tensor:
+    mean, std = (torch.tensor(getattr(backbone.preprocessing, name)).view(3, 1, 1) for name in ("mean", "std"))
+    return (pixels - mean) / std
