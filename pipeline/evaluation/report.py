@@ -37,6 +37,7 @@ class Report:
     scores: Mapping[str, Scores]  # of "frozen" and "finetuned" on the test photos
     mirrored: Mapping[str, Scores]  # the same with test-time augmentation, empty where it was not asked for
     comparison: Comparison  # of the fine-tuned checkpoint with the frozen one
+    cross_validated: Scores  # of every photo of all splits, by a head on frozen features that never saw it
     slices: Sequence[Slice]
     ood: tuple[float, float]  # AUROC, and passing fraction, of classes held back: `score_on_held_back_classes`
     note: str  # which weights fine-tuning chose and why: a sentence of the fine-tuned checkpoint
@@ -90,7 +91,7 @@ def elided(name: str) -> str:
 def verdict(report: Report) -> str:
     """Whether unfreezing helped on the test photos, in one sentence."""
     if report.alpha == 0:
-        return "The fine-tuned checkpoint has the frozen checkpoint’s weights, so both score the same."
+        return "Validation kept the frozen weights, so there is nothing to compare."
     comparison = report.comparison
     counts = f"{comparison.only_second} photos only fine-tuned correct, {comparison.only_first} only frozen correct"
     evidence = f"{counts} (McNemar’s exact p = {comparison.p_value:.2g})"

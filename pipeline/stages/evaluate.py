@@ -35,6 +35,7 @@ from pipeline.params import Params
 from pipeline.paths import EPOCHS, EVALUATION, FINETUNED, FROZEN, METRICS, OUT_OF_FOLD, PROCESSED, SECONDS
 from pipeline.progress import say
 from pipeline.runtime import machine_name, processor_fingerprint, resolve_runtime
+from pipeline.training.probe import read_out_of_fold
 
 CHECKPOINTS = {"frozen": FROZEN, "finetuned": FINETUNED}
 OOD_METRICS = ("ood_auroc", "ood_fpr95")  # recorded by the frozen stage
@@ -59,7 +60,8 @@ def run(params: Params) -> None:
         for probabilities in (predictions.probabilities, predictions.mirrored)
     )
     comparison = compare(scores["frozen"], scores["finetuned"])
-    issues, num_examined = _label_issues(manifest, photos, scores["frozen"])
+    used, cross_validated = _cross_validated(manifest, photos, scores["frozen"])
+    issues = label_issues(used, cross_validated.probabilities, classes)
     facts: dict[str, Any] = {
         "num_test": len(test),
         "test_fingerprint": fingerprint(manifest, "test"),
@@ -71,12 +73,13 @@ def run(params: Params) -> None:
     fresh.mkdir(parents=True)
     _write_tables(fresh, photos, scores, issues)
     _picture_mistakes(photos, scores["finetuned"], params.evaluate.mistakes_shown, fresh / "mistakes.png")
-    write_json(fresh / "metrics.json", facts | _metrics(infos, scores, mirrored, comparison, len(issues)))
+    write_json(fresh / "metrics.json", facts | _metrics(infos, scores, mirrored, comparison, cross_validated, len(issues)))
     tuned = infos["finetuned"]
     report = Report(
         scores=scores,
         mirrored=mirrored,
         comparison=comparison,
+        cross_validated=cross_validated,
         slices=accuracy_by_slice(photos, scores),
         ood=(infos["frozen"].metrics["ood_auroc"], infos["frozen"].metrics["ood_fpr95"]),
         note=tuned.note,
@@ -85,7 +88,7 @@ def run(params: Params) -> None:
         best_epoch=tuned.epoch,
         galleries=[
             *error_analysis.galleries_of(scores["finetuned"], photos, mistakes_shown=params.evaluate.mistakes_shown),
-            error_analysis.label_issue_gallery(issues, num_examined),
+            error_analysis.label_issue_gallery(issues, len(used)),
             error_analysis.near_duplicates(photos),
             error_analysis.grad_cam_gallery(scores, photos, models, tuned.preprocessing),
         ],
@@ -105,6 +108,7 @@ def _metrics(
     scores: Mapping[str, Scores],
     mirrored: Mapping[str, Scores],
     comparison: Comparison,
+    cross_validated: Scores,
     num_issues: int,
 ) -> dict[str, Any]:
     """Both checkpoints' metrics, with what experiments are ranked by and what the weights are known by."""
@@ -114,6 +118,9 @@ def _metrics(
         metrics[name] = one.as_dict() | recorded | {"model_sha256": infos[name].files[MODEL_FILE]}
     metrics["ood"] = {metric: infos["frozen"].metrics[metric] for metric in OOD_METRICS}
     metrics["unfreezing"] = comparison.as_dict() | {"alpha": infos["finetuned"].metrics["alpha"]}
+    low, high = cross_validated.accuracy_interval
+    metrics["cross_validated"] = {name: cross_validated.metrics[name] for name in ("accuracy", "log_loss")}
+    metrics["cross_validated"] |= {"accuracy_low": low, "accuracy_high": high, "photos": len(cross_validated.labels)}
     metrics["num_label_issues"] = num_issues
     if mirrored:
         metrics["test_time_augmentation"] = {name: one.metrics for name, one in mirrored.items()}
@@ -148,19 +155,16 @@ def _read_table(file: Path, columns: Sequence[str], **options: Any) -> pd.DataFr
         raise PipelineError(f"{file} cannot be used ({error}). Make it again with: dvc repro") from None
 
 
-def _label_issues(manifest: pd.DataFrame, photos: pd.DataFrame, frozen: Scores) -> tuple[pd.DataFrame, int]:
-    """Candidates of all splits: id, split, class, path, likely, probability; and how many photos were examined."""
-    columns = [f"probability_{name}" for name in frozen.classes]
-    out_of_fold = _read_table(OUT_OF_FOLD, ["id", *columns], dtype={"id": str}, keep_default_na=False).set_index("id")
-    # The frozen checkpoint was not fitted on test photos, so its own probabilities of them are out of fold.
-    of_test = pd.DataFrame(frozen.probabilities, photos["id"], columns)
+def _cross_validated(manifest: pd.DataFrame, photos: pd.DataFrame, frozen: Scores) -> tuple[pd.DataFrame, Scores]:
+    """Every photo that is used (id, split, class, path), and its probabilities by a frozen head that never saw it."""
     used = manifest.loc[manifest["split"] != "", ["id", "split", "class"]].sort_values("id", ignore_index=True)
-    probabilities = pd.concat([out_of_fold, of_test]).reindex(used["id"]).to_numpy()
-    if not np.isfinite(probabilities).all():
-        raise PipelineError(f"{OUT_OF_FOLD} has other photos than {PROCESSED}. Make it again with: dvc repro")
+    seen = used.loc[used["split"] != "test", "id"].tolist()
+    of_test = pd.DataFrame(frozen.probabilities, photos["id"], frozen.classes)  # the checkpoint was not fitted on them
+    probabilities = pd.concat([read_out_of_fold(OUT_OF_FOLD, frozen.classes, seen), of_test]).loc[used["id"]].to_numpy()
+    labels = used["class"].map({name: index for index, name in enumerate(frozen.classes)}).to_numpy()
     places = zip(used["split"], used["class"], used["id"], strict=True)
     used["path"] = [PROCESSED / "images" / split / name / f"{photo}.jpg" for split, name, photo in places]
-    return label_issues(used, probabilities, frozen.classes), len(used)
+    return used, Scores(labels, probabilities, frozen.classes, frozen.confidence_level)
 
 
 def _write_tables(folder: Path, photos: pd.DataFrame, scores: Mapping[str, Scores], issues: pd.DataFrame) -> None:

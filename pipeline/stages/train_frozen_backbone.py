@@ -7,7 +7,6 @@ Run it with `dvc repro train-frozen-backbone`, or bare with `python -m pipeline 
 import math
 import time
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +14,7 @@ from pipeline.checkpoint import CheckpointInfo, library_versions, save_checkpoin
 from pipeline.data.dataset import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, read_manifest, read_stored_size, stored_fingerprint
 from pipeline.errors import PipelineError
-from pipeline.files import write_atomically, write_csv, write_json
+from pipeline.files import write_csv, write_json
 from pipeline.models.backbone import create_backbones
 from pipeline.models.freezing import frozen_fingerprint, set_trainable
 from pipeline.models.head import apply_temperature, replace_head_as_set, set_linear_head
@@ -28,7 +27,7 @@ from pipeline.training.activations import SplitNetwork, recipe_of
 from pipeline.training.blend import fit_several
 from pipeline.training.calibration import class_weight, cross_fitted_losses, fit_temperature
 from pipeline.training.mlp import train_mlp
-from pipeline.training.probe import fit_probe, out_of_fold
+from pipeline.training.probe import fit_probe, out_of_fold, write_out_of_fold
 
 STAGE = "train-frozen-backbone"
 
@@ -102,13 +101,11 @@ def run(params: Params) -> None:
     ood = OodDetector.fit(train[chosen], train_labels[chosen], val)
     save_checkpoint(FROZEN, info, model.state_dict(), ood.tensors())
     write_csv(PLOTS / "l2_strengths.csv", [{"log10_l2": math.log10(one.l2)} | vars(one) for one in probe.tried])
-    # Probabilities of heads that never saw the photo, by which the evaluation looks for label issues.
-    unseen = out_of_fold(train, train_labels, groups, probe.solved, weight)
-    probabilities = torch.cat([unseen, (val_logits / temperature).double()]).softmax(1).numpy()
-    ids = pd.Index([*splits["train"].ids, *splits["val"].ids], name="id")
-    columns = [f"probability_{name}" for name in classes]  # a class may be called "id"
-    table = pd.DataFrame(probabilities, ids, columns).to_csv(float_format="%.6g", lineterminator="\n")
-    write_atomically(OUT_OF_FOLD, table.encode())
+    # Probabilities of heads that never saw the photo: the evaluation scores them, and looks for label issues by them.
+    ids = [*splits["train"].ids, *splits["val"].ids]
+    features, labels = torch.cat([train, val]), torch.cat([train_labels, val_labels])
+    unseen = out_of_fold(features, labels, manifest.set_index("id").loc[ids, "group"].tolist(), probe.solved, weight)
+    write_out_of_fold(OUT_OF_FOLD, classes, ids, unseen)
     write_json(METRICS / f"{STAGE}.json", metrics)
     write_json(SECONDS / f"{STAGE}.json", {"seconds": time.monotonic() - started})
 

@@ -7,6 +7,7 @@ params.yaml. Killed, it resumes where it was and ends with the same bits.
 import time
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,16 +27,29 @@ from pipeline.models.backbone import rebuild
 from pipeline.models.head import apply_temperature, set_linear_head
 from pipeline.models.ood import OodDetector, sample_by_class
 from pipeline.params import Params
-from pipeline.paths import EPOCHS, FEATURES, FINETUNED, FROZEN, METRICS, PROCESSED, RESUME, SECONDS, TRACKING, TRAINING_CURVES
+from pipeline.paths import (
+    EPOCHS,
+    FEATURES,
+    FINETUNED,
+    FROZEN,
+    METRICS,
+    OUT_OF_FOLD,
+    PROCESSED,
+    RESUME,
+    SECONDS,
+    TRACKING,
+    TRAINING_CURVES,
+)
 from pipeline.runtime import resolve_runtime
 from pipeline.training.activations import SplitNetwork, recipe_of
 from pipeline.training.calibration import class_weight, cross_fitted_losses, fit_temperature
 from pipeline.training.finetune import finetune
-from pipeline.training.probe import out_of_fold, solve_head
+from pipeline.training.probe import read_out_of_fold, solve_head
 from pipeline.training.resume import ResumeFolder, hash_inputs
 from pipeline.training.tracking import Run, Tracking
 
 STAGE = "unfreeze-finetune"
+SMALLEST = 1e-15  # of a probability that was rounded to zero
 
 
 def run(params: Params) -> None:
@@ -90,8 +104,8 @@ def run(params: Params) -> None:
 
     if features is not None:
         labels, ids = torch.cat([train.labels, val.labels]), [*train.ids, *val.ids]
-        groups = manifest.set_index("id").loc[ids, "group"].tolist()
-        state, unseen = _solve_again(rebuild(info, state), info.solved, features, labels, groups, weight)
+        probabilities = read_out_of_fold(OUT_OF_FOLD, classes, ids).to_numpy()
+        state, unseen = _solve_again(rebuild(info, state), info.solved, features, labels, probabilities, weight)
         metrics |= unseen
         note += " The head was solved again on training and validation photos together: out-of-fold log-loss "
         note += f"{unseen['out_of_fold_log_loss']:.4f}, accuracy {unseen['out_of_fold_accuracy']:.2%}."
@@ -117,14 +131,14 @@ def _solve_again(
     solved: Sequence[SolvedBlock],
     features: Tensor,
     labels: Tensor,
-    groups: Sequence[str],
+    out_of_fold: np.ndarray,
     weight: Tensor | None,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """The frozen network's head solved on training and validation photos, with an out-of-fold temperature and metrics.
 
     Every choice is made by then, so validation photos need not be held back any longer.
     """
-    unseen = out_of_fold(features, labels, groups, solved, weight)
+    unseen = torch.from_numpy(out_of_fold).clamp(min=SMALLEST).log()
     set_linear_head(model, *solve_head(features, labels, solved, weight))
     apply_temperature(model, fit_temperature(unseen, labels, weight))
     losses = cross_fitted_losses(unseen, labels, weight)

@@ -13,9 +13,11 @@ underperform out of distribution, ICLR 2022) show why the head should be converg
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -27,6 +29,7 @@ from torch import Tensor
 
 from pipeline.checkpoint import SolvedBlock
 from pipeline.errors import PipelineError
+from pipeline.files import write_atomically
 from pipeline.progress import progress
 
 # From the strongest to the weakest: ten decades in steps of a third.
@@ -35,7 +38,7 @@ PATIENCE = 4  # strengths without a lower validation log-loss, after which weake
 MAX_ITERATIONS = 2000
 GRADIENT_TOLERANCE = 1e-6
 PATH_TOLERANCE = 1e-4  # of the strengths that are compared, and of probabilities that are looked at, not reported
-FOLDS = 5  # of the out-of-fold probabilities; fewer where a class has fewer groups
+FOLDS = 10  # of the out-of-fold probabilities; fewer where a class has fewer groups
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,23 @@ def out_of_fold(
             _quietly(cross_val_predict, model, values, labels.numpy(), cv=folds, method=method)
         )
     return logits.log_softmax(1)
+
+
+def write_out_of_fold(file: Path, classes: Sequence[str], ids: Sequence[str], log_probabilities: Tensor) -> None:
+    """Write what `out_of_fold` gave for photos as a CSV: id, probability_CLASS for each class (which may be called "id")."""
+    columns = [f"probability_{name}" for name in classes]
+    table = pd.DataFrame(log_probabilities.exp().numpy(), pd.Index(ids, name="id"), columns)
+    write_atomically(file, table.to_csv(float_format="%.6g", lineterminator="\n").encode())
+
+
+def read_out_of_fold(file: Path, classes: Sequence[str], ids: Sequence[str]) -> pd.DataFrame:
+    """Probabilities of the photos `ids`, a column a class; a PipelineError says that the file has not got them."""
+    columns = [f"probability_{name}" for name in classes]
+    try:
+        table = pd.read_csv(file, dtype={"id": str}, keep_default_na=False).set_index("id")[columns]
+        return table.loc[list(ids)].set_axis(list(classes), axis=1)
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        raise PipelineError(f"{file} cannot be used ({error}). Make it again with: dvc repro") from None
 
 
 def _folds(classes: np.ndarray, groups: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -56,6 +56,7 @@ def report_of(folder: Path, classes: tuple[str, ...], *, alpha: float = 0.5) -> 
         scores=scores,
         mirrored=scores,
         comparison=compare(scores["frozen"], tuned),
+        cross_validated=scores["frozen"],
         slices=accuracy_by_slice(photos, scores),
         ood=(0.987, 0.125),
         note=CHOSEN if alpha else "Frozen weights: fine-tuning is not better beyond chance.",

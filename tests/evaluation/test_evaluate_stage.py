@@ -114,6 +114,10 @@ def test_metrics_name_the_checkpoint_and_its_validation_metrics(project: Path, m
     assert issues.columns.tolist() == ["id", "split", "class", "likely", "probability"]
     assert issues.loc[0, ["id", "class", "likely", "probability"]].tolist() == ["id.3", "id", "frozen", 0.99]
     assert metrics["num_label_issues"] == len(issues)
+    crossed = metrics["cross_validated"]
+    right = 15 + (table["frozen"] == table["actual"]).sum()  # of the 16 that are not for testing one is wrong
+    assert (crossed["photos"], crossed["accuracy"]) == (24, pytest.approx(right / 24, abs=1e-6))
+    assert crossed["accuracy_low"] < crossed["accuracy"] < crossed["accuracy_high"]
     assert pd.read_csv("outputs/evaluation/reliability_frozen.csv")["photos"].sum() == 8
 
 
@@ -142,6 +146,6 @@ def test_probabilities_of_other_photos_are_refused_and_nothing_is_written(
     monkeypatch.chdir(tmp_path / "copy")
     Path("outputs/out_of_fold.csv").write_text("id,probability_frozen,probability_id\nid.1,0.5,0.5\n")
     Path("outputs/evaluation/report.html").write_text("as it was")
-    with pytest.raises(PipelineError, match="has other photos"):
+    with pytest.raises(PipelineError, match=r"out_of_fold\.csv cannot be used"):
         evaluate.run(PARAMS)
     assert Path("outputs/evaluation/report.html").read_text() == "as it was"

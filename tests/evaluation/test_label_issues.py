@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from pipeline.checkpoint import SolvedBlock
 from pipeline.evaluation.label_issues import label_issues
 from pipeline.training.probe import out_of_fold
 
@@ -42,7 +43,8 @@ def test_planted_errors_are_found_although_heads_were_fitted_on_wrong_labels_too
     labels = true.copy()
     labels[planted] = 1 - true[planted]
     groups = [f"photo {index}" for index in range(400)]
-    probabilities = out_of_fold(torch.from_numpy(features), torch.from_numpy(labels), groups, l2=1e-2)
+    solved = [SolvedBlock(width=features.shape[1], l2=1e-2)]
+    probabilities = out_of_fold(torch.from_numpy(features), torch.from_numpy(labels), groups, solved).exp().numpy()
     photos = pd.DataFrame({"class": np.array(["a", "b"])[labels]})
     candidates = label_issues(photos, probabilities, ("a", "b")).index
     assert len(set(candidates) & set(planted)) >= 16

@@ -80,7 +80,7 @@ def test_the_page_is_whole_whatever_the_number_of_classes(tmp_path: Path, classe
     assert len(page) < 5_000_000
 
 
-@pytest.mark.parametrize(("alpha", "expected"), [(0.5, "Unfreezing helped: "), (0, "has the frozen checkpoint’s weights")])
+@pytest.mark.parametrize(("alpha", "expected"), [(0.5, "Unfreezing helped: "), (0, "kept the frozen weights")])
 def test_the_page_says_what_was_chosen_and_why(tmp_path: Path, alpha: float, expected: str) -> None:
     report = report_of(tmp_path, ("cat", "dog"), alpha=alpha)
     page = render_report(report)
