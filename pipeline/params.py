@@ -85,6 +85,7 @@ class Preprocess(Section):
     val: Fraction = 0.15
     test: Fraction = 0.15
     duplicates: Literal["group", "ignore"] = "group"
+    benchmark: Literal["mle-bench"] | None = None
     seed: Seed = 0
 
     @property

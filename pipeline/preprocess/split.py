@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.model_selection import train_test_split
 
 from pipeline.errors import PipelineError
 
@@ -34,6 +35,25 @@ def read_splits(raw: Path) -> dict[str, str]:
         return {}
     table = pd.read_csv(file, dtype=str, keep_default_na=False)
     return dict(zip(table["path"], table["split"], strict=True))
+
+
+def mle_bench_splits(manifest: pd.DataFrame) -> dict[str, str]:
+    """Path -> "test" or "train", as MLE-bench divides the 25,000 published photos (Chan et al., MLE-bench, 2024).
+
+    Its test split is a tenth of all their names, whichever of them are at hand; PetImages/Cat/7.jpg is its cat.7.jpg.
+
+    Raises:
+        PipelineError: a photo is none of the published ones.
+    """
+    published = sorted(f"{name}.{number}.jpg" for name in ("cat", "dog") for number in range(12_500))
+    test = set(train_test_split(published, test_size=0.1, random_state=0)[1])
+    names = manifest["id"].str.lower() + ".jpg"
+    if len(others := manifest["path"][~names.isin(published)]):
+        raise PipelineError(
+            f"preprocess.benchmark = mle-bench divides the published photos of cats and dogs, and {others.min()} is none of "
+            "them. Set it to null."
+        )
+    return dict(zip(manifest["path"], np.where(names.isin(test), "test", "train").tolist(), strict=True))
 
 
 def assign_splits(

@@ -20,7 +20,7 @@ from pipeline.params import Params, Preprocess
 from pipeline.paths import AUDITED, METRICS, PLOTS, PROCESSED, RAW, SECONDS, user_path
 from pipeline.preprocess.audit import audit
 from pipeline.preprocess.duplicates import group_duplicates
-from pipeline.preprocess.split import assign_splits, read_splits, refuse_copies_across
+from pipeline.preprocess.split import assign_splits, mle_bench_splits, read_splits, refuse_copies_across
 from pipeline.preprocess.stored_size import choose_stored_size
 from pipeline.progress import say
 
@@ -67,7 +67,7 @@ def run(params: Params) -> None:
 
 def _split(manifest: pd.DataFrame, settings: Preprocess) -> pd.DataFrame:
     """Grouped rows with their split."""
-    predefined = read_splits(RAW)
+    predefined = mle_bench_splits(manifest) if settings.benchmark else read_splits(RAW)
     if predefined:
         manifest = refuse_copies_across(manifest, predefined)
         copies = int(manifest["reason"].str.startswith("duplicate of").sum())

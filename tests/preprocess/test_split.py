@@ -17,7 +17,7 @@ from pipeline.preprocess.audit import find_tasks
 from pipeline.preprocess.decode import Decoded, decode
 from pipeline.preprocess.duplicates import group_duplicates
 from pipeline.preprocess.photo import examine
-from pipeline.preprocess.split import SPLITS, assign_splits, refuse_copies_across
+from pipeline.preprocess.split import SPLITS, assign_splits, mle_bench_splits, refuse_copies_across
 from tests.preprocess.audits import picture, save
 
 FRACTIONS = {"train": 0.5, "val": 0.2, "test": 0.3}
@@ -262,3 +262,21 @@ def test_refused_files_need_no_split() -> None:
     predefined = {path: SPLITS[number % 3] for number, path in enumerate(manifest["path"][:-1])}
     kept = refuse_copies_across(manifest, predefined)
     assert assign_splits(kept, FRACTIONS, 0, predefined).tolist()[-1] == ""
+
+
+def published(numbers: Mapping[str, list[int]]) -> pd.DataFrame:
+    rows = [(f"{name.lower()}.{number}", f"PetImages/{name}/{number}.jpg") for name, some in numbers.items() for number in some]
+    return pd.DataFrame(rows, columns=["id", "path"])
+
+
+def test_mle_benchs_test_photos_are_the_same_whichever_photos_are_at_hand() -> None:
+    everything = published({"Cat": list(range(12_500)), "Dog": list(range(12_500))})
+    whole = mle_bench_splits(everything)
+    test = sorted(path for path, split in whole.items() if split == "test")
+    assert len(test) == 2500
+    # scikit-learn promises that a split by a seed stays the same: these are its first and last photos.
+    assert (test[0], test[-1]) == ("PetImages/Cat/10012.jpg", "PetImages/Dog/9999.jpg")
+    some = published({"Dog": [5, 12_499, 7, 4000], "Cat": list(range(0, 12_500, 7))})
+    assert mle_bench_splits(some) == {path: whole[path] for path in some["path"]}
+    with pytest.raises(PipelineError, match=r"PetImages/Bird/1\.jpg is none of them"):
+        mle_bench_splits(published({"Cat": [1], "Bird": [1]}))
