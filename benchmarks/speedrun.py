@@ -20,6 +20,7 @@ from typing import Any
 from common import PROJECT, run_command, run_measured, table
 from ruamel.yaml import YAML
 
+from pipeline.cores import usable_cores
 from pipeline.errors import PipelineError
 from pipeline.files import read_json
 from pipeline.params import change_params
@@ -49,7 +50,7 @@ def measure(given: argparse.Namespace) -> None:
     mean, target = statistics.mean(values), float(number)
     reached = BETTER[metric](mean, target) == mean
     print(f"mean {metric} {mean:.4f} of {given.runs} runs: target {target:g} {'reached' if reached else 'MISSED'}")
-    machine, chosen = machine_name(resolve_device("auto"), None), ", ".join([given.preset, *(given.set or [])])
+    machine, chosen = machine_name(resolve_device("auto"), usable_cores()), ", ".join([given.preset, *(given.set or [])])
     head = ("date", "target", "seconds", f"mean of {given.runs} runs", "settings", "photos", "machine")
     date, name = datetime.date.today().isoformat(), Path(given.source).name
     print(table(head, [(date, given.target, f"{statistics.mean(seconds):.0f}", f"{mean:.4f}", chosen, name, machine)]))
