@@ -3,8 +3,8 @@
     uv run python benchmarks/shapes.py --first petimages-180px.zip --second petimages-originals.zip --photos 2000
 
 Squeezed copies of a data set hide what counts for photos of their own shape. Both archives hold the same set, so photos of
-`--second` are left out of `--first` by their ids. Features are frozen; four fifths of the photos of one archive are learnt from,
-the strength is chosen on the rest, and the table has the log-loss (and accuracy) on the other archive and on that rest.
+`--second` are left out of `--first` by their ids. Features are frozen; four fifths of one archive's photos are learnt from, the
+strength is chosen on the rest, and the table has the log-loss (and accuracy) on the other archive and on that rest.
 """
 
 import argparse
@@ -36,12 +36,11 @@ def prepared(source: str, clone: Path, log: Path) -> Photos:
     change_params(clone_project(PROJECT, clone) / "params.yaml", changes)
     for stage in ("inputs", "download", "preprocess"):
         run_measured([sys.executable, "-m", "pipeline", stage], clone, log)
-    manifest = read_manifest(clone / "data/processed")
-    parts = [
-        Photos.of_split(manifest, clone / "data/processed", split, classes_of(manifest)) for split in ("train", "val", "test")
-    ]
-    ids, paths = sum((part.ids for part in parts), ()), sum((part.paths for part in parts), ())
-    whole = Photos(ids, paths, torch.cat([part.labels for part in parts]))
+    processed = clone / "data/processed"
+    manifest = read_manifest(processed)
+    parts = [Photos.of_split(manifest, processed, split, classes_of(manifest)) for split in ("train", "val", "test")]
+    ids, paths = ([one for part in parts for one in getattr(part, name)] for name in ("ids", "paths"))
+    whole = Photos(tuple(ids), tuple(paths), torch.cat([part.labels for part in parts]))
     return whole.at(sorted(range(len(ids)), key=ids.__getitem__))
 
 
@@ -76,9 +75,7 @@ def measure(given: argparse.Namespace) -> None:
     """Print the table."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.txt"
-        first, second = (
-            prepared(source, Path(folder) / name, log) for name, source in vars(given).items() if name in ("first", "second")
-        )
+        first, second = (prepared(getattr(given, name), Path(folder) / name, log) for name in ("first", "second"))
         second = some(second, given.photos)
         first = some(first, given.photos, frozenset(second.ids))
         rows = []
