@@ -1,14 +1,13 @@
-"""What the benchmarks share: turns, tables, the command line, photos, and projects in which the stages run."""
+"""What the benchmarks share: tables, the command line, photos, and projects in which the stages run."""
 
 import argparse
 import itertools
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -62,22 +61,6 @@ def seconds_of(work: Callable[[], object]) -> float:
     work()
     wait()
     return time.perf_counter() - started
-
-
-def in_turns(works: Mapping[str, Callable[[], object]], turns: int) -> dict[str, list[float]]:
-    """Seconds of each in every turn, after one that warms up: a machine that slows down slows all of them."""
-    taken = [{name: seconds_of(work) for name, work in works.items()} for _ in range(1 + turns)][1:]
-    return {name: [turn[name] for turn in taken] for name in works}
-
-
-def rates_table(head: Sequence[str], amount: int, taken: Mapping[str, Sequence[float]]) -> str:
-    """For each work its median rate, `amount` a second, and the median over the turns of its rate by the first work's."""
-    first = next(iter(taken.values()))
-    rows = []
-    for name, seconds in taken.items():
-        ratio = statistics.median(a / b for a, b in zip(first, seconds, strict=True))
-        rows.append((name, f"{amount / statistics.median(seconds):.1f}", f"{ratio:.2f}"))
-    return table(head, rows)
 
 
 def resolved(device: str = "auto", **changes: Any) -> ResolvedRuntime:
