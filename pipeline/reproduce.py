@@ -319,7 +319,8 @@ def write_rows(file: Path, rows: Sequence[Row]) -> None:
 
 
 def results_table(rows: Sequence[Row]) -> str:
-    """Markdown: a line for the rows that differ by seed alone, in the order of the rows."""
+    """Markdown: a line for the measured rows that differ by seed alone, in the order of the rows."""
+    rows = [row for row in rows if row.accuracy is not None]
     first = {family: place for place, family in reversed(list(enumerate(row.family for row in rows)))}
     families = groupby(sorted(rows, key=lambda row: first[row.family]), key=lambda row: row.family)
     head = ["photos", "backbone and weights", "settings", "runs", "frozen", "fine-tuned", "log-loss", "test photos", "time"]
@@ -376,19 +377,17 @@ def _file_of(sha256: str, places: Sequence[Path]) -> Path | None:
 
 
 def _cells(family: list[Row]) -> list[str]:
-    first, measured = family[0], [row for row in family if row.accuracy is not None]
+    first = family[0]
     dataset = f"{first.photos:,} of {first.dataset}" if first.photos else first.dataset
     cells = [_hashed(dataset, first.dataset_sha256), _hashed(f"{first.backbone}, {first.weights}", first.weights_sha256)]
     cells.append(first.family[-1])
-    if not measured:
-        return [*cells, "", "not yet measured", "not yet measured", "", "", ""]
-    cells.append(", ".join(f"`{row.name}`" for row in measured))
+    cells.append(", ".join(f"`{row.name}`" for row in family))
     for name, form in (("frozen_accuracy", ".2%"), ("accuracy", ".2%"), ("log_loss", ".4f")):
-        values = [getattr(row, name) for row in measured]
+        values = [getattr(row, name) for row in family]
         spread = f" ± {statistics.stdev(values):{form}}" if len(values) > 1 else ""
         cells.append(f"{statistics.mean(values):{form}}{spread}")
-    seconds = statistics.mean(sum(json.loads(row.seconds).values()) for row in measured)
-    return [*cells, " or ".join(sorted({f"{row.n_test:,}" for row in measured})), f"{seconds:,.0f} s"]
+    seconds = statistics.mean(sum(json.loads(row.seconds).values()) for row in family)
+    return [*cells, " or ".join(sorted({f"{row.n_test:,}" for row in family})), f"{seconds:,.0f} s"]
 
 
 def _hashed(text: str, sha256: str) -> str:
