@@ -13,8 +13,8 @@ from pipeline.params import PARAMS_FILE, Params, change_params, load_params
 from pipeline.progress import say
 from pipeline.reproduce import REPORTED, aligned, read_rows
 
-# Settings that differ from the defaults of pipeline/params.py. None fine-tunes: on 19,547 photos a better frozen network gives more
-# in one pass than fine-tuning a small one gives in many (docs/log.md).
+# Settings that differ from the defaults of pipeline/params.py. None fine-tunes: a better frozen network gives more in one pass
+# than fine-tuning a small one gives in many (docs/log.md).
 PRESETS: dict[str, dict[str, Any]] = {
     "fast": {"unfreeze_finetune.epochs": 0},
     "balanced": {"backbone.name": "tf_efficientnet_lite2", "unfreeze_finetune.epochs": 0},
