@@ -118,7 +118,7 @@ class CheckpointInfo(_Record):
     params: dict[str, Any]
     epoch: int
     metrics: dict[str, float]
-    heads_tried: dict[str, float] = {}  # of several backbones: each alone and together -> validation log-loss
+    heads_tried: dict[str, float] = {}  # of several backbones: each alone and together -> out-of-fold log-loss
     note: str = ""
     versions: dict[str, str]
     files: dict[str, str] = {}

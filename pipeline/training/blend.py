@@ -1,7 +1,7 @@
 """Heads on the features of several backbones: one on all of them side by side, or a log-linear blend of one on each.
 
     probe, tried = fit_several(train, train_labels, val, val_labels, groups, widths=[1280, 1280], names=["lite0", "lite2"])
-    tried      # validation log-loss: {"lite0 alone": 0.034, "lite2 alone": 0.026, "blended": 0.024, "concatenated": 0.023}
+    tried      # out-of-fold log-loss: {"lite0 alone": 0.034, "lite2 alone": 0.026, "blended": 0.024, "concatenated": 0.023}
 
 A blend sums log-probabilities, each with a factor (a product of experts: Genest and Zidek, Combining probability distributions,
 Statistical Science 1986), so it is one linear head too.
@@ -33,19 +33,23 @@ def fit_several(
     names: Sequence[str],
     weight: Tensor | None = None,
 ) -> tuple[Probe, dict[str, float]]:
-    """The head on features side by side, unless a blend is better beyond chance; and what each is worth on validation.
+    """The head on features side by side, unless a blend is better beyond chance; and what each is worth.
 
-    The blend's factors have the least log-loss on training photos, each predicted by heads that did not see it. The other
-    arguments are those of `fit_probe`; `groups` are of training photos, `widths` say whose columns are whose.
+    Strengths are chosen on validation. All else is judged on training photos, of which there are more, each predicted by heads
+    that did not see it. The other arguments are those of `fit_probe`; `groups` are of training photos, `widths` say whose
+    columns are whose.
+
+    Returns:
+        The head, and the log-loss of each backbone alone, blended and concatenated.
     """
     concatenated = fit_probe(train, train_labels, val, val_labels, weight=weight)
     columns = list(zip(train.split(list(widths), 1), val.split(list(widths), 1), strict=True))
     alone = [fit_probe(of_train, train_labels, of_val, val_labels, weight=weight) for of_train, of_val in columns]
-    unseen = [
-        out_of_fold(of_train, train_labels, groups, probe.solved, weight)
-        for (of_train, _), probe in zip(columns, alone, strict=True)
-    ]
-    factors = _factors(unseen, train_labels, weight)
+    unseen = {
+        f"{name} alone": out_of_fold(of_train, train_labels, groups, probe.solved, weight)
+        for name, probe, (of_train, _) in zip(names, alone, columns, strict=True)
+    }
+    factors = _factors([*unseen.values()], train_labels, weight)
     blended = replace(
         concatenated,
         weight=torch.cat([factor * probe.weight for factor, probe in zip(factors, alone, strict=True)], 1),
@@ -54,12 +58,13 @@ def fit_several(
             probe.solved[0].model_copy(update={"factor": factor}) for factor, probe in zip(factors, alone, strict=True)
         ),
     )
-    losses = {f"{name} alone": probe.logits(of_val) for name, probe, (_, of_val) in zip(names, alone, columns, strict=True)}
-    losses |= {"blended": blended.logits(val), "concatenated": concatenated.logits(val)}
-    scored = {name: cross_fitted_losses(logits, val_labels, weight).numpy() for name, logits in losses.items()}
+    weighted = [factor * one for factor, one in zip(factors, unseen.values(), strict=True)]
+    unseen["blended"] = torch.stack(weighted).sum(0)
+    unseen["concatenated"] = out_of_fold(train, train_labels, groups, concatenated.solved, weight)
+    scored = {name: cross_fitted_losses(logits, train_labels, weight).numpy() for name, logits in unseen.items()}
     _, low = gain_beyond_chance(scored["concatenated"] - scored["blended"])
     tried = {name: float(values.mean()) for name, values in scored.items()}
-    say("validation log-loss: " + ", ".join(f"{name} {value:.4f}" for name, value in tried.items()))
+    say("out-of-fold log-loss: " + ", ".join(f"{name} {value:.4f}" for name, value in tried.items()))
     say(f"{'the blend' if low > 0 else 'the head on all features side by side'} is kept")
     return blended if low > 0 else concatenated, tried
 
