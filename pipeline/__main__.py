@@ -39,6 +39,9 @@ OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 LONGEST_TMPDIR = 70  # bytes, which with those of a socket in it are fewer than the 104 that macOS allows (Linux: 108)
 
 Checkpoint = Annotated[Path, typer.Option(help="The folder of a checkpoint.")]
+Photos = Annotated[
+    list[str], typer.Argument(metavar="PHOTO...", help="Files, folders, patterns, addresses; - is standard input.")
+]
 FINETUNED = Path("outputs/finetuned")
 
 
@@ -210,31 +213,33 @@ def backbones(
 
 @app.command()
 def predict(
-    photos: Annotated[
-        list[str], typer.Argument(metavar="PHOTO...", help="Files, folders, patterns, addresses; - is standard input.")
-    ],
+    photos: Photos,
     checkpoint: Checkpoint = FINETUNED,
-    output_format: Annotated[Literal["table", "csv", "json"], typer.Option("--format", help="Of what is printed.")] = "table",
+    output_format: Annotated[
+        Literal["table", "csv", "json", "kaggle"],
+        typer.Option("--format", help="Of what is printed; kaggle: id,label for a folder of photos named N.jpg."),
+    ] = "table",
     explain: Annotated[bool, typer.Option("--explain", help="Draw where the network looked, in outputs/explained.")] = False,
 ) -> None:
     """Tell cats from dogs in any photos."""
     from pipeline.inference.predict import predict_photos
 
-    if status := predict_photos(photos, checkpoint, output_format, explain=explain):
+    if status := predict_photos(photos, checkpoint, output_format, explain=explain, processed=Path("data/processed")):
         raise typer.Exit(status)
 
 
 @app.command()
-def submission(
-    photos: Annotated[Path, typer.Option(help="The folder of Kaggle's test photos, named N.jpg.")],
-    kind: Annotated[Literal["class", "probability"], typer.Option(help="Dogs vs. Cats, or Redux.")] = "class",
-    output: Annotated[Path, typer.Option(help="The file to write.")] = Path("submission.csv"),
+def embed(
+    photos: Photos,
     checkpoint: Checkpoint = FINETUNED,
+    output_format: Annotated[Literal["parquet", "npy"], typer.Option("--format", help="Of the file.")] = "parquet",
+    output: Annotated[Path | None, typer.Option(help="Without it, outputs/features with the format as suffix.")] = None,
 ) -> None:
-    """Predict Kaggle's test photos, for submission."""
-    from pipeline.inference.predict import write_submission
+    """Write photos' features, for search and clustering."""
+    from pipeline.inference.predict import embed_photos
 
-    write_submission(photos, checkpoint, output, kind=kind)
+    if status := embed_photos(photos, checkpoint, output_format, output or Path(f"outputs/features.{output_format}")):
+        raise typer.Exit(status)
 
 
 @app.command("export")
