@@ -247,12 +247,14 @@ def _export(
     checkpoint: Checkpoint = FINETUNED,
     output: Annotated[Path, typer.Option(help="Where to write; an earlier export is replaced.")] = Path("outputs/export"),
     push: Annotated[str | None, typer.Option(help="Upload it too: hf-hub:OWNER/NAME.")] = None,
+    space: Annotated[bool, typer.Option("--space", help="With --push: make a Space there that shows it.")] = False,
 ) -> None:
-    """Write a checkpoint as ONNX, timm, torch.export."""
+    """Write a checkpoint for ONNX, OpenVINO, timm, torch."""
     from pipeline.inference.export import export
+    from pipeline.params import load_params
 
-    processed, evaluation = Path("data/processed"), Path("outputs/evaluation")
-    export(checkpoint, output, processed=processed, evaluation=evaluation, push_to=push)
+    processed, evaluation, source = Path("data/processed"), Path("outputs/evaluation"), load_params().download.source
+    export(checkpoint, output, processed=processed, evaluation=evaluation, source=source, push_to=push, space=space)
 
 
 @app.command("page")
@@ -264,6 +266,15 @@ def _page(
     from pipeline.inference.page import serve
 
     serve({"frozen": Path("outputs/frozen"), "fine-tuned": Path("outputs/finetuned")}, host=host, port=port)
+
+
+@app.command()
+def doctor() -> None:
+    """Show what this machine has and whether it works."""
+    from pipeline.doctor import examine
+
+    if not examine():
+        raise typer.Exit(1)
 
 
 def _suit_libraries() -> None:
