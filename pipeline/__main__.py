@@ -39,6 +39,9 @@ OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 LONGEST_TMPDIR = 70  # bytes, which with those of a socket in it are fewer than the 104 that macOS allows (Linux: 108)
 
 Checkpoint = Annotated[Path, typer.Option(help="The folder of a checkpoint.")]
+Photos = Annotated[
+    list[str], typer.Argument(metavar="PHOTO...", help="Files, folders, patterns, addresses; - is standard input.")
+]
 FINETUNED = Path("outputs/finetuned")
 
 
@@ -208,31 +211,33 @@ def backbones(
 
 @app.command()
 def predict(
-    photos: Annotated[
-        list[str], typer.Argument(metavar="PHOTO...", help="Files, folders, patterns, addresses; - is standard input.")
-    ],
+    photos: Photos,
     checkpoint: Checkpoint = FINETUNED,
-    output_format: Annotated[Literal["table", "csv", "json"], typer.Option("--format", help="Of what is printed.")] = "table",
+    output_format: Annotated[
+        Literal["table", "csv", "json", "kaggle"],
+        typer.Option("--format", help="Of what is printed; kaggle: id,label for a folder of photos named N.jpg."),
+    ] = "table",
     explain: Annotated[bool, typer.Option("--explain", help="Draw where the network looked, in outputs/explained.")] = False,
 ) -> None:
     """Tell cats from dogs in any photos."""
     from pipeline.inference.predict import predict_photos
 
-    if status := predict_photos(photos, checkpoint, output_format, explain=explain):
+    if status := predict_photos(photos, checkpoint, output_format, explain=explain, processed=Path("data/processed")):
         raise typer.Exit(status)
 
 
 @app.command()
-def submission(
-    photos: Annotated[Path, typer.Option(help="The folder of Kaggle's test photos, named N.jpg.")],
-    kind: Annotated[Literal["class", "probability"], typer.Option(help="Dogs vs. Cats, or Redux.")] = "class",
-    output: Annotated[Path, typer.Option(help="The file to write.")] = Path("submission.csv"),
+def embed(
+    photos: Photos,
     checkpoint: Checkpoint = FINETUNED,
+    output_format: Annotated[Literal["parquet", "npy"], typer.Option("--format", help="Of the file.")] = "parquet",
+    output: Annotated[Path | None, typer.Option(help="Without it, outputs/features with the format as suffix.")] = None,
 ) -> None:
-    """Predict Kaggle's test photos, for submission."""
-    from pipeline.inference.predict import write_submission
+    """Write photos' features, for search and clustering."""
+    from pipeline.inference.predict import embed_photos
 
-    write_submission(photos, checkpoint, output, kind=kind)
+    if status := embed_photos(photos, checkpoint, output_format, output or Path(f"outputs/features.{output_format}")):
+        raise typer.Exit(status)
 
 
 @app.command("export")
@@ -240,12 +245,14 @@ def _export(
     checkpoint: Checkpoint = FINETUNED,
     output: Annotated[Path, typer.Option(help="Where to write; an earlier export is replaced.")] = Path("outputs/export"),
     push: Annotated[str | None, typer.Option(help="Upload it too: hf-hub:OWNER/NAME.")] = None,
+    space: Annotated[bool, typer.Option("--space", help="With --push: make a Space there that shows it.")] = False,
 ) -> None:
-    """Write a checkpoint as ONNX, timm, torch.export."""
+    """Write a checkpoint for ONNX, OpenVINO, timm, torch."""
     from pipeline.inference.export import export
+    from pipeline.params import load_params
 
-    processed, evaluation = Path("data/processed"), Path("outputs/evaluation")
-    export(checkpoint, output, processed=processed, evaluation=evaluation, push_to=push)
+    processed, evaluation, source = Path("data/processed"), Path("outputs/evaluation"), load_params().download.source
+    export(checkpoint, output, processed=processed, evaluation=evaluation, source=source, push_to=push, space=space)
 
 
 @app.command("page")
@@ -257,6 +264,15 @@ def _page(
     from pipeline.inference.page import serve
 
     serve({"frozen": Path("outputs/frozen"), "fine-tuned": Path("outputs/finetuned")}, host=host, port=port)
+
+
+@app.command()
+def doctor() -> None:
+    """Show what this machine has and whether it works."""
+    from pipeline.doctor import examine
+
+    if not examine():
+        raise typer.Exit(1)
 
 
 def _suit_libraries() -> None:

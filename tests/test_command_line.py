@@ -7,12 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from typer.testing import CliRunner
 
 from pipeline.__main__ import STAGES, app
+from pipeline.cores import usable_cores
+from pipeline.models import backends
 from pipeline.params import PARAMS_FILE, load_params
 from pipeline.reproduce import REPORTED, read_rows, write_rows
 from tests.clones import ROOT, clone, run, set_params
@@ -144,3 +148,28 @@ def test_stale_outputs_are_not_reported_and_ctrl_c_ends_and_says_how_to_go_on(tm
     assert "goes on from there" in errors
     assert "Traceback" not in errors
     assert not (folder / "data/raw").exists()
+
+
+@pytest.mark.usefixtures("direct")
+def test_doctor_fits_a_screen_and_fails_where_something_essential_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody is there, which breaks nothing
+    done = CliRunner().invoke(app, ["doctor"])
+    assert done.exit_code == 0, done.output
+    assert len(done.stdout.splitlines()) <= 24
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    for found in (
+        f"torch {version('torch')}",
+        f"{usable_cores()} usable of",
+        "DVC version",
+        "http://127.0.0.1:9 cannot be reached",
+    ):
+        assert found in " ".join(done.stdout.split())
+    for name in ("onnxruntime", "torch"):
+        assert re.search(rf"^{name} +agrees with eager torch", done.stdout, re.MULTILINE)
+
+    monkeypatch.setattr(backends, "_onnxruntime", lambda module, example, threads: lambda batch: module(batch) + 1)
+    done = CliRunner().invoke(app, ["doctor"])
+    assert done.exit_code == 1
+    assert "onnxruntime computes something else" in done.stdout
+    assert done.stdout.splitlines()[-1] == "broken: onnxruntime"

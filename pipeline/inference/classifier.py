@@ -13,19 +13,19 @@ processor the network runs in float32, 32 photos at a time, while threads decode
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Self, TypeGuard
+from typing import BinaryIO, Self, TypeGuard, TypeVar
 
 import numpy as np
 import requests
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.checkpoint import CheckpointInfo, read_info, read_model_state, read_ood
 from pipeline.cores import usable_cores
@@ -41,6 +41,7 @@ from pipeline.preprocess.decode import MAX_FILE_BYTES, Refused, pixels_of, plain
 from pipeline.preprocess.photo import as_stored, read_as_stored
 from pipeline.runtime import resolve_device
 
+T = TypeVar("T")
 Photo = str | Path | bytes | Image.Image | np.ndarray | BinaryIO
 
 BATCH_SIZE = 32
@@ -129,13 +130,21 @@ class Classifier:
 
     def predict_each(self, photos: Iterable[Photo]) -> Iterator[Prediction | Refused]:
         """For each photo in turn its prediction, or why it cannot be decoded; photos are taken as they are needed."""
+        return self._each(photos, self._predictions)
+
+    def embed_each(self, photos: Iterable[Photo]) -> Iterator[np.ndarray | Refused]:
+        """For each photo in turn its features, (width,) float32: what goes into the last layer. As `predict_each`."""
+        return self._each(photos, lambda logits, features: features.numpy())
+
+    def _each(self, photos: Iterable[Photo], answers: Callable[[Tensor, Tensor], Iterable[T]]) -> Iterator[T | Refused]:
+        """What `answers` makes of logits and features, a photo in turn."""
         with ThreadPoolExecutor(usable_cores()) as pool:
             prepared = self._prepared_ahead(pool, iter(photos))
             try:
                 while batch := list(islice(prepared, BATCH_SIZE)):
                     arrays = [one for one in batch if not isinstance(one, Refused)]
-                    predictions = iter(self._predict_batch(np.stack(arrays)) if arrays else [])
-                    yield from (one if isinstance(one, Refused) else next(predictions) for one in batch)
+                    of_batch = iter(answers(*self._outputs(np.stack(arrays))) if arrays else [])
+                    yield from (one if isinstance(one, Refused) else next(of_batch) for one in batch)
             finally:
                 pool.shutdown(cancel_futures=True)
 
@@ -174,10 +183,12 @@ class Classifier:
         except MemoryError:
             return Refused("not enough memory to decode")
 
-    def _predict_batch(self, photos: np.ndarray) -> list[Prediction]:
-        """(n, height, width, 3) uint8 -> a prediction each."""
+    def _outputs(self, photos: np.ndarray) -> tuple[Tensor, ...]:
+        """(n, height, width, 3) uint8 -> logits (n, classes) and features (n, width)."""
         images = normalise(torch.from_numpy(photos), self.info.preprocessing)
-        logits, features = self._backend.run(images).tensor_split([len(self.classes)], dim=1)
+        return self._backend.run(images).tensor_split([len(self.classes)], dim=1)
+
+    def _predictions(self, logits: Tensor, features: Tensor) -> list[Prediction]:
         predictions = []
         for row, score in zip(logits.double().softmax(1).tolist(), self._ood.scores(features).tolist(), strict=True):
             by_class = dict(zip(self.classes, row, strict=True))

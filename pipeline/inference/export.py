@@ -1,10 +1,11 @@
-"""Export a network for use elsewhere: timm's Hugging Face layout, ONNX, ONNX with preprocessing, and torch.export.
+"""Export a network for use elsewhere: timm's Hugging Face layout, ONNX (also with preprocessing), OpenVINO, torch.export.
 
     python -m pipeline export
     python -m pipeline export --checkpoint outputs/frozen --output outputs/export-frozen --push hf-hub:OWNER/NAME
 
 Each export format is loaded again from its files and its logits are compared with the checkpoint's on validation photos. The
-folder is put in place only if all agree. `export.json` holds what was compared, and the sha256 of every other file.
+folder is put in place only if all agree. `export.json` holds what was compared, each format's megabytes and milliseconds a
+photo, and the sha256 of every other file.
 """
 
 import io
@@ -12,6 +13,7 @@ import json
 import logging
 import math
 import shutil
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,11 +36,12 @@ from pipeline.data.dataset import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, read_manifest
 from pipeline.data.transforms import evaluation_transform
 from pipeline.errors import PipelineError
-from pipeline.files import replace_folder, sha256_of
+from pipeline.files import megabytes, replace_folder, sha256_of
 from pipeline.inference.hub import licence_of, metrics_of, push, refuse_unpushable, write_card
 from pipeline.models.backbone import rebuild
-from pipeline.models.backends import export_onnx
+from pipeline.models.backends import export_onnx, openvino_core
 from pipeline.progress import say
+from pipeline.runtime import machine_name
 
 DESCRIPTION = "export.json"
 SAMPLE = 64  # photos that the formats are compared on
@@ -123,15 +126,24 @@ class Trained:
 
 
 class ExportFormat(NamedTuple):
-    """`write` puts the files into a folder, loads them again and gives their logits (n, classes) for the photos."""
+    """`write` puts the files into a folder and loads them again; what it returns computes their logits (n, classes)."""
 
     name: str
     files: tuple[str, ...]
     tolerance: float  # how far its logits may lie from the checkpoint's, relative to the largest
-    write: Callable[[Trained, Path], Tensor]
+    write: Callable[[Trained, Path], Callable[[], Tensor]]
 
 
-def export(checkpoint: Path, output: Path, *, processed: Path, evaluation: Path, push_to: str | None = None) -> None:
+def export(
+    checkpoint: Path,
+    output: Path,
+    *,
+    processed: Path,
+    evaluation: Path,
+    source: str,
+    push_to: str | None = None,
+    space: bool = False,
+) -> None:
     """Write the folder, compare every format, and print how far each lies from the checkpoint.
 
     Args:
@@ -139,14 +151,16 @@ def export(checkpoint: Path, output: Path, *, processed: Path, evaluation: Path,
         output: an earlier export there is replaced.
         processed: the photos, stored and split; those of validation are compared on.
         evaluation: where `evaluate` wrote its metrics.
+        source: of the photos, as `download.source`.
         push_to: "hf-hub:OWNER/NAME", to upload the folder too.
+        space: make a Space that shows it, too.
 
     Raises:
         PipelineError: there is no checkpoint or no photos, a format differs, or the folder cannot be written or uploaded.
     """
     info = read_info(checkpoint)
-    if push_to:
-        refuse_unpushable(push_to)
+    if push_to or space:
+        refuse_unpushable(push_to, space=space)
     if output.exists() and not (output / DESCRIPTION).is_file() and (output.is_file() or any(output.iterdir())):
         raise PipelineError(f"{output} is there already and is no earlier export. Name another folder with --output.")
     manifest = read_manifest(processed)
@@ -159,9 +173,10 @@ def export(checkpoint: Path, output: Path, *, processed: Path, evaluation: Path,
     try:
         formats, left_out = _write_formats(trained, fresh)
         (fresh / "classes.json").write_text(json.dumps(info.classes) + "\n", encoding="utf-8")
-        compared = {"compared_on": len(trained.photos), "formats": formats}
+        machine = machine_name(torch.device("cpu"), torch.get_num_threads())
+        compared = {"compared_on": len(trained.photos), "machine": machine, "formats": formats}
         splits = manifest["split"].value_counts().to_dict()
-        write_card(fresh, info, metrics_of(info, evaluation), splits=splits, left_out=left_out, **compared)
+        write_card(fresh, info, metrics_of(info, evaluation), source, splits=splits, left_out=left_out, **compared)
         files = {path.name: sha256_of(path) for path in sorted(fresh.iterdir())}
         content = {"checkpoint": info.model_dump(mode="json"), **compared, "files": files}
         (fresh / DESCRIPTION).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -172,7 +187,7 @@ def export(checkpoint: Path, output: Path, *, processed: Path, evaluation: Path,
         say(f"left out: {name}: {reason}")
     say(f"every format agrees with {checkpoint} on {len(trained.photos)} validation photos; they lie in {output}")
     if push_to:
-        push(output, push_to)
+        push(output, push_to, space=space)
 
 
 def with_preprocessing(network: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.ModelProto:
@@ -209,7 +224,7 @@ def with_preprocessing(network: onnx.ModelProto, preprocessing: Preprocessing) -
     return onnx.compose.merge_models(before, network, io_map=[("preprocessing/prepared", "images")])
 
 
-def _timm(trained: Trained, folder: Path) -> Tensor:
+def _timm(trained: Trained, folder: Path) -> Callable[[], Tensor]:
     info = trained.info
     if not timm.is_model(info.backbone.name):
         raise Unsupported(f"timm has no network named {info.backbone.name}")
@@ -227,31 +242,40 @@ def _timm(trained: Trained, folder: Path) -> Tensor:
     )
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     transform = create_transform(**resolve_data_config({}, model=model), is_training=False)
-    return _in_batches(model, torch.stack([transform(photo) for photo in trained.photos]))
+    inputs = torch.stack([transform(photo) for photo in trained.photos])
+    return lambda: _in_batches(model, inputs)
 
 
-def _onnx(trained: Trained, folder: Path) -> Tensor:
-    session = _saved(_to_onnx(trained), folder / "model.onnx", trained.info, "float32, normalised")
-    return _in_batches(lambda batch: torch.from_numpy(session.run(["logits"], {"images": batch.numpy()})[0]), trained.inputs)
+def _onnx(trained: Trained, folder: Path) -> Callable[[], Tensor]:
+    network = onnx.load_from_string(_to_onnx(trained))
+    session = _saved(network, folder / "model.onnx", trained.info, "float32, normalised")
+    return lambda: _in_batches(lambda batch: torch.from_numpy(session.run(None, {"images": batch.numpy()})[0]), trained.inputs)
 
 
-def _onnx_with_preprocessing(trained: Trained, folder: Path) -> Tensor:
-    whole = with_preprocessing(_to_onnx(trained), trained.info.preprocessing)
+def _onnx_with_preprocessing(trained: Trained, folder: Path) -> Callable[[], Tensor]:
+    whole = with_preprocessing(onnx.load_from_string(_to_onnx(trained)), trained.info.preprocessing)
     session = _saved(whole, folder / "model_with_preprocessing.onnx", trained.info, "uint8 RGB pixels of any size")
-    rows = [session.run(["logits"], {"photos": np.asarray(photo)[None]})[0] for photo in trained.photos]
-    return torch.from_numpy(np.concatenate(rows))
+    photos = [np.asarray(photo)[None] for photo in trained.photos]
+    return lambda: torch.from_numpy(np.concatenate([session.run(None, {"photos": photo})[0] for photo in photos]))
 
 
-def _torch_export(trained: Trained, folder: Path) -> Tensor:
+def _openvino(trained: Trained, folder: Path) -> Callable[[], Tensor]:
+    core, file = openvino_core(), folder / "openvino_model.xml"
+    import openvino
+
+    openvino.save_model(core.read_model(_to_onnx(trained)), file, compress_to_fp16=False)
+    compiled = core.compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda: _in_batches(lambda batch: torch.from_numpy(compiled(batch.numpy())[0]), trained.inputs)
+
+
+def _torch_export(trained: Trained, folder: Path) -> Callable[[], Tensor]:
     logging.getLogger("torch.export").setLevel(logging.ERROR)
     example, buffer = torch.zeros(2, *trained.info.preprocessing.input_size), io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own parts; whether the result is right is measured
-        program = torch.export.export(trained.model, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
-        torch.export.save(program, buffer)
-        (folder / "model.pt2").write_bytes(buffer.getvalue())
-        module = torch.export.load(str(folder / "model.pt2")).module()
-        return _in_batches(module, trained.inputs)
+    program = torch.export.export(trained.model, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    torch.export.save(program, buffer)
+    (folder / "model.pt2").write_bytes(buffer.getvalue())
+    module = torch.export.load(str(folder / "model.pt2")).module()
+    return lambda: _in_batches(module, trained.inputs)
 
 
 EXPORT_FORMATS = (
@@ -259,13 +283,13 @@ EXPORT_FORMATS = (
     ExportFormat("ONNX", ("model.onnx",), 1e-3, _onnx),
     # Pixels may be a level or two of 255 off, and so is what follows from them.
     ExportFormat("ONNX with preprocessing", ("model_with_preprocessing.onnx",), 5e-2, _onnx_with_preprocessing),
+    ExportFormat("OpenVINO", ("openvino_model.xml", "openvino_model.bin"), 1e-3, _openvino),
     ExportFormat("torch.export", ("model.pt2",), 1e-3, _torch_export),
 )
 
 
-def _to_onnx(trained: Trained) -> onnx.ModelProto:
-    example = torch.zeros(2, *trained.info.preprocessing.input_size)
-    return onnx.load_from_string(export_onnx(trained.model, example, output="logits"))
+def _to_onnx(trained: Trained) -> bytes:
+    return export_onnx(trained.model, torch.zeros(2, *trained.info.preprocessing.input_size), output="logits")
 
 
 def _saved(model: onnx.ModelProto, file: Path, info: CheckpointInfo, expects: str) -> onnxruntime.InferenceSession:
@@ -293,12 +317,21 @@ def _with_photos(model: nn.Module, info: CheckpointInfo, validation: Photos) -> 
 
 
 def _write_formats(trained: Trained, folder: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """What was written and how far its logits lie from the checkpoint's; and why other formats were left out."""
+    """What was written, how far its logits lie from the checkpoint's, and its cost; and why other formats were left out.
+
+    Milliseconds are those of the network in batches, on all cores; with preprocessing they include it, one photo at a time.
+    """
     expected = _in_batches(trained.model, trained.inputs)
     compared, left_out = [], {}
+    say(f"{'format':23} {'size':>10}  ms a photo  loaded again, its logits differ by (allowed)")
     for one in EXPORT_FORMATS:
         try:
-            logits = one.write(trained, folder)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of torch's own parts; whether the result is right is measured
+                run = one.write(trained, folder)
+                logits, started = run(), time.perf_counter()
+                run()
+                milliseconds = 1000 * (time.perf_counter() - started) / len(expected)
         except (OSError, SafetensorError) as error:
             raise PipelineError(f"{folder} cannot be written: {error}. Free some room on its disk.") from None
         except Exception as error:  # exporters and runtimes raise many kinds for an operator that they do not support
@@ -307,14 +340,16 @@ def _write_formats(trained: Trained, folder: Path) -> tuple[list[dict[str, Any]]
                 (folder / name).unlink(missing_ok=True)
             continue
         difference = ((logits - expected).abs().max() / expected.abs().max().clamp(min=1e-6)).item()
-        off = f"its logits differ by up to {difference:.1e} of the largest (allowed: {one.tolerance:.0e})"
         if not difference <= one.tolerance:
             raise PipelineError(
-                f"Nothing was exported: {one.name!r} is not what the checkpoint is. Loaded again, {off} on {len(expected)} "
-                "validation photos. Another version of torch, onnx or onnxruntime may write it rightly; please report it."
+                f"Nothing was exported: {one.name!r} is not what the checkpoint is. Loaded again, its logits differ by up to "
+                f"{difference:.1e} of the largest (allowed: {one.tolerance:.0e}) on {len(expected)} validation photos. Another "
+                "version of torch, onnx, onnxruntime or openvino may write it rightly; please report it."
             )
-        say(f"{one.name}: loaded again, {off}")
+        size = sum((folder / name).stat().st_size for name in one.files)
+        say(f"{one.name:23} {megabytes(size):>10} {milliseconds:11.2f}  {difference:.1e} ({one.tolerance:.0e})")
         other_labels = int((logits.argmax(1) != expected.argmax(1)).sum())
         found = {"difference": difference, "tolerance": one.tolerance, "other_labels": other_labels}
+        found |= {"megabytes": round(size / 1e6, 3), "milliseconds_a_photo": round(milliseconds, 3)}
         compared.append({"format": one.name, "files": one.files} | found)
     return compared, left_out

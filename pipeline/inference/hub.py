@@ -1,4 +1,4 @@
-"""The Hugging Face hub: a model card from measured numbers alone, and the upload of an export.
+"""The Hugging Face hub: a model card from measured numbers alone, the upload of an export, and a Space that shows it.
 
 push(Path("outputs/export"), "hf-hub:OWNER/NAME")      # to the hub, or to the one that HF_ENDPOINT names
 """
@@ -6,21 +6,25 @@ push(Path("outputs/export"), "hf-hub:OWNER/NAME")      # to the hub, or to the o
 import json
 import re
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx2
 import huggingface_hub
 import timm
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, SpaceCardData
 
 from pipeline.checkpoint import MODEL_FILE, BackboneInfo, CheckpointInfo
+from pipeline.download.sources import HUB_DATASET
 from pipeline.errors import PipelineError
 from pipeline.files import read_json
 from pipeline.models.backbone import HUB_PREFIX
 from pipeline.progress import say
 
-TEMPLATE = Path(__file__).with_name("model_card.md.j2")
+TEMPLATE, SPACE_APP = Path(__file__).with_name("model_card.md.j2"), Path(__file__).with_name("space_app.py")
+CPU_WHEELS = "https://download.pytorch.org/whl/cpu"  # without CUDA, which Spaces without a GPU would download in vain
 LICENCES = {"none": "mit", "package": "apache-2.0"}  # of random weights, so of this project; of those from the package registry
 
 
@@ -48,14 +52,15 @@ def metrics_of(info: CheckpointInfo, evaluation: Path) -> dict[str, Any] | None:
     return None
 
 
-def write_card(folder: Path, info: CheckpointInfo, metrics: Mapping[str, Any] | None, **facts: Any) -> None:
+def write_card(folder: Path, info: CheckpointInfo, metrics: Mapping[str, Any] | None, source: str, **facts: Any) -> None:
     """Write README.md: the model card, with the front matter that the hub reads.
 
     Args:
         folder: of the export.
         info: of the checkpoint.
         metrics: of `metrics_of`.
-        facts: what else the template shows: `splits`, split -> photos; `formats`, `left_out` and `compared_on` of the export.
+        source: of the photos, as `download.source`.
+        facts: what else the template shows: `splits`, split -> photos; `formats`, `left_out`, `compared_on` and `machine`.
     """
     licence, task = licence_of(info.backbone), "image-classification"
     dataset: dict[str, Any] = {"dataset_type": "image-folder", "dataset_split": "test"}
@@ -71,7 +76,8 @@ def write_card(folder: Path, info: CheckpointInfo, metrics: Mapping[str, Any] | 
         library_name="timm",
         pipeline_tag=task,
         tags=[task, "timm", "transfer-learning", "onnx", info.backbone.name],
-        metrics=["accuracy"],
+        datasets=[HUB_DATASET] if source in ("microsoft", "huggingface") else None,
+        metrics=[result.metric_type for result in results] or None,
         model_name=f"{info.backbone.name} for {', '.join(info.classes)}",
         eval_results=results or None,
     )
@@ -79,14 +85,20 @@ def write_card(folder: Path, info: CheckpointInfo, metrics: Mapping[str, Any] | 
     card.save(folder / "README.md")
 
 
-def refuse_unpushable(target: str) -> None:
-    """Stop before any work where the target is no hf-hub:OWNER/NAME, or there is no token.
+def refuse_unpushable(target: str | None, *, space: bool = False) -> None:
+    """Stop before any work where the target is no hf-hub:OWNER/NAME, or there is no token, or no Gradio for a Space.
 
     Raises:
         PipelineError: so it is.
     """
-    if not re.fullmatch(rf"{HUB_PREFIX}[\w.-]+/[\w.-]+", target):
-        raise PipelineError(f"--push {target}: write {HUB_PREFIX}OWNER/NAME, such as {HUB_PREFIX}someone/cats-and-dogs.")
+    if not re.fullmatch(rf"{HUB_PREFIX}[\w.-]+/[\w.-]+", target or ""):
+        example = f"{HUB_PREFIX}OWNER/NAME, such as {HUB_PREFIX}someone/cats-and-dogs"
+        raise PipelineError(f"--push {target}: write {example}." if target else f"--space goes with --push {example}.")
+    if space:
+        try:
+            version("gradio")
+        except PackageNotFoundError:
+            raise PipelineError("--space needs Gradio, which is not installed. Install it with: uv sync --extra page") from None
     if huggingface_hub.get_token() is None:
         hub = huggingface_hub.constants.ENDPOINT
         raise PipelineError(
@@ -95,22 +107,49 @@ def refuse_unpushable(target: str) -> None:
         )
 
 
-def push(folder: Path, target: str) -> None:
-    """Make the repository unless it is there, and upload the folder in one commit.
+def push(folder: Path, target: str, *, space: bool = False) -> None:
+    """Make the repository unless it is there, and upload the folder in one commit; likewise a Space of the same name.
 
     Raises:
-        PipelineError: the hub cannot be reached or refuses; the folder stands as it was.
+        PipelineError: the hub cannot be reached or refuses; the folder stands as it was. Or the folder has not got what a
+            Space loads.
     """
     name, hub = target.removeprefix(HUB_PREFIX), huggingface_hub.constants.ENDPOINT
+    if space and not (folder / MODEL_FILE).exists():
+        raise PipelineError("A Space loads the network with timm, in whose format this one cannot be: push it without --space.")
     say(f"uploading {folder} to {hub}/{name}")
     huggingface_hub.utils.logging.set_verbosity_error()  # its retries end in the one message below
     huggingface_hub.utils.disable_progress_bars()
     api = huggingface_hub.HfApi(endpoint=hub)
     try:
         api.create_repo(name, exist_ok=True)
-        done = api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export")
+        done = [api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export")]
+        if space:
+            with TemporaryDirectory() as written:
+                write_space(Path(written), folder, name)
+                api.create_repo(name, repo_type="space", space_sdk="gradio", exist_ok=True)
+                done += [api.upload_folder(repo_id=name, repo_type="space", folder_path=written, commit_message="Page")]
     except (OSError, httpx2.HTTPError, RuntimeError, ValueError) as error:  # no network, a refusal, a failed file
         reason = str(error.__cause__ or error).strip().splitlines()[0].rstrip(".")
         again = f"The export is whole in {folder}; run the command again to upload it."
         raise PipelineError(f"{hub} did not take {target}: {reason}. {again}") from None
-    say(f"uploaded: {done.commit_url}")
+    for commit in done:
+        say(f"uploaded: {commit.commit_url}")
+
+
+def write_space(space: Path, folder: Path, name: str) -> None:
+    """Write a Space that shows the export of a folder, once that is OWNER/NAME on the hub: app.py, requirements, README.md."""
+    card = ModelCard.load(folder / "README.md").data
+    data = SpaceCardData(
+        title=card.model_name[:100],
+        sdk="gradio",
+        sdk_version=version("gradio"),
+        app_file="app.py",
+        models=[name],
+        license=card.license,
+    )
+    (space / "README.md").write_text(f"---\n{data.to_yaml()}\n---\n", encoding="utf-8")
+    app = SPACE_APP.read_text(encoding="utf-8").replace(f"{HUB_PREFIX}OWNER/NAME", f"{HUB_PREFIX}{name}")
+    (space / "app.py").write_text(app, encoding="utf-8")
+    pinned = [f"{library}=={version(library).split('+')[0]}" for library in ("timm", "torch", "torchvision")]
+    (space / "requirements.txt").write_text("\n".join([f"--extra-index-url {CPU_WHEELS}", *pinned, ""]), encoding="utf-8")

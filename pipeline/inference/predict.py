@@ -1,4 +1,4 @@
-"""The commands `predict` and `submission`: photos in, a line each out, and a reason for each that cannot be predicted.
+"""The commands `predict` and `embed`: photos in, a row each out, and a reason for each that cannot be read.
 
 for name, photo in photos_named(["holiday/", "*.png", "https://example.org/cat.jpg", "-"]):
     ...
@@ -6,53 +6,54 @@ for name, photo in photos_named(["holiday/", "*.png", "https://example.org/cat.j
 
 import csv
 import glob
+import io
 import json
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import tee
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from pipeline.checkpoint import refuse_other_data
+from pipeline.data.dataset import Photos, data_fingerprints
+from pipeline.data.manifest import classes_of, read_manifest
 from pipeline.errors import PipelineError
-from pipeline.files import printable, write_csv
+from pipeline.files import printable, write_atomically
 from pipeline.inference.classifier import Classifier, Photo, Prediction, is_address
 from pipeline.preprocess.decode import FORMATS, Refused
-from pipeline.progress import progress, say
+from pipeline.progress import say
 
-Format = Literal["table", "csv", "json"]
-Kind = Literal["class", "probability"]
+Format = Literal["table", "csv", "json", "kaggle"]
+NamedPhoto = tuple[str, Photo]
 Row = tuple[str, Prediction]
+T = TypeVar("T")
 
 EXPLAINED = Path("outputs/explained")
 SKIPPED_NAMED = 5  # of the files of a folder that are no photos, so many are named
-# Some of Kaggle's labels are wrong: beyond 0.5% more confidence gains less than one of those costs, here 5.3 nats at most.
-LOWEST, HIGHEST = 0.005, 0.995
 
 
-def predict_photos(arguments: list[str], checkpoint: Path, output_format: Format, *, explain: bool) -> int:
+def predict_photos(arguments: list[str], checkpoint: Path, output_format: Format, *, explain: bool, processed: Path) -> int:
     """Predict what the arguments name, write it to standard output, and give the exit status: 1 if any photo failed.
 
     Raises:
-        PipelineError: there is no usable checkpoint, or the network has nothing that Grad-CAM could look at.
+        PipelineError: there is no usable checkpoint, or the network has nothing that Grad-CAM could look at. As for Kaggle:
+            the classes are not cat and dog, `processed` holds other photos than those of the checkpoint, or the arguments are
+            no folders of photos named N.jpg.
     """
     warnings.simplefilter("ignore")  # of decoders, on photos that they read all the same
-    classifier, failures = Classifier.load(checkpoint), 0
+    classifier, refused = Classifier.load(checkpoint), list[str]()
+    for_kaggle = output_format == "kaggle"
+    named = _numbered(arguments) if for_kaggle else photos_named(arguments)
+    clip = _clip_on_validation(classifier, checkpoint, processed) if for_kaggle else 0.0
 
-    def predicted() -> Iterator[Row]:
-        """The photos that can be predicted; the others are named on standard error."""
-        nonlocal failures
-        named, photos = tee(photos_named(arguments))
-        outcomes = classifier.predict_each(photo for _, photo in photos)
-        for number, ((name, photo), outcome) in enumerate(zip(named, outcomes, strict=True), 1):
-            if isinstance(outcome, Refused):
-                print(f"{name}: {outcome}", file=sys.stderr, flush=True)
-                failures += 1
-                continue
-            if explain:
+    def predicted() -> Iterator[tuple[str, Prediction | Refused]]:
+        for number, (name, photo, outcome) in enumerate(_answers(named, classifier.predict_each, refused), 1):
+            if explain and not isinstance(outcome, Refused):
                 file = EXPLAINED / f"{number:04d}.{Path(name).stem[:100]}.{outcome.label}.png"
                 EXPLAINED.mkdir(parents=True, exist_ok=True)
                 classifier.explain(photo, outcome.label).save(file)
@@ -60,14 +61,60 @@ def predict_photos(arguments: list[str], checkpoint: Path, output_format: Format
             yield name, outcome
 
     try:
-        _write(predicted(), classifier.classes, output_format)
+        if for_kaggle:
+            _write_for_kaggle(predicted(), classifier.classes, clip)
+        else:
+            rows = ((name, outcome) for name, outcome in predicted() if not isinstance(outcome, Refused))
+            _write(rows, classifier.classes, output_format)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads has seen enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1 if failures else 0
+    return 1 if refused else 0
 
 
-def photos_named(arguments: Iterable[str]) -> Iterator[tuple[str, Photo]]:
+def embed_photos(arguments: list[str], checkpoint: Path, output_format: Literal["parquet", "npy"], output: Path) -> int:
+    """Write the features of what the arguments name, and give the exit status: 1 if any photo failed.
+
+    Parquet has the columns `photo` and `features`. A .npy file holds (n, width) float32 alone, and the names of its rows stand
+    beside it, a line each, in the file with .txt added.
+
+    Raises:
+        PipelineError: there is no usable checkpoint, no photo that can be read, or the file cannot be written.
+    """
+    warnings.simplefilter("ignore")
+    classifier, refused = Classifier.load(checkpoint), list[str]()
+    answers = _answers(photos_named(arguments), classifier.embed_each, refused)
+    rows = [(name, outcome) for name, _, outcome in answers if not isinstance(outcome, Refused)]
+    if not rows:
+        raise PipelineError("None of that is a photo that can be read, so nothing was written.")
+    names, features, buffer = [name for name, _ in rows], np.stack([row for _, row in rows]), io.BytesIO()
+    if output_format == "npy":
+        np.save(buffer, features)
+        write_atomically(output.with_name(f"{output.name}.txt"), "".join(f"{name}\n" for name in names).encode())
+    else:
+        import pyarrow
+        from pyarrow import parquet
+
+        column = pyarrow.FixedSizeListArray.from_arrays(features.ravel(), features.shape[1])
+        parquet.write_table(pyarrow.table({"photo": names, "features": column}), buffer)
+    write_atomically(output, buffer.getvalue())
+    say(f"{output}: {len(features):,} photos, {features.shape[1]:,} features each; {len(refused):,} could not be read")
+    return 1 if refused else 0
+
+
+def _answers(
+    photos: Iterable[NamedPhoto], answer: Callable[[Iterable[Photo]], Iterator[T | Refused]], refused: list[str]
+) -> Iterator[tuple[str, Photo, T | Refused]]:
+    """Name, photo and answer; a photo that cannot be read is added to `refused`, with the reason on standard error."""
+    named, unnamed = tee(photos)
+    for (name, photo), outcome in zip(named, answer(photo for _, photo in unnamed), strict=True):
+        if isinstance(outcome, Refused):
+            print(f"{name}: {outcome}", file=sys.stderr, flush=True)
+            refused.append(name)
+        yield name, photo, outcome
+
+
+def photos_named(arguments: Iterable[str]) -> Iterator[NamedPhoto]:
     """The name and the photo for each file that the arguments come to, in their order, folders and patterns sorted.
 
     A folder means the photos in it and below. `-` is the bytes of one photo on standard input. Any other file is taken for a
@@ -126,46 +173,61 @@ def _write(rows: Iterable[Row], classes: tuple[str, ...], output_format: Format)
             print(f"{one.label:{width}}  {one.probability:11.2%}  {name}{'  (out of distribution)' if one.is_ood else ''}")
 
 
-def write_submission(folder: Path, checkpoint: Path, output: Path, *, kind: Kind) -> None:
-    """Predict the photos N.jpg of a folder and write `id,label` for each, sorted by N, as Kaggle's two competitions take it.
+def _write_for_kaggle(rows: Iterable[tuple[str, Prediction | Refused]], classes: tuple[str, ...], clip: float) -> None:
+    """The probability of a dog for each photo N.jpg, as Dogs vs. Cats Redux scores it; Dogs vs. Cats wants it rounded.
 
-    Dogs vs. Cats scores classes (1 for a dog, 0 for a cat), Redux the log-loss of the probability of a dog, here clipped to
-    0.005 to 0.995. A photo that cannot be decoded gets a row too, because Kaggle takes no file without it: class 0, or 0.5.
-
-    Raises:
-        PipelineError: the checkpoint has other classes, or the folder holds no such photos or two of one number.
+    A photo that cannot be read gets 0.5, because Kaggle takes no file without its row.
     """
-    classifier = Classifier.load(checkpoint)
+    dog = max(classes, key=str.casefold)
+    print("id,label")
+    for name, one in rows:
+        probability = 0.5 if isinstance(one, Refused) else one.probabilities[dog]
+        print(f"{int(Path(name).stem)},{np.clip(probability, clip, 1 - clip):.6g}")
+
+
+def _clip_on_validation(classifier: Classifier, checkpoint: Path, processed: Path) -> float:
+    """`best_clip` on the validation photos, which are predicted anew: no checkpoint keeps their probabilities."""
     if sorted(map(str.casefold, classifier.classes)) != ["cat", "dog"]:
         classes = ", ".join(classifier.classes)
         raise PipelineError(f"{checkpoint} has the classes {classes}. Give one of cat and dog with --checkpoint.")
-    dog = max(classifier.classes, key=str.casefold)
-    photos, rows = _numbered(folder), []
-    with progress("predicting photos", total=len(photos)) as advance:
-        for (number, path), outcome in zip(photos.items(), classifier.predict_each(photos.values()), strict=True):
-            if isinstance(outcome, Refused):
-                label = 0 if kind == "class" else 0.5
-                print(f"{path}: {outcome}; it is given {label:g}", file=sys.stderr, flush=True)
-            elif kind == "class":
-                label = int(outcome.label == dog)
-            else:
-                label = min(max(outcome.probabilities[dog], LOWEST), HIGHEST)
-            rows.append({"id": number, "label": label})
-            advance(1)
-    write_csv(output, rows)
-    say(f"{output}: {len(rows):,} rows for Kaggle")
+    manifest, info = read_manifest(processed), classifier.info
+    refuse_other_data(info, checkpoint, classes_of(manifest), data_fingerprints(manifest))
+    validation = Photos.of_split(manifest, processed, "val", info.classes)
+    predictions = classifier.predict(validation.paths)
+    names = [info.classes[label] for label in validation.labels]
+    clip = best_clip(np.array([one.probabilities[name] for one, name in zip(predictions, names, strict=True)]))
+    print(f"probabilities are clipped to {clip:.3g}, the best on {len(names):,} validation photos", file=sys.stderr)
+    return clip
 
 
-def _numbered(folder: Path) -> dict[int, Path]:
-    """The photos N.jpg by N, from the smallest on."""
-    photos: dict[int, Path] = {}
-    for path in sorted(folder.rglob("*.jpg")):
+def best_clip(of_true: np.ndarray) -> float:
+    """The clip with the least log-loss, given the true class's probability (n,) of each validation photo.
+
+    A confident mistake costs -log(clip), a confident right answer -log(1 - clip). As for the temperature, labels are taken to
+    be wrong once in n + 2 times (Platt): with k confident mistakes the clip is (k + 1) / (n + 2), and never 0.
+    """
+    wrong = 1 / (len(of_true) + 2)
+
+    def loss(clip: float) -> float:
+        clipped = of_true.clip(clip, 1 - clip)
+        return -float(((1 - wrong) * np.log(clipped) + wrong * np.log1p(-clipped)).mean())
+
+    return float(min(np.geomspace(1e-6, 0.5, 1000), key=loss))
+
+
+def _numbered(folders: Iterable[str]) -> list[NamedPhoto]:
+    """The photos N.jpg in the folders and below, from the smallest N on."""
+    photos: dict[int, NamedPhoto] = {}
+    for path in (path for folder in folders for path in sorted(Path(folder).rglob("*.jpg"))):
         if not (path.stem.isascii() and path.stem.isdecimal()):
             continue
         number = int(path.stem)
         if number in photos:
-            raise PipelineError(f"{photos[number]} and {path} have the same number. Give the folder of one set of test photos.")
-        photos[number] = path
+            raise PipelineError(
+                f"{photos[number][0]} and {path} have the same number. Give the folder of one set of test photos."
+            )
+        photos[number] = (str(path), path)
     if not photos:
-        raise PipelineError(f"{folder} holds no photos named 1.jpg, 2.jpg and so on. Give the folder of Kaggle's test photos.")
-    return dict(sorted(photos.items()))
+        named = ", ".join(folders)
+        raise PipelineError(f"{named} holds no photos named 1.jpg, 2.jpg and so on. Give the folder of Kaggle's test photos.")
+    return [photos[number] for number in sorted(photos)]

@@ -153,7 +153,7 @@ def _openvino(module: nn.Module, example: Tensor, threads: int) -> Run:
         "ENABLE_CPU_PINNING": False,  # several processes would be pinned to the same cores
     }
     onnx = export_onnx(_with_identity_at_the_end(module, example), example)
-    compiled = _openvino_core().compile_model(_openvino_core().read_model(onnx), "CPU", settings)
+    compiled = openvino_core().compile_model(openvino_core().read_model(onnx), "CPU", settings)
     # The first call of all is made by one thread: two at once can wait for each other for ever, one holding Python's lock and
     # one that of the bindings' first use (OpenVINO 2026.4).
     compiled.create_infer_request().infer({0: example[:1].numpy()})
@@ -169,7 +169,7 @@ def _openvino(module: nn.Module, example: Tensor, threads: int) -> Run:
 
 
 @cache
-def _openvino_core() -> Any:
+def openvino_core() -> Any:
     """One for the life of the process.
 
     Each brings the stack that signals of this thread are handled on, and takes it away when it goes, also from others that

@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face hub, as far as an upload of small files goes: create a repository, preupload, commit."""
+"""A stand-in for the Hugging Face hub, as far as an upload of small files goes: create, validate cards, preupload, commit."""
 
 import base64
 import json
@@ -7,18 +7,21 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from tests.servers import running
 
 
 class StandInHub(ThreadingHTTPServer):
-    """Keeps what is committed in `files`."""
+    """Keeps what is committed in `files`, by kind and path: "models/someone/cats/README.md"."""
 
     def __init__(self, token: str) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.token = token
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        self.repositories: set[str] = set()
+        self.repositories: dict[str, dict[str, str]] = {}  # by address -> what was asked for
         self.files: dict[str, bytes] = {}
+        self.cards: list[dict[str, str]] = []  # validated
         self.commits = 0
 
 
@@ -34,19 +37,26 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Authorization") != f"Bearer {self.server.token}":
             self._json({"error": "Invalid credentials"}, 401)
         elif self.path == "/api/repos/create":
-            repository = f"{lines[0].get('organization')}/{lines[0]['name']}"
-            self.server.repositories.add(repository)
-            self._json({"url": f"{self.server.url}/{repository}", "name": repository})
+            repository, kind = f"{lines[0].get('organization')}/{lines[0]['name']}", f"{lines[0].get('type', 'model')}s"
+            self.server.repositories[f"{kind}/{repository}"] = lines[0]
+            address = repository if kind == "models" else f"{kind}/{repository}"
+            self._json({"url": f"{self.server.url}/{address}", "name": repository})
         elif "/preupload/" in self.path:
             files = [file["path"] for file in lines[0]["files"]]
             self._json({"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in files]})
         elif "/commit/" in self.path:
             files = [line["value"] for line in lines if line["key"] == "file"]
-            self.server.files |= {file["path"]: base64.b64decode(file["content"]) for file in files}
+            repository = self.path.removeprefix("/api/").split("/commit/")[0]
+            self.server.files |= {f"{repository}/{file['path']}": base64.b64decode(file["content"]) for file in files}
             self.server.commits += 1
             self._json({"commitUrl": f"{self.server.url}/someone/cats/commit/{40 * '1'}", "commitOid": 40 * "1"})
-        else:  # the validation of the card
-            self._json({"errors": [], "warnings": []})
+        elif self.path == "/api/validate-yaml":
+            [card] = lines
+            self.server.cards.append(card)
+            errors = faults_of(**card)
+            self._json({"errors": [{"message": error} for error in errors], "warnings": []}, 400 if errors else 200)
+        else:
+            self._json({"error": self.path}, 404)
 
     def do_GET(self) -> None:
         self._json({"error": self.path}, 404)
@@ -68,6 +78,21 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+
+def faults_of(content: str, repoType: str) -> list[str]:
+    """What the hub refuses in a card's front matter, as far as its documentation names it."""
+    _, front, _ = content.split("---\n", 2)
+    data = YAML(typ="safe").load(front)
+    if repoType == "space":
+        return [f'"{key}" is required' for key in ("title", "sdk", "app_file") if not data.get(key)]
+    faults = [f'"{key}" must be text' for key in ("license", "library_name", "pipeline_tag") if not isinstance(data[key], str)]
+    faults += [f'"{key}" must be a list' for key in ("tags", "metrics", "datasets") if not isinstance(data.get(key, []), list)]
+    for result in (result for entry in data.get("model-index", []) for result in entry["results"]):
+        numbers = [metric["value"] for metric in result["metrics"]]
+        if not {"task", "dataset"} <= set(result) or not all(isinstance(number, float) for number in numbers):
+            faults.append('"model-index" is broken')
+    return faults
 
 
 @contextmanager

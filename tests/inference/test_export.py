@@ -1,13 +1,16 @@
 """An export works in every format without this project's code, and one that differs is never put in place."""
 
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import numpy as np
 import onnx
 import onnxruntime
+import openvino
 import pytest
 import timm
 import torch
@@ -18,13 +21,15 @@ from pipeline.checkpoint import BackboneInfo, Preprocessing, read_info, read_mod
 from pipeline.data.transforms import evaluation_transform
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of
+from pipeline.inference import Classifier
 from pipeline.inference import export as export_module
 from pipeline.inference.export import EXPORT_FORMATS, Trained, Unsupported, export, with_preprocessing
-from pipeline.inference.hub import licence_of, push, refuse_unpushable
+from pipeline.inference.hub import licence_of, push, refuse_unpushable, write_space
 from pipeline.models.backbone import rebuild
 from tests.inference.hub_uploads import stand_in_hub
 
 NETWORKS = {"config.json", "model.onnx", "model.pt2", "model.safetensors", "model_with_preprocessing.onnx"}
+NETWORKS |= {"openvino_model.bin", "openvino_model.xml"}
 FILES = NETWORKS | {"README.md", "classes.json", "export.json"}
 IDENTITY = '<ir_version: 9, opset_import: ["": 20]> network (float[n, 3, h, w] images) => (float[n, 3, h, w] logits) '
 TIMM = EXPORT_FORMATS[0]
@@ -33,7 +38,8 @@ TIMM = EXPORT_FORMATS[0]
 @pytest.fixture(scope="module")
 def exported(project: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("exported") / "export"
-    export(checkpoint, output, processed=project / "data/processed", evaluation=project / "outputs/evaluation")
+    folders = {"processed": project / "data/processed", "evaluation": project / "outputs/evaluation"}
+    export(checkpoint, output, source="microsoft", **folders)
     return output
 
 
@@ -44,6 +50,9 @@ def test_everything_is_there_and_agrees(exported: Path) -> None:
     assert [one["format"] for one in described["formats"]] == [one.name for one in EXPORT_FORMATS]
     assert described["compared_on"] > 10
     assert all(one["difference"] <= one["tolerance"] and one["other_labels"] == 0 for one in described["formats"])
+    for one in described["formats"]:
+        assert one["megabytes"] == pytest.approx(sum((exported / name).stat().st_size for name in one["files"]) / 1e6, abs=1e-3)
+        assert 0.1 < one["milliseconds_a_photo"] < 1000
     assert [path.name for path in exported.parent.iterdir()] == ["export"]
 
 
@@ -64,6 +73,9 @@ def test_formats_work_without_this_project(exported: Path, checkpoint: Path, pho
     assert model.pretrained_cfg["label_names"] == ["Cat", "Dog"]
     plain = onnxruntime.InferenceSession(exported / "model.onnx")
     torch.testing.assert_close(torch.tensor(plain.run(None, {"images": images.numpy()})[0]), expected, atol=1e-4, rtol=1e-4)
+    compiled = openvino.Core().compile_model(exported / "openvino_model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    both = torch.tensor(compiled(images.expand(2, -1, -1, -1).numpy())["logits"])
+    torch.testing.assert_close(both, expected.expand(2, -1), atol=1e-4, rtol=1e-4)
     whole = onnxruntime.InferenceSession(exported / "model_with_preprocessing.onnx")
     (logits,) = whole.run(["logits"], {"photos": np.stack([np.asarray(photo)] * 3)})
     torch.testing.assert_close(torch.tensor(logits), expected.expand(3, -1), atol=0.05, rtol=0.05)
@@ -78,8 +90,14 @@ def test_the_card_is_what_the_hub_reads_and_what_was_measured(exported: Path, ch
     card = huggingface_hub.ModelCard.load(exported / "README.md")
     licence = licence_of(read_info(checkpoint).backbone)
     assert card.data.license == (licence or "other")
-    assert card.data.pipeline_tag == "image-classification"
-    assert card.data.eval_results[0].metric_value == scores["accuracy"]
+    assert (card.data.library_name, card.data.pipeline_tag) == ("timm", "image-classification")
+    assert card.data.datasets == ["microsoft/cats_vs_dogs"]
+    assert card.data.metrics == ["accuracy", "log_loss", "roc_auc"]
+    assert {one.metric_type: one.metric_value for one in card.data.eval_results} == {
+        name: scores[name] for name in card.data.metrics
+    }
+    front = (exported / "README.md").read_text().split("---\n")[1]
+    assert huggingface_hub.ModelCardData(**card.data.__dict__).to_yaml() == front.strip()  # nothing is lost on the way
     for text in (
         f"{scores['accuracy']:.2%} (interval {scores['accuracy_low']:.2%} to {scores['accuracy_high']:.2%})",
         f"| {scores['ece']:.4f} |",
@@ -136,10 +154,11 @@ def test_preprocessing_in_the_graph_is_that_of_pillow(
 def test_a_format_that_differs_is_refused_and_the_old_export_stands(
     project: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write_wrong(trained: Trained, folder: Path) -> Tensor:
-        return TIMM.write(trained, folder) + torch.tensor([0.0, 0.01])
+    def write_wrong(trained: Trained, folder: Path) -> Callable[[], Tensor]:
+        run = TIMM.write(trained, folder)
+        return lambda: run() + torch.tensor([0.0, 0.01])
 
-    arguments = {"processed": project / "data/processed", "evaluation": tmp_path}
+    arguments = {"processed": project / "data/processed", "evaluation": tmp_path, "source": "drawn"}
     monkeypatch.setattr(export_module, "EXPORT_FORMATS", (TIMM,))
     export(checkpoint, tmp_path / "out", **arguments)
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
@@ -156,19 +175,20 @@ def test_a_format_that_differs_is_refused_and_the_old_export_stands(
 def test_a_format_that_a_network_cannot_have_is_left_out_with_the_reason(
     project: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def with_hidden_layers(trained: Trained, folder: Path) -> Tensor:
+    def with_hidden_layers(trained: Trained, folder: Path) -> Callable[[], Tensor]:
         head = trained.info.head.model_copy(update={"hidden": (16,)})
         info = trained.info.model_copy(update={"head": head})
         return TIMM.write(Trained(trained.model, info, trained.photos, trained.inputs), folder)
 
-    def write_broken(trained: Trained, folder: Path) -> Tensor:
+    def write_broken(trained: Trained, folder: Path) -> Callable[[], Tensor]:
         (folder / "model.onnx").write_bytes(b"broken")
-        return torch.tensor(onnxruntime.InferenceSession(folder / "model.onnx").run(None, {})[0])
+        session = onnxruntime.InferenceSession(folder / "model.onnx")
+        return lambda: torch.tensor(session.run(None, {})[0])
 
     formats = TIMM._replace(write=with_hidden_layers), EXPORT_FORMATS[1]._replace(write=write_broken)
     monkeypatch.setattr(export_module, "EXPORT_FORMATS", formats)
     (tmp_path / "metrics.json").write_text(json.dumps({"num_test": 123, "frozen": {"model_sha256": 64 * "0"}}))
-    export(checkpoint, tmp_path / "out", processed=project / "data/processed", evaluation=tmp_path)
+    export(checkpoint, tmp_path / "out", processed=project / "data/processed", evaluation=tmp_path, source="drawn")
     printed = capsys.readouterr().out
     assert "left out: timm: timm builds linear heads only" in printed
     assert "left out: ONNX: " in printed
@@ -188,16 +208,32 @@ def fresh_session() -> Iterator[None]:
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of how huggingface_hub calls its HTTP client
 @pytest.mark.usefixtures("direct", "fresh_session")
-def test_a_push_uploads_every_file(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_push_uploads_every_file_and_a_space(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setenv("HF_TOKEN", "hf_right")
     with stand_in_hub("hf_right") as hub:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
-        refuse_unpushable("hf-hub:someone/cats")
-        push(exported, "hf-hub:someone/cats")
-        assert hub.repositories == {"someone/cats"}
-        assert hub.files == {path.name: path.read_bytes() for path in exported.iterdir()}
-        assert hub.commits == 1
+        refuse_unpushable("hf-hub:someone/cats", space=True)
+        push(exported, "hf-hub:someone/cats", space=True)
+        assert list(hub.repositories) == ["models/someone/cats", "spaces/someone/cats"]
+        assert hub.repositories["spaces/someone/cats"]["sdk"] == "gradio"
+        model = {f"models/someone/cats/{path.name}": path.read_bytes() for path in exported.iterdir()}
+        space = {f"spaces/someone/cats/{name}" for name in ("README.md", "app.py", "requirements.txt")}
+        assert {name: content for name, content in hub.files.items() if name not in space} == model
+        assert set(hub.files) == {*model, *space}
+        assert hub.commits == 2
+        assert [card["repoType"] for card in hub.cards] == ["model", "space"]
+        front = huggingface_hub.SpaceCard(hub.files["spaces/someone/cats/README.md"].decode()).data
+        assert (front.sdk, front.app_file, front.models) == ("gradio", "app.py", ["someone/cats"])
+
+        broken = tmp_path / "broken"
+        shutil.copytree(exported, broken)
+        (broken / "README.md").write_text((exported / "README.md").read_text().replace("library_name: timm", "library_name: 1"))
+        with pytest.raises(PipelineError, match=r"did not take hf-hub:someone/cats: .*library_name"):
+            push(broken, "hf-hub:someone/cats")
+        (broken / "model.safetensors").unlink()
+        with pytest.raises(PipelineError, match="without --space"):
+            push(broken, "hf-hub:someone/cats", space=True)
         monkeypatch.setenv("HF_TOKEN", "hf_wrong")
         with pytest.raises(PipelineError, match=r"did not take hf-hub:someone/cats: .*401"):
             push(exported, "hf-hub:someone/cats")
@@ -205,10 +241,27 @@ def test_a_push_uploads_every_file(exported: Path, monkeypatch: pytest.MonkeyPat
         push(exported, "hf-hub:someone/cats")  # nothing listens there any more
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what Gradio is made of
+def test_the_page_of_a_space_answers_as_the_checkpoint_does(
+    exported: Path, classifier: Classifier, photos: list[Path], tmp_path: Path
+) -> None:
+    write_space(tmp_path, exported, "someone/cats")
+    code = (tmp_path / "app.py").read_text().replace("hf-hub:someone/cats", f"local-dir:{exported}")  # as no hub is here
+    assert str(exported) in code
+    page: dict[str, Any] = {"__name__": "page"}
+    exec(compile(code, "app.py", "exec"), page)
+    with Image.open(photos[0]) as photo:
+        answer = page["probabilities"](photo)
+    assert answer == pytest.approx(classifier.predict(photos[0])[0].probabilities, abs=1e-4)
+    assert page["page"].fn is page["probabilities"]
+
+
 def test_a_push_that_cannot_succeed_stops_before_any_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for target in ("someone/cats", "hf-hub:cats", "hf-hub:some one/cats"):
         with pytest.raises(PipelineError, match="write hf-hub:OWNER/NAME"):
             refuse_unpushable(target)
+    with pytest.raises(PipelineError, match="--space goes with --push hf-hub:OWNER/NAME"):
+        refuse_unpushable(None, space=True)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
     with pytest.raises(PipelineError, match="needs a token"):

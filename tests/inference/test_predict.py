@@ -1,4 +1,4 @@
-"""`predict` and `submission` on real photos, broken ones among them, through the real command line."""
+"""`predict` and `embed` on real photos, broken ones among them, through the real command line."""
 
 import csv
 import io
@@ -9,15 +9,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from pipeline.__main__ import app
+from pipeline.checkpoint import read_model_state
 from pipeline.inference import Classifier
 from pipeline.inference import classifier as classifier_module
 from pipeline.inference.classifier import Refused, fetch
-from pipeline.inference.predict import photos_named, predict_photos
+from pipeline.inference.predict import best_clip, photos_named, predict_photos
 from tests.download.http_server import Answer, serve
 
 
@@ -122,36 +124,74 @@ def test_a_reader_that_has_seen_enough_is_no_error(folder: Path, checkpoint: Pat
     os.close(reading)
     with os.fdopen(writing, "w") as closed, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", closed)
-        assert predict_photos(["mine/0.jpg"], checkpoint, "csv", explain=False) == 0
+        assert predict_photos(["mine/0.jpg"], checkpoint, "csv", explain=False, processed=Path("none")) == 0
 
 
-def test_kaggle_gets_a_row_for_every_photo_in_order(folder: Path, checkpoint: Path, classifier: Classifier) -> None:
+def test_kaggle_gets_a_row_for_every_photo_in_order(
+    project: Path, folder: Path, checkpoint: Path, classifier: Classifier, photos: list[Path]
+) -> None:
+    (folder / "data").symlink_to(project / "data")
     kaggle = folder / "test1"
     kaggle.mkdir()
     names = {"10.jpg": "0.jpg", "9.jpg": "1.jpg", "2.jpg": "torn.jpg", "11.jpg": "page.png", "notes.jpg": "2.jpg"}
     for name, source in names.items():
         shutil.copy(folder / "mine" / source, kaggle / name)
+    done = call("predict", kaggle, "--format", "kaggle", "--checkpoint", checkpoint)
+    assert done.exit_code == 1  # two cannot be read
+    assert "2.jpg: truncated" in done.stderr
+    of_true = [one.probabilities[photo.parent.name] for photo, one in zip(photos, classifier.predict(photos), strict=True)]
+    clip = best_clip(np.array(of_true))
     nine, ten = classifier.predict([kaggle / "9.jpg", kaggle / "10.jpg"])
-    clipped = [float(np.clip(one.probabilities["Dog"], 0.005, 0.995)) for one in (nine, ten)]
-    wanted = {"class": [0, int(nine.label == "Dog"), int(ten.label == "Dog"), 0], "probability": [0.5, *clipped, 0.5]}
-    for kind, labels in wanted.items():
-        done = call("submission", "--photos", kaggle, "--kind", kind, "--checkpoint", checkpoint)
-        assert done.exit_code == 0, done.output
-        assert "2.jpg: truncated" in done.stderr
-        assert f"it is given {labels[0]:g}" in done.stderr
-        rows = list(csv.DictReader((folder / "submission.csv").read_text().splitlines()))
-        assert [row["id"] for row in rows] == ["2", "9", "10", "11"]
-        assert [float(row["label"]) for row in rows] == pytest.approx(labels, abs=1e-4)
+    clipped = [float(np.clip(one.probabilities["Dog"], clip, 1 - clip)) for one in (nine, ten)]
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    assert [row["id"] for row in rows] == ["2", "9", "10", "11"]
+    assert [float(row["label"]) for row in rows] == pytest.approx([0.5, *clipped, 0.5], abs=1e-5)
 
 
-def test_kaggle_refuses_other_classes_and_folders(
-    folder: Path, checkpoint: Path, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("photos", "mistakes"), [(20, 0), (178, 0), (3000, 0), (3000, 15)])
+def test_the_clip_is_the_share_of_confident_mistakes_and_never_0(photos: int, mistakes: int) -> None:
+    of_true = np.where(np.arange(photos) < mistakes, 1e-9, 1 - 1e-9)
+    assert best_clip(of_true) == pytest.approx((mistakes + 1) / (photos + 2), rel=0.02)
+    doubtful = np.where(np.arange(photos) < mistakes, 0.3, 0.7)  # whatever leaves these alone is best
+    assert best_clip(doubtful) <= 0.3
+
+
+def test_kaggle_refuses_other_classes_folders_and_data(
+    project: Path, folder: Path, checkpoint: Path, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def told(photos: str) -> str:
+        done = call("predict", photos, "--format", "kaggle", "--checkpoint", checkpoint)
+        assert (done.exit_code, done.stdout) == (1, "")
+        return done.stderr
+
     (folder / "none").mkdir()
+    assert "1.jpg, 2.jpg" in told("none")
+    assert "dvc repro preprocess" in told("mine")
+    (folder / "data").symlink_to(project / "data")
     shutil.copy("mine/0.jpg", "mine/deeper/00.jpg")
-    for photos, message in (("none", "1.jpg, 2.jpg"), ("mine", "same number")):
-        assert message in call("submission", "--photos", photos, "--checkpoint", checkpoint).stderr
+    assert "same number" in told("mine")
+    (folder / "mine/deeper/00.jpg").unlink()
     monkeypatch.setattr(classifier, "info", classifier.info.model_copy(update={"classes": ("fox", "dog")}))
-    refused = call("submission", "--photos", "mine", "--checkpoint", checkpoint)
-    assert "fox, dog" in refused.stderr
-    assert refused.exit_code == 1
+    assert "fox, dog" in told("mine")
+
+
+def test_features_are_those_that_the_head_turns_into_logits(folder: Path, checkpoint: Path, classifier: Classifier) -> None:
+    for output_format in ("parquet", "npy"):
+        done = call("embed", "mine", "--checkpoint", checkpoint, "--format", output_format)
+        assert done.exit_code == 1
+        assert "skipped 2 of 9 files" in done.stderr
+        assert "mine/torn.jpg: truncated" in done.stderr
+        assert "6 photos" in done.stdout
+    table = pyarrow.parquet.read_table("outputs/features.parquet")
+    names, features = table["photo"].to_pylist(), np.array(table["features"].to_pylist(), np.float32)
+    np.testing.assert_array_equal(np.load("outputs/features.npy"), features)
+    assert Path("outputs/features.npy.txt").read_text().splitlines() == names
+    state = read_model_state(checkpoint)
+    weight, bias = (state[f"{classifier.info.head.path}.{part}"].numpy() for part in ("weight", "bias"))
+    exponentials = np.exp(features @ weight.T + bias)
+    probabilities = [list(one.probabilities.values()) for one in classifier.predict(names)]
+    np.testing.assert_allclose(exponentials / exponentials.sum(1, keepdims=True), probabilities, atol=1e-5)
+    nothing = call("embed", "mine/torn.jpg", "--checkpoint", checkpoint, "--output", "none.parquet")
+    assert nothing.exit_code == 1
+    assert "nothing was written" in nothing.stderr
+    assert not Path("none.parquet").exists()

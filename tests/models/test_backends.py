@@ -150,7 +150,7 @@ def test_openvino_is_first_called_by_one_thread_and_reports_nothing(tmp_path: Pa
     code = """
 import threading, timm, torch, sys
 import pipeline.models.backends as backend
-backend._openvino_core()
+backend.openvino_core()
 import openvino
 infer, callers = openvino.InferRequest.infer, []
 def recorded(self, *arguments, **named):
