@@ -215,3 +215,14 @@ def test_mixed_precision_is_that_of_the_steps_alone(tmp_path: Path) -> None:
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
     assert torch.equal(*logits)
+
+
+def test_without_epochs_the_network_stays_as_it_came(tmp_path: Path) -> None:
+    own = tiny.model()
+    before = {name: tensor.clone() for name, tensor in own.state_dict().items()}
+    result = tiny.train(tmp_path, own=tiny.network(own=own), epochs=0)
+    assert [one.epoch for one in result.history] == [0]
+    assert (result.choice.candidate.alpha, result.choice.gain) == (0, 0)
+    assert "nothing was fine-tuned" in result.choice.reason
+    for name, tensor in result.model_state.items():
+        torch.testing.assert_close(tensor, before[name], rtol=1e-5, atol=1e-6)
