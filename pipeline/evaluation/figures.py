@@ -63,13 +63,13 @@ class Chart:
 
 @rc_context(STYLE)
 def draw_charts(scores: Mapping[str, Scores], epochs: pd.DataFrame, best_epoch: int, alpha: float) -> list[Chart]:
-    """Fine-tuning by epoch, reliability, ROC, precision and recall, and confidence."""
+    """Fine-tuning by epoch, where there are any; reliability, ROC, precision and recall, and confidence."""
     classes = scores["finetuned"].classes
     whose = f"“{classes[-1]}”" if len(classes) == 2 else "over all classes"
     found = f"How many photos of a class are found, by how many others are taken for it: {whose}."
     correct = f"How many predictions of a class are correct, by how many of its photos are found: {whose}."
     return [
-        _training(epochs, best_epoch, alpha),
+        *([_training(epochs, best_epoch, alpha)] if len(epochs) > 1 else []),
         _reliability(scores),
         _curves(scores, "roc", "ROC", found, ideal=(0, 1)),
         _curves(scores, "precision_recall", "Precision and recall", correct, ideal=(1, 1)),
@@ -186,7 +186,9 @@ def _axes(percent: str = "", height: float = HEIGHT - TOP - BOTTOM, *, left: flo
         axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
         form = "{:.4g}%" if name in percent else "{:,.4g}"
         axis.set_major_formatter(
-            FuncFormatter(lambda value, _, form=form, by=100 if name in percent else 1: form.format(by * value))
+            FuncFormatter(
+                lambda value, _, form=form, by=100 if name in percent else 1: form.format(by * value).replace("-", "−")
+            )
         )
     axes.xaxis.set_label_coords(0.5, -32 / height)
     axes.yaxis.set_label_coords(-42 / (WIDTH - RIGHT - left), 0.5)
