@@ -68,7 +68,7 @@ def render_report(report: Report) -> str:
     folder = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = lambda value, digits=1: f"{100 * value:.{digits}f}%"
-    environment.filters["signed"] = lambda value, digits: f"{value:+.{digits}f}".replace("-", "−")
+    environment.filters["signed"] = lambda value, digits: f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")
     environment.filters["elided"] = elided
     environment.filters["breakable"] = lambda name: name.replace("_", "_\u200b")
     environment.filters["columns"] = columns
