@@ -66,9 +66,11 @@ class Gallery:
 def galleries_of(scores: Scores, photos: pd.DataFrame, *, mistakes_shown: int) -> list[Gallery]:
     """The fine-tuned checkpoint's most confident mistakes, and its least confident predictions, right or wrong."""
     wrong = (
-        f"The fine-tuned checkpoint is wrong on {len(scores.mistakes)} of {len(photos)} test photos. These are the wrong "
+        f"The fine-tuned checkpoint is wrong on {len(scores.mistakes):,} of {len(photos):,} test photos. These are the wrong "
         "predictions with the highest confidence, which the bar shows. Either the model, the photo or the label is at fault."
     )
+    if not len(scores.mistakes):
+        wrong = f"The fine-tuned checkpoint is right on all {len(photos):,} test photos."
     doubtful = "The fine-tuned checkpoint’s least confident predictions. To label more photos, begin with ones like these."
     mistakes = _prediction_cards(scores, photos, scores.mistakes[:mistakes_shown])
     uncertain = _prediction_cards(scores, photos, np.argsort(scores.confidence, kind="stable")[:LEAST_CERTAIN])
@@ -96,7 +98,7 @@ def near_duplicates(photos: pd.DataFrame) -> Gallery:
     """Test photos that show the same picture."""
     groups = [members for _, members in photos.groupby("group") if len(members) > 1]
     text = (
-        f"{sum(map(len, groups))} of {len(photos)} test photos show the same picture as another one, in {len(groups)} "
+        f"{sum(map(len, groups)):,} of {len(photos):,} test photos show the same picture as another one, in {len(groups)} "
         f"group{'s' if len(groups) != 1 else ''}. A group is never divided between splits, so none of them was trained on."
     )
     cards = []

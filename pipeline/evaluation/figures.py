@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pipeline.evaluation.comparison import Comparison
@@ -19,17 +20,17 @@ from pipeline.evaluation.metrics import Scores
 
 NAMES = {"frozen": "Frozen", "finetuned": "Fine-tuned"}
 STYLES = {"frozen": "first", "finetuned": "second"}  # the page's CSS variables and classes
-PAGE_COLOURS = ("ink", "soft", "line", "faint", *STYLES.values(), "right", "wrong")
+PAGE_COLOURS = ("ink", "soft", "line", "faint", "card", *STYLES.values(), "right", "wrong")
 COLOURS = {name: f"#0000{number:02x}" for number, name in enumerate(PAGE_COLOURS, 16)}  # stand in for the page's variables
 WIDTH, HEIGHT = 380, 300  # in the SVG's own units; a chart scales with the page
-LEFT, RIGHT, TOP, BOTTOM = 54, 12, 12, 44
+LEFT, RIGHT, TOP, BOTTOM = 64, 16, 12, 48
 NAMED, ROW = 96, 34  # left margin and height of the rows of a chart with named rows
 CONFIDENCE_BINS = 20
 CORNERS = (0.02, 0.05, 0.1, 0.2, 0.5)  # how far ROC and precision-recall curves are zoomed in
 STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
-    "font.size": 11.5,
+    "font.size": 13,
     "axes.autolimit_mode": "round_numbers",
     "axes.xmargin": 0,
     "axes.ymargin": 0,
@@ -41,7 +42,7 @@ STYLE: Any = {
     "grid.linewidth": 1,
     "lines.linewidth": 2.2,
     "axes.labelcolor": COLOURS["soft"],
-    "axes.labelsize": 11.5,
+    "axes.labelsize": 13,
     **{f"axes.spines.{side}": False for side in ("left", "right", "top", "bottom")},
     **{f"{axis}tick.labelcolor": COLOURS["soft"] for axis in "xy"},
     **{f"{axis}tick.labelsize": 11.5 for axis in "xy"},
@@ -63,13 +64,13 @@ class Chart:
 
 @rc_context(STYLE)
 def draw_charts(scores: Mapping[str, Scores], epochs: pd.DataFrame, best_epoch: int, alpha: float) -> list[Chart]:
-    """Fine-tuning by epoch, reliability, ROC, precision and recall, and confidence."""
+    """Fine-tuning by epoch, where there are any; reliability, ROC, precision and recall, and confidence."""
     classes = scores["finetuned"].classes
     whose = f"“{classes[-1]}”" if len(classes) == 2 else "over all classes"
     found = f"How many photos of a class are found, by how many others are taken for it: {whose}."
     correct = f"How many predictions of a class are correct, by how many of its photos are found: {whose}."
     return [
-        _training(epochs, best_epoch, alpha),
+        *([_training(epochs, best_epoch, alpha)] if len(epochs) > 1 else []),
         _reliability(scores),
         _curves(scores, "roc", "ROC", found, ideal=(0, 1)),
         _curves(scores, "precision_recall", "Precision and recall", correct, ideal=(1, 1)),
@@ -132,7 +133,18 @@ def _curves(
         _diagonal(axes)
     for name, table in points.items():
         _line(axes, table, STYLES[name])
-    zoomed = f" Only the corner of a good model is shown: {size:.0%} of either axis." if size < 1 else ""
+    zoomed = ""
+    if size < 1:
+        title, zoomed = f"{title}, zoomed in", f" Only the corner of a good model is shown: {size:.0%} of either axis."
+        inset = axes.inset_axes((0.68 - 0.62 * ideal[0], 0.1, 0.26, 0.3), xlim=(0, 1), ylim=(0, 1), xticks=(), yticks=())
+        inset.set_xlabel("whole", labelpad=4)
+        inset.set_facecolor(COLOURS["card"])
+        inset.spines[:].set(visible=True, color=COLOURS["faint"])
+        for name, table in points.items():
+            inset.plot(*table.to_numpy().T, color=COLOURS[STYLES[name]], linewidth=1.6, zorder=3)
+        inset.add_patch(
+            Rectangle((xlim[0], ylim[0]), size, size, fill=False, edgecolor=COLOURS["ink"], clip_on=False, zorder=4)
+        )
     if needed == 0:
         zoomed += " Both are perfect and lie on the edges."
     return Chart(title, text + zoomed, _svg(axes, f"{ylabel} by {xlabel}, for both checkpoints"), _legend(scores))
@@ -168,7 +180,7 @@ def _intervals(
     if zero:
         axes.axvline(0, color=COLOURS["soft"], linewidth=1.2, linestyle=(0, (3, 3)), clip_on=False)
     low, high = axes.dataLim.intervalx
-    if low == high:
+    if high - low < 1e-6:
         axes.set_xlim(low - 0.01, high + 0.01)
     axes.set_yticks(range(len(rows)), list(rows), color=COLOURS["ink"], size=13)
     axes.grid(visible=False, axis="y")
@@ -186,10 +198,12 @@ def _axes(percent: str = "", height: float = HEIGHT - TOP - BOTTOM, *, left: flo
         axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
         form = "{:.4g}%" if name in percent else "{:,.4g}"
         axis.set_major_formatter(
-            FuncFormatter(lambda value, _, form=form, by=100 if name in percent else 1: form.format(by * value))
+            FuncFormatter(
+                lambda value, _, form=form, by=100 if name in percent else 1: form.format(by * value).replace("-", "−")
+            )
         )
-    axes.xaxis.set_label_coords(0.5, -32 / height)
-    axes.yaxis.set_label_coords(-42 / (WIDTH - RIGHT - left), 0.5)
+    axes.xaxis.set_label_coords(0.5, -34 / height)
+    axes.yaxis.set_label_coords(-50 / (WIDTH - RIGHT - left), 0.5)
     axes.set(**settings)
     return axes
 

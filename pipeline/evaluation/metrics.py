@@ -192,6 +192,8 @@ def wilson(correct: ArrayLike, total: ArrayLike, confidence_level: float) -> tup
 
 
 def _thinned(curve: pd.DataFrame) -> pd.DataFrame:
-    """At most `POINTS` of a curve's points, the first and the last among them."""
+    """At most `POINTS` of a curve's points, the first and the last among them, and none inside a level or upright stretch."""
+    inside = ((curve == curve.shift(1)) & (curve == curve.shift(-1))).any(axis=1)
+    curve = curve[~inside]
     places = np.linspace(0, len(curve) - 1, min(len(curve), POINTS)).round().astype(int)
     return curve.iloc[places].reset_index(drop=True)

@@ -23,6 +23,7 @@ from pipeline.evaluation.error_analysis import Gallery
 from pipeline.evaluation.figures import NAMES, STYLES, accuracy_chart, draw_charts, gain_charts
 from pipeline.evaluation.metrics import METRICS, Metric, Scores
 from pipeline.evaluation.slices import Slice, clearest_difference
+from pipeline.models.ood import IN_DISTRIBUTION
 
 MAX_CLASSES_DRAWN = 20  # in a confusion matrix; of more, the most confused pairs are listed
 CONFUSED_PAIRS = 20
@@ -39,15 +40,28 @@ class Report:
     comparison: Comparison  # of the fine-tuned checkpoint with the frozen one
     cross_validated: Scores  # of every photo of all splits, by a head on frozen features that never saw it
     slices: Sequence[Slice]
-    ood: tuple[float, float]  # AUROC, and passing fraction, of classes held back: `score_on_held_back_classes`
-    note: str  # which weights fine-tuning chose and why: a sentence of the fine-tuned checkpoint
-    alpha: float  # of the chosen weights: 0 is the frozen checkpoint, 1 the weights of the best epoch
+    infos: Mapping[str, CheckpointInfo]  # what both checkpoints say of themselves: what was chosen on validation, and why
     epochs: pd.DataFrame  # epoch, train_loss (NaN for epoch 0, the frozen checkpoint) and val_log_loss
-    best_epoch: int  # by validation; 0 where the frozen checkpoint was chosen
     galleries: Sequence[Gallery]
     provenance: Provenance
     settings: str  # of all sections but runtime, as YAML
     predictions_sha256: str
+
+    @property
+    def alpha(self) -> float:
+        """Of the chosen weights: 0 is the frozen backbone, 1 the weights of the best epoch."""
+        return self.infos["finetuned"].metrics["alpha"]
+
+    @property
+    def solved_again(self) -> bool:
+        """Whether the frozen backbone was kept, and its head solved again on training and validation photos."""
+        return "out_of_fold_log_loss" in self.infos["finetuned"].metrics
+
+    @property
+    def change(self) -> tuple[str, str, str]:
+        """What the last stage did, and words for photos that are classified correctly only after and only before it."""
+        again = ("solving the head again", "afterwards", "before")
+        return again if self.solved_again else ("unfreezing", "fine-tuned", "frozen")
 
 
 def render_report(report: Report) -> str:
@@ -55,8 +69,10 @@ def render_report(report: Report) -> str:
     folder = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = lambda value, digits=1: f"{100 * value:.{digits}f}%"
-    environment.filters["points"] = lambda value: f"{100 * value:+.1f}".replace("-", "−")
+    environment.filters["signed"] = lambda value, digits: f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")
     environment.filters["elided"] = elided
+    environment.filters["breakable"] = lambda name: name.replace("_", "_\u200b")
+    environment.filters["columns"] = columns
     tuned = report.scores["finetuned"]
     return environment.get_template("report.html.j2").render(
         report=report,
@@ -77,7 +93,9 @@ def render_report(report: Report) -> str:
         max_classes_drawn=MAX_CLASSES_DRAWN,
         confused=_confused_pairs(report.scores),
         clearest_difference=clearest_difference,
-        charts=draw_charts(report.scores, report.epochs, report.best_epoch, report.alpha),
+        charts=draw_charts(report.scores, report.epochs, report.infos["finetuned"].epoch, report.alpha),
+        heads=_heads_tried(report.infos["frozen"]),
+        in_distribution=IN_DISTRIBUTION,
         least_accuracy=math.floor(20 * min(low for one in report.slices for _, low, _ in one.accuracy.values())) / 20,
     )
 
@@ -88,17 +106,23 @@ def elided(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"
 
 
+def columns(gallery: Gallery, least: int, most: int) -> int:
+    """As many columns as leave the fewest places of a gallery's last row empty; cards of several photos are two wide."""
+    width = 1 + any(len(card.pictures) > 1 for card in gallery.cards)
+    return min(range(most, least - 1, -1), key=lambda number: (-len(gallery.cards) % (number // width), number % width))
+
+
 def verdict(report: Report) -> str:
-    """Whether unfreezing helped on the test photos, in one sentence."""
-    if report.alpha == 0:
-        return "Validation kept the frozen weights, so there is nothing to compare."
-    comparison = report.comparison
-    counts = f"{comparison.only_second} photos only fine-tuned correct, {comparison.only_first} only frozen correct"
-    evidence = f"{counts} (McNemar’s exact p = {comparison.p_value:.2g})"
+    """Whether the last stage helped on the test photos, in one sentence."""
+    if not report.alpha and not report.solved_again:
+        return "The fine-tuned checkpoint has the frozen checkpoint’s weights, so both score the same."
+    comparison, (what, after, before) = report.comparison, report.change
+    counts = f"{comparison.only_second:,} photos only {after} correct, {comparison.only_first:,} only {before} correct"
+    evidence = f"{counts} (McNemar’s exact p\u00a0=\u00a0{comparison.p_value:.2g})"
     return {
-        "better": f"Unfreezing helped: {evidence}.",
-        "worse": f"Unfreezing hurt: {evidence}.",
-        "no different": f"Whether unfreezing helped, these photos cannot show: {evidence}.",
+        "better": f"{what.capitalize()} helped: {evidence}.",
+        "worse": f"{what.capitalize()} hurt: {evidence}.",
+        "no different": f"Whether {what} helped, these photos cannot show: {evidence}.",
     }[comparison.verdict]
 
 
@@ -135,12 +159,23 @@ def _metric_row(metric: Metric, scores: Mapping[str, Scores]) -> dict[str, Any]:
     return {"metric": metric, "shown": shown, "best": best if len(set(shown.values())) > 1 else ""}
 
 
+def _heads_tried(info: CheckpointInfo) -> list[dict[str, Any]]:
+    """Of several backbones, each head's out-of-fold log-loss, its factor in a blend that was kept, and which head was kept."""
+    kept = {0: "", 1: "concatenated"}.get(len(info.solved), "blended")  # of a head that was trained instead, none
+    factors = dict(zip(info.heads_tried, (block.factor for block in info.solved), strict=False)) if kept == "blended" else {}
+    return [
+        {"name": name, "log_loss": value, "factor": factors.get(name), "kept": name == kept}
+        for name, value in info.heads_tried.items()
+    ]
+
+
 def _agreement(report: Report) -> dict[str, int]:
     frozen, tuned = (report.scores[name].correct for name in NAMES)
+    _, after, before = report.change
     return {
         "both correct": int((frozen & tuned).sum()),
-        "only fine-tuned correct": report.comparison.only_second,
-        "only frozen correct": report.comparison.only_first,
+        f"only {after} correct": report.comparison.only_second,
+        f"only {before} correct": report.comparison.only_first,
         "both wrong": int((~frozen & ~tuned).sum()),
     }
 

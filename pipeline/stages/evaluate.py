@@ -81,11 +81,8 @@ def run(params: Params) -> None:
         comparison=comparison,
         cross_validated=cross_validated,
         slices=accuracy_by_slice(photos, scores),
-        ood=(infos["frozen"].metrics["ood_auroc"], infos["frozen"].metrics["ood_fpr95"]),
-        note=tuned.note,
-        alpha=tuned.metrics["alpha"],
+        infos=infos,
         epochs=epochs,
-        best_epoch=tuned.epoch,
         galleries=[
             *error_analysis.galleries_of(scores["finetuned"], photos, mistakes_shown=params.evaluate.mistakes_shown),
             error_analysis.label_issue_gallery(issues, len(used)),

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from pipeline.checkpoint import CheckpointInfo
 from pipeline.evaluation import error_analysis
 from pipeline.evaluation.comparison import compare
 from pipeline.evaluation.error_analysis import Card, Gallery, embed
@@ -58,11 +59,15 @@ def report_of(folder: Path, classes: tuple[str, ...], *, alpha: float = 0.5) -> 
         comparison=compare(scores["frozen"], tuned),
         cross_validated=scores["frozen"],
         slices=accuracy_by_slice(photos, scores),
-        ood=(0.987, 0.125),
-        note=CHOSEN if alpha else "Frozen weights: fine-tuning is not better beyond chance.",
-        alpha=alpha,
+        infos={
+            "frozen": CheckpointInfo.model_construct(metrics={"ood_auroc": 0.987, "ood_fpr95": 0.125}),
+            "finetuned": CheckpointInfo.model_construct(
+                metrics={"alpha": alpha},
+                epoch=1 if alpha else 0,
+                note=CHOSEN if alpha else "Frozen weights: fine-tuning is not better beyond chance.",
+            ),
+        },
         epochs=pd.DataFrame({"epoch": [0, 1, 2], "train_loss": [np.nan, 0.4, 0.2], "val_log_loss": [0.5, 0.3, 0.35]}),
-        best_epoch=1 if alpha else 0,
         galleries=[
             *error_analysis.galleries_of(tuned, photos, mistakes_shown=24),
             error_analysis.label_issue_gallery(issues, len(photos)),

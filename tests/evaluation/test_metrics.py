@@ -97,6 +97,14 @@ def test_curves_of_many_predictions_have_no_more_points_than_a_picture_shows() -
         assert np.trapezoid(y, x) == pytest.approx(scores.metrics[metric], abs=2e-3)
 
 
+def test_curves_of_many_perfect_predictions_keep_their_corner() -> None:
+    random, labels = np.random.default_rng(0), np.arange(20_000) % 2
+    chances = 0.6 * labels + 0.3 * random.random(20_000)
+    scores = scores_of(labels, np.stack([1 - chances, chances], 1))
+    assert scores.roc.to_numpy().tolist() == [[0, 0], [0, 1], [1, 1]]
+    assert scores.precision_recall.to_numpy()[:2].tolist() == [[0, 1], [1, 1]]
+
+
 def test_the_ece_is_the_weighted_distance_of_the_bins() -> None:
     """Four predictions at 0.95, three right; six at 0.65, all right: 4/10 · 0.2 + 6/10 · 0.35."""
     scores = scores_of([0, 0, 0, 1] + [0] * 6, binary([0.95] * 4 + [0.65] * 6))

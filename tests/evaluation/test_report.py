@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 from markupsafe import escape
 
+from pipeline.checkpoint import SolvedBlock
+from pipeline.evaluation.comparison import compare
+from pipeline.evaluation.error_analysis import Card, Gallery, Picture
 from pipeline.evaluation.metrics import METRICS, Scores
-from pipeline.evaluation.report import render_report, verdict
+from pipeline.evaluation.report import columns, render_report, verdict
 from tests.evaluation.reports import nearly_perfect, report_of
 
+AGAIN = {"out_of_fold_log_loss": 0.021, "out_of_fold_accuracy": 0.99}
 CHROMIUM = Path("/usr/bin/chromium")
 LONG = tuple(
     f"{place}_{coat}hair" for place in ("american", "norwegian_forest", "exotic") for coat in ("short", "long", "wire")
@@ -60,7 +64,8 @@ def test_the_page_is_whole_whatever_the_number_of_classes(tmp_path: Path, classe
             assert format(scores.metrics[metric.name], metric.format) in page
     for name in classes:
         assert f'<tr><th scope="row">{escape(name)}<small>' in page, "its row of the table of classes"
-    assert "AUROC of 0.987" in page
+    assert ">0.987</td>" in page
+    assert ">12.5%</td>" in page
     pairs = re.search(r"<th scope=\"row\">breed \d+</th><th scope=\"row\">breed \d+</th><td>\d of \d</td>", page)
     assert (pairs is not None) == ('<div class="confusion' not in page) == (len(classes) > 20)
     assert "<not markup>" not in page
@@ -80,22 +85,80 @@ def test_the_page_is_whole_whatever_the_number_of_classes(tmp_path: Path, classe
     assert len(page) < 5_000_000
 
 
-@pytest.mark.parametrize(("alpha", "expected"), [(0.5, "Unfreezing helped: "), (0, "kept the frozen weights")])
-def test_the_page_says_what_was_chosen_and_why(tmp_path: Path, alpha: float, expected: str) -> None:
+@pytest.mark.parametrize(
+    ("alpha", "epochs", "again", "chosen", "weights", "expected"),
+    [
+        (0.5, 3, {}, "validation: the fine-tuned weights, alpha = 0.5<", "The fine-tuned weights", "Unfreezing helped: "),
+        (0, 3, {}, "validation: the frozen weights, alpha = 0<", "The frozen weights", "has the frozen checkpoint’s weights"),
+        (0, 3, AGAIN, "validation: the frozen weights, alpha = 0<", "its head solved again", "Solving the head again helped: "),
+        (0, 1, AGAIN, "Nothing to choose: only the head was", "its head solved again", "Solving the head again helped: "),
+    ],
+)
+def test_the_page_says_what_was_chosen_and_why(
+    tmp_path: Path, alpha: float, epochs: int, again: dict[str, float], chosen: str, weights: str, expected: str
+) -> None:
     report = report_of(tmp_path, ("cat", "dog"), alpha=alpha)
-    page = render_report(report)
+    if again:
+        fine_tuned = report_of(tmp_path, ("cat", "dog"))
+        report = replace(report, scores=fine_tuned.scores, comparison=fine_tuned.comparison)
+    report.infos["finetuned"].metrics.update(again)
+    report = replace(report, epochs=report.epochs.head(epochs))
+    page = render_report(report).replace("&nbsp;", " ")
     assert expected in verdict(report)
     assert verdict(report) in page
-    assert report.note in page
-    assert ("the fine-tuned weights, alpha = 0.5" if alpha else "the frozen checkpoint, alpha = 0") in page
-    assert f"The {'fine-tuned' if alpha else 'frozen'} weights, 95% interval" in page
+    assert report.infos["finetuned"].note in page
+    assert chosen in page
+    assert f"{weights}, 95% interval" in page
+    assert ("Epoch 0 is the frozen checkpoint" in page) == (epochs > 1), "one point is no curve"
+    assert ("Gains over the frozen checkpoint" in page) == bool(alpha or again), "equal weights have no gains to show"
 
 
-def test_curves_of_a_good_model_are_zoomed_in(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("factors", "kept"), [((1.0,), "concatenated"), ((0.4, 0.7), "blended"), ((), None)])
+def test_heads_on_several_backbones_are_listed_and_the_kept_one_is_marked(
+    tmp_path: Path, factors: tuple[float, ...], kept: str | None
+) -> None:
+    report = report_of(tmp_path, ("cat", "dog"), alpha=0)
+    assert "Several backbones" not in render_report(report)
+    tried = {"a_net alone": 0.0342, "b_net alone": 0.0263, "blended": 0.0241, "concatenated": 0.0229}
+    solved = tuple(SolvedBlock(width=8, l2=1.0, factor=factor) for factor in factors)
+    report.infos["frozen"] = report.infos["frozen"].model_copy(update={"heads_tried": tried, "solved": solved})
+    page = render_report(report)
+    rows = {name: re.search(rf'<th scope="row">{name}(.*?)</tr>', page.replace("\u200b", "")) for name in tried}
+    for name, row in rows.items():
+        assert row is not None
+        assert f">{tried[name]:.4f}<" in row[1]
+        assert (">kept<" in row[1]) == (name == kept)
+    assert [bool(row and "times in the blend" in row[1]) for row in rows.values()] == [kept == "blended"] * 2 + [False] * 2
+    assert ("another head was trained" in page) == (kept is None)
+
+
+@pytest.mark.parametrize(
+    ("cards", "pictures", "expected"), [(24, 1, 6), (7, 1, 4), (13, 1, 5), (3, 2, 6), (4, 2, 4), (0, 1, 6)]
+)
+def test_the_last_row_of_a_gallery_is_as_full_as_it_can_be(cards: int, pictures: int, expected: int) -> None:
+    one = Card([Picture("data:", 1, 1, "a photo")] * pictures, "title", "note")
+    assert columns(Gallery("anchor", "title", "text", [one] * cards), 4, 6) == expected
+
+
+def test_curves_of_a_good_model_are_zoomed_in_and_also_shown_whole(tmp_path: Path) -> None:
     report = report_of(tmp_path, ("cat", "dog"))
-    assert "Only the corner" not in render_report(report)
+    assert "oomed in" not in render_report(report)
     page = render_report(nearly_perfect(report))
     assert page.count("Only the corner of a good model is shown: 2% of either axis") == 2
+    assert page.count(", zoomed in</h3>") == page.count(">whole</text>") == 2
+
+
+def test_a_perfect_model_has_no_empty_tables_and_no_tiny_gains(tmp_path: Path) -> None:
+    labels = np.arange(100) % 25
+    one = Scores(labels, np.eye(25)[labels], tuple(f"breed {n}" for n in range(25)), 0.95)
+    almost = Scores(labels, 0.999999999 * one.probabilities + 0.000000001 / 25, one.classes, 0.95)
+    scores = {"frozen": one, "finetuned": almost}
+    report = replace(report_of(tmp_path, ("cat", "dog")), scores=scores, comparison=compare(one, almost))
+    page = render_report(report)
+    assert "No classes are confused" in page
+    assert 'class="dense pairs"' not in page
+    assert "log-loss +0.000 nats" in page
+    assert not re.search(r"\de[−-]?\d+</text>", page), "no ticks such as 2e-13"
 
 
 def test_hundreds_of_classes_fit_on_a_small_page(tmp_path: Path) -> None:
@@ -119,7 +182,10 @@ def test_a_browser_shows_it_without_fault(tmp_path: Path, classes: tuple[str, ..
     from playwright.sync_api import sync_playwright
 
     page_file = tmp_path / "report.html"
-    page_file.write_text(render_report(report_of(tmp_path, classes)), encoding="utf-8")
+    report = report_of(tmp_path, classes)
+    tried = {"a_backbone_of_a_very_long_name.in1k alone": 0.03, "blended": 0.02, "concatenated": 0.02}
+    report.infos["frozen"] = report.infos["frozen"].model_copy(update={"heads_tried": tried})
+    page_file.write_text(render_report(report), encoding="utf-8")
     reported: list[str] = []
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
