@@ -1,4 +1,4 @@
-"""A Gradio page for a classifier on the Hugging Face hub; `export --push hf-hub:OWNER/NAME --space` makes a Space of it."""
+"""A Gradio page for a classifier on the Hugging Face hub: `export --push ... --space` makes a Space of it."""
 
 from typing import Any
 
