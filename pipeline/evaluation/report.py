@@ -115,7 +115,7 @@ def columns(gallery: Gallery, least: int, most: int) -> int:
 def verdict(report: Report) -> str:
     """Whether the last stage helped on the test photos, in one sentence."""
     if not report.alpha and not report.solved_again:
-        return "The fine-tuned checkpoint has the frozen checkpoint’s weights, so both score the same."
+        return "Validation kept the frozen weights, so there is nothing to compare."
     comparison, (what, after, before) = report.comparison, report.change
     counts = f"{comparison.only_second:,} photos only {after} correct, {comparison.only_first:,} only {before} correct"
     evidence = f"{counts} (McNemar’s exact p\u00a0=\u00a0{comparison.p_value:.2g})"

@@ -89,7 +89,7 @@ def test_the_page_is_whole_whatever_the_number_of_classes(tmp_path: Path, classe
     ("alpha", "epochs", "again", "chosen", "weights", "expected"),
     [
         (0.5, 3, {}, "validation: the fine-tuned weights, alpha = 0.5<", "The fine-tuned weights", "Unfreezing helped: "),
-        (0, 3, {}, "validation: the frozen weights, alpha = 0<", "The frozen weights", "has the frozen checkpoint’s weights"),
+        (0, 3, {}, "validation: the frozen weights, alpha = 0<", "The frozen weights", "kept the frozen weights"),
         (0, 3, AGAIN, "validation: the frozen weights, alpha = 0<", "its head solved again", "Solving the head again helped: "),
         (0, 1, AGAIN, "Nothing to choose: only the head was", "its head solved again", "Solving the head again helped: "),
     ],
