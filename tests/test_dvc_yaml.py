@@ -26,7 +26,7 @@ training
 evaluation
 inference
 stages reproduce
-leaderboard presets
+leaderboard presets doctor
 __main__
 """
 

@@ -130,7 +130,7 @@ def push(folder: Path, target: str, *, space: bool = False) -> None:
                 api.create_repo(name, repo_type="space", space_sdk="gradio", exist_ok=True)
                 done += [api.upload_folder(repo_id=name, repo_type="space", folder_path=written, commit_message="Page")]
     except (OSError, httpx2.HTTPError, RuntimeError, ValueError) as error:  # no network, a refusal, a failed file
-        reason = str(error.__cause__ or error).strip().splitlines()[0].rstrip(".")
+        reason = " ".join(str(error.__cause__ or error).split()).rstrip(".")
         again = f"The export is whole in {folder}; run the command again to upload it."
         raise PipelineError(f"{hub} did not take {target}: {reason}. {again}") from None
     for commit in done:

@@ -204,10 +204,13 @@ def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
 
 
 def _operations_of_blocks(model: nn.Module, input_size: tuple[int, int, int]) -> list[int]:
-    """Of each block of `blocks_of`: those of the modules that hold its parameters, computed on shapes alone."""
-    shapes_only = copy.deepcopy(model).to("meta").eval().requires_grad_(False)  # the counter follows gradients, and may stumble
+    """Of each block of `blocks_of`: those of the modules that hold its parameters, for one image.
+
+    It is a real one, because a forward that looks at values cannot be counted by shapes alone.
+    """
+    counted_copy = copy.deepcopy(model).cpu().eval().requires_grad_(False)  # the counter follows gradients, and may stumble
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        shapes_only(torch.empty(1, *input_size, device="meta"))
+        counted_copy(torch.zeros(1, *input_size))
     counted = {path.partition(".")[2]: sum(of_kinds.values()) for path, of_kinds in counter.get_flop_counts().items()}
     block_of = {name: block for block, names in enumerate(blocks_of(model)) for name in names}
     operations = [0] * (1 + max(block_of.values()))
