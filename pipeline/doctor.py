@@ -79,7 +79,7 @@ def _findings() -> Iterator[tuple[str, str, bool]]:
         yield "hub", f"{hub} cannot be reached ({type(error).__name__}), which only downloads and uploads need", True
     works, told = _run(sys.executable, "-m", "dvc", "doctor")
     lines = [line for line in told.splitlines() if line.startswith(OF_DVC)] if works else [told]
-    yield "DVC", "; ".join(lines), works
+    yield "DVC", "; ".join(lines).replace("<https://error.dvc.org/no-dvc-cache>", "not known before the first run"), works
 
 
 def _run(*command: str) -> tuple[bool, str]:
