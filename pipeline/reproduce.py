@@ -162,8 +162,8 @@ def reproduce(row: Row, project: Path, *, archives: Sequence[Path], weights: Seq
         return Outcome(row.name, "NOT MEASURED", "announced, and not yet measured by anybody")
     present = load_params(project / PARAMS_FILE)
     changes = _flat(Params()) | row.settings | {"download.source": row.dataset, "download.sha256": None}
-    several = row.backbone.split(SEVERAL)
-    changes |= {"backbone.name": several if len(several) > 1 else row.backbone, "backbone.weights": row.weights}
+    for key, value in (("backbone.name", row.backbone), ("backbone.weights", row.weights)):
+        changes[key] = value.split(SEVERAL) if SEVERAL in value else value
     needed = {}
     if row.dataset_sha256:
         places = [*archives, user_path(present.download.source)]

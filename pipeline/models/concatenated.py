@@ -29,7 +29,6 @@ class ConcatenatedNetwork(nn.Module):
 
     def __init__(self, models: Sequence[Any], widths: Sequence[int], normalised: Sequence[Preprocessing] = ()) -> None:
         super().__init__()
-        self.widths = tuple(widths)
         self.networks = nn.ModuleList(map(_without_classifiers, models))
         self.register_buffer("factors", torch.ones(len(models), 3, 1, 1))
         self.register_buffer("summands", torch.zeros(len(models), 3, 1, 1))

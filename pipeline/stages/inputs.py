@@ -27,7 +27,8 @@ def run(params: Params) -> None:
         known = {}  # a first run
     source = user_path(params.download.source)
     write_json(INPUTS / "photos.json", {"source": _hash(source, known)} if source.exists() else {})
-    networks = {one.name: _files_of(user_path(one.weights), one.name, known) for one in params.backbone.parts}
+    parts = enumerate(params.backbone.parts)  # one name may be there twice, with other weights
+    networks = {f"{number} {one.name}": _files_of(user_path(one.weights), one.name, known) for number, one in parts}
     write_json(INPUTS / "network.json", networks)
     write_json(HASHES, known)
 

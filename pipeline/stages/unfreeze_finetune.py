@@ -44,12 +44,11 @@ from pipeline.runtime import resolve_runtime
 from pipeline.training.activations import SplitNetwork, recipe_of
 from pipeline.training.calibration import class_weight, cross_fitted_losses, fit_temperature
 from pipeline.training.finetune import finetune
-from pipeline.training.probe import read_out_of_fold, solve_head
+from pipeline.training.probe import SMALLEST, read_out_of_fold, solve_head
 from pipeline.training.resume import ResumeFolder, hash_inputs
 from pipeline.training.tracking import Run, Tracking
 
 STAGE = "unfreeze-finetune"
-SMALLEST = 1e-15  # of a probability that was rounded to zero
 
 
 def run(params: Params) -> None:

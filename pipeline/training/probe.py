@@ -38,6 +38,7 @@ PATIENCE = 4  # strengths without a lower validation log-loss, after which weake
 MAX_ITERATIONS = 2000
 GRADIENT_TOLERANCE = 1e-6
 PATH_TOLERANCE = 1e-4  # of the strengths that are compared, and of probabilities that are looked at, not reported
+SMALLEST = 1e-15  # of an out-of-fold probability, so that its logarithm is finite
 FOLDS = 10  # of the out-of-fold probabilities; fewer where a class has fewer groups
 
 
@@ -137,15 +138,14 @@ def out_of_fold(
     photo's label, and a confident contradiction is worth a look. A group of duplicates is never divided between folds. A class
     whose photos are one group is in all folds, because a head without it could not know it.
     """
-    folds = _folds(labels.numpy(), np.asarray(groups))
+    folds, parts = _folds(labels.numpy(), np.asarray(groups))
     logits = torch.zeros(len(labels), int(labels.max()) + 1, dtype=torch.float64)
     for block, columns in zip(solved, features.split([block.width for block in solved], 1), strict=True):
-        strength = 1 / (block.l2 * len(labels) * (FOLDS - 1) / FOLDS)
+        strength = 1 / (block.l2 * len(labels) * (folds - 1) / folds)
         model = make_pipeline(StandardScaler(), _regression(weight, C=strength, tol=PATH_TOLERANCE))
-        values, method = columns.double().numpy(), "predict_log_proba"
-        logits += block.factor * torch.from_numpy(
-            _quietly(cross_val_predict, model, values, labels.numpy(), cv=folds, method=method)
-        )
+        values = columns.double().numpy()
+        found = _quietly(cross_val_predict, model, values, labels.numpy(), cv=parts, method="predict_proba")
+        logits += block.factor * torch.from_numpy(found).clamp(min=SMALLEST).log()
     return logits.log_softmax(1)
 
 
@@ -166,8 +166,8 @@ def read_out_of_fold(file: Path, classes: Sequence[str], ids: Sequence[str]) -> 
         raise PipelineError(f"{file} cannot be used ({error}). Make it again with: dvc repro") from None
 
 
-def _folds(classes: np.ndarray, groups: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Places to fit on and to predict, by class and group."""
+def _folds(classes: np.ndarray, groups: np.ndarray) -> tuple[int, list[tuple[np.ndarray, np.ndarray]]]:
+    """How many folds, and the places to fit on and to predict of each, by class and group."""
     groups_of = [len(np.unique(groups[classes == index])) for index in range(classes.max() + 1)]
     folds = min(FOLDS, *(count for count in groups_of if count > 1), FOLDS)
     single = np.array(groups_of)[classes] == 1
@@ -176,7 +176,7 @@ def _folds(classes: np.ndarray, groups: np.ndarray) -> list[tuple[np.ndarray, np
     if len(others):
         divided = StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(others, classes[others], groups[others])
         parts += [(np.sort(np.concatenate([others[rest], alone])), others[part]) for rest, part in divided]
-    return parts
+    return folds, parts
 
 
 def _regression(weight: Tensor | None, **options: Any) -> LogisticRegression:

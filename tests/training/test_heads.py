@@ -126,6 +126,25 @@ def test_a_class_with_one_photo_and_its_duplicate_is_in_all_folds() -> None:
     assert out_of_fold(features[[0, 20, 40]], labels[[0, 20, 40]], ["a", "b", "c"], solved(3)).argmax(1).tolist() == [0, 1, 2]
 
 
+def test_with_few_groups_a_fold_is_solved_with_the_strength_that_its_photos_ask_for() -> None:
+    """Two folds: each half is predicted by the solution on the other half, at the same strength of the mean loss."""
+    features, labels = clusters(2, 8)
+    groups = [str(index // 2 % 2) for index in range(8)]  # two, of both classes
+    unseen = out_of_fold(features, labels, groups, solved(5, 1e-1))
+    for half in (0, 1):
+        inside = torch.tensor([name == str(half) for name in groups])
+        weight, bias = solve_head(features[~inside], labels[~inside], solved(5, 1e-1))
+        expected = (features[inside] @ weight.T + bias).double().log_softmax(1)
+        torch.testing.assert_close(unseen[inside], expected, rtol=1e-2, atol=1e-2)
+
+
+def test_where_a_head_is_absurdly_sure_its_out_of_fold_logarithms_are_finite() -> None:
+    labels = torch.arange(40) % 2
+    features = 1.0 * labels[:, None] + 1e-6 * torch.arange(40)[:, None]
+    features[0] = 1e6  # far beyond what the other folds know
+    assert torch.isfinite(out_of_fold(features, labels, [str(index) for index in range(40)], solved(1, 1e-9))).all()
+
+
 @pytest.mark.parametrize("num_classes", [2, 3])
 def test_blocks_that_are_solved_apart_add_up_by_their_factors(num_classes: int) -> None:
     features, labels = clusters(num_classes)
