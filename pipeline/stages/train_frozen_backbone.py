@@ -6,11 +6,12 @@ Run it with `dvc repro train-frozen-backbone`, or bare with `python -m pipeline 
 
 import math
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.checkpoint import CheckpointInfo, library_versions, save_checkpoint
+from pipeline.checkpoint import BackboneInfo, CheckpointInfo, library_versions, save_checkpoint
 from pipeline.data.dataset import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, read_manifest, read_stored_size, stored_fingerprint
 from pipeline.errors import PipelineError
@@ -27,7 +28,7 @@ from pipeline.training.activations import SplitNetwork, recipe_of
 from pipeline.training.blend import fit_several
 from pipeline.training.calibration import class_weight, cross_fitted_losses, fit_temperature
 from pipeline.training.mlp import train_mlp
-from pipeline.training.probe import fit_probe, out_of_fold, write_out_of_fold
+from pipeline.training.probe import Probe, fit_probe, out_of_fold, write_out_of_fold
 
 STAGE = "train-frozen-backbone"
 
@@ -54,12 +55,8 @@ def run(params: Params) -> None:
         return
     train_labels, val_labels = splits["train"].labels, splits["val"].labels
     weight = class_weight(params.head.class_weight, train_labels)
-    groups, tried = manifest.set_index("id").loc[list(splits["train"].ids), "group"].tolist(), dict[str, float]()
-    if parts := backbone.info.parts:
-        widths, names = backbone.info.kwargs["widths"], [part.name for part in parts]
-        probe, tried = fit_several(train, train_labels, val, val_labels, groups, widths=widths, names=names, weight=weight)
-    else:
-        probe = fit_probe(train, train_labels, val, val_labels, weight=weight)
+    groups = manifest.set_index("id").loc[list(splits["train"].ids), "group"].tolist()
+    probe, tried = _fit(backbone.info, train, train_labels, val, val_labels, groups, weight)
     if params.head.type == "linear":
         set_linear_head(model, probe.weight, probe.bias)
         val_logits = probe.logits(val)
@@ -108,6 +105,22 @@ def run(params: Params) -> None:
     write_out_of_fold(OUT_OF_FOLD, classes, ids, unseen)
     write_json(METRICS / f"{STAGE}.json", metrics)
     write_json(SECONDS / f"{STAGE}.json", {"seconds": time.monotonic() - started})
+
+
+def _fit(
+    backbone: BackboneInfo,
+    train: Tensor,
+    train_labels: Tensor,
+    val: Tensor,
+    val_labels: Tensor,
+    groups: Sequence[str],
+    weight: Tensor | None,
+) -> tuple[Probe, dict[str, float]]:
+    """The linear probe; of several backbones, also what each is worth alone and together."""
+    if not backbone.parts:
+        return fit_probe(train, train_labels, val, val_labels, weight=weight), {}
+    widths, names = backbone.kwargs["widths"], [part.name for part in backbone.parts]
+    return fit_several(train, train_labels, val, val_labels, groups, widths=widths, names=names, weight=weight)
 
 
 def _train_mlp(

@@ -89,13 +89,7 @@ def run(params: Params) -> None:
     kept, note, state = result.choice.candidate, result.choice.reason, result.model_state
     metrics = {"val_log_loss": kept.log_loss, "val_accuracy": kept.accuracy, "alpha": kept.alpha}
     metrics |= {"gain": result.choice.gain, "gain_low": result.choice.gain_low}
-    if kept.alpha:
-        chosen, others = sample_by_class(train.labels), sample_by_class(val.labels)
-        train_features = network.trained_features("train", train, chosen)
-        val_features = network.trained_features("val", val, others)
-        ood = OodDetector.fit(train_features, train.labels[chosen], val_features).tensors()
-    else:
-        ood = read_ood(FROZEN)
+    ood = _ood_of_trained(network, train, val) if kept.alpha else read_ood(FROZEN)
     refit = not kept.alpha and bool(info.solved)
     features = torch.cat([network.features("train", train), network.features("val", val)]) if refit else None
     if not runtime.is_main:
@@ -123,6 +117,14 @@ def run(params: Params) -> None:
     write_json(SECONDS / f"{STAGE}.json", {"seconds": time.monotonic() - started})
     tracking.finish(metrics, FINETUNED)
     resume.remove()
+
+
+def _ood_of_trained(network: SplitNetwork, train: Photos, val: Photos) -> dict[str, Tensor]:
+    """An OOD detector on the features of the network as it is now."""
+    chosen, others = sample_by_class(train.labels), sample_by_class(val.labels)
+    train_features = network.trained_features("train", train, chosen)
+    val_features = network.trained_features("val", val, others)
+    return OodDetector.fit(train_features, train.labels[chosen], val_features).tensors()
 
 
 def _solve_again(
