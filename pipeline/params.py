@@ -111,7 +111,15 @@ class Backbone(Section):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str | list[str]) -> str | list[str]:
-        return _backbone_of_today(name) if isinstance(name, str) else [_backbone_of_today(one) for one in name]
+        if isinstance(name, str):
+            return _backbone_of_today(name)
+        current = []
+        for one in name:
+            try:
+                current.append(_backbone_of_today(one))
+            except ValueError as error:
+                raise ValueError(f"{one}: {error}") from None
+        return current
 
     @model_validator(mode="after")
     def _weights_fit(self) -> Self:

@@ -47,13 +47,14 @@ def mle_bench_splits(manifest: pd.DataFrame) -> dict[str, str]:
     """
     published = sorted(f"{name}.{number}.jpg" for name in ("cat", "dog") for number in range(12_500))
     test = set(train_test_split(published, test_size=0.1, random_state=0)[1])
-    names = manifest["id"].str.lower() + ".jpg"
-    if len(others := manifest["path"][~names.isin(published)]):
+    usable = manifest[manifest["status"] != "refused"]  # beside the photos there is a Thumbs.db in each folder
+    names = usable["id"].str.lower() + ".jpg"
+    if len(others := usable["path"][~names.isin(published)]):
         raise PipelineError(
             f"preprocess.benchmark = mle-bench divides the published photos of cats and dogs, and {others.min()} is none of "
             "them. Set it to null."
         )
-    return dict(zip(manifest["path"], np.where(names.isin(test), "test", "train").tolist(), strict=True))
+    return dict(zip(usable["path"], np.where(names.isin(test), "test", "train").tolist(), strict=True))
 
 
 def assign_splits(

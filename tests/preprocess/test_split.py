@@ -266,7 +266,7 @@ def test_refused_files_need_no_split() -> None:
 
 def published(numbers: Mapping[str, list[int]]) -> pd.DataFrame:
     rows = [(f"{name.lower()}.{number}", f"PetImages/{name}/{number}.jpg") for name, some in numbers.items() for number in some]
-    return pd.DataFrame(rows, columns=["id", "path"])
+    return pd.DataFrame(rows, columns=["id", "path"]).assign(status="kept")
 
 
 def test_mle_benchs_test_photos_are_the_same_whichever_photos_are_at_hand() -> None:
@@ -278,5 +278,7 @@ def test_mle_benchs_test_photos_are_the_same_whichever_photos_are_at_hand() -> N
     assert (test[0], test[-1]) == ("PetImages/Cat/10012.jpg", "PetImages/Dog/9999.jpg")
     some = published({"Dog": [5, 12_499, 7, 4000], "Cat": list(range(0, 12_500, 7))})
     assert mle_bench_splits(some) == {path: whole[path] for path in some["path"]}
+    thumbs = pd.DataFrame([{"id": "cat.Thumbs", "path": "PetImages/Cat/Thumbs.db", "status": "refused"}])
+    assert mle_bench_splits(pd.concat([thumbs, some], ignore_index=True)) == mle_bench_splits(some)
     with pytest.raises(PipelineError, match=r"PetImages/Bird/1\.jpg is none of them"):
         mle_bench_splits(published({"Cat": [1], "Bird": [1]}))
