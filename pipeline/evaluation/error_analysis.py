@@ -1,4 +1,4 @@
-"""Error analysis: galleries of mistakes, uncertain photos, label issues, near duplicates and Grad-CAM for the report.
+"""Error analysis: galleries of mistakes, uncertain photos, label issues, near duplicates, nearest neighbours and Grad-CAM.
 
 galleries = galleries_of(scores, photos, mistakes_shown=24)
 
@@ -19,14 +19,17 @@ from PIL import Image
 from torch import nn
 
 from pipeline.checkpoint import Preprocessing
+from pipeline.data.dataset import Photos
 from pipeline.data.transforms import evaluation_transform
 from pipeline.errors import PipelineError
 from pipeline.evaluation.attribution import denormalise, grad_cam, overlay
 from pipeline.evaluation.figures import NAMES
 from pipeline.evaluation.metrics import Scores
+from pipeline.models.outputs import FeatureExtractor
+from pipeline.training.features import nearest
 
 # Photos shown: whole rows of the two, four or six columns of a gallery, a group of duplicates being two wide.
-LEAST_CERTAIN, LABEL_ISSUES, DUPLICATE_GROUPS, SHOWN_OF_A_GROUP, EXPLAINED = 12, 24, 6, 3, 8
+LEAST_CERTAIN, LABEL_ISSUES, DUPLICATE_GROUPS, SHOWN_OF_A_GROUP, EXPLAINED, NEIGHBOURS = 12, 24, 6, 3, 8, 3
 SIDE = 320  # pixels, about twice what photos are shown at, for screens that show two pixels as one
 JPEG_QUALITY = 78
 
@@ -54,13 +57,13 @@ class Card:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Cards under a heading: photos, or photos with Grad-CAM ("heat")."""
+    """Cards under a heading: a photo each, or a row of pictures each."""
 
     anchor: str
     title: str
     text: str
     cards: Sequence[Card]
-    kind: Literal["photos", "heat"] = "photos"
+    kind: Literal["photos", "rows"] = "photos"
 
 
 def galleries_of(scores: Scores, photos: pd.DataFrame, *, mistakes_shown: int) -> list[Gallery]:
@@ -120,7 +123,7 @@ def grad_cam_gallery(
     try:
         heats = {name: grad_cam(model, batch, scores[name].predicted[chosen].tolist()) for name, model in models.items()}
     except PipelineError as error:
-        return Gallery(anchor, title, f"Grad-CAM cannot show it for this network: {error}", [], "heat")
+        return Gallery(anchor, title, f"Grad-CAM cannot show it for this network: {error}", [], "rows")
     text = (
         "Grad-CAM: the brighter a place, the more it spoke for the predicted class. Photos are cropped as the network gets "
         "them: first mistakes of the fine-tuned checkpoint, then its most confident correct predictions."
@@ -136,7 +139,35 @@ def grad_cam_gallery(
             label = f"{NAMES[name].lower()}: {predicted} {scores[name].confidence[index]:.0%}"
             pictures.append(embed(overlay(crop, heat[position]), alternative, label))
         cards.append(Card(pictures, f"labelled {actual}", photo))
-    return Gallery(anchor, title, text, cards, "heat")
+    return Gallery(anchor, title, text, cards, "rows")
+
+
+def nearest_neighbours(
+    scores: Scores, photos: pd.DataFrame, model: nn.Module, preprocessing: Preprocessing, train: Photos, features: Path
+) -> Gallery:
+    """The photos of the Grad-CAM gallery, each beside those of `train` whose frozen features (in a file) are nearest."""
+    chosen, transform = _most_confident(scores), evaluation_transform(preprocessing)
+    with torch.inference_mode():
+        shown = FeatureExtractor(model)(torch.stack([transform(_opened(path)) for path in photos["path"].iloc[chosen]]))
+    cards = []
+    for index, similarities, places in zip(
+        chosen, *(part.tolist() for part in nearest(shown, features, NEIGHBOURS)), strict=True
+    ):
+        actual, photo, predicted = (
+            photos["class"].iloc[index],
+            photos["id"].iloc[index],
+            scores.classes[scores.predicted[index]],
+        )
+        pictures = [embed(photos["path"].iloc[index], f"Photo {photo}, labelled {actual}", f"predicted {predicted}")]
+        for similarity, place in zip(similarities, places, strict=True):
+            label = f"{scores.classes[int(train.labels[place])]} {similarity:.2f}"
+            pictures.append(embed(train.paths[place], f"Training photo {train.ids[place]}, similarity {label}", label))
+        cards.append(Card(pictures, f"labelled {actual}", " · ".join([photo, *(train.ids[place] for place in places)])))
+    text = (
+        "Photos, and the training photos whose frozen features are nearest, with labels and cosine similarity (1 is equal): "
+        "first mistakes of the fine-tuned checkpoint, then its most confident correct predictions."
+    )
+    return Gallery("neighbours", "Most like it in training", text, cards, "rows")
 
 
 def embed(photo: Path | Image.Image, alternative: str, label: str = "") -> Picture:

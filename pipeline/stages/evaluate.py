@@ -32,7 +32,7 @@ from pipeline.evaluation.slices import accuracy_by_slice
 from pipeline.files import read_json, sha256_of, write_csv, write_json
 from pipeline.models.backbone import rebuild
 from pipeline.params import Params
-from pipeline.paths import EPOCHS, EVALUATION, FINETUNED, FROZEN, METRICS, OUT_OF_FOLD, PROCESSED, SECONDS
+from pipeline.paths import EPOCHS, EVALUATION, FINETUNED, FROZEN, METRICS, OUT_OF_FOLD, PROCESSED, SECONDS, TRAIN_FEATURES
 from pipeline.progress import say
 from pipeline.runtime import machine_name, processor_fingerprint, resolve_runtime
 from pipeline.training.probe import read_out_of_fold
@@ -50,6 +50,7 @@ def run(params: Params) -> None:
     epochs = _read_table(EPOCHS, ["epoch", "train_loss", "val_log_loss"])
     runtime = resolve_runtime(params.runtime)
     test = _test_photos(manifest, classes)
+    train = Photos.of_split(manifest, PROCESSED, "train", classes)
     models = {name: rebuild(info, read_model_state(CHECKPOINTS[name])).eval() for name, info in infos.items()}
 
     predictions = predict(models, infos, test, runtime, mirrored=params.evaluate.test_time_augmentation)
@@ -88,6 +89,9 @@ def run(params: Params) -> None:
             error_analysis.label_issue_gallery(issues, len(used)),
             error_analysis.near_duplicates(photos),
             error_analysis.grad_cam_gallery(scores, photos, models, tuned.preprocessing),
+            error_analysis.nearest_neighbours(
+                scores["finetuned"], photos, models["frozen"], tuned.preprocessing, train, TRAIN_FEATURES
+            ),
         ],
         provenance=provenance(manifest, infos, facts["num_parameters"], read_json(METRICS / "download.json")),
         settings=_settings(params),

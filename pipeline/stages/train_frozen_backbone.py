@@ -21,12 +21,13 @@ from pipeline.models.freezing import frozen_fingerprint, set_trainable
 from pipeline.models.head import apply_temperature, replace_head_as_set, set_linear_head
 from pipeline.models.ood import OodDetector, sample_by_class, score_on_held_back_classes
 from pipeline.params import Params
-from pipeline.paths import FEATURES, FROZEN, METRICS, OUT_OF_FOLD, PLOTS, PROCESSED, SECONDS, user_path
+from pipeline.paths import FEATURES, FROZEN, METRICS, OUT_OF_FOLD, PLOTS, PROCESSED, SECONDS, TRAIN_FEATURES, user_path
 from pipeline.progress import say
 from pipeline.runtime import resolve_runtime
 from pipeline.training.activations import SplitNetwork, recipe_of
 from pipeline.training.blend import fit_several
 from pipeline.training.calibration import class_weight, cross_fitted_losses, fit_temperature
+from pipeline.training.features import write_features
 from pipeline.training.mlp import train_mlp
 from pipeline.training.probe import Probe, fit_probe, out_of_fold, write_out_of_fold
 
@@ -103,6 +104,7 @@ def run(params: Params) -> None:
     features, labels = torch.cat([train, val]), torch.cat([train_labels, val_labels])
     unseen = out_of_fold(features, labels, manifest.set_index("id").loc[ids, "group"].tolist(), probe.solved, weight)
     write_out_of_fold(OUT_OF_FOLD, classes, ids, unseen)
+    write_features(TRAIN_FEATURES, train)
     write_json(METRICS / f"{STAGE}.json", metrics)
     write_json(SECONDS / f"{STAGE}.json", {"seconds": time.monotonic() - started})
 

@@ -24,11 +24,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from pipeline.checkpoint import Preprocessing
 from pipeline.data.dataset import Batch, Photos, Transform, in_batches, load_batches
 from pipeline.data.transforms import evaluation_pixels, normalise
-from pipeline.files import sha256_of, write_hashed
+from pipeline.errors import PipelineError
+from pipeline.files import sha256_of, write_atomically, write_hashed
 from pipeline.models.backends import Backend, build_backend
 from pipeline.progress import progress, say
 from pipeline.runtime import ResolvedRuntime, broadcast, gather
@@ -108,6 +110,23 @@ class FeatureCache:
             size += sum(file.stat().st_size for file in key.iterdir())
             if size > MAX_CACHE_BYTES and key != self._folder:
                 shutil.rmtree(key)
+
+
+def write_features(file: Path, features: Tensor) -> None:
+    """Write features (n, width) as a .npy file, scaled to length 1 and in float16: for `nearest`, to which no more matters."""
+    buffer = io.BytesIO()
+    np.save(buffer, normalize(features).half().numpy())
+    write_atomically(file, buffer.getbuffer())
+
+
+def nearest(features: Tensor, file: Path, count: int) -> tuple[Tensor, Tensor]:
+    """Cosine similarities and places of the `count` nearest of the features in a file to each of (n, width): two (n, count)."""
+    try:
+        others = torch.from_numpy(np.load(file)).float()
+    except (FileNotFoundError, ValueError) as error:
+        raise PipelineError(f"{file} cannot be used ({error}). Make it again with: dvc repro") from None
+    found = (normalize(features) @ others.T).topk(min(count, len(others)))
+    return found.values, found.indices
 
 
 class FromPixels(nn.Module):

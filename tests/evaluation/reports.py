@@ -72,7 +72,7 @@ def report_of(folder: Path, classes: tuple[str, ...], *, alpha: float = 0.5) -> 
             *error_analysis.galleries_of(tuned, photos, mistakes_shown=24),
             error_analysis.label_issue_gallery(issues, len(photos)),
             error_analysis.near_duplicates(photos),
-            Gallery("looks", "Where the models look", "Here.", [Card(heat, "a cat", "cat.0")] * 2, "heat"),
+            Gallery("looks", "Where the models look", "Here.", [Card(heat, "a cat", "cat.0")] * 2, "rows"),
         ],
         provenance={"Photos": [("archive", "0123456789abcdef" * 4), ("splits", "40 train, 10 val, 10 test")]},
         settings="download:\n  source: drawn  # <not markup>\n",

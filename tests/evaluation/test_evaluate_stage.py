@@ -18,8 +18,10 @@ from pipeline.errors import PipelineError
 from pipeline.files import read_json, sha256_of, write_csv, write_json
 from pipeline.models.backbone import create_backbone
 from pipeline.models.head import replace_head
+from pipeline.models.outputs import FeatureExtractor
 from pipeline.params import Params
 from pipeline.stages import evaluate
+from pipeline.training.features import write_features
 
 CLASSES = ("frozen", "id")  # called as columns of the tables are
 PARAMS = Params.model_validate(
@@ -80,7 +82,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for photo, label in zip(seen["id"], seen["class"], strict=True)
     ]
     rows[3] |= {"probability_frozen": 0.99, "probability_id": 0.01}  # a wrong label
-    write_csv(project / "outputs/out_of_fold.csv", rows)
+    write_csv(project / "outputs/probe/out_of_fold.csv", rows)
+    images = torch.zeros(1, 3, 64, 64)
+    width = FeatureExtractor(create_backbone("test_resnet", "none").model)(images).shape[1]
+    write_features(project / "outputs/probe/train_features.npy", torch.eye(8, width))
     write_csv(
         project / "outputs/plots/epochs.csv",
         [{"epoch": 0, "train_loss": None, "val_log_loss": 0.6}, {"epoch": 1, "train_loss": 0.4, "val_log_loss": 0.5}],
@@ -144,7 +149,7 @@ def test_probabilities_of_other_photos_are_refused_and_nothing_is_written(
     """Before anything is put in the place of what was there."""
     shutil.copytree(project, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
-    Path("outputs/out_of_fold.csv").write_text("id,probability_frozen,probability_id\nid.1,0.5,0.5\n")
+    Path("outputs/probe/out_of_fold.csv").write_text("id,probability_frozen,probability_id\nid.1,0.5,0.5\n")
     Path("outputs/evaluation/report.html").write_text("as it was")
     with pytest.raises(PipelineError, match=r"out_of_fold\.csv cannot be used"):
         evaluate.run(PARAMS)

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from pipeline.data.manifest import fingerprint, read_manifest, read_stored_size
-from tests.clones import ROOT, run, set_params
+from pipeline.params import load_params
+from pipeline.stages import preprocess as stage
+from tests.clones import ROOT, set_params
 from tests.preprocess.audits import picture
 
 
@@ -20,8 +22,9 @@ def put(project: Path, name: str, image: Image.Image) -> None:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """A project with 20 photos of either class, no two alike."""
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The present folder, a project with 20 photos of either class, no two alike."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     set_params(tmp_path, {"backbone.name": "test_resnet", "backbone.weights": "none"})
     for number in range(20):
@@ -30,10 +33,10 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def preprocess(project: Path) -> tuple[pd.DataFrame, str]:
-    printed = run(project, "python", "-m", "pipeline", "preprocess", PYTHONPATH=str(ROOT)).stdout
-    manifest = read_manifest(project / "data/processed")
-    return manifest.set_axis(manifest["id"].to_list()), printed
+def preprocess() -> pd.DataFrame:
+    stage.run(load_params())
+    manifest = read_manifest(Path("data/processed"))
+    return manifest.set_axis(manifest["id"].to_list())
 
 
 def sheet_of_duplicates(project: Path) -> np.ndarray:
@@ -41,7 +44,9 @@ def sheet_of_duplicates(project: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def test_splits_that_come_with_the_photos_hold_and_no_duplicate_is_in_two(project: Path) -> None:
+def test_splits_that_come_with_the_photos_hold_and_no_duplicate_is_in_two(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     put(project, "Cat/copy.jpg", picture(280, 260, 0))  # of Cat/0
     put(project, "Dog/wrong.jpg", picture(280, 260, 2))  # of Cat/1
     put(project, "Dog/alike.jpg", picture(300, 280, 6))  # of Cat/3, nearly
@@ -51,12 +56,12 @@ def test_splits_that_come_with_the_photos_hold_and_no_duplicate_is_in_two(projec
     splits |= {"PetImages/Cat/3.jpg": "val", "PetImages/Dog/alike.jpg": "val"}
     rows = [f"{path},{split}" for path, split in splits.items()]
     (project / "data/raw/splits.csv").write_text("\n".join(["path,split", *rows]))
-    manifest, printed = preprocess(project)
+    manifest = preprocess()
     usable = manifest[manifest["split"] != ""]
     assert (usable["split"] == usable["path"].map(splits)).all()
     assert manifest.loc["cat.0", "reason"] == "duplicate of a photo in test: cat.copy"
     assert set(manifest.index[manifest["status"] == "refused"]) == {"cat.0", "cat.1", "dog.wrong"}
-    assert "1 photos with a duplicate in a better one are left out" in printed
+    assert "1 photos with a duplicate in a better one are left out" in capsys.readouterr().out
     summary = json.loads((project / "data/processed/summary.json").read_text())
     assert summary["duplicates"] == {
         "groups": 3,
@@ -70,9 +75,9 @@ def test_splits_that_come_with_the_photos_hold_and_no_duplicate_is_in_two(projec
     assert len(np.unique(sheet_of_duplicates(project)[60:200, 20:700])) > 100  # four photos are shown
 
 
-def test_another_backbone_is_stored_at_its_size_and_split_alike(project: Path) -> None:
-    manifest, printed = preprocess(project)
-    assert "photos are stored at 192 px" in printed
+def test_another_backbone_is_stored_at_its_size_and_split_alike(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = preprocess()
+    assert "photos are stored at 192 px" in capsys.readouterr().out
     assert read_stored_size(project / "data/processed") == manifest["stored_height"].max() == 192
     assert {path.name for path in (project / "data").iterdir()} == {"raw", "processed"}  # nothing else is left behind
     metrics = json.loads((project / "outputs/metrics/preprocess.json").read_text())
@@ -81,8 +86,8 @@ def test_another_backbone_is_stored_at_its_size_and_split_alike(project: Path) -
     assert (sheet_of_duplicates(project)[48:] == 255).all()  # the title alone: there are none
 
     set_params(project, {"backbone.name": "test_vit", "preprocess.stored_size": 100})
-    other, printed = preprocess(project)
-    assert "warning: preprocess.stored_size is 100 px, but test_vit needs" in printed
+    other = preprocess()
+    assert "warning: preprocess.stored_size is 100 px, but test_vit needs" in capsys.readouterr().out
     assert read_stored_size(project / "data/processed") == 100
     assert fingerprint(other) == fingerprint(manifest)
     stored = sorted(path.stem for path in (project / "data/processed/images/train/Cat").iterdir())

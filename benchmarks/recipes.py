@@ -1,0 +1,204 @@
+"""Variants of the fine-tuning recipe, settings or not, over seeds: paired differences in validation log-loss.
+
+    uv run python benchmarks/recipes.py --photos 2000                     # after `dvc repro preprocess`
+    uv run python benchmarks/recipes.py --teacher ../blend/outputs/probe/out_of_fold.csv
+
+`--photos` is a sample of the training photos; validation stays whole, and no test photo is looked at. A variant is worth the
+log-loss of its best candidate (an epoch, or a point between it and the frozen weights), kept or not. `--teacher` is what
+train-frozen-backbone of a stronger backbone left for the same photos: each training photo's probabilities by a head that never
+saw it. The table is written to benchmarks/results/recipes.md.
+"""
+
+import argparse
+import copy
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import PROJECT, RESULTS, RUNS, resolved, run_command, stored_photos, table
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from pipeline.data.manifest import classes_of, read_manifest
+from pipeline.models.backbone import create_backbones
+from pipeline.models.head import apply_temperature, replace_head, set_linear_head
+from pipeline.models.ood import sample_by_class
+from pipeline.params import UnfreezeFinetune, load_params
+from pipeline.paths import user_path
+from pipeline.training.activations import SplitNetwork, recipe_of
+from pipeline.training.calibration import fit_temperature
+from pipeline.training.features import backend_for, evaluation, run_inference
+from pipeline.training.finetune import Trainer
+from pipeline.training.probe import fit_probe, read_out_of_fold
+from pipeline.training.resume import ResumeFolder
+from pipeline.training.selection import ALPHAS, Candidate
+
+RECIPE, SOUP, FLIPPED, DISTILLED = "the recipe", "greedy soup of the epochs", "flip-averaged features, frozen", "distilled"
+BIASES = "biases and norms only"
+SETTINGS: dict[str, dict[str, Any]] = {
+    RECIPE: {},
+    "budget 4: half the epochs": {"epochs": 2},
+    "topmost block only": {"unfrozen_blocks": 1},
+    BIASES: {},
+    DISTILLED: {},
+    "half the learning rate": {"learning_rate": 5e-4},
+    "warm-up over half of the steps": {"warmup_fraction": 0.5},
+    "budget 16: twice the epochs": {"epochs": 8},
+}
+
+
+class SoupTrainer(Trainer):
+    """Keeps the EMA weights of every epoch, for a greedy soup of them (Wortsman et al., Model soups, ICML 2022)."""
+
+    states: list[dict[str, Tensor]] = []  # noqa: RUF012 - never changed in place
+
+    def soup(self) -> float:
+        """Validation log-loss of the best point between the frozen weights and the mean of those epochs that each lower it."""
+
+        def log_loss(alpha: float = 1.0) -> float:
+            self.ema.module.load_state_dict(self._between(alpha))
+            return self._score(alpha, 0, self._val_logits(self.ema.module)).log_loss
+
+        def of(states: list[dict[str, Tensor]]) -> float:
+            self.best_state = mean_of(states)
+            return log_loss()
+
+        best, *others = sorted(self.states, key=lambda state: of([state]))
+        chosen, lowest = [best], of([best])
+        for state in others:
+            if (together := of([*chosen, state])) < lowest:
+                chosen, lowest = [*chosen, state], together
+        self.best_state = mean_of(chosen)
+        return min(map(log_loss, (*ALPHAS, 1.0)))
+
+    def _finish_epoch(self, train_loss: float | None) -> None:
+        super()._finish_epoch(train_loss)
+        if train_loss is not None:  # epoch 0 is the frozen weights
+            self.states = [*self.states, copy.deepcopy(self.ema.module.state_dict())]
+
+
+def mean_of(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of state dicts; what is no floating-point number is the first's."""
+    first = states[0]
+    return {
+        name: torch.stack([one[name] for one in states]).mean(0) if first[name].is_floating_point() else first[name]
+        for name in first
+    }
+
+
+class Bench:
+    """The photos, the backbone with its solved head, and a cache that all variants share."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        train, self.val = stored_photos("train"), stored_photos("val")
+        self.train = train.at(sample_by_class(train.labels, given.photos)) if given.photos else train
+        self.params, self.runtime, self.folder = load_params(PROJECT / "params.yaml"), resolved(), RUNS / "recipes"
+        self.names = classes_of(read_manifest(PROJECT / "data/processed"))
+        self.classes, self.soft_labels = len(self.names), self.train.labels
+        if given.teacher:
+            taught = read_out_of_fold(given.teacher, self.names, self.train.ids).to_numpy()
+            self.soft_labels = (one_hot(self.train.labels) + torch.from_numpy(taught)).float() / 2
+        self.backbone = create_backbones(self.params.backbone.parts, locate=user_path)
+        replace_head(self.backbone.model, self.classes, initialisation="zeros")
+        network = self.network(UnfreezeFinetune())
+        features = {"train": network.features("train", self.train), "val": network.features("val", self.val)}
+        self.frozen = self._solve(features)
+        self.flipped = self._solve({name: (of + self._mirrored(name)) / 2 for name, of in features.items()}, keep=False)
+
+    def network(self, settings: UnfreezeFinetune) -> SplitNetwork:
+        """A copy of the network, split for some settings, with its activations cached."""
+        model, preprocessing = copy.deepcopy(self.backbone.model), self.backbone.preprocessing
+        blocks = recipe_of(model, preprocessing, settings, len(self.train)).unfrozen_blocks
+        network = SplitNetwork(model, blocks, preprocessing, choice="auto", runtime=self.runtime)
+        network.use_cache(self.folder / "features", self.backbone.info, "one sample")
+        return network
+
+    def _mirrored(self, split: str) -> Tensor:
+        photos, preprocessing = {"train": self.train, "val": self.val}[split], self.backbone.preprocessing
+        outputs = self.network(UnfreezeFinetune()).outputs.eval()
+        backend = backend_for(outputs, photos, preprocessing, choice="auto", runtime=self.runtime, float32=split == "val")
+        [values] = run_inference(
+            lambda pixels: backend.run(pixels.flip(2)),
+            photos,
+            evaluation(preprocessing),
+            runtime=self.runtime,
+            description="mirrored",
+        )
+        return values.tensor()[:, self.classes :]
+
+    def _solve(self, features: dict[str, Tensor], *, keep: bool = True) -> float:
+        """Validation log-loss of a linear probe; it becomes the backbone's head."""
+        probe = fit_probe(features["train"], self.train.labels, features["val"], self.val.labels)
+        logits = probe.logits(features["val"])
+        if keep:
+            set_linear_head(self.backbone.model, probe.weight, probe.bias)
+            apply_temperature(self.backbone.model, fit_temperature(logits, self.val.labels))
+        return Candidate.of(0.0, 0, logits, self.val.labels).log_loss
+
+    def run(self, variant: str, seed: int) -> dict[str, tuple[float, float]]:
+        """Validation log-loss of a variant's best candidate, and its seconds, those of activations left out; the soup's too."""
+        settings = UnfreezeFinetune(seed=seed, **SETTINGS[variant])
+        network = self.network(settings)
+        if variant == BIASES:
+            for name, parameter in network.model.named_parameters():
+                parameter.requires_grad_(parameter.requires_grad and (parameter.ndim == 1 or name.startswith("classifier")))
+        train = replace(self.train, labels=self.soft_labels) if variant == DISTILLED else self.train
+        trainer = SoupTrainer(network, train, self.val, settings)
+        for number in range(1, trainer.epochs + 1):  # computed once for all variants, so no part of the time
+            copied, low = trainer.copy_of(number)
+            network.activations(
+                "train", train, copy_number=copied, low_resolution=low, augmentation=settings.augmentation, seed=seed
+            )
+        resume = ResumeFolder(self.folder / "resume", {"run": f"{variant} {seed}"}, self.runtime)
+        started = time.monotonic()
+        trainer.start()
+        while not trainer.finished():
+            trainer.train_epoch(resume)
+        result = trainer.result()
+        found = {variant: (result.history[0].val_log_loss - result.choice.gain, time.monotonic() - started)}
+        if variant == RECIPE:
+            found[SOUP] = trainer.soup(), time.monotonic() - started
+        return found
+
+
+def measure(given: argparse.Namespace) -> None:
+    """Run every variant with every seed, and write and print the table."""
+    results: dict[str, list[tuple[float, float]]] = {}
+    bench = Bench(given)
+    frozen = [("frozen", bench.frozen), (FLIPPED, bench.flipped)]
+    print(frozen, flush=True)
+    for seed in range(given.seeds):
+        for variant in [name for name in SETTINGS if name != DISTILLED or given.teacher]:
+            for name, one in bench.run(variant, seed).items():
+                results.setdefault(name, []).append(one)
+                print(f"seed {seed}, {name}: {one[0]:.4f}, {one[1]:.0f} s", flush=True)
+    text = report(frozen, results, len(bench.train), len(bench.val))
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "recipes.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def report(frozen: list[tuple[str, float]], results: dict[str, list[tuple[float, float]]], train: int, val: int) -> str:
+    """The table, with mean and deviation over the seeds; differences are to the recipe of the same seed."""
+    rows = [[name, f"{value:.4f}", "", ""] for name, value in frozen]
+    for variant, runs in results.items():
+        losses, seconds = zip(*runs, strict=True)
+        paired = [one - base for one, (base, _) in zip(losses, results[RECIPE], strict=True)]
+        spread = [f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else "" for values in (losses, paired)]
+        difference = "" if variant == RECIPE else f"{statistics.mean(paired):+.4f}{spread[1]}"
+        rows.append([variant, f"{statistics.mean(losses):.4f}{spread[0]}", difference, f"{statistics.mean(seconds):.0f}"])
+    head = ["", "validation log-loss", "to the recipe", "seconds"]
+    return f"{train:,} training and {val:,} validation photos\n\n{table(head, rows)}\n"
+
+
+if __name__ == "__main__":
+    run_command(
+        __doc__,
+        measure,
+        photos={"type": int, "help": "a sample of about so many training photos; all where it is left out"},
+        seeds={"type": int, "default": 3},
+        teacher={"type": Path, "help": "out_of_fold.csv of a run with a stronger backbone on the same photos"},
+    )
