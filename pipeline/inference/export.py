@@ -1,4 +1,4 @@
-"""Export a network for use elsewhere: timm's Hugging Face layout, ONNX (also with preprocessing), OpenVINO, torch.export.
+"""Export a network: timm's Hugging Face layout, ONNX (also with preprocessing), OpenVINO, torch.export, ExecuTorch.
 
     python -m pipeline export
     python -m pipeline export --checkpoint outputs/frozen --output outputs/export-frozen --push hf-hub:OWNER/NAME
@@ -8,6 +8,7 @@ folder is put in place only if all agree. `export.json` holds what was compared,
 photo, and the sha256 of every other file.
 """
 
+import importlib.util
 import io
 import json
 import logging
@@ -278,6 +279,19 @@ def _torch_export(trained: Trained, folder: Path) -> Callable[[], Tensor]:
     return lambda: _in_batches(module, trained.inputs)
 
 
+def _executorch(trained: Trained, folder: Path) -> Callable[[], Tensor]:
+    """For phones and other small devices, one photo at a time, by XNNPACK's kernels."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+    from executorch.runtime import Runtime
+
+    program = torch.export.export(trained.model, (trained.inputs[:1],))
+    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    (folder / "model.pte").write_bytes(lowered.to_executorch().buffer)
+    method = Runtime.get().load_program(folder / "model.pte").load_method("forward")
+    return lambda: torch.cat([method.execute([image[None]])[0].clone() for image in trained.inputs])
+
+
 EXPORT_FORMATS = (
     ExportFormat("timm", ("model.safetensors", "config.json"), 1e-4, _timm),
     ExportFormat("ONNX", ("model.onnx",), 1e-3, _onnx),
@@ -285,6 +299,7 @@ EXPORT_FORMATS = (
     ExportFormat("ONNX with preprocessing", ("model_with_preprocessing.onnx",), 5e-2, _onnx_with_preprocessing),
     ExportFormat("OpenVINO", ("openvino_model.xml", "openvino_model.bin"), 1e-3, _openvino),
     ExportFormat("torch.export", ("model.pt2",), 1e-3, _torch_export),
+    *([ExportFormat("ExecuTorch", ("model.pte",), 1e-3, _executorch)] if importlib.util.find_spec("executorch") else []),
 )
 
 
