@@ -94,8 +94,8 @@ def fingerprint(manifest: pd.DataFrame, split: str | None = None) -> str:
 
 
 def stored_fingerprint(manifest: pd.DataFrame) -> str:
-    """The SHA-256 of how photos were stored: the size of each in pixels and bytes. It differs where `stored_size` did."""
-    return _sha256(manifest[["id", "stored_width", "stored_height", "stored_bytes"]])
+    """The SHA-256 of the photos as they are stored."""
+    return _sha256(manifest[["id", "stored_sha256"]])
 
 
 def _sha256(rows: pd.DataFrame) -> str:

@@ -38,7 +38,15 @@ def refused_row(task: Task, reason: str) -> Row:
     """The row of a refused file: numbers are 0 and texts empty where they are not known."""
     row: Row = {"id": task.id, "path": task.path, "class": task.label, "status": "refused", "reason": reason}
     row |= {"format": "", "mode": "", "width": 0, "height": 0, "orientation": 0, "bytes": task.size}
-    return row | {"sha256": "", "pixel_hash": "", "stored_width": 0, "stored_height": 0, "stored_bytes": 0, "thumbnail": b""}
+    return row | {
+        "sha256": "",
+        "pixel_hash": "",
+        "stored_width": 0,
+        "stored_height": 0,
+        "stored_bytes": 0,
+        "stored_sha256": "",
+        "thumbnail": b"",
+    }
 
 
 def examine(task: Task) -> Row:
@@ -64,7 +72,7 @@ def examine(task: Task) -> Row:
     row |= {"format": decoded.format, "mode": decoded.mode, "orientation": decoded.orientation}
     row["width"], row["height"] = decoded.image.size
     row["stored_width"], row["stored_height"] = decoded.image.size if stored is data else Image.open(io.BytesIO(stored)).size
-    row["stored_bytes"] = len(stored)
+    row |= {"stored_bytes": len(stored), "stored_sha256": hashlib.sha256(stored).hexdigest()}
     return row | {"pixel_hash": pixel_hash(decoded.image), "thumbnail": thumbnail(decoded.image)}
 
 
