@@ -53,8 +53,9 @@ def _is_in_timm_source(name: str) -> bool:
 def _one_of(name: str, known: Collection[str]) -> str:
     if name in known:
         return name
-    near = difflib.get_close_matches(name, known, n=5, cutoff=0.4) or [*known][:20]
-    raise ValueError(f"there is none of this name; there are {', '.join(near)}")
+    near = difflib.get_close_matches(name, known, n=5, cutoff=0.4)
+    listed = f"the nearest are {', '.join(near)}" if near else f"some are {', '.join([*known][:20])}"
+    raise ValueError(f"there is none of this name; {listed}")
 
 
 def _in_table(module: str, table: str) -> AfterValidator:
