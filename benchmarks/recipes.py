@@ -113,7 +113,7 @@ class Bench:
         model, preprocessing = copy.deepcopy(self.backbone.model), self.backbone.preprocessing
         blocks = recipe_of(model, preprocessing, settings, len(self.train)).unfrozen_blocks
         network = SplitNetwork(model, blocks, preprocessing, choice="auto", runtime=self.runtime)
-        network.use_cache(self.folder / "features", self.backbone.info, "one sample")
+        network.use_cache(self.folder / "features", self.backbone.info, " ".join(self.train.ids))
         return network
 
     def _mirrored(self, split: str) -> Tensor:
