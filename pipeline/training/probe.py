@@ -36,6 +36,7 @@ from pipeline.progress import progress
 L2_STRENGTHS = tuple(10 ** (3 - step / 3) for step in range(31))
 PATIENCE = 4  # strengths without a lower validation log-loss, after which weaker ones, which take ever longer, are not tried
 MAX_ITERATIONS = 2000
+# Largest element of the gradient at a solution, of two classes; `_tolerance` says it for more.
 GRADIENT_TOLERANCE = 1e-6
 PATH_TOLERANCE = 1e-4  # of the strengths that are compared, and of probabilities that are looked at, not reported
 SMALLEST = 1e-15  # of an out-of-fold probability, so that its logarithm is finite
@@ -89,7 +90,7 @@ def fit_probe(
         raise PipelineError("The backbone gives features that are not finite; its weights are broken or unfit.")
     scaler = StandardScaler().fit(train_features.double().numpy())
     scaled_train, scaled_val = (scaler.transform(part.double().numpy()) for part in (train_features, val_features))
-    model = _regression(weight, tol=PATH_TOLERANCE, warm_start=True)
+    model = _regression(weight, tol=_tolerance(PATH_TOLERANCE, train_labels), warm_start=True)
     counts, labels = None if weight is None else weight[val_labels].numpy(), val_labels.numpy()
     tried: list[Strength] = []
     with progress("solving the linear probe", total=len(l2_strengths), unit="L2 strengths") as advance:
@@ -121,7 +122,7 @@ def solve_head(
     for block, columns in zip(solved, features.split([block.width for block in solved], 1), strict=True):
         values = columns.double().numpy()
         scaler = StandardScaler().fit(values)
-        model = _regression(weight, C=1 / (block.l2 * len(values)), tol=GRADIENT_TOLERANCE)
+        model = _regression(weight, C=1 / (block.l2 * len(values)), tol=_tolerance(GRADIENT_TOLERANCE, labels))
         _quietly(model.fit, scaler.transform(values), labels.numpy())
         own_weight, own_bias = _softmax_head(model, scaler)
         weights.append(block.factor * own_weight)
@@ -142,7 +143,7 @@ def out_of_fold(
     logits = torch.zeros(len(labels), int(labels.max()) + 1, dtype=torch.float64)
     for block, columns in zip(solved, features.split([block.width for block in solved], 1), strict=True):
         strength = 1 / (block.l2 * len(labels) * (folds - 1) / folds)
-        model = make_pipeline(StandardScaler(), _regression(weight, C=strength, tol=PATH_TOLERANCE))
+        model = make_pipeline(StandardScaler(), _regression(weight, C=strength, tol=_tolerance(PATH_TOLERANCE, labels)))
         values = columns.double().numpy()
         found = _quietly(cross_val_predict, model, values, labels.numpy(), cv=parts, method="predict_proba")
         logits += block.factor * torch.from_numpy(found).clamp(min=SMALLEST).log()
@@ -177,6 +178,11 @@ def _folds(classes: np.ndarray, groups: np.ndarray) -> tuple[int, list[tuple[np.
         divided = StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(others, classes[others], groups[others])
         parts += [(np.sort(np.concatenate([others[rest], alone])), others[part]) for rest, part in divided]
     return folds, parts
+
+
+def _tolerance(of_two: float, labels: Tensor) -> float:
+    """The gradient of the mean loss shrinks as the number of classes grows, and so must the bound on it."""
+    return of_two * 2 / (int(labels.max()) + 1)
 
 
 def _regression(weight: Tensor | None, **options: Any) -> LogisticRegression:

@@ -214,3 +214,14 @@ def test_an_mlp_without_a_finite_loss_is_refused() -> None:
     nn.init.constant_(head[0].weight, 10)
     with pytest.raises(PipelineError, match="no finite validation log-loss"):
         train_mlp(head, features, torch.arange(8) % 2, features, torch.arange(8) % 2)
+
+
+def test_the_strengths_of_many_classes_are_compared_by_solutions() -> None:
+    """The more classes, the smaller the gradients: a bound for two would end the path at its beginning."""
+    generator = torch.Generator().manual_seed(0)
+    means, labels = torch.randn(200, 40, generator=generator), torch.arange(200).repeat(6)
+    train, val = (means[labels] + torch.randn(len(labels), 40, generator=generator) for _ in range(2))
+    probe = fit_probe(train, labels, val, labels)
+    loss = torch.nn.functional.cross_entropy(probe.logits(val), labels).item()
+    assert probe.best.log_loss == pytest.approx(loss, rel=0.1)
+    assert loss < 1
