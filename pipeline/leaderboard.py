@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.checkpoint import SEVERAL
 from pipeline.errors import PipelineError
 from pipeline.progress import say
 from pipeline.reproduce import aligned, dvc
@@ -120,7 +121,7 @@ def _experiment(state: dict[str, Any]) -> dict[str, Any] | None:
         finetuned = metrics[METRICS]["finetuned"]
         return {
             "name": state.get("name") or (state["rev"] if state["rev"] == "workspace" else state["rev"][:7]),
-            "backbone": params["backbone"]["name"],
+            "backbone": names if isinstance(names := params["backbone"]["name"], str) else SEVERAL.join(names),
             "frozen_accuracy": metrics[METRICS]["frozen"]["accuracy"],
             **{name: finetuned[name] for name in ("val_log_loss", "accuracy", "accuracy_low", "accuracy_high", "log_loss")},
             **{name: metrics[METRICS][name] for name in ("num_test", "num_parameters", "test_fingerprint")},

@@ -318,6 +318,6 @@ def _explain(key: str, details: list[Any]) -> str:
         return f"{key}: there is no such setting.{hint} Known here: {', '.join(known)}."
     if kind == "value_error":
         shown = key if isinstance(value, dict) else f"{key} = {value!r}"
-        return f"{shown}: {details[0]['ctx']['error']}."
+        return f"{shown}: {details[0]['ctx']['error']}.".removeprefix(": ")  # of several sections there is no key
     wanted = " or ".join(detail["msg"].removeprefix("Input should be ").removeprefix("String should ") for detail in details)
     return f"{key} = {value!r}, but should be {wanted}."

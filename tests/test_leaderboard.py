@@ -15,7 +15,10 @@ from pipeline.leaderboard import experiments_of, leaderboard, over_seeds, show_l
 def state(
     name: str | None, val: float, accuracy: float = 0.95, *, seed: int = 0, rate: float = 1e-3, photos: str = "ef", **other: Any
 ) -> dict[str, Any]:
-    params = {"backbone": {"name": "resnet18"}, "unfreeze_finetune": {"learning_rate": rate, "seed": seed}}
+    params: dict[str, Any] = {
+        "backbone": {"name": other.get("backbone", "resnet18")},
+        "unfreeze_finetune": {"learning_rate": rate, "seed": seed},
+    }
     params["runtime"] = {"workers": other.get("workers", 2)}
     finetuned = {"accuracy": accuracy, "accuracy_low": accuracy - 0.02, "accuracy_high": accuracy + 0.01}
     finetuned |= {"log_loss": val + 0.1, "val_log_loss": val}
@@ -43,6 +46,11 @@ def shown(*experiments: dict[str, Any]) -> list[dict[str, Any]]:
 def test_the_lowest_validation_log_loss_is_first_whatever_the_test_photos_say() -> None:
     [table] = experiments_of(shown(state("lucky", 0.3, accuracy=0.99), state("best", 0.1, accuracy=0.9), state("next", 0.2)))
     assert table["name"].tolist() == ["best", "next", "lucky", "main"]
+
+
+def test_several_backbones_are_named() -> None:
+    [table] = experiments_of(shown(state("both", 0.1, backbone=["lite0", "lite2"]), state("one", 0.2)))
+    assert "lite0 + lite2" in leaderboard(table)
 
 
 def test_failed_queued_and_repeated_experiments_are_left_out() -> None:

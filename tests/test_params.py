@@ -59,11 +59,16 @@ def test_every_setting_has_a_comment_which_a_change_leaves(path: Path) -> None:
         ("evaluate.confidence_level", True, ["evaluate.confidence_level = True", "a valid number"]),
         ("backbone.name", ["resnet18", "resnet81"], ["backbone.name", "resnet81: there is none of this name"]),
         ("backbone.weights", ["none", "none"], ["as many as there are names"]),
+        (
+            "backbone.name",
+            ["tf_efficientnet_lite0", "tf_efficientnet_lite0"],
+            ["\n  several backbones are not fine-tuned: set unfreeze_finetune.epochs to auto or 0"],
+        ),
         *((key, 1, [f"{key}: there is no such setting any more; {advice}"]) for key, advice in FORMER_KEYS.items()),
     ],
 )
 def test_a_mistake_is_told_with_key_value_and_what_is_allowed(path: Path, key: str, value: object, parts: list[str]) -> None:
-    change_params(path, {key: value})
+    change_params(path, {"unfreeze_finetune.epochs": 3, key: value})
     message = told(path)
     assert len(message.splitlines()) == 2
     for part in parts:
