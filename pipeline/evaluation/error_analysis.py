@@ -149,15 +149,10 @@ def nearest_neighbours(
     chosen, transform = _most_confident(scores), evaluation_transform(preprocessing)
     with torch.inference_mode():
         shown = FeatureExtractor(model)(torch.stack([transform(_opened(path)) for path in photos["path"].iloc[chosen]]))
-    cards = []
-    for index, similarities, places in zip(
-        chosen, *(part.tolist() for part in nearest(shown, features, NEIGHBOURS)), strict=True
-    ):
-        actual, photo, predicted = (
-            photos["class"].iloc[index],
-            photos["id"].iloc[index],
-            scores.classes[scores.predicted[index]],
-        )
+    found, cards = nearest(shown, features, NEIGHBOURS), []
+    for index, similarities, places in zip(chosen, *(part.tolist() for part in found), strict=True):
+        actual, photo = photos["class"].iloc[index], photos["id"].iloc[index]
+        predicted = scores.classes[scores.predicted[index]]
         pictures = [embed(photos["path"].iloc[index], f"Photo {photo}, labelled {actual}", f"predicted {predicted}")]
         for similarity, place in zip(similarities, places, strict=True):
             label = f"{scores.classes[int(train.labels[place])]} {similarity:.2f}"

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from PIL import Image
 from pipeline.checkpoint import CheckpointInfo, HeadInfo, library_versions, save_checkpoint
 from pipeline.data.dataset import data_fingerprints
 from pipeline.data.manifest import fingerprint, write_manifest
+from pipeline.data.transforms import evaluation_transform
 from pipeline.errors import PipelineError
 from pipeline.files import read_json, sha256_of, write_csv, write_json
 from pipeline.models.backbone import create_backbone
@@ -70,6 +72,17 @@ def checkpoint(folder: Path, manifest: pd.DataFrame, metrics: dict[str, float], 
     save_checkpoint(folder, info, backbone.model.state_dict(), {})
 
 
+@torch.no_grad()
+def features_of(project: Path, photos: pd.DataFrame) -> torch.Tensor:
+    """Of stored photos, by the network of the checkpoints."""
+    backbone = create_backbone("test_resnet", "none")
+    transform = evaluation_transform(backbone.preprocessing.model_copy(update={"input_size": (3, 64, 64)}))
+    paths = [
+        project / "data/processed/images" / row["split"] / row["class"] / f"{row['id']}.jpg" for _, row in photos.iterrows()
+    ]
+    return FeatureExtractor(backbone.model.eval())(torch.stack([transform(Image.open(path)) for path in paths]))
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = tmp_path_factory.mktemp("project")
@@ -83,9 +96,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     rows[3] |= {"probability_frozen": 0.99, "probability_id": 0.01}  # a wrong label
     write_csv(project / "outputs/probe/out_of_fold.csv", rows)
-    images = torch.zeros(1, 3, 64, 64)
-    width = FeatureExtractor(create_backbone("test_resnet", "none").model)(images).shape[1]
-    write_features(project / "outputs/probe/train_features.npy", torch.eye(8, width))
+    features = features_of(project, manifest[manifest["split"] == "test"].sort_values("id"))
+    features[:4] = -features[:4]  # training photo i has the features of test photo i, or their opposite
+    write_features(project / "outputs/probe/train_features.npy", features)
     write_csv(
         project / "outputs/plots/epochs.csv",
         [{"epoch": 0, "train_loss": None, "val_log_loss": 0.6}, {"epoch": 1, "train_loss": 0.4, "val_log_loss": 0.5}],
@@ -141,6 +154,17 @@ def test_a_second_run_writes_the_same_bytes(project: Path, monkeypatch: pytest.M
     assert seconds["machine"]
     assert seconds["machine"] not in report
     assert "runtime:" not in report
+
+
+def test_the_nearest_training_photo_is_the_one_with_the_same_features(project: Path) -> None:
+    """Both splits in the order of their ids; of the opposite features none is nearest to its own test photo."""
+    manifest = evaluate.read_manifest(project / "data/processed").sort_values("id")
+    train, test = (manifest.loc[manifest["split"] == split, "id"].tolist() for split in ("train", "test"))
+    page = (project / "outputs/evaluation/report.html").read_text()
+    for number, (photo, twin) in enumerate(zip(test, train, strict=True)):
+        shown = re.search(rf"<small>{photo} · (\S+)", page.partition("Most like it in training</h2>")[2])
+        assert shown
+        assert (shown[1] == twin) == (number >= 4)
 
 
 def test_probabilities_of_other_photos_are_refused_and_nothing_is_written(
