@@ -13,6 +13,7 @@ import argparse
 import copy
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,19 +35,21 @@ from pipeline.training.features import backend_for, evaluation, run_inference
 from pipeline.training.finetune import Trainer
 from pipeline.training.probe import fit_probe, read_out_of_fold
 from pipeline.training.resume import ResumeFolder
+from pipeline.training.schedule import Recipe
 from pipeline.training.selection import ALPHAS, Candidate
 
 RECIPE, SOUP, FLIPPED, DISTILLED = "the recipe", "greedy soup of the epochs", "flip-averaged features, frozen", "distilled"
 BIASES = "biases and norms only"
-SETTINGS: dict[str, dict[str, Any]] = {
-    RECIPE: {},
-    "budget 4: half the epochs": {"epochs": 2},
-    "topmost block only": {"unfrozen_blocks": 1},
-    BIASES: {},
-    DISTILLED: {},
-    "half the learning rate": {"learning_rate": 5e-4},
-    "warm-up over half of the steps": {"warmup_fraction": 0.5},
-    "budget 16: twice the epochs": {"epochs": 8},
+# Variant -> settings that differ, given the recipe that is chosen where nothing is set.
+SETTINGS: dict[str, Callable[[Recipe], dict[str, Any]]] = {
+    RECIPE: lambda recipe: {},
+    "half the epochs": lambda recipe: {"epochs": max(1, recipe.epochs // 2)},
+    "topmost block only": lambda recipe: {"unfrozen_blocks": 1},
+    BIASES: lambda recipe: {},
+    DISTILLED: lambda recipe: {},
+    "half the learning rate": lambda recipe: {"learning_rate": recipe.learning_rate / 2},
+    "warm-up over half of the steps": lambda recipe: {"warmup_fraction": 0.5},
+    "twice the epochs": lambda recipe: {"epochs": 2 * recipe.epochs},
 }
 
 
@@ -140,7 +143,8 @@ class Bench:
 
     def run(self, variant: str, seed: int) -> dict[str, tuple[float, float]]:
         """Validation log-loss of a variant's best candidate, and its seconds, those of activations left out; the soup's too."""
-        settings = UnfreezeFinetune(seed=seed, **SETTINGS[variant])
+        recipe = recipe_of(self.backbone.model, self.backbone.preprocessing, UnfreezeFinetune(), len(self.train))
+        settings = UnfreezeFinetune(seed=seed, **SETTINGS[variant](recipe))
         network = self.network(settings)
         if variant == BIASES:
             for name, parameter in network.model.named_parameters():
