@@ -89,11 +89,10 @@ ONNX_CROPS = {
     ),
     "squash": ("resized_size = Concat <axis = 0> (resized_side, resized_side)", CROPPED),
     "border": (
-        """longest = ReduceMax <keepdims = 1> (size)
-  longest_double = Cast <to = 11> (longest)
+        """size_double = Cast <to = 11> (size)
   side_double = Cast <to = 11> (resized_side)
-  size_double = Cast <to = 11> (size)
-  ratio = Div (longest_double, side_double)
+  longest = ReduceMax <keepdims = 1> (size_double)
+  ratio = Div (longest, side_double)
   size_wanted = Div (size_double, ratio)
   size_rounded = Round (size_wanted)
   resized_size = Cast <to = 7> (size_rounded)""",
@@ -106,7 +105,7 @@ ONNX_CROPS = {
 }
 
 
-Loaded = tuple[Callable[[Any], Any], Iterable[Any]]
+Loaded = tuple[Callable[[Any], Any], Iterable[Any]]  # what gives logits (n, classes), and the batches to give it in turn
 
 
 class Unsupported(Exception):
@@ -124,7 +123,7 @@ class Trained:
 
 
 class ExportFormat(NamedTuple):
-    """`write` puts the files into a folder and loads them again: what gives logits, and the batches to give it in turn."""
+    """`write` puts the files into a folder and loads them again."""
 
     name: str
     files: tuple[str, ...]
@@ -159,9 +158,8 @@ def export(
     refuse_other_data(info, checkpoint, classes_of(manifest), data_fingerprints(manifest))
     model = rebuild(info, read_model_state(checkpoint)).eval().requires_grad_(False)
     paths = Photos.of_split(manifest, processed, "val", info.classes).paths
-    photos = [
-        Image.open(path).convert("RGB") for path in paths[:: -(-len(paths) // SAMPLE)]
-    ]  # all over the split, so of all classes
+    sample = paths[:: -(-len(paths) // SAMPLE)]  # from all over the split, so of all classes
+    photos = [Image.open(path).convert("RGB") for path in sample]
     transform = evaluation_transform(info.preprocessing)
     trained = Trained(model, info, photos, torch.stack([transform(photo) for photo in photos]))
     fresh = output.with_name(f".{output.name}.new")
