@@ -18,6 +18,7 @@ import io
 import platform
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -129,18 +130,16 @@ def library_versions() -> dict[str, str]:
     libraries = ["torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "onnxruntime", "openvino", "numpy"]
     versions = {"python": platform.python_version()}
     for library in [*libraries, "scipy", "scikit-learn", "pillow", "accelerate"]:
-        try:
+        versions[library] = "not installed"  # as OpenVINO is not on processors that it is not for
+        with suppress(PackageNotFoundError):
             versions[library] = version(library)
-        except PackageNotFoundError:
-            versions[library] = "not installed"  # as OpenVINO is not on processors that it is not for
     return versions
 
 
 def save_checkpoint(folder: Path, info: CheckpointInfo, model_state: Mapping[str, Tensor], ood: Mapping[str, Tensor]) -> None:
-    """Write a checkpoint folder atomically; a checkpoint that was there before is replaced only by a whole new one.
+    """Write a checkpoint folder atomically: an OSError, of a full disk say, leaves the old one as it was.
 
-    `info.files` is filled in here; `model_state`, of any device, is a state dict, and `ood` is `OodDetector.tensors()`. An
-    OSError, of a full disk say, leaves the old checkpoint as it was.
+    `info.files` is filled in here; `model_state`, of any device, is a state dict, and `ood` is `OodDetector.tensors()`.
     """
     temporary = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -163,8 +162,6 @@ def save_general(file: Path, content: Mapping[str, Any]) -> None:
 
     `content` holds tensors, numbers, strings, None, and dicts, lists and tuples of them, such as state dicts.
 
-    An OSError, of a full disk say, leaves the old file as it was.
-
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp(), "two.pt")
     >>> teacher, student = torch.nn.Linear(2, 2), torch.nn.Linear(2, 1)
@@ -178,10 +175,7 @@ def save_general(file: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_general(file: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read what `save_general` wrote onto a device ("cpu", "cuda:1", "meta" ...), without unpickling code.
-
-    A PipelineError tells that there is no such file, that it is broken, or that it holds more than tensors and primitives.
-    """
+    """Read what `save_general` wrote onto a device ("cpu", "cuda:1", "meta" ...); a PipelineError where that would run code."""
     try:
         return torch.load(file, map_location=device, weights_only=True)
     except FileNotFoundError:
@@ -206,10 +200,7 @@ def read_info(folder: Path) -> CheckpointInfo:
 
 
 def read_model_state(folder: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
-    """Read the parameters and buffers onto a device ("cpu", "cuda:1", "meta" ...), checked against their hash.
-
-    A PipelineError tells that the file is missing, broken, or not the one that was saved.
-    """
+    """Read parameters and buffers onto a device ("cpu", "cuda:1", "meta" ...); a PipelineError where their hash is another."""
     return _read_tensors(folder, MODEL_FILE, device)
 
 
@@ -224,24 +215,19 @@ def _read_tensors(folder: Path, name: str, device: str | torch.device) -> dict[s
         raise PipelineError(f"{path} is missing. {_AGAIN}")
     if sha256_of(path) != expected:
         raise PipelineError(f"{path} is not what was saved: its sha256 differs from the one in {INFO_FILE}. {_AGAIN}")
-    # safetensors knows no meta device; the file is mapped, not read, until a tensor is touched.
-    on_meta = torch.device(device).type == "meta"
     try:
-        state = load_file(path, device="cpu" if on_meta else str(device))
+        # The file is mapped, not read, until a tensor is touched; safetensors itself knows no meta device.
+        return {name: tensor.to(device) for name, tensor in load_file(path).items()}
     except SafetensorError as error:
         raise PipelineError(f"{path} cannot be read: {error}. {_AGAIN}") from None
-    return {name: tensor.to("meta") for name, tensor in state.items()} if on_meta else state
 
 
 def refuse_other_data(info: CheckpointInfo, folder: Path, classes: tuple[str, ...], data: DataFingerprints) -> None:
     """Raise a PipelineError where a checkpoint was made for other classes, another order of them, or other photos."""
     if info.classes != classes:
-        raise PipelineError(
-            f"{folder} was trained for the classes {', '.join(info.classes)} in this order, but the data has "
-            f"{', '.join(classes)}. {_AGAIN}"
-        )
-    differing = [name for name, value in info.data if value != getattr(data, name)]
-    if differing:
+        own, others = ", ".join(info.classes), ", ".join(classes)
+        raise PipelineError(f"{folder} was trained for the classes {own} in this order, but the data has {others}. {_AGAIN}")
+    if differing := [name for name, value in info.data if value != getattr(data, name)]:
         raise PipelineError(
             f"{folder} was trained on other photos or another split than data/processed holds now "
             f"(differing: {', '.join(differing)}). {_AGAIN}"

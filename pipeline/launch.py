@@ -36,9 +36,7 @@ def is_distributed() -> bool:
 def launch(arguments: list[str], processes: int) -> None:
     """Run `python ARGUMENTS` in several processes until all have ended well; where one does not, the others are ended.
 
-    Raises:
-        PipelineError: what the first process that failed had to say, or what it died of.
-        SystemExit: this process was asked to end (SIGTERM and the like); the others have ended.
+    A PipelineError has what the first process that failed had to say, or what it died of. A signal to end is a SystemExit.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

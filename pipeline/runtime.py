@@ -56,10 +56,9 @@ class ResolvedRuntime:
 
 
 def broadcast(runtime: ResolvedRuntime, compute: Callable[[], T]) -> T:
-    """What `compute` gives in the main process, where alone it is called, for all processes.
+    """What `compute` gives in the main process, where alone it is called; every process must ask in the same order.
 
-    For what is read from a disk, or decides when to stop: processors that differ may round the same sum differently. Every
-    process must make the same calls in the same order.
+    For what is read from a disk, or decides when to stop: processors that differ may round the same sum differently.
     """
     if runtime.processes == 1:
         return compute()
@@ -129,11 +128,7 @@ def _keep_freed_memory() -> None:
 
 
 def resolve_device(wanted: str) -> torch.device:
-    """The device of a setting: auto, cpu, cuda, cuda:1, mps ...
-
-    Raises:
-        PipelineError: it is not here.
-    """
+    """The device of a setting: auto, cpu, cuda, cuda:1, mps ...; a PipelineError where it is not here."""
     if wanted == "auto":
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:

@@ -130,14 +130,31 @@ def test_other_data_and_other_classes_are_refused(tmp_path: Path) -> None:
         refuse_other_data(INFO, tmp_path, ("cat", "dog"), DATA.model_copy(update={"val": "other"}))
 
 
+def save_one_file(file: Path, value: float) -> None:
+    save_general(file, {"teacher": {"weight": torch.full((2, 3), value)}, "student": {"weight": torch.zeros(1)}, "epoch": 1})
+
+
+def value_of(folder: Path) -> float:
+    """The value of a checkpoint that must be whole: both files, against their hashes."""
+    value = read_model_state(folder)["weight"][0, 0].item()
+    assert read_ood(folder)["means"][0, 0].item() == value
+    return value
+
+
+def value_of_one_file(file: Path) -> float:
+    return read_general(file)["teacher"]["weight"][0, 0].item()
+
+
+KINDS = ((save, value_of, "model"), (save_one_file, value_of_one_file, "model.pt"))
+
 AT_EACH_SYSTEM_CALL = """
 import shutil, sys
 from pathlib import Path
 from tests.ptrace import restore, states_at_each_system_call
-from tests.test_checkpoint import save, save_one_file, value_of, value_of_one_file
+from tests.test_checkpoint import KINDS
 
 root, after = Path(sys.argv[1], "writing"), Path(sys.argv[1], "after the kill")
-for write, read, name in ((save, value_of, "model"), (save_one_file, value_of_one_file, "model.pt")):
+for write, read, name in KINDS:
     root.mkdir()
     write(root / name, 1.0)
     try:
@@ -158,75 +175,55 @@ for write, read, name in ((save, value_of, "model"), (save_one_file, value_of_on
     print(calls, len(states), *sorted(set(values)))
 """
 
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from tests.test_checkpoint import KINDS
 
-def save_one_file(file: Path, value: float) -> None:
-    save_general(file, {"teacher": {"weight": torch.full((2, 3), value)}, "student": {"weight": torch.zeros(1)}, "epoch": 1})
+root = Path(sys.argv[1])
+for write, _, name in KINDS:
+    write(root / name, 1.0)
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+whole = max(file.stat().st_size for file in (root / "model").iterdir())
+for size in range(0, 2 * whole, 503):
+    for write, read, name in KINDS:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            write(root / name, 2.0)
+            stopped = False
+        except OSError:
+            stopped = True
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        assert read(root / name) == (1.0 if stopped else 2.0), size
+        write(root / name, 1.0)
+        assert sorted(path.name for path in root.iterdir()) == ["model", "model.pt"], size
+        print("stopped" if stopped else "finished")
+"""
 
 
-def value_of(folder: Path) -> float:
-    """The value of a checkpoint that must be whole: both files, against their hashes."""
-    value = read_model_state(folder)["weight"][0, 0].item()
-    assert read_ood(folder)["means"][0, 0].item() == value
-    return value
-
-
-def value_of_one_file(file: Path) -> float:
-    return read_general(file)["teacher"]["weight"][0, 0].item()
+def run_apart(code: str, folder: Path) -> str:
+    """What a process of its own prints, which has one thread, so that it may fork."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code, folder], cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode == 77:
+        pytest.skip("this machine does not let a process trace its child")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="tracing system calls is Linux's ptrace")
 def test_a_kill_at_any_system_call_of_a_save_leaves_the_old_or_the_new_checkpoint(tmp_path: Path) -> None:
-    """In a process of its own, with one thread, because it forks."""
-    done = subprocess.run(
-        [sys.executable, "-c", AT_EACH_SYSTEM_CALL, str(tmp_path)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode == 77:
-        pytest.skip("this machine does not let a process trace its child")
-    assert done.returncode == 0, done.stderr
-    for line, least in zip(done.stdout.splitlines(), (12, 4), strict=True):
+    for line, least in zip(run_apart(AT_EACH_SYSTEM_CALL, tmp_path).splitlines(), (12, 4), strict=True):
         calls, states, *values = line.split()
         assert int(calls) > int(states) >= least
         assert values == ["1.0", "2.0"]
 
 
-FULL_DISK = """
-import resource, sys
-from pathlib import Path
-from tests.test_checkpoint import save, save_one_file, value_of, value_of_one_file
-
-root = Path(sys.argv[1])
-save(root / "model", 1.0)
-save_one_file(root / "one.pt", 1.0)
-_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-whole = max(file.stat().st_size for file in (root / "model").iterdir())
-for size in range(0, 2 * whole, 503):
-    for write, read, target in ((save, value_of, root / "model"), (save_one_file, value_of_one_file, root / "one.pt")):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-        try:
-            write(target, 2.0)
-            stopped = False
-        except OSError:
-            stopped = True
-        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-        assert read(target) == (1.0 if stopped else 2.0), size
-        write(target, 1.0)
-        assert sorted(path.name for path in root.iterdir()) == ["model", "one.pt"], size
-        print("stopped" if stopped else "finished")
-"""
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="a limit of the size of files is POSIX's")
 def test_a_disk_that_is_full_at_any_byte_leaves_the_old_checkpoint(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split().count("stopped") >= 6
-    assert "finished" in done.stdout
+    outcomes = run_apart(FULL_DISK, tmp_path).split()
+    assert outcomes.count("stopped") >= 6
+    assert "finished" in outcomes
 
 
 def test_a_broken_general_checkpoint_is_refused_in_one_sentence_and_a_hostile_one_does_not_run(tmp_path: Path) -> None:

@@ -12,12 +12,11 @@ processor the network runs in float32, 32 photos at a time, while threads decode
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import BinaryIO, Self, TypeGuard, TypeVar
 
@@ -45,7 +44,6 @@ T = TypeVar("T")
 Photo = str | Path | bytes | Image.Image | np.ndarray | BinaryIO
 
 BATCH_SIZE = 32
-PHOTOS_AHEAD = 2 * BATCH_SIZE  # decoded while the network runs, so that memory stays flat
 TIMEOUTS = (10.0, 30.0)  # seconds, to connect and for any next bytes
 SECONDS_TO_FETCH = 120.0
 MAX_FETCHED_BYTES = 64 * 2**20
@@ -95,8 +93,7 @@ class Classifier:
     def load(cls, folder: str | Path, *, device: str = "auto") -> Self:
         """Read a checkpoint folder, such as outputs/finetuned, onto a device: auto, cpu, cuda, cuda:1, mps ...
 
-        Raises:
-            PipelineError: the folder holds no whole checkpoint, or the device is not here.
+        A PipelineError tells that the folder holds no whole checkpoint, or that the device is not here.
         """
         folder = Path(folder)
         info, ood = read_info(folder), OodDetector(**read_ood(folder))
@@ -121,12 +118,8 @@ class Classifier:
         """
         one = isinstance(photos, str | Path | bytes | bytearray | Image.Image | np.ndarray) or hasattr(photos, "read")
         photos = [photos] if one else list(photos)  # type: ignore[list-item, arg-type]
-        predictions = []
-        for photo, outcome in zip(photos, self.predict_each(photos), strict=True):
-            if isinstance(outcome, Refused):
-                raise PipelineError(f"{_name(photo)} cannot be predicted: {outcome}")
-            predictions.append(outcome)
-        return predictions
+        outcomes = zip(photos, self.predict_each(photos), strict=True)
+        return [_usable(outcome, photo, "predicted") for photo, outcome in outcomes]
 
     def predict_each(self, photos: Iterable[Photo]) -> Iterator[Prediction | Refused]:
         """For each photo in turn its prediction, or why it cannot be decoded; photos are taken as they are needed."""
@@ -137,42 +130,34 @@ class Classifier:
         return self._each(photos, lambda logits, features: features.numpy())
 
     def _each(self, photos: Iterable[Photo], answers: Callable[[Tensor, Tensor], Iterable[T]]) -> Iterator[T | Refused]:
-        """What `answers` makes of logits and features, a photo in turn."""
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            prepared = self._prepared_ahead(pool, iter(photos))
-            try:
-                while batch := list(islice(prepared, BATCH_SIZE)):
-                    arrays = [one for one in batch if not isinstance(one, Refused)]
-                    of_batch = iter(answers(*self._outputs(np.stack(arrays))) if arrays else [])
-                    yield from (one if isinstance(one, Refused) else next(of_batch) for one in batch)
-            finally:
-                pool.shutdown(cancel_futures=True)
+        """What `answers` makes of logits and features, a photo in turn; the next batch is decoded while the network runs."""
+        photos, pool = iter(photos), ThreadPoolExecutor(usable_cores())
+        batches: Iterator[Iterable[np.ndarray | Refused]] = (
+            pool.map(self._prepare, batch) for batch in iter(lambda: list(islice(photos, BATCH_SIZE)), [])
+        )
+        try:
+            for under_way, _ in pairwise(chain(batches, [()])):  # a pair, so that the next one is begun
+                prepared = list(under_way)
+                arrays = [one for one in prepared if not isinstance(one, Refused)]
+                found = iter(answers(*self._outputs(arrays)) if arrays else [])
+                yield from (one if isinstance(one, Refused) else next(found) for one in prepared)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def explain(self, photo: Photo, label: str) -> Image.Image:
         """Grad-CAM: the photo as the network sees it, in grey, with the places that raised the logit of `label` in colours.
 
-        Raises:
-            PipelineError: there is no such class, the photo cannot be decoded, or the network has no layer to look at.
+        A PipelineError tells that there is no such class, or no layer to look at, or that the photo cannot be decoded.
         """
         from pipeline.evaluation.attribution import grad_cam, overlay  # takes a second, which prediction does not need
 
         if label not in self.classes:
             known = ", ".join(self.classes[:20]) + (", ..." if len(self.classes) > 20 else "")
             raise PipelineError(f"There is no class {label!r}. The checkpoint has {known}.")
-        array = self._prepare(photo)
-        if isinstance(array, Refused):
-            raise PipelineError(f"{_name(photo)} cannot be explained: {array}")
-        images = normalise(torch.from_numpy(array[None].copy()), self.info.preprocessing).contiguous()
+        array = _usable(self._prepare(photo), photo, "explained")
         with self._explaining:
-            heat = grad_cam(self._model, images, [self.classes.index(label)])[0]
+            heat = grad_cam(self._model, self._normalised([array]).contiguous(), [self.classes.index(label)])[0]
         return overlay(Image.fromarray(array), heat)
-
-    def _prepared_ahead(self, pool: ThreadPoolExecutor, photos: Iterator[Photo]) -> Iterator[np.ndarray | Refused]:
-        """The photos as the network takes them, in order, with `PHOTOS_AHEAD` further ones under way."""
-        under_way = deque(pool.submit(self._prepare, photo) for photo in islice(photos, PHOTOS_AHEAD))
-        while under_way:
-            under_way.extend(pool.submit(self._prepare, photo) for photo in islice(photos, 1))
-            yield under_way.popleft().result()
 
     def _prepare(self, photo: Photo) -> np.ndarray | Refused:
         """(height, width, 3) uint8, resized and cropped."""
@@ -183,10 +168,13 @@ class Classifier:
         except MemoryError:
             return Refused("not enough memory to decode")
 
-    def _outputs(self, photos: np.ndarray) -> tuple[Tensor, ...]:
-        """(n, height, width, 3) uint8 -> logits (n, classes) and features (n, width)."""
-        images = normalise(torch.from_numpy(photos), self.info.preprocessing)
-        return self._backend.run(images).tensor_split([len(self.classes)], dim=1)
+    def _normalised(self, arrays: list[np.ndarray]) -> Tensor:
+        """Photos as `_prepare` gives them -> (n, 3, height, width) float32."""
+        return normalise(torch.from_numpy(np.stack(arrays)), self.info.preprocessing)
+
+    def _outputs(self, arrays: list[np.ndarray]) -> tuple[Tensor, ...]:
+        """Logits (n, classes) and features (n, width)."""
+        return self._backend.run(self._normalised(arrays)).tensor_split([len(self.classes)], dim=1)
 
     def _predictions(self, logits: Tensor, features: Tensor) -> list[Prediction]:
         predictions = []
@@ -200,12 +188,8 @@ class Classifier:
 def open_photo(photo: Photo, stored_size: int) -> Image.Image:
     """A photo in RGB, upright, as `preprocess` would have stored it and training would have read it.
 
-    Args:
-        photo: as for `Classifier.predict`. Pixels without a file are encoded as a JPEG only where they are shrunk.
-        stored_size: upper bound of the stored photo's shorter side, in pixels.
-
-    Raises:
-        Refused: it cannot be read, decoded or converted; `str(error)` is the reason.
+    Pixels without a file are encoded as a JPEG only where they are shrunk, to a shorter side of `stored_size` pixels. `Refused`
+    says why a photo cannot be read, decoded or converted.
     """
     if isinstance(photo, np.ndarray):
         photo = _image_of(photo)
@@ -221,11 +205,7 @@ def is_address(photo: object) -> TypeGuard[str]:
 
 
 def fetch(address: str) -> bytes:
-    """The bytes at an http(s) address.
-
-    Raises:
-        Refused: it cannot be reached in time, is no success, leads from HTTPS to HTTP, or gives more than `MAX_FETCHED_BYTES`.
-    """
+    """The bytes at an http(s) address; `Refused` where it is too slow or too large, or leads from HTTPS to HTTP."""
     deadline, content = time.monotonic() + SECONDS_TO_FETCH, bytearray()
     try:
         with requests.get(address, stream=True, timeout=TIMEOUTS, hooks={"response": refuse_step_down}) as response:
@@ -242,15 +222,16 @@ def fetch(address: str) -> bytes:
 
 
 def _image_of(array: np.ndarray) -> Image.Image:
-    reason = "floats beyond 0 to 1, or NaN; divide them by the value of white"
-    if array.dtype.kind == "f" and (array.size == 0 or (array.min() >= 0 and array.max() <= 1)):  # false where one is NaN
+    no_photo = "an array that is no photo:"
+    if array.dtype.kind == "f":
+        if not ((array >= 0) & (array <= 1)).all():
+            raise Refused(f"{no_photo} floats beyond 0 to 1, or NaN; divide them by the value of white")
         array = np.round(array * 255).astype(np.uint8)
-    if array.dtype.kind != "f":
-        reason = f"{array.shape} of {array.dtype}; give (height, width), or with 3 or 4 channels last, of uint8 or of floats"
-        if array.ndim in (2, 3) and array.dtype in (bool, np.uint8, np.uint16):
-            with suppress(TypeError, ValueError):  # of channels that Pillow does not know
-                return Image.fromarray(array)
-    raise Refused(f"an array that is no photo: {reason}")
+    if array.ndim in (2, 3) and array.dtype in (bool, np.uint8, np.uint16):
+        with suppress(TypeError, ValueError):  # of channels that Pillow does not know
+            return Image.fromarray(array)
+    wanted = "give (height, width), or with 3 or 4 channels last, of uint8 or of floats"
+    raise Refused(f"{no_photo} {array.shape} of {array.dtype}; {wanted}")
 
 
 def _read(file: str | Path | BinaryIO) -> bytes:
@@ -269,5 +250,8 @@ def _read(file: str | Path | BinaryIO) -> bytes:
     return data
 
 
-def _name(photo: Photo) -> str:
-    return str(photo) if isinstance(photo, str | Path) else f"a photo given as {type(photo).__name__}"
+def _usable(outcome: T | Refused, photo: Photo, purpose: str) -> T:
+    if isinstance(outcome, Refused):
+        name = photo if isinstance(photo, str | Path) else f"a photo given as {type(photo).__name__}"
+        raise PipelineError(f"{name} cannot be {purpose}: {outcome}")
+    return outcome

@@ -16,7 +16,7 @@ import math
 import shutil
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,27 +89,23 @@ ONNX_CROPS = {
     ),
     "squash": ("resized_size = Concat <axis = 0> (resized_side, resized_side)", CROPPED),
     "border": (
-        """longest = ReduceMax <keepdims = 1> (size)
-  longest_double = Cast <to = 11> (longest)
+        """size_double = Cast <to = 11> (size)
   side_double = Cast <to = 11> (resized_side)
-  size_double = Cast <to = 11> (size)
-  ratio = Div (longest_double, side_double)
+  longest = ReduceMax <keepdims = 1> (size_double)
+  ratio = Div (longest, side_double)
   size_wanted = Div (size_double, ratio)
   size_rounded = Round (size_wanted)
   resized_size = Cast <to = 7> (size_rounded)""",
         """fill = Constant <value = float[3, 1, 1] {{{fill}}}> ()
-  none = Constant <value_ints = [0, 0]> ()
-  two = Constant <value_int = 2> ()
-  missing = Sub (crop, resized_size)
-  before = Div (missing, two)
-  after = Sub (missing, before)
-  borders = Concat <axis = 0> (none, before, none, after)
   inner = Cast <to = 1> (resized)
   inner_above = Sub (inner, fill)
-  padded_above = Pad (inner_above, borders)
+  padded_above = CenterCropPad <axes = [2, 3]> (inner_above, crop)
   levels = Add (padded_above, fill)""",
     ),
 }
+
+
+Loaded = tuple[Callable[[Any], Any], Iterable[Any]]  # what gives logits (n, classes), and the batches to give it in turn
 
 
 class Unsupported(Exception):
@@ -127,12 +123,12 @@ class Trained:
 
 
 class ExportFormat(NamedTuple):
-    """`write` puts the files into a folder and loads them again; what it returns computes their logits (n, classes)."""
+    """`write` puts the files into a folder and loads them again."""
 
     name: str
     files: tuple[str, ...]
     tolerance: float  # how far its logits may lie from the checkpoint's, relative to the largest
-    write: Callable[[Trained, Path], Callable[[], Tensor]]
+    write: Callable[[Trained, Path], Loaded]
 
 
 def export(
@@ -145,16 +141,10 @@ def export(
     push_to: str | None = None,
     space: bool = False,
 ) -> None:
-    """Write the folder, compare every format, and print how far each lies from the checkpoint.
+    """Write the folder, compare every format on the validation photos in `processed`, and print how far each lies from it.
 
-    Args:
-        checkpoint: what a training stage wrote.
-        output: an earlier export there is replaced.
-        processed: the photos, stored and split; those of validation are compared on.
-        evaluation: where `evaluate` wrote its metrics.
-        source: of the photos, as `download.source`.
-        push_to: "hf-hub:OWNER/NAME", to upload the folder too.
-        space: make a Space that shows it, too.
+    An earlier export is replaced. The model card has the metrics in the folder `evaluation` and the `source` of the photos.
+    With `push_to`, "hf-hub:OWNER/NAME", the folder is uploaded too, and with `space` a Space that shows it.
 
     Raises:
         PipelineError: there is no checkpoint or no photos, a format differs, or the folder cannot be written or uploaded.
@@ -167,7 +157,11 @@ def export(
     manifest = read_manifest(processed)
     refuse_other_data(info, checkpoint, classes_of(manifest), data_fingerprints(manifest))
     model = rebuild(info, read_model_state(checkpoint)).eval().requires_grad_(False)
-    trained = _with_photos(model, info, Photos.of_split(manifest, processed, "val", info.classes))
+    paths = Photos.of_split(manifest, processed, "val", info.classes).paths
+    sample = paths[:: -(-len(paths) // SAMPLE)]  # from all over the split, so of all classes
+    photos = [Image.open(path).convert("RGB") for path in sample]
+    transform = evaluation_transform(info.preprocessing)
+    trained = Trained(model, info, photos, torch.stack([transform(photo) for photo in photos]))
     fresh = output.with_name(f".{output.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -191,14 +185,57 @@ def export(
         push(output, push_to, space=space)
 
 
+def _write_formats(trained: Trained, folder: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """What was written, how far its logits lie from the checkpoint's, and its cost; and why other formats were left out.
+
+    Milliseconds are those of the network in batches, on all cores; with preprocessing they include it, one photo at a time.
+    """
+    expected = _logits(trained.model, trained.inputs.split(BATCH))
+    compared, left_out = [], {}
+    say(f"{'format':23} {'size':>10}  ms a photo  loaded again, its logits differ by (allowed)")
+    for one in EXPORT_FORMATS:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of torch's own parts; whether the result is right is measured
+                run, batches = one.write(trained, folder)
+                logits, started = _logits(run, batches), time.perf_counter()
+                _logits(run, batches)
+                milliseconds = 1000 * (time.perf_counter() - started) / len(expected)
+        except (OSError, SafetensorError) as error:
+            raise PipelineError(f"{folder} cannot be written: {error}. Free some room on its disk.") from None
+        except Exception as error:  # exporters and runtimes raise many kinds for an operator that they do not support
+            left_out[one.name] = [*str(error).strip().splitlines(), type(error).__name__][0]
+            for name in one.files:
+                (folder / name).unlink(missing_ok=True)
+            continue
+        difference = ((logits - expected).abs().max() / expected.abs().max().clamp(min=1e-6)).item()
+        if not difference <= one.tolerance:
+            raise PipelineError(
+                f"Nothing was exported: {one.name!r} is not what the checkpoint is. Loaded again, its logits differ by up to "
+                f"{difference:.1e} of the largest (allowed: {one.tolerance:.0e}) on {len(expected)} validation photos. Another "
+                "version of torch, onnx, onnxruntime or openvino may write it rightly; please report it."
+            )
+        size = sum((folder / name).stat().st_size for name in one.files)
+        say(f"{one.name:23} {megabytes(size):>10} {milliseconds:11.2f}  {difference:.1e} ({one.tolerance:.0e})")
+        other_labels = int((logits.argmax(1) != expected.argmax(1)).sum())
+        found = {"difference": difference, "tolerance": one.tolerance, "other_labels": other_labels}
+        found |= {"megabytes": round(size / 1e6, 3), "milliseconds_a_photo": round(milliseconds, 3)}
+        compared.append({"format": one.name, "files": one.files} | found)
+    return compared, left_out
+
+
+def _logits(run: Callable[[Any], Any], batches: Iterable[Any]) -> Tensor:
+    with torch.inference_mode():
+        return torch.cat([torch.as_tensor(run(batch)) for batch in batches])
+
+
 def with_preprocessing(network: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.ModelProto:
     """Put timm's evaluation transform before a network, within one ONNX model.
 
     ONNX Runtime's 8-bit antialiased Resize follows Pillow's; now and then a pixel differs by a level or two of 255.
 
-    Args:
-        network: input "images" (n, 3, side, side) float32, normalised.
-        preprocessing: of that network. The whole takes "photos" (n, height, width, 3) uint8, RGB, of any height and width.
+    The network takes "images", (n, 3, side, side) float32, normalised. The whole takes "photos", (n, height, width, 3) uint8,
+    RGB, of any height and width.
 
     Raises:
         Unsupported: ONNX has no counterpart of the interpolation, or the input is no square, or a bordered part of the photo.
@@ -225,7 +262,7 @@ def with_preprocessing(network: onnx.ModelProto, preprocessing: Preprocessing) -
     return onnx.compose.merge_models(before, network, io_map=[("preprocessing/prepared", "images")])
 
 
-def _timm(trained: Trained, folder: Path) -> Callable[[], Tensor]:
+def _timm(trained: Trained, folder: Path) -> Loaded:
     info = trained.info
     if not timm.is_model(info.backbone.name):
         raise Unsupported(f"timm has no network named {info.backbone.name}")
@@ -243,68 +280,23 @@ def _timm(trained: Trained, folder: Path) -> Callable[[], Tensor]:
     )
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     transform = create_transform(**resolve_data_config({}, model=model), is_training=False)
-    inputs = torch.stack([transform(photo) for photo in trained.photos])
-    return lambda: _in_batches(model, inputs)
-
-
-def _onnx(trained: Trained, folder: Path) -> Callable[[], Tensor]:
-    network = onnx.load_from_string(_to_onnx(trained))
-    session = _saved(network, folder / "model.onnx", trained.info, "float32, normalised")
-    return lambda: _in_batches(lambda batch: torch.from_numpy(session.run(None, {"images": batch.numpy()})[0]), trained.inputs)
-
-
-def _onnx_with_preprocessing(trained: Trained, folder: Path) -> Callable[[], Tensor]:
-    whole = with_preprocessing(onnx.load_from_string(_to_onnx(trained)), trained.info.preprocessing)
-    session = _saved(whole, folder / "model_with_preprocessing.onnx", trained.info, "uint8 RGB pixels of any size")
-    photos = [np.asarray(photo)[None] for photo in trained.photos]
-    return lambda: torch.from_numpy(np.concatenate([session.run(None, {"photos": photo})[0] for photo in photos]))
-
-
-def _openvino(trained: Trained, folder: Path) -> Callable[[], Tensor]:
-    core, file = openvino_core(), folder / "openvino_model.xml"
-    import openvino
-
-    openvino.save_model(core.read_model(_to_onnx(trained)), file, compress_to_fp16=False)
-    compiled = core.compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda: _in_batches(lambda batch: torch.from_numpy(compiled(batch.numpy())[0]), trained.inputs)
-
-
-def _torch_export(trained: Trained, folder: Path) -> Callable[[], Tensor]:
-    logging.getLogger("torch.export").setLevel(logging.ERROR)
-    example, buffer = torch.zeros(2, *trained.info.preprocessing.input_size), io.BytesIO()
-    program = torch.export.export(trained.model, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
-    torch.export.save(program, buffer)
-    (folder / "model.pt2").write_bytes(buffer.getvalue())
-    module = torch.export.load(str(folder / "model.pt2")).module()
-    return lambda: _in_batches(module, trained.inputs)
-
-
-def _executorch(trained: Trained, folder: Path) -> Callable[[], Tensor]:
-    """For phones and other small devices, one photo at a time, by XNNPACK's kernels."""
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
-    from executorch.runtime import Runtime
-
-    program = torch.export.export(trained.model, (trained.inputs[:1],))
-    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-    (folder / "model.pte").write_bytes(lowered.to_executorch().buffer)
-    method = Runtime.get().load_program(folder / "model.pte").load_method("forward")
-    return lambda: torch.cat([method.execute([image[None]])[0].clone() for image in trained.inputs])
-
-
-EXPORT_FORMATS = (
-    ExportFormat("timm", ("model.safetensors", "config.json"), 1e-4, _timm),
-    ExportFormat("ONNX", ("model.onnx",), 1e-3, _onnx),
-    # Pixels may be a level or two of 255 off, and so is what follows from them.
-    ExportFormat("ONNX with preprocessing", ("model_with_preprocessing.onnx",), 5e-2, _onnx_with_preprocessing),
-    ExportFormat("OpenVINO", ("openvino_model.xml", "openvino_model.bin"), 1e-3, _openvino),
-    ExportFormat("torch.export", ("model.pt2",), 1e-3, _torch_export),
-    *([ExportFormat("ExecuTorch", ("model.pte",), 1e-3, _executorch)] if importlib.util.find_spec("executorch") else []),
-)
+    return model, torch.stack([transform(photo) for photo in trained.photos]).split(BATCH)
 
 
 def _to_onnx(trained: Trained) -> bytes:
     return export_onnx(trained.model, torch.zeros(2, *trained.info.preprocessing.input_size), output="logits")
+
+
+def _onnx(trained: Trained, folder: Path) -> Loaded:
+    session = _saved(onnx.load_from_string(_to_onnx(trained)), folder / "model.onnx", trained.info, "float32, normalised")
+    return lambda images: session.run(None, {"images": images.numpy()})[0], trained.inputs.split(BATCH)
+
+
+def _onnx_with_preprocessing(trained: Trained, folder: Path) -> Loaded:
+    whole = with_preprocessing(onnx.load_from_string(_to_onnx(trained)), trained.info.preprocessing)
+    session = _saved(whole, folder / "model_with_preprocessing.onnx", trained.info, "uint8 RGB pixels of any size")
+    photos = [np.asarray(photo)[None] for photo in trained.photos]
+    return lambda photo: session.run(None, {"photos": photo})[0], photos
 
 
 def _saved(model: onnx.ModelProto, file: Path, info: CheckpointInfo, expects: str) -> onnxruntime.InferenceSession:
@@ -317,54 +309,43 @@ def _saved(model: onnx.ModelProto, file: Path, info: CheckpointInfo, expects: st
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 
-def _in_batches(run: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    with torch.inference_mode():
-        return torch.cat([run(batch) for batch in inputs.split(BATCH)])
+def _openvino(trained: Trained, folder: Path) -> Loaded:
+    core, file = openvino_core(), folder / "openvino_model.xml"
+    import openvino
+
+    openvino.save_model(core.read_model(_to_onnx(trained)), file, compress_to_fp16=False)
+    compiled = core.compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda images: compiled(images.numpy())[0], trained.inputs.split(BATCH)
 
 
-def _with_photos(model: nn.Module, info: CheckpointInfo, validation: Photos) -> Trained:
-    """With photos from all over the split, so of all classes."""
-    transform, photos = evaluation_transform(info.preprocessing), []
-    for path in validation.paths[:: -(-len(validation) // SAMPLE)]:
-        with Image.open(path) as image:
-            photos.append(image.convert("RGB"))
-    return Trained(model, info, photos, torch.stack([transform(photo) for photo in photos]))
+def _torch_export(trained: Trained, folder: Path) -> Loaded:
+    logging.getLogger("torch.export").setLevel(logging.ERROR)
+    example, buffer = torch.zeros(2, *trained.info.preprocessing.input_size), io.BytesIO()
+    program = torch.export.export(trained.model, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    torch.export.save(program, buffer)
+    (folder / "model.pt2").write_bytes(buffer.getvalue())
+    return torch.export.load(str(folder / "model.pt2")).module(), trained.inputs.split(BATCH)
 
 
-def _write_formats(trained: Trained, folder: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """What was written, how far its logits lie from the checkpoint's, and its cost; and why other formats were left out.
+def _executorch(trained: Trained, folder: Path) -> Loaded:
+    """For phones and other small devices, one photo at a time, by XNNPACK's kernels."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+    from executorch.runtime import Runtime
 
-    Milliseconds are those of the network in batches, on all cores; with preprocessing they include it, one photo at a time.
-    """
-    expected = _in_batches(trained.model, trained.inputs)
-    compared, left_out = [], {}
-    say(f"{'format':23} {'size':>10}  ms a photo  loaded again, its logits differ by (allowed)")
-    for one in EXPORT_FORMATS:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of torch's own parts; whether the result is right is measured
-                run = one.write(trained, folder)
-                logits, started = run(), time.perf_counter()
-                run()
-                milliseconds = 1000 * (time.perf_counter() - started) / len(expected)
-        except (OSError, SafetensorError) as error:
-            raise PipelineError(f"{folder} cannot be written: {error}. Free some room on its disk.") from None
-        except Exception as error:  # exporters and runtimes raise many kinds for an operator that they do not support
-            left_out[one.name] = [*str(error).strip().splitlines(), type(error).__name__][0]
-            for name in one.files:
-                (folder / name).unlink(missing_ok=True)
-            continue
-        difference = ((logits - expected).abs().max() / expected.abs().max().clamp(min=1e-6)).item()
-        if not difference <= one.tolerance:
-            raise PipelineError(
-                f"Nothing was exported: {one.name!r} is not what the checkpoint is. Loaded again, its logits differ by up to "
-                f"{difference:.1e} of the largest (allowed: {one.tolerance:.0e}) on {len(expected)} validation photos. Another "
-                "version of torch, onnx, onnxruntime or openvino may write it rightly; please report it."
-            )
-        size = sum((folder / name).stat().st_size for name in one.files)
-        say(f"{one.name:23} {megabytes(size):>10} {milliseconds:11.2f}  {difference:.1e} ({one.tolerance:.0e})")
-        other_labels = int((logits.argmax(1) != expected.argmax(1)).sum())
-        found = {"difference": difference, "tolerance": one.tolerance, "other_labels": other_labels}
-        found |= {"megabytes": round(size / 1e6, 3), "milliseconds_a_photo": round(milliseconds, 3)}
-        compared.append({"format": one.name, "files": one.files} | found)
-    return compared, left_out
+    program = torch.export.export(trained.model, (trained.inputs[:1],))
+    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    (folder / "model.pte").write_bytes(lowered.to_executorch().buffer)
+    method = Runtime.get().load_program(folder / "model.pte").load_method("forward")
+    return lambda image: method.execute([image])[0].clone(), trained.inputs.split(1)
+
+
+EXPORT_FORMATS = (
+    ExportFormat("timm", ("model.safetensors", "config.json"), 1e-4, _timm),
+    ExportFormat("ONNX", ("model.onnx",), 1e-3, _onnx),
+    # Pixels may be a level or two of 255 off, and so is what follows from them.
+    ExportFormat("ONNX with preprocessing", ("model_with_preprocessing.onnx",), 5e-2, _onnx_with_preprocessing),
+    ExportFormat("OpenVINO", ("openvino_model.xml", "openvino_model.bin"), 1e-3, _openvino),
+    ExportFormat("torch.export", ("model.pt2",), 1e-3, _torch_export),
+    *([ExportFormat("ExecuTorch", ("model.pte",), 1e-3, _executorch)] if importlib.util.find_spec("executorch") else []),
+)

@@ -6,7 +6,8 @@ push(Path("outputs/export"), "hf-hub:OWNER/NAME")      # to the hub, or to the o
 import json
 import re
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -55,12 +56,8 @@ def metrics_of(info: CheckpointInfo, evaluation: Path) -> dict[str, Any] | None:
 def write_card(folder: Path, info: CheckpointInfo, metrics: Mapping[str, Any] | None, source: str, **facts: Any) -> None:
     """Write README.md: the model card, with the front matter that the hub reads.
 
-    Args:
-        folder: of the export.
-        info: of the checkpoint.
-        metrics: of `metrics_of`.
-        source: of the photos, as `download.source`.
-        facts: what else the template shows: `splits`, split -> photos; `formats`, `left_out`, `compared_on` and `machine`.
+    `metrics` are those of `metrics_of`, and `source` is `download.source`. `facts` are what else the template shows: `splits`,
+    split -> photos; `formats`, `left_out`, `compared_on` and `machine`.
     """
     licence, task = licence_of(info.backbone), "image-classification"
     dataset: dict[str, Any] = {"dataset_type": "image-folder", "dataset_split": "test"}
@@ -86,19 +83,12 @@ def write_card(folder: Path, info: CheckpointInfo, metrics: Mapping[str, Any] | 
 
 
 def refuse_unpushable(target: str | None, *, space: bool = False) -> None:
-    """Stop before any work where the target is no hf-hub:OWNER/NAME, or there is no token, or no Gradio for a Space.
-
-    Raises:
-        PipelineError: so it is.
-    """
+    """Raise a PipelineError, before any work, where the target is no hf-hub:OWNER/NAME, or there is no token or no Gradio."""
     if not re.fullmatch(rf"{HUB_PREFIX}[\w.-]+/[\w.-]+", target or ""):
         example = f"{HUB_PREFIX}OWNER/NAME, such as {HUB_PREFIX}someone/cats-and-dogs"
         raise PipelineError(f"--push {target}: write {example}." if target else f"--space goes with --push {example}.")
-    if space:
-        try:
-            version("gradio")
-        except PackageNotFoundError:
-            raise PipelineError("--space needs Gradio, which is not installed. Install it with: uv sync --extra page") from None
+    if space and find_spec("gradio") is None:
+        raise PipelineError("--space needs Gradio, which is not installed. Install it with: uv sync --extra page")
     if huggingface_hub.get_token() is None:
         hub = huggingface_hub.constants.ENDPOINT
         raise PipelineError(
@@ -111,8 +101,7 @@ def push(folder: Path, target: str, *, space: bool = False) -> None:
     """Make the repository unless it is there, and upload the folder in one commit; likewise a Space of the same name.
 
     Raises:
-        PipelineError: the hub cannot be reached or refuses; the folder stands as it was. Or the folder has not got what a
-            Space loads.
+        PipelineError: the hub cannot be reached or refuses, or the folder has not got what a Space loads.
     """
     name, hub = target.removeprefix(HUB_PREFIX), huggingface_hub.constants.ENDPOINT
     if space and not (folder / MODEL_FILE).exists():
@@ -140,14 +129,8 @@ def push(folder: Path, target: str, *, space: bool = False) -> None:
 def write_space(space: Path, folder: Path, name: str) -> None:
     """Write a Space that shows the export of a folder, once that is OWNER/NAME on the hub: app.py, requirements, README.md."""
     card = ModelCard.load(folder / "README.md").data
-    data = SpaceCardData(
-        title=card.model_name[:100],
-        sdk="gradio",
-        sdk_version=version("gradio"),
-        app_file="app.py",
-        models=[name],
-        license=card.license,
-    )
+    shown = {"title": card.model_name[:100], "models": [name], "license": card.license}
+    data = SpaceCardData(sdk="gradio", sdk_version=version("gradio"), app_file="app.py", **shown)
     (space / "README.md").write_text(f"---\n{data.to_yaml()}\n---\n", encoding="utf-8")
     app = SPACE_APP.read_text(encoding="utf-8").replace(f"{HUB_PREFIX}OWNER/NAME", f"{HUB_PREFIX}{name}")
     (space / "app.py").write_text(app, encoding="utf-8")

@@ -35,12 +35,7 @@ CSS = """
 
 
 def serve(checkpoints: Mapping[str, Path], *, host: str, port: int) -> None:
-    """Load the checkpoints and serve the page until Ctrl-C.
-
-    Args:
-        checkpoints: name -> folder, in the order in which they are shown.
-        host: a name or address of this machine to listen at.
-        port: 0 for any free one from 7860 on.
+    """Load the checkpoints (name -> folder) and serve the page until Ctrl-C; port 0 is any free one from 7860 on.
 
     Raises:
         PipelineError: Gradio is not installed, a checkpoint is missing or broken, or nothing can listen there.

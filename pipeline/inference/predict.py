@@ -12,7 +12,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from itertools import tee
+from itertools import pairwise, tee
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -30,7 +30,6 @@ from pipeline.progress import say
 
 Format = Literal["table", "csv", "json", "kaggle"]
 NamedPhoto = tuple[str, Photo]
-Row = tuple[str, Prediction]
 T = TypeVar("T")
 
 EXPLAINED = Path("outputs/explained")
@@ -41,18 +40,17 @@ def predict_photos(arguments: list[str], checkpoint: Path, output_format: Format
     """Predict what the arguments name, write it to standard output, and give the exit status: 1 if any photo failed.
 
     Raises:
-        PipelineError: there is no usable checkpoint, or the network has nothing that Grad-CAM could look at. As for Kaggle:
-            the classes are not cat and dog, `processed` holds other photos than those of the checkpoint, or the arguments are
-            no folders of photos named N.jpg.
+        PipelineError: there is no usable checkpoint, or nothing that Grad-CAM could look at. For Kaggle also: the classes are
+            not cat and dog, `processed` holds other photos than the checkpoint's, or there are no photos named N.jpg.
     """
     warnings.simplefilter("ignore")  # of decoders, on photos that they read all the same
     classifier, refused = Classifier.load(checkpoint), list[str]()
     for_kaggle = output_format == "kaggle"
-    named = _numbered(arguments) if for_kaggle else photos_named(arguments)
+    photos = _numbered(arguments) if for_kaggle else photos_named(arguments)
     clip = _clip_on_validation(classifier, checkpoint, processed) if for_kaggle else 0.0
 
     def predicted() -> Iterator[tuple[str, Prediction | Refused]]:
-        for number, (name, photo, outcome) in enumerate(_answers(named, classifier.predict_each, refused), 1):
+        for number, (name, photo, outcome) in enumerate(_answers(photos, classifier.predict_each, refused), 1):
             if explain and not isinstance(outcome, Refused):
                 file = EXPLAINED / f"{number:04d}.{Path(name).stem[:100]}.{outcome.label}.png"
                 EXPLAINED.mkdir(parents=True, exist_ok=True)
@@ -61,11 +59,7 @@ def predict_photos(arguments: list[str], checkpoint: Path, output_format: Format
             yield name, outcome
 
     try:
-        if for_kaggle:
-            _write_for_kaggle(predicted(), classifier.classes, clip)
-        else:
-            rows = ((name, outcome) for name, outcome in predicted() if not isinstance(outcome, Refused))
-            _write(rows, classifier.classes, output_format)
+        _write(predicted(), classifier.classes, output_format, clip)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads has seen enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -133,10 +127,7 @@ def photos_named(arguments: Iterable[str]) -> Iterator[NamedPhoto]:
 
 
 def photos_in(folder: Path) -> list[Path]:
-    """The photos in a folder and below it, known by their content, sorted; hidden files are left out.
-
-    What is skipped is counted on standard error.
-    """
+    """The photos in a folder and below, known by their content, sorted, none hidden; standard error tells what is skipped."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     photos = [path for path in files if _is_photo(path)]
     if skipped := sorted(set(files) - set(photos)):
@@ -157,8 +148,22 @@ def _is_photo(path: Path) -> bool:
         return True
 
 
-def _write(rows: Iterable[Row], classes: tuple[str, ...], output_format: Format) -> None:
-    if output_format == "json":
+def _write(
+    outcomes: Iterable[tuple[str, Prediction | Refused]], classes: tuple[str, ...], output_format: Format, clip: float
+) -> None:
+    """The predictions, by the photos' names.
+
+    For Kaggle, the probability of a dog for each photo N.jpg, as Dogs vs. Cats Redux scores it; Dogs vs. Cats wants it rounded.
+    A photo that cannot be read gets 0.5 there, because Kaggle takes no file without its row.
+    """
+    rows = ((name, one) for name, one in outcomes if not isinstance(one, Refused))
+    if output_format == "kaggle":
+        dog = max(classes, key=str.casefold)
+        print("id,label")
+        for name, outcome in outcomes:
+            probability = 0.5 if isinstance(outcome, Refused) else outcome.probabilities[dog]
+            print(f"{int(Path(name).stem)},{np.clip(probability, clip, 1 - clip):.6g}")
+    elif output_format == "json":
         print(json.dumps([{"photo": name} | vars(one) for name, one in rows], indent=2))
     elif output_format == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
@@ -171,18 +176,6 @@ def _write(rows: Iterable[Row], classes: tuple[str, ...], output_format: Format)
         print(f"{'label':{width}}  probability  photo")
         for name, one in rows:
             print(f"{one.label:{width}}  {one.probability:11.2%}  {name}{'  (out of distribution)' if one.is_ood else ''}")
-
-
-def _write_for_kaggle(rows: Iterable[tuple[str, Prediction | Refused]], classes: tuple[str, ...], clip: float) -> None:
-    """The probability of a dog for each photo N.jpg, as Dogs vs. Cats Redux scores it; Dogs vs. Cats wants it rounded.
-
-    A photo that cannot be read gets 0.5, because Kaggle takes no file without its row.
-    """
-    dog = max(classes, key=str.casefold)
-    print("id,label")
-    for name, one in rows:
-        probability = 0.5 if isinstance(one, Refused) else one.probabilities[dog]
-        print(f"{int(Path(name).stem)},{np.clip(probability, clip, 1 - clip):.6g}")
 
 
 def _clip_on_validation(classifier: Classifier, checkpoint: Path, processed: Path) -> float:
@@ -217,17 +210,12 @@ def best_clip(of_true: np.ndarray) -> float:
 
 def _numbered(folders: Iterable[str]) -> list[NamedPhoto]:
     """The photos N.jpg in the folders and below, from the smallest N on."""
-    photos: dict[int, NamedPhoto] = {}
-    for path in (path for folder in folders for path in sorted(Path(folder).rglob("*.jpg"))):
-        if not (path.stem.isascii() and path.stem.isdecimal()):
-            continue
-        number = int(path.stem)
-        if number in photos:
-            raise PipelineError(
-                f"{photos[number][0]} and {path} have the same number. Give the folder of one set of test photos."
-            )
-        photos[number] = (str(path), path)
+    files = [path for folder in folders for path in Path(folder).rglob("*.jpg")]
+    photos = sorted((int(path.stem), path) for path in files if path.stem.isascii() and path.stem.isdecimal())
+    for (number, path), (next_number, other) in pairwise(photos):
+        if number == next_number:
+            raise PipelineError(f"{path} and {other} have the same number. Give the folder of one set of test photos.")
     if not photos:
         named = ", ".join(folders)
         raise PipelineError(f"{named} holds no photos named 1.jpg, 2.jpg and so on. Give the folder of Kaggle's test photos.")
-    return [photos[number] for number in sorted(photos)]
+    return [(str(path), path) for _, path in photos]
