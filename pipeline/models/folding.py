@@ -35,7 +35,7 @@ def fold_batch_norm(model: nn.Module, example: Tensor) -> tuple[str, ...]:
         example: (n, channels, height, width) float32, on the model's device.
 
     Returns:
-        The dotted paths of the folded BatchNorm layers, none where the network has no such pairs.
+        The dotted paths of the folded BatchNorm layers.
     """
     training = model.training
     norms = [module for module in model.modules() if _can_fold(module)]
@@ -132,6 +132,5 @@ def _only_activate(self: Any, x: Tensor) -> Tensor:
 
 
 def _is_strided_depthwise(module: nn.Module) -> bool:
-    if not isinstance(module, nn.Conv2d) or module.weight.device.type != "cpu":
-        return False
-    return module.groups == module.in_channels > 1 and max(module.stride) > 1
+    is_on_processor = isinstance(module, nn.Conv2d) and module.weight.device.type == "cpu"
+    return is_on_processor and module.groups == module.in_channels > 1 and max(module.stride) > 1
