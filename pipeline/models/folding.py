@@ -132,5 +132,6 @@ def _only_activate(self: Any, x: Tensor) -> Tensor:
 
 
 def _is_strided_depthwise(module: nn.Module) -> bool:
-    is_on_processor = isinstance(module, nn.Conv2d) and module.weight.device.type == "cpu"
-    return is_on_processor and module.groups == module.in_channels > 1 and max(module.stride) > 1
+    if not isinstance(module, nn.Conv2d) or module.weight.device.type != "cpu":
+        return False
+    return module.groups == module.in_channels > 1 and max(module.stride) > 1

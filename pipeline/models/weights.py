@@ -103,9 +103,8 @@ def load_weights(
       missing from the file: bias
       unknown to the network: scale
     """
-    what, state = "The state dict", source
-    if isinstance(source, Path):
-        what, state = str(source), read_weights(source, part=part, unsafe=unsafe)
+    state = read_weights(source, part=part, unsafe=unsafe) if isinstance(source, Path) else source
+    what = str(source) if isinstance(source, Path) else "The state dict"
     own = model.state_dict()
     fitting, report = _compare(own, state, leave_out)
     if not report.complete:
