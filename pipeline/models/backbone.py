@@ -3,11 +3,6 @@
     backbone = create_backbone("mobilenetv2_100", weights="weights/mobilenetv2_100.safetensors")
     backbone.model, backbone.preprocessing.input_size
 
-backbone.name                           backbone.weights
-a name of timm's, perhaps with a tag    none, pretrained, hf-hub:OWNER/NAME, package, a file
-torchvision/resnet50                    none, pretrained, ResNet50_Weights.IMAGENET1K_V2, a file
-my_package.my_module:build              none, a file
-
 A network of one's own is what `build()` returns: an nn.Module whose head `replace_head` finds. An attribute `preprocessing` of
 the module or of the network, a dict, may say input_size, mean, std, interpolation, crop_pct and crop_mode.
 """
@@ -97,10 +92,14 @@ def create_backbone(
     """
     _refuse_impossible(name, weights)
     enum = _torchvision_weights(name, weights)
-    kwargs = _size_kwargs(name, input_size) | _torchvision_kwargs(name, pretrained=enum is not None)
-    sha256, described = None, torchvision_config(enum) if enum else {}
-    what = f"the pretrained weights of {name}"
-    if weights.startswith(HUB_PREFIX):
+    kwargs = _arguments(name, input_size, pretrained=enum is not None)
+    sha256, described, what = None, {}, f"the pretrained weights of {name}"
+    if enum:
+        described, model = torchvision_config(enum), build(name, kwargs)
+        with fetching(what, enum.url):
+            state = enum.get_state_dict(progress=False, check_hash=True)
+        load_weights(model, state, leave_out=[*find_heads(model), *AUXILIARY], strict=True)
+    elif weights.startswith(HUB_PREFIX):
         config, architecture, saved = hub_config(weights)
         _same_architecture(weights, architecture, name)
         if (config.get("input_size") or [3])[0] == 1:
@@ -108,11 +107,6 @@ def create_backbone(
         with fetching(what, hub_address(weights)):
             model = _timm(weights, pretrained=True, **kwargs)
         kwargs = saved | kwargs
-    elif enum:
-        model = build(name, kwargs)
-        with fetching(what, enum.url):
-            state = enum.get_state_dict(progress=False, check_hash=True)
-        load_weights(model, state, leave_out=[*find_heads(model), *AUXILIARY], strict=True)
     elif weights == "pretrained":
         with fetching(what, _source_of_timm(name)):
             model = _timm(name, pretrained=True, **kwargs)
@@ -124,12 +118,12 @@ def create_backbone(
     else:
         file = locate(weights)
         described = _description(file, name)
-        kwargs = _of_colour(file, described.get("model_kwargs", {})) | kwargs
+        kwargs = described.get("model_kwargs", {}) | kwargs
         model = build(name, kwargs)
         load_weights(model, file, leave_out=[*find_heads(model), *AUXILIARY], strict=True, unsafe=unsafe)
         sha256 = sha256_of(file)
     if sha256 is None and (weights != "none" or ":" in name):
-        sha256 = _state_hash(model.state_dict())
+        sha256 = hashlib.sha256(save({key: tensor.contiguous() for key, tensor in model.state_dict().items()})).hexdigest()
     info = BackboneInfo(name=name, kwargs=kwargs, weights=weights, weights_sha256=sha256, code_sha256=_code_sha256(name))
     preprocessing = _preprocessing(name, described, model, crop, input_size)
     if input_size is not None:
@@ -184,13 +178,12 @@ def rebuild(info: CheckpointInfo, state: dict[str, Tensor]) -> nn.Module:
     Raises:
         PipelineError: the weights do not fit the network, or a network of one's own is built by other code than then.
     """
-    backbone = info.backbone
-    model = _build_again(backbone)
+    model = _build_again(info.backbone)
     replace_head(model, initialisation="zeros", **info.head.model_dump(exclude={"path", "initialisation"}))
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise PipelineError(f"The checkpoint's weights do not fit {backbone.name}: {error}") from None
+        raise PipelineError(f"The checkpoint's weights do not fit {info.backbone.name}: {error}") from None
     return model
 
 
@@ -214,11 +207,6 @@ def _refuse_impossible(name: str, weights: str) -> None:
         raise PipelineError(f"backbone.weights = {weights}: {name} is a network of your own; set none or a weights file.")
     if name.startswith(TORCHVISION_PREFIX) and from_hub:
         raise PipelineError(f"backbone.weights = {weights} is of timm's format; {name} takes pretrained, none or a file.")
-    try:
-        if weights == "package":
-            package_file(name)
-    except ValueError as error:
-        raise PipelineError(f"backbone.weights = package: {error}.") from None
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -258,11 +246,11 @@ def _same_architecture(weights: object, architecture: str, name: str) -> None:
         )
 
 
-def _size_kwargs(name: str, input_size: int | None) -> dict[str, Any]:
-    """The argument that builds one of timm's networks for another input size, where it is built for one alone."""
-    if input_size is None or ":" in name or name.startswith(TORCHVISION_PREFIX):
-        return {}
-    config: Any = timm.get_pretrained_cfg(name)
+def _arguments(name: str, input_size: int | None, *, pretrained: bool) -> dict[str, Any]:
+    """What builds torchvision's networks without auxiliary classifiers, and timm's for another input size than their one."""
+    if name in ("torchvision/googlenet", "torchvision/inception_v3"):  # torchvision's weights of these want a change of input
+        return {"aux_logits": False, "init_weights": False, "transform_input": pretrained}
+    config: Any = timm.get_pretrained_cfg(name) if input_size is not None and ":" not in name else None
     return {"img_size": input_size} if config and config.fixed_input_size else {}
 
 
@@ -282,27 +270,11 @@ def _wrong_size(name: str, size: int, error: Exception) -> PipelineError:
     return PipelineError(f"backbone.input_size = {size}: {name} takes no photos of this size ({reason}). Set another or null.")
 
 
-def _of_colour(file: Path, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Without the input channels: photos have three, over which `load_weights` spreads a single grey one."""
-    if (channels := kwargs.get("in_chans", 3)) not in (1, 3):
-        raise PipelineError(
-            f"{file} is of a network of {channels} input channels, but photos have three: choose other weights."
-        )
-    return {key: value for key, value in kwargs.items() if key != "in_chans"}
-
-
 def _torchvision_name(name: str) -> str:
     known = torchvision.models.list_models(torchvision.models)
     if (plain := name.removeprefix(TORCHVISION_PREFIX)) not in known:
         raise PipelineError(f"torchvision {torchvision.__version__} has no classifier {plain!r}{nearest(plain, known)}.")
     return plain
-
-
-def _torchvision_kwargs(name: str, *, pretrained: bool) -> dict[str, Any]:
-    """Without auxiliary classifiers, and with the change of input that torchvision's weights of these two want."""
-    if name not in ("torchvision/googlenet", "torchvision/inception_v3"):
-        return {}
-    return {"aux_logits": False, "init_weights": False, "transform_input": pretrained}
 
 
 def _torchvision_weights(name: str, weights: str) -> Any:
@@ -322,7 +294,10 @@ def _torchvision_weights(name: str, weights: str) -> Any:
 
 def _load_package(name: str, model: nn.Module) -> str:
     """Load the ImageNet weights that a package holds, tensor by tensor in order; returns the file's SHA-256."""
-    file = package_file(name)
+    try:
+        file = package_file(name)
+    except ValueError as error:
+        raise PipelineError(f"backbone.weights = package: {error}.") from None
     if (sha256 := sha256_of(file)) != PACKAGES[name.split(".")[0]]:
         raise PipelineError(f"{file} is not the file that its package holds in version 0.1.0. Install it again.")
     state = torch.load(file, map_location="cpu", weights_only=True)
@@ -383,8 +358,9 @@ def _description(file: Path, name: str) -> dict[str, Any]:
             f"{file} is not the file that {description_file.name} describes: its sha256 is {sha256}, not "
             f"{description['sha256']}. It was damaged or exchanged; fetch or make it again."
         )
+    # Without the input channels: photos have three, over which `load_weights` spreads a single grey one.
+    if (channels := description.get("model_kwargs", {}).pop("in_chans", 3)) not in (1, 3):
+        raise PipelineError(
+            f"{file} is of a network of {channels} input channels, but photos have three: choose other weights."
+        )
     return description
-
-
-def _state_hash(state: Mapping[str, Tensor]) -> str:
-    return hashlib.sha256(save({key: tensor.contiguous() for key, tensor in state.items()})).hexdigest()

@@ -35,7 +35,7 @@ def fold_batch_norm(model: nn.Module, example: Tensor) -> tuple[str, ...]:
         example: (n, channels, height, width) float32, on the model's device.
 
     Returns:
-        The dotted paths of the folded BatchNorm layers, none where the network has no such pairs.
+        The dotted paths of the folded BatchNorm layers.
     """
     training = model.training
     norms = [module for module in model.modules() if _can_fold(module)]

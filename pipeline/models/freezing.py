@@ -13,8 +13,7 @@ statistics stay in eval mode here, frozen or not.
 
 import copy
 import hashlib
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from itertools import accumulate
 from types import MethodType
@@ -37,7 +36,6 @@ def set_trainable(model: nn.Module, unfrozen: Literal["all", "head"] | int | Seq
     Every call sets every parameter. Only a new head's own norm layers gather statistics. The keys of `state_dict()` stay.
 
     Args:
-        model: a network whose head `find_heads` finds.
         unfrozen: "all": nothing is frozen; "head": all but the head is; a number: so many of the topmost blocks learn
             with the head, as `blocks_of` counts them; dotted names of modules or parameters: just these learn.
 
@@ -64,7 +62,11 @@ def blocks_of(model: Any) -> list[list[str]]:
     """
     numbered: dict[str, int]
     if hasattr(model, "group_matcher"):
-        numbered = group_parameters(model, _matcher(model), reverse=True)
+        try:
+            matcher = model.group_matcher(coarse=True)
+        except AssertionError:  # RDNet has the fine one alone
+            matcher = model.group_matcher(coarse=False)
+        numbered = group_parameters(model, matcher, reverse=True)
     else:
         numbered = _numbered_by_structure(model)
     # A matcher may give several classifiers several numbers, or numbers amid the blocks', so the head is set apart here.
@@ -81,10 +83,9 @@ def blocks_of(model: Any) -> list[list[str]]:
 def parameter_groups(model: Any, *, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
     """Parameter groups for an optimizer, with layer-wise learning-rate decay (Clark et al., ELECTRA, 2020; BEiT, 2021).
 
-    Bound by `functools.partial` it is a `param_group_fn` of `timm.optim.create_optimizer_v2`.
+    Of what learns alone. Bound by `functools.partial` it is a `param_group_fn` of `timm.optim.create_optimizer_v2`.
 
     Args:
-        model: only what learns is in a group.
         weight_decay: of weights of two dimensions or more; biases, norms and what `model.no_weight_decay()` names have none.
         layer_decay: a group's "lr_scale" is this to the power of its block's distance from the head in `blocks_of`. Whoever
             sets the learning rate multiplies it, as timm's schedulers do.
@@ -96,11 +97,10 @@ def parameter_groups(model: Any, *, weight_decay: float, layer_decay: float) -> 
         is_weight = parameters[name].ndim > 1 and not name.endswith("bias")
         return is_weight and not any(fnmatch(name, pattern) for pattern in without_decay)
 
-    groups = []
-    for distance, block in reversed(list(enumerate(reversed(blocks_of(model))))):
-        for decays in (True, False):
+    groups, blocks = [], blocks_of(model)
+    for distance, block in zip(reversed(range(len(blocks))), blocks, strict=True):
+        for decay, decays in ((weight_decay, True), (0.0, False)):
             chosen = [parameters[name] for name in block if parameters[name].requires_grad and has_decay(name) == decays]
-            decay = weight_decay if decays else 0.0
             if chosen:
                 groups.append({"params": chosen, "weight_decay": decay, "lr_scale": layer_decay**distance})
     return groups
@@ -112,7 +112,18 @@ def fractions_of_operations(model: nn.Module, input_size: tuple[int, int, int]) 
     What stays frozen is computed once, so the operations of what learns are the cost of an epoch. A number of blocks says
     little: three blocks of MobileNetV2 hold half, two of MobileNetV1 two thirds. `input_size` is (channels, height, width).
     """
-    operations = _operations_of_blocks(model, input_size)
+    counted_copy = copy.deepcopy(model).cpu().eval().requires_grad_(False)  # the counter follows gradients, and may stumble
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        # A real image, because a forward that looks at values cannot be counted by shapes alone.
+        counted_copy(torch.zeros(1, *input_size))
+    counted = {path.partition(".")[2]: sum(of_kinds.values()) for path, of_kinds in counter.get_flop_counts().items()}
+    block_of = {name: block for block, names in enumerate(blocks_of(model)) for name in names}
+    operations = [0] * (1 + max(block_of.values()))  # of each block: those of the modules that hold its parameters
+    for path, module in model.named_modules():
+        children = sum(counted.get(f"{path}.{child}".lstrip("."), 0) for child, _ in module.named_children())
+        inside = [block_of[f"{path}.{name}".lstrip(".")] for name, _ in module.named_parameters()]
+        if inside:
+            operations[min(inside)] += counted.get(path, 0) - children
     return [above / sum(operations) for above in accumulate(reversed(operations))]
 
 
@@ -152,24 +163,14 @@ def _learning(model: nn.Module, unfrozen: Literal["all", "head"] | int | Sequenc
     return {name for name in names if is_within(name, paths)}
 
 
-def _matcher(model: Any) -> Any:
-    try:
-        return model.group_matcher(coarse=True)
-    except AssertionError:  # RDNet has the fine one alone
-        return model.group_matcher(coarse=False)
-
-
 def _numbered_by_structure(model: nn.Module) -> dict[str, int]:
     """Parameter name -> its block's place, for networks without timm's matcher."""
-    sizes: Counter[str] = Counter()
-    for name, parameter in model.named_parameters():
-        for depth in range(name.count(".") + 1):
-            sizes[".".join(name.split(".")[:depth])] += parameter.numel()
+    sizes = {path: sum(parameter.numel() for parameter in module.parameters()) for path, module in model.named_modules()}
     places: dict[str, int] = {}
     return {name: places.setdefault(_block(model, name, sizes), len(places)) for name, _ in model.named_parameters()}
 
 
-def _block(model: nn.Module, name: str, sizes: Counter[str]) -> str:
+def _block(model: nn.Module, name: str, sizes: Mapping[str, int]) -> str:
     """The dotted path of the block that a parameter belongs to."""
     module, path = model, ""
     for part in name.split(".")[:-1]:
@@ -201,22 +202,3 @@ def _learning_statistics(model: nn.Module) -> set[str]:
 def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
     # nn.Module.train(False) for this module and its children, of which BatchNorm layers of timm may have some (activations).
     return nn.Module.train(module, False)
-
-
-def _operations_of_blocks(model: nn.Module, input_size: tuple[int, int, int]) -> list[int]:
-    """Of each block of `blocks_of`: those of the modules that hold its parameters, for one image.
-
-    It is a real one, because a forward that looks at values cannot be counted by shapes alone.
-    """
-    counted_copy = copy.deepcopy(model).cpu().eval().requires_grad_(False)  # the counter follows gradients, and may stumble
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        counted_copy(torch.zeros(1, *input_size))
-    counted = {path.partition(".")[2]: sum(of_kinds.values()) for path, of_kinds in counter.get_flop_counts().items()}
-    block_of = {name: block for block, names in enumerate(blocks_of(model)) for name in names}
-    operations = [0] * (1 + max(block_of.values()))
-    for path, module in model.named_modules():
-        children = sum(counted.get(f"{path}.{child}".lstrip("."), 0) for child, _ in module.named_children())
-        inside = [block_of[f"{path}.{name}".lstrip(".")] for name, _ in module.named_parameters()]
-        if inside:
-            operations[min(inside)] += counted.get(path, 0) - children
-    return operations

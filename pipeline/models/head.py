@@ -26,9 +26,7 @@ from pipeline.checkpoint import HeadInfo
 from pipeline.errors import PipelineError
 from pipeline.params import Head as HeadSettings
 
-# Where classifiers usually are, tried for networks that do not say it themselves.
-USUAL_PATHS = ("fc", "heads.head", "head", "classifier")
-
+USUAL_PATHS = ("fc", "heads.head", "head", "classifier")  # of the classifier, in networks that do not say it themselves
 INITIALISATIONS: dict[str, Callable[..., Tensor]] = {
     "zeros": lambda weight, generator: nn.init.zeros_(weight),
     "normal": partial(nn.init.normal_, std=0.01),
@@ -66,14 +64,12 @@ class MlpHead(Head):
     ) -> None:
         super().__init__()
         self.in_features = in_features
-        norms: dict[str, Any] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
-        if convolutional:
-            norms = {"batch": nn.BatchNorm2d, "layer": LayerNorm2d}
+        layer_norm, batch_norm = (LayerNorm2d, nn.BatchNorm2d) if convolutional else (nn.LayerNorm, nn.BatchNorm1d)
         width = in_features
         for number, next_width in enumerate(hidden):
             self.add_module(f"linear{number}", _linear(width, next_width, convolutional=convolutional))
             if norm != "none":
-                self.add_module(f"norm{number}", norms[norm](next_width))
+                self.add_module(f"norm{number}", layer_norm(next_width) if norm == "layer" else batch_norm(next_width))
             self.add_module(f"activation{number}", _activation(activation))
             self.add_module(f"dropout{number}", nn.Dropout(dropout))
             width = next_width
@@ -112,28 +108,20 @@ def replace_head(
     """Replace a network's classifier, or all of several, by a fresh one of `num_outputs`, and nothing else of it.
 
     Device, dtype, mode, pooling and layers before the classifier stay; `num_classes` is set. The new weights are a function of
-    shape, initialisation and seed alone; biases are zero.
+    shape, initialisation and seed alone; biases are zero. Returns the main classifier's dotted path.
 
     Args:
-        model: a network whose head `find_heads` finds.
-        num_outputs: one logit a class.
         type: a key of `HEADS`; None is mlp with hidden layers and linear without.
-        hidden: widths of hidden layers; activation, norm and dropout are of these.
-        activation: by timm's name: gelu, relu, silu, tanh ...
-        norm: "none", "batch" or "layer".
-        dropout: in [0, 1).
+        hidden: widths of hidden layers; activation (timm's name), norm (none, batch or layer) and dropout are of these.
         initialisation: of the output layer's weight, a key of `INITIALISATIONS`; hidden layers get `initialise_new`'s.
-
-    Returns:
-        The main classifier's dotted path.
 
     Raises:
         PipelineError: no classifier is found, or there is no such activation or initialisation.
     """
     if initialisation not in INITIALISATIONS:
         raise PipelineError(f"head.initialisation = {initialisation!r}, but should be one of {', '.join(INITIALISATIONS)}.")
-    build = HEADS[type or ("mlp" if hidden else "linear")]
     options = {"hidden": hidden, "activation": activation, "norm": norm, "dropout": dropout}
+    build = partial(HEADS[type or ("mlp" if hidden else "linear")], **options)
     paths = find_heads(model)
     if isinstance(model.get_submodule(paths[0]), nn.Identity):  # made without a classifier: timm knows how to make one
         like = next(model.parameters())
@@ -145,14 +133,17 @@ def replace_head(
         old = model.get_submodule(path)
         in_features = old.in_channels if isinstance(old, nn.Conv2d) else old.in_features
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):  # constructors draw from the global generator
-            new = build(in_features, num_outputs, convolutional=isinstance(_output(old), nn.Conv2d), **options)
+            new = build(in_features, num_outputs, convolutional=isinstance(_output(old), nn.Conv2d))
         initialise_new(new, seed=seed)
         initialise_weight(_output(new).weight, initialisation, seed=seed)
         like = next(old.parameters())
         heads[path] = new.to(like.device, like.dtype).train(model.training)
     for path, new in heads.items():
         model.set_submodule(path, new)
-        _set_num_classes(model, path, num_outputs)
+    model.num_classes = num_outputs
+    for name, module in model.named_modules():  # on the way to the heads
+        if hasattr(module, "num_classes") and any(is_within(path, [name]) for path in paths):
+            module.num_classes = num_outputs
     return paths[0]
 
 
@@ -203,11 +194,7 @@ def set_linear_head(model: nn.Module, weight: Tensor, bias: Tensor) -> None:
 
     Of several classifiers side by side each gets the probe, or where each has features of its own (CrossViT) its columns of it;
     auxiliary ones, which VOLO adds to the output, are set to zero. Where a head begins with BatchNorm (LeViT, EfficientViT,
-    RepViT), the probe is solved for that norm, which stays as it is.
-
-    Args:
-        model: a network with a linear head in place (`replace_head`).
-        weight, bias: (classes, features) and (classes,).
+    RepViT), the probe is solved for that norm, which stays as it is. Weight and bias are (classes, features) and (classes,).
 
     Raises:
         PipelineError: the head has hidden layers, the probe is of another shape, or the head's own norm multiplies a feature by
@@ -235,10 +222,7 @@ def set_linear_head(model: nn.Module, weight: Tensor, bias: Tensor) -> None:
 
 
 def apply_temperature(model: nn.Module, temperature: float) -> None:
-    """Divide the logits by a temperature, in the weights of all classifiers (Guo et al., On calibration, ICML 2017).
-
-    A temperature above 1 makes the network less confident.
-    """
+    """Divide the logits by a temperature, in the weights of all classifiers (Guo et al., On calibration, ICML 2017)."""
     with torch.no_grad():
         for path in find_heads(model):
             for tensor in _output(model.get_submodule(path)).parameters():
@@ -247,29 +231,27 @@ def apply_temperature(model: nn.Module, temperature: float) -> None:
 
 def initialise_weight(weight: Tensor, name: str, *, seed: int = 0) -> None:
     """Fill a weight in place by a key of `INITIALISATIONS`; name, shape and seed alone decide the values, on any device."""
-    fresh = INITIALISATIONS[name](torch.empty(weight.shape, device="cpu"), generator=torch.Generator().manual_seed(seed))
-    with torch.no_grad():
-        weight.copy_(fresh)
+    _fill(weight, INITIALISATIONS[name], torch.Generator().manual_seed(seed))
 
 
 def initialise_new(module: nn.Module, *, seed: int = 0) -> None:
-    """Initialise every layer of a new module in place, from a generator of its own.
+    """Initialise the layers of a new module in place, from a generator of its own.
 
-    Convolutions and linear layers: Kaiming normal (He et al., 2015), a convolution by its fan-out; norm layers: scale 1, shift
-    0, and BatchNorm's running mean 0 and variance 1; every bias 0. Others keep what their constructor gave them.
+    Convolutions and linear layers: Kaiming normal (He et al., 2015), a convolution by its fan-out, and bias 0. Others, such as
+    norm layers, keep what their constructor gave them.
     """
     generator = torch.Generator().manual_seed(seed)
     for layer in module.modules():
-        if isinstance(layer, _BatchNorm | nn.LayerNorm | nn.GroupNorm):
-            layer.reset_parameters()
-        elif isinstance(layer, _ConvNd | nn.Linear):
+        if isinstance(layer, _ConvNd | nn.Linear):
             mode: Any = "fan_out" if isinstance(layer, _ConvNd) else "fan_in"
-            fresh = torch.empty(layer.weight.shape, device="cpu")
-            nn.init.kaiming_normal_(fresh, mode=mode, nonlinearity="relu", generator=generator)
-            with torch.no_grad():
-                layer.weight.copy_(fresh)
+            _fill(layer.weight, partial(nn.init.kaiming_normal_, mode=mode, nonlinearity="relu"), generator)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+@torch.no_grad()
+def _fill(weight: Tensor, initialise: Callable[..., Tensor], generator: torch.Generator) -> None:
+    weight.copy_(initialise(torch.empty(weight.shape, device="cpu"), generator=generator))
 
 
 def _is_linear(module: nn.Module | None) -> bool:
@@ -279,15 +261,6 @@ def _is_linear(module: nn.Module | None) -> bool:
 
 def _output(head: nn.Module) -> Any:
     return head.get_submodule("output") if isinstance(head, Head) else head
-
-
-def _set_num_classes(model: nn.Module, path: str, num_outputs: int) -> None:
-    """On the network, and on every module on the way to its head that has such an attribute."""
-    names = path.split(".")
-    for depth in range(len(names)):
-        module: Any = model.get_submodule(".".join(names[:depth]))
-        if depth == 0 or hasattr(module, "num_classes"):
-            module.num_classes = num_outputs
 
 
 def _named_by_timm(model: Any, modules: dict[str, nn.Module]) -> tuple[str, ...]:

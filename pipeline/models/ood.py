@@ -28,26 +28,17 @@ MOST_HELD_BACK = 4  # classes, one after another
 
 @dataclass(frozen=True)
 class OodDetector:
-    """The fitted detector; its fields are what a checkpoint stores.
+    """The fitted detector; its fields, all float32, are what a checkpoint stores."""
 
-    Attributes:
-        means: (classes, width) float32: the mean unit-length feature of each class.
-        factor: (width, width) float32: its product with its own transpose is the inverse of the shared covariance.
-        threshold: () float32: the Mahalanobis distance above which a photo is out of distribution.
-    """
-
-    means: Tensor
-    factor: Tensor
-    threshold: Tensor
+    means: Tensor  # (classes, width): the mean unit-length feature of each class
+    factor: Tensor  # (width, width): its product with its own transpose is the inverse of the shared covariance
+    threshold: Tensor  # (): the Mahalanobis distance above which a photo is out of distribution
 
     @classmethod
     def fit(cls, train_features: Tensor, train_labels: Tensor, val_features: Tensor) -> Self:
-        """Fit means and covariance on training photos, the threshold on validation photos.
+        """Fit means and covariance on training photos, the threshold on validation photos, which the network has not learnt.
 
-        Args:
-            train_features: (n, width), as the classifier takes them.
-            train_labels: (n,) int64, every class present.
-            val_features: (m, width), of photos that the network did not learn from.
+        Features are (n, width), as the classifier takes them; labels are (n,) int64, of at least one photo a class.
         """
         from sklearn.covariance import ledoit_wolf  # takes a second, which prediction need not
 
@@ -79,11 +70,8 @@ def score_on_held_back_classes(
 ) -> tuple[float, float]:
     """How well a detector that has never seen a class tells its photos from those of the others, on validation photos.
 
-    Each of at most `MOST_HELD_BACK` classes is held back in turn. The other arguments are those of `OodDetector.fit`.
-
-    Returns:
-        The mean area under the ROC curve (1: all told apart, 0.5: none), and the mean fraction of held-back photos that
-        pass where 95% of the photos of the other classes do.
+    Each of at most `MOST_HELD_BACK` classes is held back in turn. Returns the mean area under the ROC curve (1: all told apart,
+    0.5: none), and the mean fraction of held-back photos that pass where 95% of the photos of the other classes do.
     """
     from sklearn.metrics import roc_auc_score
 
@@ -107,8 +95,7 @@ def sample_by_class(labels: Tensor, most: int = MOST_PHOTOS) -> list[int]:
     >>> sample_by_class(torch.tensor([0, 0, 0, 0, 0, 0, 1]), most=4)
     [0, 3, 6]
     """
-    classes = labels.unique().tolist()
-    chosen: list[int] = []
+    chosen, classes = list[int](), labels.unique()
     for label in classes:
         places = (labels == label).nonzero().flatten()
         chosen += places[:: max(1, -(-len(places) * len(classes) // most))].tolist()

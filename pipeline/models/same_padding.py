@@ -15,15 +15,14 @@ from torch import Tensor, fx, nn
 from torch.nn.functional import conv2d, pad
 
 
-def fix_same_padding(model: nn.Module) -> int:
-    """Replace the forward of every `Conv2dSame` without dilation, in place; returns how many.
+def fix_same_padding(model: nn.Module) -> None:
+    """Replace the forward of every `Conv2dSame` without dilation, in place.
 
     Modules, parameters and names stay what they are. The padding follows the input size of each call.
     """
-    convolutions = [module for module in model.modules() if type(module) is Conv2dSame and module.dilation == (1, 1)]
-    for convolution in convolutions:
-        convolution.__class__ = _Conv2dSame
-    return len(convolutions)
+    for module in model.modules():
+        if type(module) is Conv2dSame and module.dilation == (1, 1):
+            module.__class__ = _Conv2dSame
 
 
 class _Conv2dSame(Conv2dSame):

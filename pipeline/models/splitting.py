@@ -5,8 +5,8 @@
     logits = split.trainable(activations)        # the model's own modules, not copies
     both = share_frozen_part([frozen, finetuned], example)      # two networks that differ in their upper blocks, as one
 
-With the lowest blocks frozen, everything that they compute is a constant of the photo. Autograd needs none of it, an inference
-backend computes it several times faster than eager torch, and what was computed once need not be computed again.
+With the lowest blocks frozen, everything that they compute is a constant of the photo: computed once, without autograd, by an
+inference backend several times faster than eager torch.
 
 The place is found in the network's graph (torch.fx): the frozen part is every value that depends on no learning parameter, and
 the split is valid where a single tensor leads from there to the rest. Blocks are taken as wholes, so only the forward of the
@@ -17,6 +17,7 @@ import copy
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 from torch import Tensor, fx, nn
@@ -40,8 +41,7 @@ def split_model(model: nn.Module, example: Tensor) -> SplitModel | None:
         example: (n, channels, height, width) on the model's device, on which the parts are compared with the whole.
 
     Returns:
-        The two parts, or None: everything learns, the forward cannot be traced, or more than one tensor leads from what is
-        frozen to what learns.
+        None where everything learns, the forward cannot be traced, or several tensors lead from what is frozen to what learns.
     """
     # What a forward takes besides the images, such as the attention mask of timm's transformers, gets its default.
     arguments = list(inspect.signature(model.forward).parameters.values())[1:]
@@ -66,19 +66,14 @@ def split_model(model: nn.Module, example: Tensor) -> SplitModel | None:
         _part(model, graph, frozen, end=last_frozen), _part(model, graph, learning | read_on_the_way, start=last_frozen)
     )
     # In training and in inference: a dropout that the forward itself calls is traced in the present mode alone.
-    return split if _agrees(split, model, example) and _agrees(split, model, example, in_eval=True) else None
+    return split if all(_agrees(split, model, example, in_eval=in_eval) for in_eval in (False, True)) else None
 
 
 def share_frozen_part(models: Sequence[nn.Module], example: Tensor) -> nn.Module | None:
     """Networks of one architecture as one network, which computes once what their frozen blocks have in common.
 
-    Args:
-        models: in eval mode; they stay as they are.
-        example: as for `split_model`.
-
-    Returns:
-        (n, channels, height, width) -> all their outputs side by side, (n, outputs of all), or None: they differ from the
-        stem on, or cannot be split where they begin to differ.
+    The models are in eval mode and stay as they are. It gives all their outputs side by side, (n, outputs of all). None where
+    they differ from the stem on, or cannot be split where they begin to differ.
     """
     first, *others = (model.state_dict() for model in models)
     differing = {name for name, tensor in first.items() if any(not torch.equal(tensor, other[name]) for other in others)}
@@ -88,9 +83,10 @@ def share_frozen_part(models: Sequence[nn.Module], example: Tensor) -> nn.Module
     for model in map(copy.deepcopy, models):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in differing)
-        splits.append(split_model(model, example))
-    found = [split for split in splits if split is not None]
-    return _Shared(found[0].frozen, [split.trainable for split in found]).eval() if len(found) == len(splits) else None
+        if (split := split_model(model, example)) is None:
+            return None
+        splits.append(split)
+    return _Shared(splits[0].frozen, [split.trainable for split in splits]).eval()
 
 
 class _Shared(nn.Module):
@@ -111,13 +107,9 @@ class _Tracer(fx.Tracer):
 
 
 def _learns(node: fx.Node, model: nn.Module) -> bool:
-    path, _, name = str(node.target).rpartition(".")
-    match node.op:
-        case "call_module":
-            return any(parameter.requires_grad for parameter in model.get_submodule(str(node.target)).parameters())
-        case "get_attr":
-            return bool(getattr(getattr(model.get_submodule(path), name), "requires_grad", False))
-    return False
+    if node.op == "call_module":
+        return any(parameter.requires_grad for parameter in model.get_submodule(str(node.target)).parameters())
+    return node.op == "get_attr" and bool(getattr(attrgetter(str(node.target))(model), "requires_grad", False))
 
 
 def _part(
@@ -135,7 +127,7 @@ def _part(
     return fx.GraphModule(model, part)
 
 
-def _agrees(split: SplitModel, model: nn.Module, example: Tensor, *, in_eval: bool = False) -> bool:
+def _agrees(split: SplitModel, model: nn.Module, example: Tensor, *, in_eval: bool) -> bool:
     """On copies, because a head's own norm layers would learn from the example, and with the same draws of dropout."""
     split, model = copy.deepcopy((split, model))
     if in_eval:

@@ -13,7 +13,6 @@ from torch import nn
 
 from pipeline.checkpoint import Preprocessing
 from pipeline.errors import PipelineError
-from pipeline.files import megabytes
 from pipeline.models.backbone import create_backbone, nearest
 from pipeline.models.freezing import set_trainable
 from pipeline.models.head import find_heads, replace_head
@@ -22,10 +21,7 @@ from pipeline.progress import progress
 
 
 def summarise(model: nn.Module, preprocessing: Preprocessing, *, depth: int = 2) -> str:
-    """Describe a network as text: lines of "key: value", then torchinfo's table of a forward pass, `depth` levels deep."""
-    total = sum(parameter.numel() for parameter in model.parameters())
-    learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    state_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    """Describe a network as text: its head, BatchNorm and input, then torchinfo's table, `depth` levels deep."""
     heads = [f"{path} ({model.get_submodule(path)})".replace("\n", "") for path in find_heads(model)]
     norms = [module for module in model.modules() if "running_var" in dict(module.named_buffers(recurse=False))]
     channels, height, width = preprocessing.input_size
@@ -33,24 +29,19 @@ def summarise(model: nn.Module, preprocessing: Preprocessing, *, depth: int = 2)
     lines = {
         "network": type(model).__name__,
         "head": ", ".join(heads),
-        "parameters": f"{total:,}: {learning:,} learn, {total - learning:,} are frozen",
-        "weights file": f"{megabytes(state_bytes)}",
         "BatchNorm": f"{len(norms)} layers, {sum('train' in vars(module) for module in norms)} of them held in eval",
         "input": f"{channels} channels, {height} x {width}, mean ({mean}), std ({std})",
         "resizing": f"{preprocessing.interpolation}, {preprocessing.crop_mode} crop of {preprocessing.crop_pct:.3g}",
     }
-    was_training = model.training
     table = torchinfo.summary(
         model,
         input_size=(1, *preprocessing.input_size),
         col_names=("output_size", "num_params", "mult_adds", "trainable"),
         row_settings=("var_names",),
         depth=depth,
-        device=next(model.parameters()).device,
         mode="eval",
         verbose=0,
     )
-    model.train(was_training)
     # torchinfo prints the member of its enum where it means the unit.
     return re.sub(r"Units\.([A-Z])[A-Z]*", r"\1", f"{_aligned(lines)}\n{table}")
 
@@ -94,8 +85,10 @@ def describe(name: str) -> tuple[str, str, str, str, str]:
     with torch.device("meta"), warnings.catch_warnings():  # counted without memory or a download
         warnings.simplefilter("ignore")  # some constructors warn of settings that only training would care for
         parameters = sum(parameter.numel() for parameter in timm.create_model(name).parameters())
-    channels, height, width = (config and config.input_size) or (0, 0, 0)
-    size = f"{height}x{width}" + (f"x{channels}" if channels != 3 else "") if channels else "?"
+    size = "?"
+    if config and config.input_size:
+        channels, height, width = config.input_size
+        size = f"{height}x{width}" if channels == 3 else f"{height}x{width}x{channels}"
     tagged = timm.list_pretrained(f"{name}.*") + timm.list_pretrained(name)
     tags = dict.fromkeys(full.partition(".")[2] or "untagged" for full in tagged)
     default_first = sorted(tags, key=lambda tag: tag != (config.tag if config else None))

@@ -1,7 +1,6 @@
 """Load weights from any file, wholly or in part, with a report of what was loaded and what was not.
 
     report = load_weights(model, Path("somewhere.pth"), leave_out=find_heads(model))
-    report.missing, report.unexpected, report.other_shape
 
 Names are compared before anything is copied, wrappers' prefixes are removed, published checkpoints are renamed by timm's own
 filters (Swin, DINOv2, old DenseNets), a first convolution over grey photos is spread over three channels, and nothing is
@@ -62,7 +61,7 @@ class LoadReport:
     @property
     def complete(self) -> bool:
         """Whether all that was wanted was loaded, and the file holds nothing else."""
-        return not (self.missing or self.unexpected or self.other_shape)
+        return not self.lines()
 
     def lines(self) -> list[str]:
         """One line a tensor that was not loaded."""
@@ -91,10 +90,9 @@ def load_weights(
 
     Args:
         model: on any device; a model on `meta` takes the file's tensors as its own.
-        source: a file that `read_weights` reads, or a state dict.
+        source: a file that `read_weights` reads, with its `part` and `unsafe`, or a state dict.
         leave_out: dotted names of modules that are not to be loaded, whatever the file holds for them.
         strict: whether anything missing, unexpected or of another shape is an error.
-        part, unsafe: as of `read_weights`.
 
     Raises:
         PipelineError: the file cannot be read, or less than half of the wanted tensors fit; the model is untouched then.
@@ -123,12 +121,11 @@ def load_weights(
     return report
 
 
-def read_weights(file: Path, *, device: str = "cpu", part: str | None = None, unsafe: bool = False) -> dict[str, Tensor]:
+def read_weights(file: Path, *, part: str | None = None, unsafe: bool = False) -> dict[str, Tensor]:
     """Read a state dict out of a file without unpickling code; in a training checkpoint it is found.
 
     Args:
         file: .safetensors, or what torch.save wrote: .pt, .pth, .pth.tar, .bin.
-        device: where the tensors shall be: "cpu", "cuda:1" ..., or "meta" for names, shapes and dtypes alone.
         part: the key of one model, where the file holds several.
         unsafe: unpickle whole, as a file made by `torch.save(model)` needs. A pickle is a program: loading it runs whatever
             its maker put in, with your rights. Only for files from people whom you would let sit at this machine.
@@ -136,7 +133,7 @@ def read_weights(file: Path, *, device: str = "cpu", part: str | None = None, un
     Raises:
         PipelineError: there is no such file; it is broken; it needs `unsafe`; it holds no weights, or several models.
     """
-    content = _content(file, torch.device(device), unsafe)
+    content = _content(file, unsafe)
     if part is not None:
         names = [str(name) for name in content] if isinstance(content, Mapping) else []
         if part not in names:
@@ -145,16 +142,16 @@ def read_weights(file: Path, *, device: str = "cpu", part: str | None = None, un
     return _state_within(content, file)
 
 
-def _content(file: Path, device: torch.device, unsafe: bool) -> Any:
+def _content(file: Path, unsafe: bool) -> Any:
     if not file.is_file():
         raise PipelineError(f"{file}: there is no such file.")
     try:
-        if _is_safetensors(file):
-            # safetensors knows no meta device; the file is mapped, not read, until a tensor is touched.
-            loaded = load_file(file, device="cpu" if device.type == "meta" else str(device))
-            return {name: tensor.to(device) for name, tensor in loaded.items()}
+        with file.open("rb") as opened:  # safetensors begin with the length of a JSON header, and its brace
+            is_safetensors = file.suffix == ".safetensors" or opened.read(9)[8:] == b"{"
+        if is_safetensors:
+            return load_file(file)
         with torch.serialization.safe_globals(HARMLESS):
-            return torch.load(file, map_location=device, weights_only=not unsafe)
+            return torch.load(file, map_location="cpu", weights_only=not unsafe)
     except Exception as error:  # safetensors, zip and pickle readers each raise their own kinds for a broken file
         reason = [*str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines(), type(error).__name__][0]
         if not isinstance(error, pickle.UnpicklingError) or not re.search(r"GLOBAL|class|Can only|Can not", reason):
@@ -168,12 +165,6 @@ def _content(file: Path, device: torch.device, unsafe: bool) -> Any:
         ) from None
 
 
-def _is_safetensors(file: Path) -> bool:
-    """By the first bytes: the length of a JSON header, and its brace; torch writes a zip or a pickle."""
-    with file.open("rb") as opened:
-        return file.suffix == ".safetensors" or opened.read(9)[8:] == b"{"
-
-
 def _state_within(content: Any, file: Path) -> dict[str, Tensor]:
     """The state dict of a model, or of the one model in a training checkpoint."""
     if isinstance(content, nn.Module):
@@ -181,12 +172,11 @@ def _state_within(content: Any, file: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         raise PipelineError(f"{file} cannot be read as weights: it holds a {type(content).__name__}.")
     models = [name for name, value in content.items() if isinstance(value, nn.Module) or _is_state(value)]
-    if known := [name for name in CONTAINERS if name in models or isinstance(content.get(name), Mapping)]:
-        return _state_within(content[known[0]], file)
-    if len(models) > 1:
+    known = [name for name in CONTAINERS if name in models or isinstance(content.get(name), Mapping)]
+    if len(models) > 1 and not known:
         raise PipelineError(f"{file} holds several models: {', '.join(models)}. Say which: part={models[0]!r}.")
-    if models:
-        return _state_within(content[models[0]], file)
+    if known or models:
+        return _state_within(content[(known or models)[0]], file)
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
         raise PipelineError(f"{file} cannot be read as weights: no tensors in it.")
@@ -220,26 +210,24 @@ def _compare(
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """The tensors that fit, by the model's names, and what became of all."""
     source = _sources(own, given)
-    wanted = [name for name in own if not is_within(name, leave_out)]
-    fitting, other_shape = {}, []
-    for name in (name for name in wanted if name in source):
-        tensor = _over_colours(given[source[name]], own[name])
-        if tensor.shape == own[name].shape:
-            fitting[name] = tensor
-        else:
-            other_shape.append((name, tuple(tensor.shape), tuple(own[name].shape)))
-    bare_left_out = [_bare(path) for path in leave_out]
-    beside = _wrapper(source)
-    unused = {name for name in given.keys() - source.values() if name.startswith(beside)} - {"n_averaged"}  # AveragedModel's
-    report = LoadReport(
-        loaded=tuple(fitting),
-        # Files from before torch 0.4.1 have no count of batches, and torch itself does without it.
-        missing=tuple(name for name in wanted if name not in source and not name.endswith("num_batches_tracked")),
-        unexpected=tuple(name for name in given if name in unused and not is_within(_bare(name), bare_left_out)),
-        other_shape=tuple(other_shape),
-        left_out=tuple(name for name in own if is_within(name, leave_out)),
-    )
-    return fitting, report
+    fitting, missing, other_shape, left_out = {}, [], [], []
+    for name, tensor in own.items():
+        if is_within(name, leave_out):
+            left_out.append(name)
+        elif name in source:
+            found = _over_colours(given[source[name]], tensor)
+            if found.shape == tensor.shape:
+                fitting[name] = found
+            else:
+                other_shape.append((name, tuple(found.shape), tuple(tensor.shape)))
+        elif not name.endswith("num_batches_tracked"):  # files from before torch 0.4.1 have none, and torch does without
+            missing.append(name)
+    wrapper, bare_left_out = _wrapper(source), [_bare(path) for path in leave_out]
+    unused = given.keys() - source.values() - {"n_averaged"}  # torch's AveragedModel counts in it
+    unexpected = [
+        name for name in given if name in unused and name.startswith(wrapper) and not is_within(_bare(name), bare_left_out)
+    ]
+    return fitting, LoadReport(tuple(fitting), tuple(missing), tuple(unexpected), tuple(other_shape), tuple(left_out))
 
 
 def _sources(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, str]:

@@ -35,14 +35,10 @@ from pipeline.preprocess.stored_size import needed_size
 from tests.servers import running
 from tests.test_checkpoint import INFO
 
-CPU = torch.device("cpu")
-OF_HUB = BackboneSettings(name="resnet50", weights="hf-hub:somebody/pets")
-
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     """A weights file of test_resnet with its classifier of 1,000 classes."""
-    torch.manual_seed(5)
     path = tmp_path / "weights.safetensors"
     save_file(timm.create_model("test_resnet").state_dict(), path)
     return path
@@ -135,8 +131,7 @@ def test_torchvisions_weights_by_name_come_with_their_preprocessing(in_torchs_ca
     in_torchs_cache("ResNet18_Weights.IMAGENET1K_V1", published)
     backbone = create_backbone("resnet18", "ResNet18_Weights.IMAGENET1K_V1")
     assert torch.equal(backbone.model.state_dict()["layer4.1.conv2.weight"], published.layer4[1].conv2.weight)
-    assert backbone.preprocessing.input_size == (3, 224, 224)
-    assert backbone.preprocessing.interpolation == "bilinear"
+    assert (backbone.preprocessing.input_size, backbone.preprocessing.interpolation) == ((3, 224, 224), "bilinear")
     assert backbone.preprocessing.crop_pct == pytest.approx(224 / 256)
     assert backbone.info.weights_sha256 is not None
     with pytest.raises(PipelineError, match="does not fit"):
@@ -219,9 +214,8 @@ def test_crop_and_input_size_may_be_set_and_a_rebuilt_network_has_them(tmp_path:
 
 @pytest.mark.parametrize("name", ["test_vit", "test_maxvit"])
 def test_an_input_size_that_a_network_does_not_take_is_refused(name: str) -> None:
-    with pytest.raises(
-        PipelineError, match=rf"^backbone\.input_size = 100: {name} takes no photos of this size \(.*\)\. Set"
-    ) as told:
+    sentence = rf"^backbone\.input_size = 100: {name} takes no photos of this size \(.*\)\. Set"
+    with pytest.raises(PipelineError, match=sentence) as told:
         create_backbone(name, "none", input_size=100)
     assert len(str(told.value).splitlines()) == 1
 
@@ -237,14 +231,9 @@ def test_weights_of_a_package_are_those_of_their_authors(number: int, size: int,
     assert torch.equal(backbone.model.conv_stem.weight, published["_conv_stem.weight"])
     assert torch.equal(backbone.model.classifier.bias, published["_fc.bias"])
     assert backbone.info.weights_sha256 == sha256_of(file) == PACKAGES[name]
-    assert backbone.preprocessing == Preprocessing(
-        input_size=(3, size, size),
-        mean=(0.5,) * 3,
-        std=(0.5,) * 3,
-        interpolation="bicubic",
-        crop_pct=crop_pct,
-        crop_mode="center",
-    )
+    half = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    expected = Preprocessing(input_size=(3, size, size), interpolation="bicubic", crop_pct=crop_pct, crop_mode="center", **half)
+    assert backbone.preprocessing == expected
 
 
 def test_a_package_that_is_missing_or_holds_another_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,29 +357,22 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         pass
 
-    def do_HEAD(self) -> None:
-        self._head(self.server.files.get(self.path))
+    def do_HEAD(self) -> bytes:
+        """As the hub does: a missing file is told from a missing repository, and a file's ETag is its SHA-256."""
+        status, code = self.server.refusal or (404, "EntryNotFound")
+        content = None if self.server.refusal else self.server.files.get(self.path)
+        self.close_connection = True
+        self.send_response(status if content is None else 200)
+        told = ("X-Error-Code", code) if content is None else ("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        length = ("Content-Length", str(len(content or b"")))
+        for header in (("X-Repo-Commit", "0123456789" * 4), ("Connection", "close"), length, told):
+            self.send_header(*header)
+        self.end_headers()
+        return content or b""
 
     def do_GET(self) -> None:
-        content = self.server.files.get(self.path)
         self.server.fetched.append(self.path.rpartition("/")[2])
-        self._head(content)
-        self.wfile.write(b"" if self.server.refusal else content or b"")
-
-    def _head(self, content: bytes | None) -> None:
-        self.close_connection = True
-        status, code = self.server.refusal or (404, "EntryNotFound")
-        content = None if self.server.refusal else content
-        self.send_response(status if content is None else 200)
-        headers = {"X-Repo-Commit": "0123456789" * 4, "Content-Length": str(len(content or b"")), "Connection": "close"}
-        # As the hub does: a missing file is told from a missing repository, and a file's ETag is its SHA-256.
-        if content is None:
-            headers["X-Error-Code"] = code
-        else:
-            headers["ETag"] = f'"{hashlib.sha256(content).hexdigest()}"'
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
+        self.wfile.write(self.do_HEAD())
 
 
 @pytest.fixture
@@ -417,16 +399,8 @@ def served(
     ("config", "refusal", "message"),
     [
         ({"architectures": ["ResNetForImageClassification"]}, None, r"no repository of timm.s.*of transformers do not"),
-        (
-            {"architecture": "resnet50", "num_classes": 2, "pretrained_cfg": {"input_size": [4, 64, 64]}},
-            None,
-            "photos of 4 channels",
-        ),
-        (
-            {},
-            (403, "GatedRepo"),
-            r"somebody/pets is gated: accept its conditions on that page, then log in with `hf auth login`",
-        ),
+        ({"architecture": "resnet50", "num_classes": 2, "pretrained_cfg": {"input_size": [4, 64, 64]}}, None, "of 4 channels"),
+        ({}, (403, "GatedRepo"), r"pets is gated: accept its conditions on that page, then log in with `hf auth login`"),
         ({}, (404, "RepoNotFound"), "somebody/pets does not exist, or is private"),
     ],
 )
@@ -437,13 +411,11 @@ def test_a_repository_that_cannot_be_used_is_told_as_what_it_is_by_whoever_asks_
     (tmp_path / "published/config.json").write_text(json.dumps(config))
     with served(tmp_path / "published") as server:
         server.refusal = refusal
-        for ask in (
-            lambda: create_backbone("resnet50", "hf-hub:somebody/pets"),
-            lambda: needed_size(OF_HUB, Path("none.json")),
-        ):
-            with pytest.raises(PipelineError, match=message) as told:
-                ask()
-            assert "reached" not in str(told.value)
+        with pytest.raises(PipelineError, match=message) as of_network:
+            create_backbone("resnet50", "hf-hub:somebody/pets")
+        with pytest.raises(PipelineError, match=message) as of_photos:
+            needed_size(BackboneSettings(name="resnet50", weights="hf-hub:somebody/pets"), Path("none.json"))
+        assert "reached" not in str(of_network.value) + str(of_photos.value)
 
 
 def test_weights_of_anybodys_on_the_hub_are_downloaded_once_and_known_by_their_hash(tmp_path: Path, served) -> None:
@@ -459,13 +431,11 @@ def test_weights_of_anybodys_on_the_hub_are_downloaded_once_and_known_by_their_h
     again = create_backbone("test_resnet", "hf-hub:somebody/pets")
     for model in (backbone.model, again.model):
         assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in published.state_dict().items())
-    assert backbone.preprocessing.mean == (0.1, 0.2, 0.3)
-    assert backbone.preprocessing.crop_pct == 0.8
+    assert (backbone.preprocessing.mean, backbone.preprocessing.crop_pct) == ((0.1, 0.2, 0.3), 0.8)
     save_checkpoint(tmp_path / "checkpoint", INFO.model_copy(update={"backbone": backbone.info}), published.state_dict(), {})
     recorded = read_info(tmp_path / "checkpoint").backbone
     assert recorded.weights == "hf-hub:somebody/pets"
-    assert recorded.weights_sha256 == again.info.weights_sha256
-    assert recorded.weights_sha256 == hashlib.sha256(save(published.state_dict())).hexdigest()
+    assert recorded.weights_sha256 == again.info.weights_sha256 == hashlib.sha256(save(published.state_dict())).hexdigest()
 
 
 def test_a_checkpoint_with_hidden_layers_in_its_head_is_rebuilt(weights: Path) -> None:

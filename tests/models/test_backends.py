@@ -1,6 +1,7 @@
 """Backends agree with eager torch, whatever the batch and the threads, and the rule that chooses one repeats."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -97,45 +98,43 @@ def test_a_gpu_computes_in_16_bits_that_it_has_and_in_float32_where_it_must(
         candidates("openvino", gpu, float32=False)
 
 
-class Large(nn.Module):
-    """Values that float16 cannot hold."""
+class Function(nn.Module):
+    """A network without parameters."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        first = nn.functional.conv2d(images, torch.full((4, 3, 8, 8), 1e4))
-        return nn.functional.conv2d(first, torch.full((4, 4, 1, 1), 1e-4)).flatten(1)
+        return self.function(images)
+
+
+def large(images: torch.Tensor) -> torch.Tensor:
+    """Through values that float16 cannot hold."""
+    first = nn.functional.conv2d(images, torch.full((4, 3, 8, 8), 1e4))
+    return nn.functional.conv2d(first, torch.full((4, 4, 1, 1), 1e-4)).flatten(1)
 
 
 def test_a_network_that_16_bits_cannot_hold_is_computed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU without bfloat16, with float16 on the processor."""
     monkeypatch.setattr(backends, "candidates", lambda *_, **__: ["torch float16", "torch"])
     images = torch.rand(2, 3, 8, 8)
-    assert build_backend(Large().eval(), images, choice="auto", device=CPU, threads=1).name == "torch"
+    assert build_backend(Function(large), images, choice="auto", device=CPU, threads=1).name == "torch"
     model = timm.create_model("test_resnet").eval()
     assert build_backend(model, torch.randn(2, 3, 64, 64), choice="auto", device=CPU, threads=1).name == "torch float16"
 
 
-class Unexportable(nn.Module):
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.linalg.svdvals(images.mean(1))
-
-
 def test_a_network_that_onnx_cannot_hold_runs_in_torch_unless_onnx_was_asked_for() -> None:
-    images = torch.randn(2, 3, 8, 8)
-    assert build_backend(Unexportable(), images, choice="auto", device=CPU, threads=1).name == "torch"
+    images, network = torch.randn(2, 3, 8, 8), Function(lambda images: torch.linalg.svdvals(images.mean(1)))
+    assert build_backend(network, images, choice="auto", device=CPU, threads=1).name == "torch"
     with pytest.raises(PipelineError, match="cannot run in onnxruntime"):
-        build_backend(Unexportable(), images, choice="onnxruntime", device=CPU, threads=1)
-
-
-class Forgetful(nn.Module):
-    """Gives something else each time: no backend can agree with it."""
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.rand(len(images), 4)
+        build_backend(network, images, choice="onnxruntime", device=CPU, threads=1)
 
 
 def test_a_backend_that_disagrees_is_not_trusted() -> None:
+    forgetful = Function(lambda images: torch.rand(len(images), 4))
     with pytest.raises(PipelineError, match="something else than eager torch"):
-        build_backend(Forgetful(), torch.randn(2, 3, 8, 8), choice="torch", device=CPU, threads=1)
+        build_backend(forgetful, torch.randn(2, 3, 8, 8), choice="torch", device=CPU, threads=1)
 
 
 def test_a_network_that_overflows_is_told_before_anything_is_computed_with_it() -> None:

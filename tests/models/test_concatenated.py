@@ -3,11 +3,13 @@
 import torch
 from torch import nn
 
-from pipeline.checkpoint import CheckpointInfo, DataFingerprints, HeadInfo, library_versions
+from pipeline.checkpoint import CheckpointInfo
 from pipeline.models.backbone import create_backbone, create_backbones, rebuild
-from pipeline.models.head import replace_head, set_linear_head
+from pipeline.models.head import replace_head_as_set, set_linear_head
 from pipeline.models.outputs import FeatureExtractor, LogitsAndFeatures
 from pipeline.params import Backbone
+from pipeline.params import Head as HeadSettings
+from tests.test_checkpoint import INFO
 
 # Of different mean, std, size and kind; the last one's position embeddings are resized.
 NAMES = ["test_efficientnet", "torchvision/shufflenet_v2_x0_5", "vit_tiny_patch16_224"]
@@ -18,7 +20,7 @@ def test_each_network_sees_what_it_would_see_alone_and_a_checkpoint_rebuilds_it(
     alone = [create_backbone(name, "none", input_size=160) for name in NAMES]
     assert len({one.preprocessing.mean for one in alone}) > 1
     widths = together.info.kwargs["widths"]
-    path = replace_head(together.model, 2, initialisation="zeros")
+    head = replace_head_as_set(together.model, 2, HeadSettings())
     weight, bias = torch.randn(2, sum(widths)), torch.randn(2)
     set_linear_head(together.model, weight, bias)
     pixels = torch.rand(2, 3, 160, 160)
@@ -28,19 +30,7 @@ def test_each_network_sees_what_it_would_see_alone_and_a_checkpoint_rebuilds_it(
             expected = FeatureExtractor(one.model).eval()(_normalised(pixels, one))
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(logits, features @ weight.T + bias)
-    info = CheckpointInfo(
-        stage="train-frozen-backbone",
-        backbone=together.info,
-        head=HeadInfo(path=path, num_outputs=2, initialisation="zeros"),
-        classes=("cat", "dog"),
-        preprocessing=together.preprocessing,
-        data=DataFingerprints(manifest="", train="", val=""),
-        stored_size=160,
-        params={},
-        epoch=0,
-        metrics={},
-        versions=library_versions(),
-    )
+    info = INFO.model_copy(update={"backbone": together.info, "head": head})
     info = CheckpointInfo.model_validate_json(info.model_dump_json())
     rebuilt = rebuild(info, together.model.state_dict()).eval()
     images = _normalised(pixels, together)

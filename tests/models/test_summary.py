@@ -22,7 +22,7 @@ def test_the_summary_counts_what_is_there() -> None:
     text = summarise(backbone.model, backbone.preprocessing)
     total = sum(parameter.numel() for parameter in backbone.model.parameters())
     head = sum(parameter.numel() for parameter in backbone.model.fc.parameters())
-    assert f"{total:,}: {head:,} learn, {total - head:,} are frozen" in text
+    assert f"Trainable params: {head:,}\nNon-trainable params: {total - head:,}\n" in text
     assert "fc (Linear(" in text
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in backbone.model.modules())
     assert f"{norms} layers, {norms} of them held in eval" in text
@@ -44,7 +44,7 @@ def test_the_list_of_backbones_says_what_timm_says() -> None:
 def test_the_commands_print_what_the_functions_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # no params.yaml: a name on the command line needs none
     for arguments, status, expected in (
-        (["summary", "--backbone", "test_resnet", "--unfrozen", "all", "--depth", "1"], 0, "0 are frozen"),
+        (["summary", "--backbone", "test_resnet", "--unfrozen", "all", "--depth", "1"], 0, "Non-trainable params: 0"),
         (["summary", "--backbone", "test_vit", "--unfrozen", "1", "--outputs", "3"], 0, "[1, 3]"),
         (["summary", "--backbone", "test_vit", "--unfrozen", "most"], 1, "head, all or a number"),
         (["summary"], 1, "params.yaml"),
