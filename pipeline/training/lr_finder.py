@@ -120,7 +120,7 @@ def show_learning_rates(params: Params, checkpoint: Path, data: Path, figure: Pa
     tried = try_learning_rates(network, train, settings, np.geomspace(LOWEST, HIGHEST, STEPS).tolist())
     suggested = suggest(tried)
     figure.parent.mkdir(parents=True, exist_ok=True)
-    write_csv(figure.with_suffix(".csv"), tried.to_dict("records"))
+    write_csv(figure.with_suffix(".csv"), (row.to_dict() for _, row in tried.iterrows()))
     draw(tried, suggested, recipe.learning_rate, figure)
     say(f"suggested: unfreeze_finetune.learning_rate = {suggested:.1e}; now it is {recipe.learning_rate:.1e}")
     say(f"loss by learning rate: {figure} and {figure.with_suffix('.csv')}")
