@@ -72,9 +72,18 @@ def run(params: Params) -> None:
     resume = ResumeFolder(RESUME / STAGE, parts, runtime)
     everything_set = info.params | params.model_dump(include={"unfreeze_finetune"})
     flat = {f"{section}.{key}": value for section, values in everything_set.items() for key, value in values.items()}
-    as_it_came = rebuild(info, frozen_state).eval()
-    files, drawn = (TRACKING, TRAINING_CURVES, EPOCHS), (classes, val, as_it_came, preprocessing.input_size)
-    tracking = Tracking(params.runtime.trackers, *files, resume.fingerprint, flat, *drawn)
+    tracking = Tracking(
+        params.runtime.trackers,
+        TRACKING,
+        TRAINING_CURVES,
+        EPOCHS,
+        run=resume.fingerprint,
+        settings=flat,
+        classes=classes,
+        val=val,
+        network=rebuild(info, frozen_state).eval(),
+        input_size=preprocessing.input_size,
+    )
     weight, watching = class_weight(params.head.class_weight, train.labels), tracking if runtime.is_main else None
     result = finetune(network, train, val, settings, resume, watching, weight)
     kept, note, state = result.choice.candidate, result.choice.reason, result.model_state
