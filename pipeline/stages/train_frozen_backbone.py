@@ -6,12 +6,11 @@ Run it with `dvc repro train-frozen-backbone`, or bare with `python -m pipeline 
 
 import math
 import time
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.checkpoint import BackboneInfo, CheckpointInfo, library_versions, save_checkpoint
+from pipeline.checkpoint import CheckpointInfo, library_versions, save_checkpoint
 from pipeline.data.dataset import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, read_manifest, read_stored_size, stored_fingerprint
 from pipeline.errors import PipelineError
@@ -29,7 +28,7 @@ from pipeline.training.blend import fit_several
 from pipeline.training.calibration import class_weight, cross_fitted_losses, fit_temperature
 from pipeline.training.features import write_features
 from pipeline.training.mlp import train_mlp
-from pipeline.training.probe import Probe, fit_probe, out_of_fold, write_out_of_fold
+from pipeline.training.probe import fit_probe, out_of_fold, write_out_of_fold
 
 STAGE = "train-frozen-backbone"
 
@@ -56,8 +55,14 @@ def run(params: Params) -> None:
         return
     train_labels, val_labels = splits["train"].labels, splits["val"].labels
     weight = class_weight(params.head.class_weight, train_labels)
-    groups = manifest.set_index("id").loc[list(splits["train"].ids), "group"].tolist()
-    probe, tried = _fit(backbone.info, train, train_labels, val, val_labels, groups, weight)
+    ids = [*splits["train"].ids, *splits["val"].ids]
+    groups = manifest.set_index("id").loc[ids, "group"].tolist()
+    if backbone.info.parts:
+        names, widths = [part.name for part in backbone.info.parts], backbone.info.kwargs["widths"]
+        own = groups[: len(train)]
+        probe, tried = fit_several(train, train_labels, val, val_labels, own, widths=widths, names=names, weight=weight)
+    else:
+        probe, tried = fit_probe(train, train_labels, val, val_labels, weight=weight), {}
     if params.head.type == "linear":
         set_linear_head(model, probe.weight, probe.bias)
         val_logits = probe.logits(val)
@@ -100,29 +105,11 @@ def run(params: Params) -> None:
     save_checkpoint(FROZEN, info, model.state_dict(), ood.tensors())
     write_csv(PLOTS / "l2_strengths.csv", [{"log10_l2": math.log10(one.l2)} | vars(one) for one in probe.tried])
     # Probabilities of heads that never saw the photo: the evaluation scores them, and looks for label issues by them.
-    ids = [*splits["train"].ids, *splits["val"].ids]
-    features, labels = torch.cat([train, val]), torch.cat([train_labels, val_labels])
-    unseen = out_of_fold(features, labels, manifest.set_index("id").loc[ids, "group"].tolist(), probe.solved, weight)
+    unseen = out_of_fold(torch.cat([train, val]), torch.cat([train_labels, val_labels]), groups, probe.solved, weight)
     write_out_of_fold(OUT_OF_FOLD, classes, ids, unseen)
     write_features(TRAIN_FEATURES, train)
     write_json(METRICS / f"{STAGE}.json", metrics)
     write_json(SECONDS / f"{STAGE}.json", {"seconds": time.monotonic() - started})
-
-
-def _fit(
-    backbone: BackboneInfo,
-    train: Tensor,
-    train_labels: Tensor,
-    val: Tensor,
-    val_labels: Tensor,
-    groups: Sequence[str],
-    weight: Tensor | None,
-) -> tuple[Probe, dict[str, float]]:
-    """The linear probe; of several backbones, also what each is worth alone and together."""
-    if not backbone.parts:
-        return fit_probe(train, train_labels, val, val_labels, weight=weight), {}
-    widths, names = backbone.kwargs["widths"], [part.name for part in backbone.parts]
-    return fit_several(train, train_labels, val, val_labels, groups, widths=widths, names=names, weight=weight)
 
 
 def _train_mlp(

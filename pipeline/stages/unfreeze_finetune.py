@@ -5,21 +5,11 @@ params.yaml. Killed, it resumes where it was and ends with the same bits.
 """
 
 import time
-from collections.abc import Sequence
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pipeline.checkpoint import (
-    SolvedBlock,
-    library_versions,
-    read_info,
-    read_model_state,
-    read_ood,
-    refuse_other_data,
-    save_checkpoint,
-)
+from pipeline.checkpoint import library_versions, read_info, read_model_state, read_ood, refuse_other_data, save_checkpoint
 from pipeline.data.dataset import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, read_manifest, stored_fingerprint
 from pipeline.files import write_json
@@ -46,7 +36,7 @@ from pipeline.training.calibration import class_weight, cross_fitted_losses, fit
 from pipeline.training.finetune import finetune
 from pipeline.training.probe import SMALLEST, read_out_of_fold, solve_head
 from pipeline.training.resume import ResumeFolder, hash_inputs
-from pipeline.training.tracking import Run, Tracking
+from pipeline.training.tracking import Tracking
 
 STAGE = "unfreeze-finetune"
 
@@ -82,8 +72,18 @@ def run(params: Params) -> None:
     resume = ResumeFolder(RESUME / STAGE, parts, runtime)
     everything_set = info.params | params.model_dump(include={"unfreeze_finetune"})
     flat = {f"{section}.{key}": value for section, values in everything_set.items() for key, value in values.items()}
-    tracked = Run(resume.fingerprint, flat, classes, val, rebuild(info, frozen_state).eval(), preprocessing.input_size)
-    tracking = Tracking(params.runtime.trackers, TRACKING, TRAINING_CURVES, EPOCHS, tracked)
+    tracking = Tracking(
+        params.runtime.trackers,
+        TRACKING,
+        TRAINING_CURVES,
+        EPOCHS,
+        run=resume.fingerprint,
+        settings=flat,
+        classes=classes,
+        val=val,
+        network=rebuild(info, frozen_state).eval(),
+        input_size=preprocessing.input_size,
+    )
     weight, watching = class_weight(params.head.class_weight, train.labels), tracking if runtime.is_main else None
     result = finetune(network, train, val, settings, resume, watching, weight)
     kept, note, state = result.choice.candidate, result.choice.reason, result.model_state
@@ -91,27 +91,24 @@ def run(params: Params) -> None:
     metrics |= {"gain": result.choice.gain, "gain_low": result.choice.gain_low}
     ood = _ood_of_trained(network, train, val) if kept.alpha else read_ood(FROZEN)
     refit = not kept.alpha and bool(info.solved)
-    features = torch.cat([network.features("train", train), network.features("val", val)]) if refit else None
+    features = [network.features("train", train), network.features("val", val)] if refit else []
     if not runtime.is_main:
         return
 
-    if features is not None:
+    if refit:  # every choice is made by now, so validation photos need not be held back any longer
         labels, ids = torch.cat([train.labels, val.labels]), [*train.ids, *val.ids]
-        probabilities = read_out_of_fold(OUT_OF_FOLD, classes, ids).to_numpy()
-        state, unseen = _solve_again(rebuild(info, state), info.solved, features, labels, probabilities, weight)
-        metrics |= unseen
+        unseen = read_out_of_fold(OUT_OF_FOLD, classes, ids).to_numpy()
+        log_probabilities = torch.from_numpy(unseen).clamp(min=SMALLEST).log()
+        model = rebuild(info, state)
+        set_linear_head(model, *solve_head(torch.cat(features), labels, info.solved, weight))
+        apply_temperature(model, fit_temperature(log_probabilities, labels, weight))
+        state = model.state_dict()
+        metrics["out_of_fold_log_loss"] = cross_fitted_losses(log_probabilities, labels, weight).mean().item()
+        metrics["out_of_fold_accuracy"] = (log_probabilities.argmax(1) == labels).double().mean().item()
         note += " The head was solved again on training and validation photos together: out-of-fold log-loss "
-        note += f"{unseen['out_of_fold_log_loss']:.4f}, accuracy {unseen['out_of_fold_accuracy']:.2%}."
-    finetuned = info.model_copy(
-        update={
-            "stage": STAGE,
-            "params": everything_set,
-            "epoch": kept.epoch,
-            "metrics": metrics,
-            "note": note,
-            "versions": library_versions(),
-        }
-    )
+        note += f"{metrics['out_of_fold_log_loss']:.4f}, accuracy {metrics['out_of_fold_accuracy']:.2%}."
+    made = {"stage": STAGE, "params": everything_set, "epoch": kept.epoch, "metrics": metrics, "note": note}
+    finetuned = info.model_copy(update={**made, "versions": library_versions()})
     save_checkpoint(FINETUNED, finetuned, state, ood)
     write_json(METRICS / f"{STAGE}.json", metrics | {"epoch": kept.epoch, "epochs": len(result.history) - 1})
     write_json(SECONDS / f"{STAGE}.json", {"seconds": time.monotonic() - started})
@@ -125,23 +122,3 @@ def _ood_of_trained(network: SplitNetwork, train: Photos, val: Photos) -> dict[s
     train_features = network.trained_features("train", train, chosen)
     val_features = network.trained_features("val", val, others)
     return OodDetector.fit(train_features, train.labels[chosen], val_features).tensors()
-
-
-def _solve_again(
-    model: nn.Module,
-    solved: Sequence[SolvedBlock],
-    features: Tensor,
-    labels: Tensor,
-    out_of_fold: np.ndarray,
-    weight: Tensor | None,
-) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """The frozen network's head solved on training and validation photos, with an out-of-fold temperature and metrics.
-
-    Every choice is made by then, so validation photos need not be held back any longer.
-    """
-    unseen = torch.from_numpy(out_of_fold).clamp(min=SMALLEST).log()
-    set_linear_head(model, *solve_head(features, labels, solved, weight))
-    apply_temperature(model, fit_temperature(unseen, labels, weight))
-    losses = cross_fitted_losses(unseen, labels, weight)
-    accuracy = (unseen.argmax(1) == labels).double().mean().item()
-    return model.state_dict(), {"out_of_fold_log_loss": losses.mean().item(), "out_of_fold_accuracy": accuracy}

@@ -61,9 +61,9 @@ class SplitNetwork:
         preprocessing: of the network's own input size.
         choice: of the backend, as for `build_backend`.
         runtime: where to compute.
-        cache: makes a cache from what distinguishes it, or None: nothing is cached. `use_cache` sets the stages' one.
 
     Attributes:
+        cache: makes a cache from what distinguishes it, or None: nothing is cached. `use_cache` sets it.
         split: frozen and trainable part, or None where the network cannot be split, as when all of it learns.
         low_resolution: preprocessing of smaller photos, or None for a network that takes one size alone.
         classes: how many logits come first in the outputs.
@@ -77,11 +77,11 @@ class SplitNetwork:
         *,
         choice: str,
         runtime: ResolvedRuntime,
-        cache: Callable[..., FeatureCache] | None = None,
     ) -> None:
         set_trainable(model, unfrozen_blocks)
         self.model, self.unfrozen_blocks, self.preprocessing = model, unfrozen_blocks, preprocessing
-        self.choice, self.runtime, self.cache = choice, runtime, cache
+        self.choice, self.runtime = choice, runtime
+        self.cache: Callable[..., FeatureCache] | None = None
         self.outputs = LogitsAndFeatures(model).train()
         self.classes = self.outputs.num_outputs
         self.split = split_model(self.outputs, random_images(preprocessing)) if unfrozen_blocks != "all" else None
@@ -165,42 +165,42 @@ class SplitNetwork:
 
     def features(self, split: str, photos: Photos) -> Tensor:
         """Features (n, width) float32 of the photos as they are; their activations are cached on the way."""
-        precise, runtime = split == "val", self.runtime
-        backend = self.backend(photos, float32=precise)
+        precise, device, threads = split == "val", self.runtime.device, self.runtime.threads
+        lower = self.backend(photos, float32=precise).run
         caches = [self.cache and self.cache(kind="features", split=split)]
-        upper: Callable[[Tensor], Tensor] = lambda outputs: outputs  # noqa: E731
+        upper: Callable[[Tensor], Tensor] = nn.Identity()
         if self.split:
-            example = backend.run(first_pixels(photos, self.preprocessing).to(runtime.device))
-            module, device, threads = copy.deepcopy(self.split.trainable).eval(), runtime.device, runtime.threads
-            upper = build_backend(
-                module, example.cpu(), choice=self.choice, device=device, threads=threads, float32=precise
-            ).run
+            example = lower(first_pixels(photos, self.preprocessing).to(device)).cpu()
+            module = copy.deepcopy(self.split.trainable).eval()
+            upper = build_backend(module, example, choice=self.choice, device=device, threads=threads, float32=precise).run
             if self.cache and self.fits_in_cache(example[0].numel(), len(photos)):
                 caches.append(self._cache_of(split, 0, self.preprocessing.input_size[1], None))
 
         def run(pixels: Tensor) -> tuple[Tensor, ...]:
-            activations = backend.run(pixels)
+            activations = lower(pixels)
             return (upper(activations)[:, self.classes :], _stored(activations, precise))[: len(caches)]
 
         transform, description = evaluation(self.preprocessing), f"features of {split}"
-        return run_inference(run, photos, transform, runtime=runtime, description=description, caches=caches)[0].tensor()
+        return run_inference(run, photos, transform, runtime=self.runtime, description=description, caches=caches)[0].tensor()
 
     def trained_features(self, split: str, photos: Photos, places: list[int]) -> Tensor:
         """Features (n, width) float32 of some photos, by the weights that the network has now.
 
         Where the split's activations are not cached, the photos go through the whole network.
         """
-        if self.split is not None and self.cache:
+        if self.split and self.cache:
             with torch.inference_mode():
                 size = self.split.frozen.eval()(random_images(self.preprocessing))[0].numel()
                 if self.fits_in_cache(size, len(photos)):
                     cached = self.activations(split, photos).rows(places).split(BATCH_SIZE)
                     return torch.cat([self.trainable.cpu().eval()(part.float()) for part in cached])[:, self.classes :]
-        some, runtime = photos.at(places), self.runtime
-        backend = backend_for(self.outputs.eval(), some, self.preprocessing, choice=self.choice, runtime=runtime, float32=True)
-        transform = evaluation(self.preprocessing)
-        [outputs] = run_inference(backend.run, some, transform, runtime=runtime, description="features for OOD detection")
-        return outputs.tensor()[:, self.classes :]
+        return self.run_whole(self.outputs.eval(), photos.at(places), "features for OOD detection")[:, self.classes :]
+
+    def run_whole(self, module: nn.Module, photos: Photos, description: str) -> Tensor:
+        """Outputs (n, ...) in float32 of a whole network, in eval mode on the CPU, for photos as they are."""
+        runtime, transform = self.runtime, evaluation(self.preprocessing)
+        backend = backend_for(module, photos, self.preprocessing, choice=self.choice, runtime=runtime, float32=True)
+        return run_inference(backend.run, photos, transform, runtime=runtime, description=description)[0].tensor()
 
     @staticmethod
     def fits_in_cache(values_a_photo: int, photos: int, copies: int = 1) -> bool:
@@ -230,12 +230,7 @@ class SplitNetwork:
 
 
 def recipe_of(
-    model: nn.Module,
-    preprocessing: Preprocessing,
-    settings: UnfreezeFinetune,
-    num_photos: int,
-    *,
-    is_split: bool = True,
+    model: nn.Module, preprocessing: Preprocessing, settings: UnfreezeFinetune, num_photos: int, *, is_split: bool = True
 ) -> Recipe:
     """`choose_recipe` for a network; several backbones together stay frozen, because only their solved head could learn."""
     if isinstance(model, ConcatenatedNetwork):

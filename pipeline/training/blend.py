@@ -43,20 +43,18 @@ def fit_several(
         The head, and the log-loss of each backbone alone, blended and concatenated.
     """
     concatenated = fit_probe(train, train_labels, val, val_labels, weight=weight)
-    columns = list(zip(train.split(list(widths), 1), val.split(list(widths), 1), strict=True))
-    alone = [fit_probe(of_train, train_labels, of_val, val_labels, weight=weight) for of_train, of_val in columns]
-    unseen = {
-        f"{name} alone": out_of_fold(of_train, train_labels, groups, probe.solved, weight)
-        for name, probe, (of_train, _) in zip(names, alone, columns, strict=True)
-    }
+    alone: list[Probe] = []
+    unseen: dict[str, Tensor] = {}
+    for name, of_train, of_val in zip(names, train.split(list(widths), 1), val.split(list(widths), 1), strict=True):
+        alone.append(fit_probe(of_train, train_labels, of_val, val_labels, weight=weight))
+        unseen[f"{name} alone"] = out_of_fold(of_train, train_labels, groups, alone[-1].solved, weight)
     factors = _factors([*unseen.values()], train_labels, weight)
+    blend = list(zip(factors, alone, strict=True))
     blended = replace(
         concatenated,
-        weight=torch.cat([factor * probe.weight for factor, probe in zip(factors, alone, strict=True)], 1),
-        bias=torch.stack([factor * probe.bias for factor, probe in zip(factors, alone, strict=True)]).sum(0),
-        solved=tuple(
-            probe.solved[0].model_copy(update={"factor": factor}) for factor, probe in zip(factors, alone, strict=True)
-        ),
+        weight=torch.cat([factor * probe.weight for factor, probe in blend], 1),
+        bias=torch.stack([factor * probe.bias for factor, probe in blend]).sum(0),
+        solved=tuple(probe.solved[0].model_copy(update={"factor": factor}) for factor, probe in blend),
     )
     weighted = [factor * one for factor, one in zip(factors, unseen.values(), strict=True)]
     unseen["blended"] = torch.stack(weighted).sum(0)

@@ -48,11 +48,7 @@ def check_loss(losses: Sequence[float], *, num_classes: int, learning_rate: floa
 
 @contextmanager
 def explain_faults(settings: UnfreezeFinetune, workers: int, *, where: Callable[[], str]) -> Iterator[None]:
-    """Turn what a person can put right into one message; `where` gives the step that is running.
-
-    Raises:
-        PipelineError: memory or the disk is full, or a decoding process was killed.
-    """
+    """Turn a full memory or disk, or a decoding process that was killed, into one PipelineError; `where` gives the step."""
     try:
         yield
     except PipelineError:
@@ -78,7 +74,7 @@ def _explanation(error: Exception, where: str, settings: UnfreezeFinetune, worke
     if isinstance(error, OSError) and error.errno != errno.ENOMEM:
         return None
     # What torch and ONNX Runtime raise for want of memory has no type of its own.
-    if isinstance(error, MemoryError | OSError) or OUT_OF_MEMORY.search(text) or isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, MemoryError | OSError | torch.OutOfMemoryError) or OUT_OF_MEMORY.search(text):
         which = "The GPU's memory" if isinstance(error, torch.OutOfMemoryError) else "The memory"
         return (
             f"{which} ran out at {where}. Lower unfreeze_finetune.batch_size, now {settings.batch_size}, unfrozen_blocks, now "

@@ -35,9 +35,7 @@ from pipeline.models.backends import Backend, build_backend
 from pipeline.progress import progress, say
 from pipeline.runtime import ResolvedRuntime, broadcast, gather
 
-# By the kind of device. A GPU that takes 32 photos is done before the processor has given it the next.
-BATCH_SIZES = {"cuda": 128}
-BATCH_SIZE = 32  # of any other device
+BATCH_SIZE, GPU_BATCH_SIZE = 32, 128  # a GPU that takes 32 photos is done before the processor has given it the next
 CHUNK = 2048  # photos, of each process
 BATCHES_AT_A_TIME = 2
 # The newest keys of the cache stay, up to so many bytes in all. Activations of all augmented copies that would take more than
@@ -47,7 +45,7 @@ MAX_CACHE_BYTES = 32 * 2**30
 
 def batch_size_on(device: torch.device) -> int:
     """How many photos a network is given at a time."""
-    return BATCH_SIZES.get(device.type, BATCH_SIZE)
+    return GPU_BATCH_SIZE if device.type == "cuda" else BATCH_SIZE
 
 
 def cache_key(parts: Mapping[str, Any]) -> str:
@@ -144,12 +142,9 @@ class FromPixels(nn.Module):
 
 
 def evaluation(preprocessing: Preprocessing) -> Transform:
-    """The evaluation transform up to normalisation, as `load_batches` takes it."""
-    return partial(_evaluated, evaluation_pixels(preprocessing))
-
-
-def _evaluated(pixels: Callable[[Any], np.ndarray], image: Any, photo_id: str) -> np.ndarray:
-    return pixels(image)
+    """The evaluation transform up to normalisation, as `load_batches` takes it; for threads, because it cannot be pickled."""
+    pixels = evaluation_pixels(preprocessing)
+    return lambda image, photo_id: pixels(image)
 
 
 def first_pixels(photos: Photos, preprocessing: Preprocessing) -> Tensor:

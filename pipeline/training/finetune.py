@@ -18,7 +18,7 @@ import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ from pipeline.runtime import broadcast
 from pipeline.training.activations import SplitNetwork, augmented, random_images, recipe_of
 from pipeline.training.calibration import fit_temperature
 from pipeline.training.faults import check_loss, explain_faults
-from pipeline.training.features import backend_for, batch_size_on, evaluation, run_inference
+from pipeline.training.features import batch_size_on
 from pipeline.training.losses import LOSSES
 from pipeline.training.resume import ResumeFolder
 from pipeline.training.schedule import copy_of_epoch, learning_rate
@@ -62,11 +62,10 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Finetuned:
-    """The weights that are kept, why, the course of training, and the best epoch of it."""
+    """The weights that are kept, why, and the course of training."""
 
     model_state: dict[str, Tensor]
     choice: Choice
-    best_epoch: int
     history: tuple[Epoch, ...]
 
 
@@ -90,15 +89,7 @@ def finetune(
     beginning = "the activations of the photos"
     with explain_faults(settings, network.runtime.workers, where=lambda: trainer.where() if trainer else beginning):
         trainer = Trainer(network, train, val, settings, tracking, weight)
-        state = resume.read()
-        if state is None:
-            trainer.start()
-        else:
-            trainer.load_state(state)
-            say(f"resuming after {trainer.photos_done:,} photos of epoch {len(trainer.history)}")
-        while not trainer.finished():
-            trainer.train_epoch(resume)
-        return trainer.result()
+        return trainer.run(resume)
 
 
 class Trainer:
@@ -114,13 +105,18 @@ class Trainer:
         weight: Tensor | None = None,
     ) -> None:
         self.network, self.train, self.val, self.settings, self.tracking = network, train, val, settings, tracking
-        self.weight = weight
-        self.runtime, self.classes = network.runtime, network.classes
+        self.weight, self.runtime, self.classes = weight, network.runtime, network.classes
         self.frozen_before = frozen_fingerprint(network.model)
         self.val_activations = network.activations("val", val).tensor() if network.split else None
         is_split = network.split is not None
         self.recipe = recipe_of(network.model, network.preprocessing, settings, len(train), is_split=is_split)
         self.epochs, self.copies, self.batch_size = self.recipe.epochs, self.recipe.copies, self.recipe.batch_size
+        # Whether activations of all copies fit in the cache; where not, the same are computed again for each batch.
+        self.cached = self.val_activations is not None and network.fits_in_cache(
+            self.val_activations[0].numel(), len(train), self.copies
+        )
+        if network.split and not self.cached:
+            say("activations of all copies would exceed the cache, so they are computed again in every epoch")
         if settings.augmentation != "light" and self.copies - 1 < FEW_COPIES:
             say(f"augmentation {settings.augmentation} of {self.copies - 1} copies: too few for it to matter much")
         device = self.runtime.device
@@ -146,11 +142,32 @@ class Trainer:
         self.photos_done, self.loss_sum = 0, 0.0  # of the epoch that is running
         self.best_state: dict[str, Tensor] = {}
 
-    def start(self) -> None:
-        """Say what is going to be done, and score the network as it came: epoch 0."""
-        say(f"fine-tuning: {self.recipe}" if self.epochs else "nothing is fine-tuned")
-        self._start_tracking()
-        self._finish_epoch(train_loss=None)
+    def run(self, resume: ResumeFolder) -> Finetuned:
+        """From the newest state to the end."""
+        self.start(resume.read())
+        while not self.finished():
+            self.train_epoch(resume)
+        return self.result()
+
+    def start(self, state: dict[str, Any] | None = None) -> None:
+        """Go on from what `state` gave; without one, score the network as it came: epoch 0."""
+        if state is None:
+            say(f"fine-tuning: {self.recipe}" if self.epochs else "nothing is fine-tuned")
+        else:
+            self.trainable.load_state_dict(state["model_state_dict"])
+            self.ema.module.load_state_dict(state["ema_state_dict"])
+            self.optimizer.load_state_dict(state["optimizer_state_dict"])
+            if self.accelerator.scaler:
+                self.accelerator.scaler.load_state_dict(state["scaler_state_dict"])
+            self.photos_done, self.loss_sum = state["photos_done"], state["loss_sum"]
+            self.best_state, self.losses = state["best_state_dict"], state["losses"]
+            self.history = [Epoch(**epoch) for epoch in state["history"]]
+            say(f"resuming after {self.photos_done:,} photos of epoch {len(self.history)}")
+        if self.tracking:
+            total_steps = self.epochs * self.steps_an_epoch
+            self.tracking.start(self.losses, self._rows(), total_steps=total_steps, rate_of=self._learning_rate)
+        if state is None:
+            self._finish_epoch(train_loss=None)
 
     def finished(self) -> bool:
         """Whether all epochs are done or patience is at its end, which begins with photos of the network's own size."""
@@ -186,36 +203,28 @@ class Trainer:
     def _batches(self, epoch: int) -> Iterator[Batch]:
         """What is left of an epoch, as the trainable part takes it; of several processes each takes its part of every batch."""
         order = epoch_order(len(self.train), seed=self.settings.seed, epoch=epoch)[self.photos_done :]
-        rank, processes = self.runtime.rank, self.runtime.processes
+        network, runtime, device = self.network, self.runtime, self.runtime.device
         # A process for which the last batch has no photo left repeats one, with weight 0, so that all make as many steps.
-        places = [batch[rank::processes] or batch[:1] for batch in in_batches(order, self.batch_size)]
+        places = [batch[runtime.rank :: runtime.processes] or batch[:1] for batch in in_batches(order, self.batch_size)]
         number, low = self.copy_of(epoch)
-        augmentation, seed, device = self.settings.augmentation, self.settings.seed, self.runtime.device
-        if self._cached:
-            cached = self.network.activations(
+        augmentation, seed = self.settings.augmentation, self.settings.seed
+        if self.cached:
+            cached = network.activations(
                 "train", self.train, copy_number=number, low_resolution=low, augmentation=augmentation, seed=seed
             )
             if device.type == "cpu":
                 return ((cached.rows(batch), self.train.labels[batch]) for batch in places)
             values, all_labels = cached.tensor().to(device), self.train.labels.to(device)
             return ((values[batch], all_labels[batch]) for batch in places)
-        preprocessing, workers, pinned = self.network.preprocessing_of(low), self.runtime.workers, self.runtime.pinned
+        preprocessing = network.preprocessing_of(low)
         transform = augmented(preprocessing, augmentation, seed, number)
-        loaded = load_batches(self.train, transform, places, workers=workers, by_processes=number > 0, pinned=pinned)
-        if self.network.split is None:
+        loaded = load_batches(
+            self.train, transform, places, workers=runtime.workers, by_processes=number > 0, pinned=runtime.pinned
+        )
+        if network.split is None:
             return ((normalise(pixels.to(device), preprocessing), labels) for pixels, labels in loaded)
-        run = self.network.backend(self.train, low_resolution=low).run
+        run = network.backend(self.train, low_resolution=low).run
         return ((run(pixels.to(device)).half(), labels) for pixels, labels in loaded)
-
-    @cached_property
-    def _cached(self) -> bool:
-        """Whether activations of all copies fit in the cache; where not, the same are computed again for each batch."""
-        if self.val_activations is None:
-            return False
-        fits = self.network.fits_in_cache(self.val_activations[0].numel(), len(self.train), self.copies)
-        if not fits:
-            say("activations of all copies would exceed the cache, so they are computed again in every epoch")
-        return fits
 
     def _step(self, step: int, inputs: Tensor, labels: Tensor, photos: int) -> float:
         """One update from a batch that `_batches` gave, of `photos` in all processes; returns the mean loss over those."""
@@ -269,7 +278,7 @@ class Trainer:
         if epoch > 0 and _best(self.history[1:]) == epoch:
             self.best_state = _on_cpu(self.ema.module.state_dict())
         if self.tracking:
-            self.tracking.epoch([vars(one) for one in self.history], len(self.losses), self.trainable, logits)
+            self.tracking.epoch(self._rows(), len(self.losses), self.trainable, logits)
 
     def _val_logits(self, trainable: nn.Module) -> Tensor:
         """Logits (n, classes) of the validation photos in float32, by which every choice is made."""
@@ -282,11 +291,7 @@ class Trainer:
         # A network that is not split: the photos go through all of it.
         plain = copy.deepcopy(trainable).cpu().eval().to(memory_format=torch.contiguous_format)
         unfold_batch_norm(plain)
-        preprocessing, runtime = self.network.preprocessing, self.runtime
-        backend = backend_for(plain, self.val, preprocessing, choice=self.network.choice, runtime=runtime, float32=True)
-        transform = evaluation(preprocessing)
-        [logits] = run_inference(backend.run, self.val, transform, runtime=runtime, description="validating")
-        return logits.tensor()[:, : self.classes]
+        return self.network.run_whole(plain, self.val, "validating")[:, : self.classes]
 
     def _score(self, alpha: float, epoch: int, logits: Tensor) -> Candidate:
         if not torch.isfinite(logits).all():
@@ -315,7 +320,7 @@ class Trainer:
         if alpha:  # the frozen weights carry their own temperature
             apply_temperature(model, fit_temperature(logits[alpha], self.val.labels, self.weight))
         state = {name: tensor.contiguous() for name, tensor in _on_cpu(model.state_dict()).items()}
-        return Finetuned(state, choice, best, tuple(self.history))
+        return Finetuned(state, choice, tuple(self.history))
 
     def _between(self, alpha: float) -> dict[str, Tensor]:
         """Weights between the frozen and the best ones; what is no floating-point number is the same in both."""
@@ -325,7 +330,7 @@ class Trainer:
         }
 
     def state(self) -> dict[str, Any]:
-        """The general checkpoint, with everything that a fresh trainer needs to go on: tensors and primitives only."""
+        """The general checkpoint: everything that a fresh trainer needs to go on, in tensors and primitives."""
         return {
             "epoch": self.history[-1].epoch,
             "photos_done": self.photos_done,
@@ -336,32 +341,16 @@ class Trainer:
             "scaler_state_dict": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
             "loss": self.history[-1].train_loss,
             "best_state_dict": self.best_state,
-            "history": [vars(epoch) for epoch in self.history],
+            "history": self._rows(),
             "losses": self.losses,
         }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take up a state that `state` gave."""
-        self.trainable.load_state_dict(state["model_state_dict"])
-        self.ema.module.load_state_dict(state["ema_state_dict"])
-        self.optimizer.load_state_dict(state["optimizer_state_dict"])
-        if self.accelerator.scaler:
-            self.accelerator.scaler.load_state_dict(state["scaler_state_dict"])
-        self.photos_done, self.loss_sum = state["photos_done"], state["loss_sum"]
-        self.best_state = state["best_state_dict"]
-        self.history = [Epoch(**epoch) for epoch in state["history"]]
-        self.losses = state["losses"]
-        self._start_tracking()
 
     def where(self) -> str:
         """The step that is running, for messages."""
         return f"step {len(self.losses) + 1:,} (epoch {len(self.history)})"
 
-    def _start_tracking(self) -> None:
-        if self.tracking:
-            history = [vars(epoch) for epoch in self.history]
-            total_steps = self.epochs * self.steps_an_epoch
-            self.tracking.start(self.losses, history, total_steps=total_steps, rate_of=self._learning_rate)
+    def _rows(self) -> list[dict[str, Any]]:
+        return [vars(epoch) for epoch in self.history]
 
 
 def _best(history: list[Epoch]) -> int:

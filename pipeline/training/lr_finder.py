@@ -9,12 +9,12 @@ loss here is of the first steps alone, and validation has the last word.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from pipeline.checkpoint import read_info, read_model_state, refuse_other_data
@@ -36,17 +36,8 @@ SMOOTHING = 0.95  # share of the mean so far in the mean with the next loss
 EXPLODED = 4.0  # times the least mean: the test ends there
 
 
-@dataclass(frozen=True)
-class LearningRatePoint:
-    """A rate, the loss of the step before it was taken, and the running mean of the losses up to there."""
-
-    learning_rate: float
-    loss: float
-    smoothed: float
-
-
 class _Sweep(Trainer):
-    """A training at rates that are given."""
+    """A training at rates that are given, on photos of one size, because the losses are compared with each other."""
 
     rates: Sequence[float]
 
@@ -54,18 +45,20 @@ class _Sweep(Trainer):
         return self.rates[step]
 
     def copy_of(self, epoch: int) -> tuple[int, bool]:
-        """Photos of one size, because the losses of a sweep are compared with each other."""
         return epoch % self.copies, False
 
 
 def try_learning_rates(
     network: SplitNetwork, train: Photos, settings: UnfreezeFinetune, rates: Sequence[float]
-) -> list[LearningRatePoint]:
-    """Train one step at each of the rising rates, from the frozen checkpoint, until the smoothed loss is `EXPLODED`."""
+) -> pd.DataFrame:
+    """Train one step at each of the rising rates, from the frozen checkpoint, until the smoothed loss is `EXPLODED`.
+
+    Columns: learning_rate, the loss of the step before it was taken, and smoothed, the running mean of the losses up to there.
+    """
     sweep = _Sweep(network, train, train.at(range(min(BATCH_SIZE, len(train)))), settings)
     sweep.rates = rates
     sweep.model.train()
-    tried: list[LearningRatePoint] = []
+    smoothed: list[float] = []
     mean = 0.0
     batches = chain.from_iterable(sweep._batches(epoch) for epoch in count(1))
     with (
@@ -78,14 +71,15 @@ def try_learning_rates(
             except PipelineError:  # the loss is what fails here, and that is what is looked for
                 break
             mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
-            tried.append(LearningRatePoint(rate, loss, mean / (1 - SMOOTHING ** (step + 1))))
-            advance(1, note=f"loss {tried[-1].smoothed:.4f} at {rate:.1e}")
-            if tried[-1].smoothed > EXPLODED * min(one.smoothed for one in tried):
+            smoothed.append(mean / (1 - SMOOTHING ** (step + 1)))
+            advance(1, note=f"loss {smoothed[-1]:.4f} at {rate:.1e}")
+            if smoothed[-1] > EXPLODED * min(smoothed):
                 break
-    return tried
+    tried = len(smoothed)
+    return pd.DataFrame({"learning_rate": rates[:tried], "loss": sweep.losses[:tried], "smoothed": smoothed})
 
 
-def suggest(tried: Sequence[LearningRatePoint]) -> float:
+def suggest(tried: pd.DataFrame) -> float:
     """The middle of the longest falling run of smoothed losses; the run may skip losses that do not fit.
 
     As fastai does, the first tenth is left out, where the mean is of few losses, and so are the last five, where it explodes.
@@ -94,14 +88,15 @@ def suggest(tried: Sequence[LearningRatePoint]) -> float:
         PipelineError: nothing falls.
     """
     looked_at = tried[STEPS // 10 : -5]
+    smoothed = looked_at["smoothed"].tolist()
     longest: list[int] = []  # the longest falling run that ends at each
-    for point in looked_at:
-        before = zip(longest, looked_at, strict=False)
-        longest.append(1 + max((length for length, earlier in before if earlier.smoothed > point.smoothed), default=0))
+    for loss in smoothed:
+        before = [length for length, earlier in zip(longest, smoothed, strict=False) if earlier > loss]
+        longest.append(1 + max(before, default=0))
     if max(longest, default=1) == 1:
         raise PipelineError("The loss falls at no learning rate: there is nothing to suggest. Is the checkpoint a trained one?")
     end = longest.index(max(longest))
-    return looked_at[(2 * end - longest[end] + 1) // 2].learning_rate
+    return float(looked_at["learning_rate"].iloc[(2 * end - longest[end] + 1) // 2])
 
 
 def show_learning_rates(params: Params, checkpoint: Path, data: Path, figure: Path) -> None:
@@ -125,25 +120,23 @@ def show_learning_rates(params: Params, checkpoint: Path, data: Path, figure: Pa
     tried = try_learning_rates(network, train, settings, np.geomspace(LOWEST, HIGHEST, STEPS).tolist())
     suggested = suggest(tried)
     figure.parent.mkdir(parents=True, exist_ok=True)
-    write_csv(figure.with_suffix(".csv"), map(vars, tried))
+    rows = tried.to_dict("records")
+    write_csv(figure.with_suffix(".csv"), [{str(name): value for name, value in row.items()} for row in rows])
     draw(tried, suggested, recipe.learning_rate, figure)
     say(f"suggested: unfreeze_finetune.learning_rate = {suggested:.1e}; now it is {recipe.learning_rate:.1e}")
     say(f"loss by learning rate: {figure} and {figure.with_suffix('.csv')}")
 
 
-def draw(tried: Sequence[LearningRatePoint], suggested: float, present: float, file: Path) -> None:
+def draw(tried: pd.DataFrame, suggested: float, present: float, file: Path) -> None:
     """Loss by learning rate, with the suggestion and the present setting."""
     drawing = Figure(figsize=(8, 4.5), layout="constrained")
     axes = drawing.subplots()
-    rates = [one.learning_rate for one in tried]
-    axes.plot(rates, [one.loss for one in tried], ".", color="0.75", label="a step")
-    axes.plot(rates, [one.smoothed for one in tried], color="tab:blue", label="smoothed")
+    axes.plot(tried["learning_rate"], tried["loss"], ".", color="0.75", label="a step")
+    axes.plot(tried["learning_rate"], tried["smoothed"], color="tab:blue", label="smoothed")
     axes.axvline(suggested, color="tab:green", linestyle="--", label=f"suggested: {suggested:.1e}")
     axes.axvline(present, color="tab:orange", linestyle=":", label=f"params.yaml: {present:.1e}")
-    smoothed = sorted(one.smoothed for one in tried)
-    axes.set(
-        xscale="log", xlabel="learning rate", ylabel="training loss", ylim=(0, 1.5 * smoothed[math.ceil(0.9 * len(tried)) - 1])
-    )
+    highest = 1.5 * sorted(tried["smoothed"])[math.ceil(0.9 * len(tried)) - 1]
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss", ylim=(0, highest))
     axes.legend()
     axes.grid(alpha=0.3)
     with matplotlib.rc_context({"svg.hashsalt": "learning rates"}):

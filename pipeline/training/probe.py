@@ -11,7 +11,7 @@ underperform out of distribution, ICLR 2022) show why the head should be converg
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,7 @@ from pipeline.progress import progress
 L2_STRENGTHS = tuple(10 ** (3 - step / 3) for step in range(31))
 PATIENCE = 4  # strengths without a lower validation log-loss, after which weaker ones, which take ever longer, are not tried
 MAX_ITERATIONS = 2000
-# Largest element of the gradient at a solution, of two classes; `_tolerance` says it for more.
-GRADIENT_TOLERANCE = 1e-6
+GRADIENT_TOLERANCE = 1e-6  # largest element of the gradient at a solution, of two classes
 PATH_TOLERANCE = 1e-4  # of the strengths that are compared, and of probabilities that are looked at, not reported
 SMALLEST = 1e-15  # of an out-of-fold probability, so that its logarithm is finite
 FOLDS = 10  # of the out-of-fold probabilities; fewer where a class has fewer groups
@@ -90,13 +89,13 @@ def fit_probe(
         raise PipelineError("The backbone gives features that are not finite; its weights are broken or unfit.")
     scaler = StandardScaler().fit(train_features.double().numpy())
     scaled_train, scaled_val = (scaler.transform(part.double().numpy()) for part in (train_features, val_features))
-    model = _regression(weight, tol=_tolerance(PATH_TOLERANCE, train_labels), warm_start=True)
+    model = _regression(weight, PATH_TOLERANCE, train_labels, warm_start=True)
     counts, labels = None if weight is None else weight[val_labels].numpy(), val_labels.numpy()
     tried: list[Strength] = []
-    with progress("solving the linear probe", total=len(l2_strengths), unit="L2 strengths") as advance:
+    with _unconverged(), progress("solving the linear probe", total=len(l2_strengths), unit="L2 strengths") as advance:
         for l2 in sorted(l2_strengths, reverse=True):
             model.set_params(C=1 / (l2 * len(scaled_train)))
-            _quietly(model.fit, scaled_train, train_labels.numpy())
+            model.fit(scaled_train, train_labels.numpy())
             probabilities = model.predict_proba(scaled_val)
             loss = float(log_loss(labels, probabilities, labels=model.classes_, sample_weight=counts))
             accuracy = float((probabilities.argmax(1) == labels).mean())
@@ -120,10 +119,11 @@ def solve_head(
     """
     weights, biases = [], []
     for block, columns in zip(solved, features.split([block.width for block in solved], 1), strict=True):
-        values = columns.double().numpy()
-        scaler = StandardScaler().fit(values)
-        model = _regression(weight, C=1 / (block.l2 * len(values)), tol=_tolerance(GRADIENT_TOLERANCE, labels))
-        _quietly(model.fit, scaler.transform(values), labels.numpy())
+        scaler = StandardScaler()
+        scaled = scaler.fit_transform(columns.double().numpy())
+        model = _regression(weight, GRADIENT_TOLERANCE, labels, C=1 / (block.l2 * len(scaled)))
+        with _unconverged():
+            model.fit(scaled, labels.numpy())
         own_weight, own_bias = _softmax_head(model, scaler)
         weights.append(block.factor * own_weight)
         biases.append(block.factor * own_bias)
@@ -143,9 +143,9 @@ def out_of_fold(
     logits = torch.zeros(len(labels), int(labels.max()) + 1, dtype=torch.float64)
     for block, columns in zip(solved, features.split([block.width for block in solved], 1), strict=True):
         strength = 1 / (block.l2 * len(labels) * (folds - 1) / folds)
-        model = make_pipeline(StandardScaler(), _regression(weight, C=strength, tol=_tolerance(PATH_TOLERANCE, labels)))
-        values = columns.double().numpy()
-        found = _quietly(cross_val_predict, model, values, labels.numpy(), cv=parts, method="predict_proba")
+        model = make_pipeline(StandardScaler(), _regression(weight, PATH_TOLERANCE, labels, C=strength))
+        with _unconverged():
+            found = cross_val_predict(model, columns.double().numpy(), labels.numpy(), cv=parts, method="predict_proba")
         logits += block.factor * torch.from_numpy(found).clamp(min=SMALLEST).log()
     return logits.log_softmax(1)
 
@@ -180,21 +180,16 @@ def _folds(classes: np.ndarray, groups: np.ndarray) -> tuple[int, list[tuple[np.
     return folds, parts
 
 
-def _tolerance(of_two: float, labels: Tensor) -> float:
-    """The gradient of the mean loss shrinks as the number of classes grows, and so must the bound on it."""
-    return of_two * 2 / (int(labels.max()) + 1)
-
-
-def _regression(weight: Tensor | None, **options: Any) -> LogisticRegression:
+def _regression(weight: Tensor | None, tolerance: float, labels: Tensor, **options: Any) -> LogisticRegression:
     by_class = None if weight is None else dict(enumerate(weight.tolist()))
-    return LogisticRegression(solver="lbfgs", max_iter=MAX_ITERATIONS, class_weight=by_class, **options)
+    # The gradient of the mean loss shrinks as the number of classes grows, and so must the bound on it.
+    tolerance = tolerance * 2 / (int(labels.max()) + 1)
+    return LogisticRegression(solver="lbfgs", max_iter=MAX_ITERATIONS, class_weight=by_class, tol=tolerance, **options)
 
 
-def _quietly(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+def _unconverged() -> "warnings.catch_warnings[None]":
     """L-BFGS may end a line search at machine precision before the tolerance; the iterations are recorded."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return function(*arguments, **named)
+    return warnings.catch_warnings(action="ignore", category=ConvergenceWarning)
 
 
 def _softmax_head(model: LogisticRegression, scaler: StandardScaler) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoint import library_versions, read_general, save_general
-from pipeline.files import naming, sha256_of
+from pipeline.files import sha256_of, write_atomically
 from pipeline.progress import say
 from pipeline.runtime import ResolvedRuntime, broadcast
 from pipeline.training.features import cache_key
@@ -57,7 +57,12 @@ class ResumeFolder:
 
     def _read(self) -> dict[str, Any] | None:
         for stale in [] if self._folder.exists() else self._stale():
-            say(f"{stale} holds the state of another run (differing: {self._differing(stale)}); it is not used.")
+            try:
+                other = json.loads((stale / KEY_FILE).read_bytes())
+                differing = ", ".join(name for name, part in self._parts.items() if other.get(name) != part)
+            except (OSError, ValueError):
+                differing = "an unreadable key"
+            say(f"{stale} holds the state of another run (differing: {differing}); it is not used.")
         for path in reversed(self._states()):
             if sha256_of(path) == path.name.rpartition("-")[2]:
                 return read_general(path)
@@ -75,9 +80,7 @@ class ResumeFolder:
             return
         for stale in self._stale():
             shutil.rmtree(stale)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with naming(self._folder / KEY_FILE):
-            (self._folder / KEY_FILE).write_text(json.dumps(self._parts, indent=2), encoding="utf-8")
+        write_atomically(self._folder / KEY_FILE, json.dumps(self._parts, indent=2).encode())
         earlier = self._states()
         number = 1 + int(earlier[-1].name.split("-")[0]) if earlier else 0
         file = self._folder / f"{number:08d}"
@@ -96,10 +99,3 @@ class ResumeFolder:
 
     def _stale(self) -> list[Path]:
         return [path for path in self._stage_folder.glob("*") if path != self._folder]
-
-    def _differing(self, stale: Path) -> str:
-        try:
-            other = json.loads((stale / KEY_FILE).read_bytes())
-        except (OSError, ValueError):
-            return "an unreadable key"
-        return ", ".join(name for name, part in self._parts.items() if other.get(name) != part)

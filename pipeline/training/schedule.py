@@ -7,11 +7,10 @@ print(recipe)          # 2 blocks unfrozen, 4 epochs, 2 copies of each photo, ..
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.params import UnfreezeFinetune
-
 
 FEW_PHOTOS = 8000  # below, small batches and a higher rate make up for the few steps of an epoch
 MOST_OPERATIONS = 0.5  # the fraction of a network's operations that is unfrozen at most where nobody sets the number of blocks
@@ -51,34 +50,39 @@ def choose_recipe(
         num_photos: of the training split.
         is_split: whether the frozen part's activations are computed once a copy, rather than in every epoch.
     """
-    epochs, copies = default_epochs(num_photos), default_copies(num_photos)
-    budget = 2.0 * epochs if settings.budget == "auto" else settings.budget
-    blocks = settings.unfrozen_blocks
-    if blocks == "auto":
-        affordable = [
-            number
-            for number, fraction in enumerate(fractions)
-            if fraction <= MOST_OPERATIONS and cost_in_passes(fraction, epochs, copies) <= budget
-        ]
-        blocks = max(affordable, default=1) or 1
+    few = num_photos < FEW_PHOTOS
+    usual_batch_size = 16 if few else 32
+    # About 32,000 photos in all, augmented or not, but 2 to 8 copies of each.
+    copies = min(max(round(32_000 / num_photos), 2), 8)
+    # Each photo is seen 4 times, and up to 8 times where that gives under 200 steps: fewer photos need more passes, yet learn
+    # nothing new from ever more of them. A rule of this kind replaces a search (Kolesnikov et al., Big Transfer, ECCV 2020).
+    epochs = min(max(round(200 * usual_batch_size / num_photos), 4), 8)
+    budget = _set(settings.budget, 2.0 * epochs)
+    affordable = [
+        number
+        for number, fraction in enumerate(fractions)
+        if fraction <= MOST_OPERATIONS and cost_in_passes(fraction, epochs, copies) <= budget
+    ]
+    blocks = _set(settings.unfrozen_blocks, max(affordable, default=1) or 1)
     fraction = 1.0 if blocks == "all" else fractions[min(int(blocks), len(fractions) - 1)]
     if not is_split:  # an epoch decodes and computes each photo anyway: fresh augmentation in each
         epochs = copies
-    if settings.epochs == "auto":
-        while epochs > 1 and cost_in_passes(fraction, epochs, copies, is_split=is_split) > budget:
-            epochs -= 1
-    else:
-        epochs = settings.epochs
-    if settings.augmented_copies != "auto":
-        copies = settings.augmented_copies
-    elif not is_split:
-        copies = epochs
-    copies = min(copies, epochs)  # so that the original photos have their turn
-    batch_size = default_batch_size(num_photos) if settings.batch_size == "auto" else settings.batch_size
-    default_rate = 1e-3 if num_photos < FEW_PHOTOS else 5e-4
-    rate = default_rate if settings.learning_rate == "auto" else settings.learning_rate
-    cost = cost_in_passes(fraction, epochs, copies, is_split=is_split)
-    return Recipe(blocks, epochs, copies, batch_size, rate, cost)
+    while epochs > 1 and cost_in_passes(fraction, epochs, copies, is_split=is_split) > budget:
+        epochs -= 1
+    epochs = _set(settings.epochs, epochs)
+    copies = min(_set(settings.augmented_copies, copies if is_split else epochs), epochs)  # the original photos have their turn
+    return Recipe(
+        blocks,
+        epochs,
+        copies,
+        batch_size=_set(settings.batch_size, usual_batch_size),
+        learning_rate=_set(settings.learning_rate, 1e-3 if few else 5e-4),
+        cost=cost_in_passes(fraction, epochs, copies, is_split=is_split),
+    )
+
+
+def _set(setting: Any, rule: Any) -> Any:
+    return rule if setting == "auto" else setting
 
 
 def cost_in_passes(fraction: float, epochs: int, copies: int, *, is_split: bool = True) -> float:
@@ -88,25 +92,6 @@ def cost_in_passes(fraction: float, epochs: int, copies: int, *, is_split: bool 
     """
     frozen_passes = min(copies, epochs) - 1 if is_split else epochs
     return (1 - fraction) * max(frozen_passes, 0) + FORWARD_AND_BACKWARD * fraction * epochs
-
-
-def default_epochs(num_photos: int) -> int:
-    """How often to see each of `num_photos` training photos: 4 times, and up to 8 times where that gives under 200 steps.
-
-    Fewer photos need more passes, yet learn nothing new from ever more of them; a rule of this kind replaces a search
-    (Kolesnikov et al., Big Transfer, ECCV 2020, whose rule sets steps by the size of the data set too).
-    """
-    return min(max(round(200 * default_batch_size(num_photos) / num_photos), 4), 8)
-
-
-def default_batch_size(num_photos: int) -> int:
-    """Photos a step."""
-    return 16 if num_photos < FEW_PHOTOS else 32
-
-
-def default_copies(num_photos: int) -> int:
-    """How many copies of each photo to compute activations of, augmented or not: about 32,000 in all, but 2 to 8 of each."""
-    return min(max(round(32_000 / num_photos), 2), 8)
 
 
 def copy_of_epoch(epoch: int, *, epochs: int, copies: int) -> tuple[int, bool]:

@@ -1,6 +1,6 @@
 """What watches a training: the curves that DVC draws, and Accelerate's trackers that `runtime.trackers` names.
 
-    tracking = Tracking(["tensorboard"], Path("outputs/tracking"), curves, epochs, run)
+    tracking = Tracking(["tensorboard"], Path("outputs/tracking"), curves, epochs, name, settings, classes, val, network, size)
     tracking.start(losses, history, total_steps=400, rate_of=rate_of)
     tracking.step(losses)                                    # after each step
     tracking.epoch(history, len(losses), model, logits)      # after each validation
@@ -31,48 +31,42 @@ from pipeline.errors import PipelineError
 from pipeline.files import write_csv
 from pipeline.progress import say
 
+Row = Mapping[str, Any]  # of an epoch: its numbers by name
 PROJECT = "cats-and-dogs"
 POINTS = 200  # about so many points a curve by step has, each the mean loss of the steps since the one before
 ROWS, COLUMNS = 4, 6  # of validation photos in TensorBoard
 
 
-@dataclass(frozen=True)
-class Run:
-    """What is tracked; a run that resumes after a kill has the same `name`."""
+@dataclass
+class Tracking:
+    """DVC's curves and all trackers of one run.
 
-    name: str
+    DVC removes outputs before it runs a stage, so a run that resumes writes the curves' earlier points anew from its state,
+    and ends with the same files, byte for byte.
+
+    Raises:
+        PipelineError: the package of a tracker is not installed.
+    """
+
+    trackers: Sequence[str]  # of "tensorboard", "wandb" and "mlflow"
+    folder: Path  # each tracker has its own in it
+    curves: Path  # DVCLive's folder
+    epochs_file: Path  # a CSV with a line an epoch
+    run: str  # its name, which stays the same after a kill
     settings: Mapping[str, Any]  # "section.key" -> value
     classes: tuple[str, ...]
     val: Photos
     network: nn.Module  # on the processor, for TensorBoard's graph
     input_size: tuple[int, int, int]
 
-
-class Tracking:
-    """DVC's curves and all trackers of one run.
-
-    DVC removes outputs before it runs a stage, so a run that resumes writes the curves' earlier points anew from its state,
-    and ends with the same files, byte for byte. `names` are of "tensorboard", "wandb" and "mlflow", each with a folder of its
-    own in `folder`; `curves` is DVCLive's folder, `epochs_file` a CSV with a line an epoch.
-
-    Raises:
-        PipelineError: the package of a tracker is not installed.
-    """
-
-    def __init__(self, names: Sequence[str], folder: Path, curves: Path, epochs_file: Path, run: Run) -> None:
-        for name in names:
+    def __post_init__(self) -> None:
+        for name in self.trackers:
             if importlib.util.find_spec(name) is None:
                 raise PipelineError(f"runtime.trackers names {name}. Install it with: uv sync --extra {name}")
-        self._names, self._folder, self._curves, self._epochs_file, self._run = names, folder, curves, epochs_file, run
-        self._trackers: dict[str, GeneralTracker] = {}
+        self._running: dict[str, GeneralTracker] = {}
 
     def start(
-        self,
-        losses: Sequence[float],
-        history: Sequence[Mapping[str, Any]],
-        *,
-        total_steps: int,
-        rate_of: Callable[[int], float],
+        self, losses: Sequence[float], history: Sequence[Row], *, total_steps: int, rate_of: Callable[[int], float]
     ) -> None:
         """Open the trackers where an earlier run left off: with the losses of its steps and the history of its epochs.
 
@@ -81,23 +75,21 @@ class Tracking:
         from dvclive import Live  # imports DVC, which takes a second
 
         self._every, self._rate_of = max(total_steps // POINTS, 1), rate_of
-        self._live = Live(str(self._curves), save_dvc_exp=False, dvcyaml=None, report=None)
+        self._live = Live(str(self.curves), save_dvc_exp=False, dvcyaml=None, report=None)
         for step in range(self._every, len(losses) + 1, self._every):
             self._draw(step, self._point(losses, step))
         if history:
             self._draw_epochs(history)
         PartialState()  # Accelerate's trackers ask it which process is the main one
-        for name in self._names:
+        plain = bool | int | float | str  # as trackers take a setting
+        settings = {key: value if isinstance(value, plain) else json.dumps(value) for key, value in self.settings.items()}
+        for name in self.trackers:
             with self._left_out_if_it_fails(name):
-                tracker = _new_tracker(name, self._folder / name, self._run, len(losses))
+                tracker = _new_tracker(name, self.folder / name, self.run, len(losses))
                 tracker.start()
                 if not history:
-                    plain = bool | int | float | str  # as trackers take a setting
-                    settings = self._run.settings.items()
-                    tracker.store_init_configuration(
-                        {key: value if isinstance(value, plain) else json.dumps(value) for key, value in settings}
-                    )
-                self._trackers[name] = tracker
+                    tracker.store_init_configuration(settings)
+                self._running[name] = tracker
 
     def step(self, losses: Sequence[float]) -> None:
         """Log a step, `losses` being those of all steps so far."""
@@ -107,28 +99,28 @@ class Tracking:
             self._draw(step, point)
             self._log({f"train/{name}": value for name, value in point.items()}, step)
 
-    def epoch(self, history: Sequence[Mapping[str, Any]], step: int, model: nn.Module, logits: Tensor) -> None:
+    def epoch(self, history: Sequence[Row], step: int, model: nn.Module, logits: Tensor) -> None:
         """Log the last epoch of `history`, after so many steps; in TensorBoard weights, gradients, photos with predictions too.
 
         `model` is the part that learns, with its last gradients; `logits` (n, classes) are those of the validation photos.
         """
         self._draw_epochs(history)
         self._log({f"epoch/{name}": value for name, value in history[-1].items() if value is not None}, step)
-        if "tensorboard" in self._trackers:
+        if "tensorboard" in self._running:
             with self._left_out_if_it_fails("tensorboard"):
-                _look_inside(self._trackers["tensorboard"].tracker, self._run, step, model, logits)
+                self._look_inside(self._running["tensorboard"].tracker, step, model, logits)
 
     def finish(self, metrics: Mapping[str, float], checkpoint: Path) -> None:
         """Log what is kept, in W&B with the checkpoint as an artifact, and close."""
         self._sort()
         self._live.end()
         self._log({f"kept/{name}": value for name, value in metrics.items()}, None)
-        for name, tracker in list(self._trackers.items()):
+        for name, tracker in list(self._running.items()):
             with self._left_out_if_it_fails(name):
                 if name == "wandb":
                     import wandb
 
-                    artifact = wandb.Artifact(f"{checkpoint.name}-{self._run.name}", type="model", metadata=dict(metrics))
+                    artifact = wandb.Artifact(f"{checkpoint.name}-{self.run}", type="model", metadata=dict(metrics))
                     artifact.add_dir(str(checkpoint), skip_cache=True)
                     tracker.tracker.log_artifact(artifact)
                 tracker.finish()
@@ -141,10 +133,10 @@ class Tracking:
         for name, value in point.items():
             self._live.log_metric(name, float(f"{value:.6g}"))
 
-    def _draw_epochs(self, history: Sequence[Mapping[str, Any]]) -> None:
+    def _draw_epochs(self, history: Sequence[Row]) -> None:
         """All epochs so far, the frozen checkpoint's values beside each, to be drawn over one another."""
         frozen = {f"frozen_{name}": history[0][name] for name in ("val_log_loss", "val_accuracy")}
-        write_csv(self._epochs_file, [{**row, **frozen} for row in history])
+        write_csv(self.epochs_file, [{**row, **frozen} for row in history])
         for name in ("val_log_loss", "val_accuracy"):
             self._live.log_metric(name, float(f"{history[-1][name]:.6g}"), plot=False)
         self._sort()
@@ -155,7 +147,7 @@ class Tracking:
         self._live.summary = dict(sorted(self._live.summary.items()))
 
     def _log(self, values: Mapping[str, float], step: int | None) -> None:
-        for name, tracker in list(self._trackers.items()):
+        for name, tracker in list(self._running.items()):
             with self._left_out_if_it_fails(name):
                 tracker.log(dict(values), step=step)
 
@@ -164,21 +156,55 @@ class Tracking:
         try:
             yield
         except Exception as error:  # whatever it is: no training is lost for the sake of being watched
-            self._trackers.pop(name, None)
+            self._running.pop(name, None)
             reason = next(iter(str(error).splitlines()), "") or type(error).__name__
             say(f"{name} failed and is left out from here on ({reason}); the training goes on")
 
+    def _look_inside(self, writer: Any, step: int, model: nn.Module, logits: Tensor) -> None:
+        """TensorBoard's histograms of weights and gradients, photos with predicted and true class, and once the graph."""
+        for name, parameter in model.named_parameters():
+            writer.add_histogram(f"weights/{name}", parameter.detach().float().cpu(), step)
+            if parameter.grad is not None:
+                writer.add_histogram(f"gradients/{name}", parameter.grad.float().cpu(), step)
+        writer.add_figure("validation photos", self._photos(logits.softmax(1)), step)
+        if step == 0:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the tracer, on branches that depend on sizes
+                try:
+                    writer.add_graph(self.network, torch.zeros(1, *self.input_size))
+                except RuntimeError as error:
+                    say(f"TensorBoard gets no graph: the network cannot be traced ({str(error).splitlines()[0]})")
+        writer.flush()
 
-def _new_tracker(name: str, folder: Path, run: Run, steps: int) -> GeneralTracker:
+    def _photos(self, probabilities: Tensor) -> Any:
+        """Some photos, the same in every epoch, with the class that was predicted and, where it differs, the true one."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(2 * COLUMNS, 2.2 * ROWS), layout="constrained")
+        labels = self.val.labels
+        chosen = torch.linspace(0, len(labels) - 1, min(ROWS * COLUMNS, len(labels))).round().long().unique().tolist()
+        for axes, index in zip(figure.subplots(ROWS, COLUMNS).flat, chosen, strict=False):
+            confidence, place = probabilities[index].max(0)
+            predicted, true = self.classes[int(place)], self.classes[int(labels[index])]
+            with Image.open(self.val.paths[index]) as photo:
+                axes.imshow(photo.convert("RGB"))
+            truth, colour = ("", "k") if predicted == true else (f", is {true}", "firebrick")
+            axes.set_title(f"{predicted} {confidence:.0%}{truth}", color=colour)
+        for axes in figure.axes:
+            axes.set_axis_off()
+        return figure
+
+
+def _new_tracker(name: str, folder: Path, run: str, steps: int) -> GeneralTracker:
     """Accelerate's tracker; of a run that resumes, TensorBoard drops the points after `steps`, which are made again."""
     folder.mkdir(parents=True, exist_ok=True)
     if name == "tensorboard":
-        return TensorBoardTracker(run.name, folder, purge_step=steps + 1 if steps else None)
+        return TensorBoardTracker(run, folder, purge_step=steps + 1 if steps else None)
     if name == "mlflow":
         here = folder.resolve().as_uri()
         if "MLFLOW_TRACKING_URI" not in os.environ:  # in files: mlflow-skinny brings no database
             os.environ |= {"MLFLOW_TRACKING_URI": here, "MLFLOW_ALLOW_FILE_STORE": "true"}
-        return MLflowTracker(PROJECT, here, run_name=run.name)
+        return MLflowTracker(PROJECT, here, run_name=run)
     # The artifact waits here, not in the person's home, until it is sent.
     os.environ.setdefault("WANDB_DATA_DIR", str(folder.resolve()))
     import wandb
@@ -188,42 +214,5 @@ def _new_tracker(name: str, folder: Path, run: Run, steps: int) -> GeneralTracke
     mode = None if os.environ.get("WANDB_MODE") or has_key else "offline"
     if mode == "offline":
         say(f"no API key of Weights & Biases here: the run is kept in {folder}; `wandb login` and `wandb sync` send it")
-    return WandBTracker(
-        PROJECT, id=run.name, resume="allow", dir=folder, mode=mode, settings=wandb.Settings(console="off", silent=True)
-    )
-
-
-def _look_inside(writer: Any, run: Run, step: int, model: nn.Module, logits: Tensor) -> None:
-    """TensorBoard's histograms of weights and gradients, photos with predicted and true class, and once the graph."""
-    for name, parameter in model.named_parameters():
-        writer.add_histogram(f"weights/{name}", parameter.detach().float().cpu(), step)
-        if parameter.grad is not None:
-            writer.add_histogram(f"gradients/{name}", parameter.grad.float().cpu(), step)
-    writer.add_figure("validation photos", _photos(run, logits.softmax(1)), step)
-    if step == 0:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the tracer, on branches that depend on sizes
-            try:
-                writer.add_graph(run.network, torch.zeros(1, *run.input_size))
-            except RuntimeError as error:
-                say(f"TensorBoard gets no graph: the network cannot be traced ({str(error).splitlines()[0]})")
-    writer.flush()
-
-
-def _photos(run: Run, probabilities: Tensor) -> Any:
-    """Some photos, the same in every epoch, with the class that was predicted and, where it differs, the true one."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(2 * COLUMNS, 2.2 * ROWS), layout="constrained")
-    labels = run.val.labels
-    chosen = torch.linspace(0, len(labels) - 1, min(ROWS * COLUMNS, len(labels))).round().long().unique().tolist()
-    for axes, index in zip(figure.subplots(ROWS, COLUMNS).flat, chosen, strict=False):
-        confidence, place = probabilities[index].max(0)
-        predicted, true = run.classes[int(place)], run.classes[int(labels[index])]
-        with Image.open(run.val.paths[index]) as photo:
-            axes.imshow(photo.convert("RGB"))
-        right = predicted == true
-        axes.set_title(f"{predicted} {confidence:.0%}" + ("" if right else f", is {true}"), color="k" if right else "firebrick")
-    for axes in figure.axes:
-        axes.set_axis_off()
-    return figure
+    quiet = wandb.Settings(console="off", silent=True)
+    return WandBTracker(PROJECT, id=run, resume="allow", dir=folder, mode=mode, settings=quiet)

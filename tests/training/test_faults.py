@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,27 +59,28 @@ def test_a_decoding_process_that_was_killed_is_named_and_the_training_goes_on_la
     assert len(tiny.train(tmp_path).history) == tiny.EPOCHS + 1
 
 
+RAN_OUT = "memory ran out at step 7.*batch_size, now 8"
+
+
+def fails(error: Exception) -> None:
+    raise error
+
+
 @pytest.mark.parametrize(
-    ("error", "which"),
+    ("fault", "kind", "message"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory."), "The GPU's memory"),
-        (MemoryError(), "The memory"),
-        (OSError(errno.ENOMEM, "Cannot allocate memory"), "The memory"),
+        (lambda: fails(torch.OutOfMemoryError("CUDA out of memory.")), PipelineError, f"The GPU's {RAN_OUT}"),
+        (lambda: fails(MemoryError()), PipelineError, f"The {RAN_OUT}"),
+        (lambda: fails(OSError(errno.ENOMEM, "Cannot allocate memory")), PipelineError, f"The {RAN_OUT}"),
+        (lambda: torch.empty(2**60, dtype=torch.uint8), PipelineError, f"The {RAN_OUT}"),
+        (lambda: torch.ones(2, 3) @ torch.ones(2, 3), RuntimeError, "mat1 and mat2"),
     ],
+    ids=["GPU", "Python", "system", "torch", "a defect stays one"],
 )
-def test_without_memory_the_batch_size_is_named(error: Exception, which: str) -> None:
-    with pytest.raises(PipelineError, match=rf"{which} ran out at step 7.*batch_size, now 8"):
+def test_without_memory_the_batch_size_is_named(fault: Callable[[], object], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
         with explain_faults(tiny.settings(), 2, where=lambda: "step 7"):
-            raise error
-
-
-def test_torch_says_that_the_memory_ran_out_and_a_defect_stays_a_defect() -> None:
-    with pytest.raises(PipelineError, match="The memory ran out at step 7"):
-        with explain_faults(tiny.settings(), 2, where=lambda: "step 7"):
-            torch.empty(2**60, dtype=torch.uint8)
-    with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        with explain_faults(tiny.settings(), 2, where=lambda: "step 7"):
-            torch.ones(2, 3) @ torch.ones(2, 3)
+            fault()
 
 
 # Run in a process of its own, with a small file system mounted at the first argument.

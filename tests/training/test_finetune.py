@@ -80,7 +80,7 @@ def test_training_stops_early_and_the_best_epoch_is_not_the_last(tmp_path: Path)
     result = tiny.train(tmp_path, epochs=20, augmented_copies=1, patience=2, learning_rate=0.02, ema_fraction=0.0)
     losses = [epoch.val_log_loss for epoch in result.history]
     assert len(losses) < 21
-    assert losses.index(min(losses[1:])) == result.best_epoch == len(losses) - 3
+    assert losses.index(min(losses[1:])) == result.choice.candidate.epoch == len(losses) - 3
 
 
 def steps_of(trainer: Trainer) -> list[dict[str, Tensor]]:
@@ -152,17 +152,24 @@ def test_the_optimizer_has_the_groups_and_rates_of_the_blocks(tmp_path: Path, na
 
 def test_a_frozen_tensor_that_moved_is_a_defect(tmp_path: Path) -> None:
     trainer = tiny.trainer(tmp_path)
-    resume = tiny.resume_folder(tmp_path, 1e6)
     trainer.start()
-    trainer.train_epoch(resume)
+    trainer.train_epoch(tiny.resume_folder(tmp_path, 1e6))
     next(trainer.network.model.buffers()).add_(1)
     with pytest.raises(PipelineError, match="moved during fine-tuning"):
         trainer.result()
 
 
-def test_where_fine_tuning_gains_nothing_the_frozen_weights_are_kept_to_the_bit(tmp_path: Path) -> None:
-    result = tiny.train(tmp_path, learning_rate=1e-9)
+@pytest.mark.parametrize(
+    ("changes", "reason"), [({"learning_rate": 1e-9}, "chance"), ({"epochs": 0}, "nothing was fine-tuned")]
+)
+def test_where_fine_tuning_gains_nothing_the_frozen_weights_are_kept_to_the_bit(
+    tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    result = tiny.train(tmp_path, **changes)
     assert (result.choice.candidate.alpha, result.choice.candidate.epoch) == (0.0, 0)
+    assert reason in result.choice.reason
+    if "epochs" in changes:
+        assert (len(result.history), result.choice.gain) == (1, 0)
     for name, tensor in tiny.model().state_dict().items():
         assert torch.equal(result.model_state[name], tensor), name
 
@@ -173,11 +180,7 @@ def test_what_is_kept_was_chosen_in_float32_and_carries_its_temperature(tmp_path
     photos = tiny.photos(tmp_path / "photos")
     val = replace(photos, labels=photos.labels ^ (torch.arange(len(photos)) % 7 == 0).long())  # so that confidence costs
     trainer = Trainer(network, photos, val, tiny.settings(epochs=3, learning_rate=0.05))
-    resume = tiny.resume_folder(tmp_path, 1e6)
-    trainer.start()
-    while not trainer.finished():
-        trainer.train_epoch(resume)
-    result = trainer.result()
+    result = trainer.run(tiny.resume_folder(tmp_path, 1e6))
     assert result.choice.candidate.alpha > 0
 
     own = tiny.model()
@@ -215,14 +218,3 @@ def test_mixed_precision_is_that_of_the_steps_alone(tmp_path: Path) -> None:
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
     assert torch.equal(*logits)
-
-
-def test_without_epochs_the_network_stays_as_it_came(tmp_path: Path) -> None:
-    own = tiny.model()
-    before = {name: tensor.clone() for name, tensor in own.state_dict().items()}
-    result = tiny.train(tmp_path, own=tiny.network(own=own), epochs=0)
-    assert [one.epoch for one in result.history] == [0]
-    assert (result.choice.candidate.alpha, result.choice.gain) == (0, 0)
-    assert "nothing was fine-tuned" in result.choice.reason
-    for name, tensor in result.model_state.items():
-        torch.testing.assert_close(tensor, before[name], rtol=1e-5, atol=1e-6)

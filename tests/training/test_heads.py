@@ -177,10 +177,9 @@ def test_of_several_backbones_the_heads_are_blended_where_that_is_better_beyond_
     for part in (slice(0, 4), slice(4, None)):
         alone = fit_probe(train[:, part], train_labels, val[:, part], val_labels)
         assert cross_entropy(probe.logits(val), val_labels) < cross_entropy(alone.logits(val[:, part]), val_labels)
+    # What a checkpoint says of it is enough to solve it again.
     for mine, again in zip((probe.weight, probe.bias), solve_head(train, train_labels, probe.solved), strict=True):
-        torch.testing.assert_close(
-            mine, again, rtol=1e-3, atol=1e-4
-        )  # what a checkpoint says of it is enough to solve it again
+        torch.testing.assert_close(mine, again, rtol=1e-3, atol=1e-4)
 
 
 def blobs(count: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import timm
 from hypothesis import given
@@ -13,16 +14,8 @@ from PIL import Image
 from pipeline.errors import PipelineError
 from pipeline.models.freezing import fractions_of_operations
 from pipeline.params import UnfreezeFinetune
-from pipeline.training.lr_finder import (
-    HIGHEST,
-    LOWEST,
-    STEPS,
-    LearningRatePoint,
-    draw,
-    suggest,
-    try_learning_rates,
-)
-from pipeline.training.schedule import MOST_OPERATIONS, Recipe, choose_recipe, copy_of_epoch, default_epochs, learning_rate
+from pipeline.training.lr_finder import HIGHEST, LOWEST, STEPS, draw, suggest, try_learning_rates
+from pipeline.training.schedule import MOST_OPERATIONS, Recipe, choose_recipe, copy_of_epoch, learning_rate
 from tests.training import tiny
 
 RATES = np.geomspace(LOWEST, HIGHEST, STEPS).tolist()
@@ -63,7 +56,8 @@ def test_what_nobody_sets_costs_no_more_than_the_budget_or_the_least_there_is(
     settings = UnfreezeFinetune(budget=budget)
     recipe = choose_recipe(settings, fractions, num_photos, is_split=is_split)
     assert recipe == choose_recipe(settings, fractions, num_photos, is_split=is_split)
-    most = 2 * default_epochs(num_photos) if budget == "auto" else budget
+    epochs = min(max(round(200 * recipe.batch_size / num_photos), 4), 8)
+    most = 2 * epochs if budget == "auto" else budget
     assert recipe.cost <= most + 1e-9 or recipe.epochs == 1
     assert 1 <= recipe.copies <= recipe.epochs <= 8
     assert recipe.unfrozen_blocks == 1 or fractions[int(recipe.unfrozen_blocks)] <= MOST_OPERATIONS
@@ -100,8 +94,8 @@ def test_the_recipe_of_real_networks(
     assert (recipe.unfrozen_blocks, recipe.epochs, recipe.copies) == (blocks, epochs, copies)
 
 
-def points(losses: list[float]) -> list[LearningRatePoint]:
-    return [LearningRatePoint(rate, loss, loss) for rate, loss in zip(RATES, losses, strict=True)]
+def points(losses: list[float]) -> pd.DataFrame:
+    return pd.DataFrame({"learning_rate": RATES, "loss": losses, "smoothed": losses})
 
 
 def test_the_suggestion_is_the_middle_of_the_valley() -> None:
@@ -114,7 +108,7 @@ def test_the_suggestion_is_the_middle_of_the_valley() -> None:
 
 def test_real_steps_at_rising_rates(tmp_path: Path) -> None:
     found = try_learning_rates(tiny.network(), tiny.photos(tmp_path / "photos"), tiny.settings(), RATES)
-    assert [one.learning_rate for one in found] == RATES[: len(found)]
+    assert found["learning_rate"].tolist() == RATES[: len(found)]
     assert STEPS // 2 < len(found) <= STEPS
     suggested = suggest(found)
     assert RATES[STEPS // 10] <= suggested < 0.3

@@ -21,7 +21,7 @@ from pipeline.training.activations import SplitNetwork
 from pipeline.training.features import FeatureCache, evaluation
 from pipeline.training.finetune import Finetuned, Trainer, finetune
 from pipeline.training.resume import ResumeFolder
-from pipeline.training.tracking import Run, Tracking
+from pipeline.training.tracking import Tracking
 
 CLASSES = ("cat", "dog")
 STEPS, EPOCHS = 10, 2
@@ -60,8 +60,9 @@ def network(
     cache: Callable[..., FeatureCache] | None = None,
     runtime: ResolvedRuntime = RUNTIME,
 ) -> SplitNetwork:
-    own = own if own is not None else model()
-    return SplitNetwork(own, blocks, PREPROCESSING, choice="torch", runtime=runtime, cache=cache)
+    split = SplitNetwork(own or model(), blocks, PREPROCESSING, choice="torch", runtime=runtime)
+    split.cache = cache
+    return split
 
 
 def cache(folder: Path) -> Callable[..., FeatureCache]:
@@ -81,14 +82,18 @@ def resume_folder(folder: Path, seconds_between_saves: float = 0) -> ResumeFolde
 
 def tracking(folder: Path, names: Sequence[str], val: Photos) -> Tracking:
     set_to = {"unfreeze_finetune.epochs": EPOCHS, "l2_strengths": [1.0, 2.0]}
-    run = Run("tiny", set_to, CLASSES, val, model().eval(), PREPROCESSING.input_size)
-    return Tracking(names, folder / "tracking", folder / "plots/training", folder / "plots/epochs.csv", run)
+    files = folder / "tracking", folder / "plots/training", folder / "plots/epochs.csv"
+    return Tracking(names, *files, "tiny", set_to, CLASSES, val, model().eval(), PREPROCESSING.input_size)
 
 
 def trainer(folder: Path, own: SplitNetwork | None = None, **changes: object) -> Trainer:
-    some, own_settings = photos(folder / "photos"), settings(**changes)
-    own = own or network(own_settings.unfrozen_blocks)
-    return Trainer(own, some, some.at(range(16)), own_settings)
+    return Trainer(*_given(folder, own, changes))
+
+
+def _given(folder: Path, own: SplitNetwork | None, changes: dict[str, object]) -> tuple[SplitNetwork, Photos, Photos, Any]:
+    """Network, training and validation photos, settings."""
+    some, chosen = photos(folder / "photos"), settings(**changes)
+    return own or network(chosen.unfrozen_blocks), some, some.at(range(16)), chosen
 
 
 def train(
@@ -102,8 +107,6 @@ def train(
     **changes: object,
 ) -> Finetuned:
     """Fine-tune in `folder`: photos, resume, plots and tracking lie in it."""
-    some, own_settings = photos(folder / "photos"), settings(**changes)
-    val = some.at(range(16))
+    own, some, val, chosen = _given(folder, own, changes)
     watching = watching or (tracking(folder, names, val) if names else None)
-    own = own or network(own_settings.unfrozen_blocks)
-    return finetune(own, some, val, own_settings, resume or resume_folder(folder, 1e6), watching, weight)
+    return finetune(own, some, val, chosen, resume or resume_folder(folder, 1e6), watching, weight)
