@@ -1,7 +1,7 @@
 """Attribution: Grad-CAM, the places in a photo that speak for a class, for convolutional networks and transformers.
 
 heat = grad_cam(model, images, classes=[0, 1])          # (n, height, width) in [0, 1]
-picture = overlay(denormalise(images[0], preprocessing), heat[0])
+picture = overlay(photo, heat[0])
 
 Grad-CAM (Selvaraju et al., ICCV 2017) weights the channels of a late layer by the mean gradient of the class's logit.
 """
@@ -17,7 +17,6 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.checkpoint import Preprocessing
 from pipeline.errors import PipelineError
 
 HEAT = colormaps["inferno"]
@@ -43,9 +42,9 @@ def grad_cam(model: Any, images: Tensor, classes: Sequence[int]) -> Tensor:
     """
     outputs, logits = _outputs_with_maps(model, images)
     of_classes = logits[range(len(images)), list(classes)].sum()
-    gradients = torch.autograd.grad(of_classes, outputs, allow_unused=True) if outputs else ()
+    gradients = torch.autograd.grad(of_classes, outputs, materialize_grads=True) if outputs else ()
     for output, gradient in zip(reversed(outputs), reversed(gradients), strict=True):
-        maps, slopes = _as_maps(model, output), None if gradient is None else _as_maps(model, gradient)
+        maps, slopes = _as_maps(model, output), _as_maps(model, gradient)
         if maps is not None and slopes is not None and slopes[0].abs().sum(0).count_nonzero() > 1:
             heat = (slopes.mean((2, 3), keepdim=True) * maps).sum(1, keepdim=True).relu().detach()
             heat = functional.interpolate(heat, images.shape[2:], mode="bilinear")[:, 0]
@@ -56,18 +55,10 @@ def grad_cam(model: Any, images: Tensor, classes: Sequence[int]) -> Tensor:
 def overlay(photo: Image.Image, heat: Tensor) -> Image.Image:
     """The photo in grey with its heat (height, width) in colours over it."""
     grey = np.asarray(photo.convert("L").convert("RGB"), dtype=np.float32)
-    resized = Image.fromarray(heat.numpy()).resize(photo.size, Image.Resampling.BILINEAR)
-    value = np.clip(np.asarray(resized), 0, 1)
+    value = np.asarray(Image.fromarray(heat.numpy()).resize(photo.size, Image.Resampling.BILINEAR))
     opacity = STRENGTH * value[..., None] ** 0.8
     mixed = (1 - opacity) * grey + opacity * HEAT(0.35 + 0.65 * value)[..., :3] * 255
     return Image.fromarray(mixed.astype(np.uint8))
-
-
-def denormalise(tensor: Tensor, preprocessing: Preprocessing) -> Image.Image:
-    """A network's input (3, height, width) as a photo again."""
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
-    pixels = ((tensor * std + mean).clamp(0, 1) * 255).round().byte()
-    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
 def _outputs_with_maps(model: Any, images: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -95,16 +86,11 @@ def _as_maps(model: Any, output: Tensor) -> Tensor | None:
     if output.ndim == 4 and shape[3] == channels and shape[1] * shape[2] > 1:
         return output.permute(0, 3, 1, 2)
     if output.ndim == 3 and channels in (shape[2], None):
+        stated = getattr(getattr(model, "patch_embed", None), "grid_size", None)  # rows and columns; else a square
         for prefix in [model.num_prefix_tokens] if hasattr(model, "num_prefix_tokens") else [0, 1]:  # tokens of no place
-            if grid := _grid_size(model, shape[1] - prefix):
-                return output[:, prefix:].transpose(1, 2).unflatten(2, grid)
+            tokens = shape[1] - prefix
+            square = (math.isqrt(max(tokens, 0)),) * 2
+            for grid in (stated or square, square):
+                if tokens == math.prod(grid) > 1:
+                    return output[:, prefix:].transpose(1, 2).unflatten(2, grid)
     return None
-
-
-def _grid_size(model: Any, tokens: int) -> tuple[int, int] | None:
-    """Rows and columns of the tokens: as the network's patch embedding says, or a square."""
-    stated = getattr(getattr(model, "patch_embed", None), "grid_size", None)
-    if stated is not None and math.prod(stated) == tokens:
-        return int(stated[0]), int(stated[1])
-    side = math.isqrt(max(tokens, 0))
-    return (side, side) if side > 1 and side * side == tokens else None

@@ -16,13 +16,13 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.checkpoint import Preprocessing
 from pipeline.data.dataset import Photos
-from pipeline.data.transforms import evaluation_transform
+from pipeline.data.transforms import evaluation_pixels, normalise
 from pipeline.errors import PipelineError
-from pipeline.evaluation.attribution import denormalise, grad_cam, overlay
+from pipeline.evaluation.attribution import grad_cam, overlay
 from pipeline.evaluation.figures import NAMES
 from pipeline.evaluation.metrics import Scores
 from pipeline.models.outputs import FeatureExtractor
@@ -30,8 +30,8 @@ from pipeline.training.features import nearest
 
 # Photos shown: whole rows of the two, four or six columns of a gallery, a group of duplicates being two wide.
 LEAST_CERTAIN, LABEL_ISSUES, DUPLICATE_GROUPS, SHOWN_OF_A_GROUP, EXPLAINED, NEIGHBOURS = 12, 24, 6, 3, 8, 3
+FIRST_MISTAKES = "first mistakes of the fine-tuned checkpoint, then its most confident correct predictions."
 SIDE = 320  # pixels, about twice what photos are shown at, for screens that show two pixels as one
-JPEG_QUALITY = 78
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,10 @@ def galleries_of(scores: Scores, photos: pd.DataFrame, *, mistakes_shown: int) -
     if not len(scores.mistakes):
         wrong = f"The fine-tuned checkpoint is right on all {len(photos):,} test photos."
     doubtful = "The fine-tuned checkpoint’s least confident predictions. To label more photos, begin with ones like these."
-    mistakes = _prediction_cards(scores, photos, scores.mistakes[:mistakes_shown])
-    uncertain = _prediction_cards(scores, photos, np.argsort(scores.confidence, kind="stable")[:LEAST_CERTAIN])
+    uncertain = np.argsort(scores.confidence, kind="stable")[:LEAST_CERTAIN]
     return [
-        Gallery("mistakes", "The most confident mistakes", wrong, mistakes),
-        Gallery("uncertain", "The least certain", doubtful, uncertain),
+        Gallery("mistakes", "The most confident mistakes", wrong, _cards(scores, photos, scores.mistakes[:mistakes_shown])),
+        Gallery("uncertain", "The least certain", doubtful, _cards(scores, photos, uncertain)),
     ]
 
 
@@ -116,29 +115,25 @@ def grad_cam_gallery(
     scores: Mapping[str, Scores], photos: pd.DataFrame, models: Mapping[str, nn.Module], preprocessing: Preprocessing
 ) -> Gallery:
     """Grad-CAM of both checkpoints' networks on the most confident mistakes and correct predictions of the fine-tuned one."""
-    anchor, title = "looks", "Where the models look"
-    chosen = _most_confident(scores["finetuned"])
-    transform = evaluation_transform(preprocessing)
-    batch = torch.stack([transform(_opened(path)) for path in photos["path"].iloc[chosen]])
+    chosen, pixels, batch = _most_confident(scores["finetuned"], photos, preprocessing)
+    anchor, title, cards = "looks", "Where the models look", []
     try:
         heats = {name: grad_cam(model, batch, scores[name].predicted[chosen].tolist()) for name, model in models.items()}
     except PipelineError as error:
         return Gallery(anchor, title, f"Grad-CAM cannot show it for this network: {error}", [], "rows")
     text = (
         "Grad-CAM: the brighter a place, the more it spoke for the predicted class. Photos are cropped as the network gets "
-        "them: first mistakes of the fine-tuned checkpoint, then its most confident correct predictions."
+        f"them: {FIRST_MISTAKES}"
     )
-    cards = []
-    for position, index in enumerate(chosen):
-        actual, photo = photos["class"].iloc[index], photos["id"].iloc[index]
-        crop = denormalise(batch[position], preprocessing)
-        pictures = [embed(crop, f"Photo {photo}, labelled {actual}, as the network gets it", "photo")]
+    for position, (index, row) in enumerate(zip(chosen, photos.iloc[chosen].to_dict("records"), strict=True)):
+        crop = Image.fromarray(pixels[position])
+        pictures = [embed(crop, f"Photo {row['id']}, labelled {row['class']}, as the network gets it", "photo")]
         for name, heat in heats.items():
-            predicted = scores[name].classes[scores[name].predicted[index]]
-            alternative = f"Grad-CAM of photo {photo}: what spoke for {predicted} in the {NAMES[name].lower()} network"
-            label = f"{NAMES[name].lower()}: {predicted} {scores[name].confidence[index]:.0%}"
+            whose, predicted = NAMES[name].lower(), scores[name].predicted_names[index]
+            alternative = f"Grad-CAM of photo {row['id']}: what spoke for {predicted} in the {whose} network"
+            label = f"{whose}: {predicted} {scores[name].confidence[index]:.0%}"
             pictures.append(embed(overlay(crop, heat[position]), alternative, label))
-        cards.append(Card(pictures, f"labelled {actual}", photo))
+        cards.append(Card(pictures, f"labelled {row['class']}", row["id"]))
     return Gallery(anchor, title, text, cards, "rows")
 
 
@@ -146,21 +141,20 @@ def nearest_neighbours(
     scores: Scores, photos: pd.DataFrame, model: nn.Module, preprocessing: Preprocessing, train: Photos, features: Path
 ) -> Gallery:
     """The photos of the Grad-CAM gallery, each beside those of `train` whose frozen features (in a file) are nearest."""
-    chosen, transform = _most_confident(scores), evaluation_transform(preprocessing)
+    chosen, _, batch = _most_confident(scores, photos, preprocessing)
     with torch.inference_mode():
-        shown = FeatureExtractor(model)(torch.stack([transform(_opened(path)) for path in photos["path"].iloc[chosen]]))
-    found, cards = nearest(shown, features, NEIGHBOURS), []
-    for index, similarities, places in zip(chosen, *(part.tolist() for part in found), strict=True):
-        actual, photo = photos["class"].iloc[index], photos["id"].iloc[index]
-        predicted = scores.classes[scores.predicted[index]]
-        pictures = [embed(photos["path"].iloc[index], f"Photo {photo}, labelled {actual}", f"predicted {predicted}")]
+        found = nearest(FeatureExtractor(model)(batch), features, NEIGHBOURS)
+    rows, cards = photos.iloc[chosen].to_dict("records"), []
+    for index, row, similarities, places in zip(chosen, rows, *(part.tolist() for part in found), strict=True):
+        label = f"predicted {scores.predicted_names[index]}"
+        pictures = [embed(row["path"], f"Photo {row['id']}, labelled {row['class']}", label)]
         for similarity, place in zip(similarities, places, strict=True):
             label = f"{scores.classes[int(train.labels[place])]} {similarity:.2f}"
             pictures.append(embed(train.paths[place], f"Training photo {train.ids[place]}, similarity {label}", label))
-        cards.append(Card(pictures, f"labelled {actual}", " · ".join([photo, *(train.ids[place] for place in places)])))
+        cards.append(Card(pictures, f"labelled {row['class']}", " · ".join([row["id"], *train.at(places).ids])))
     text = (
         "Photos, and the training photos whose frozen features are nearest, with labels and cosine similarity (1 is equal): "
-        "first mistakes of the fine-tuned checkpoint, then its most confident correct predictions."
+        f"{FIRST_MISTAKES}"
     )
     return Gallery("neighbours", "Most like it in training", text, cards, "rows")
 
@@ -170,29 +164,32 @@ def embed(photo: Path | Image.Image, alternative: str, label: str = "") -> Pictu
     small = _opened(photo) if isinstance(photo, Path) else photo.copy()
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    small.save(buffer, "JPEG", quality=78, optimize=True)
     source = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
     return Picture(source, small.width, small.height, alternative, label)
 
 
-def _prediction_cards(scores: Scores, photos: pd.DataFrame, indices: np.ndarray) -> list[Card]:
+def _cards(scores: Scores, photos: pd.DataFrame, indices: np.ndarray) -> list[Card]:
     cards = []
-    for index in indices.tolist():
-        row, confidence = photos.iloc[index], float(scores.confidence[index])
-        actual, predicted = row["class"], scores.classes[scores.predicted[index]]
-        title = f"{actual}, predicted {predicted}" if actual != predicted else f"{actual}, correct"
-        picture = embed(row["path"], f"Photo {row['id']}: labelled {actual}, predicted {predicted} at {confidence:.1%}")
-        cards.append(Card([picture], title, f"{confidence:.1%} · {row['id']}", confidence))
+    for index, row in zip(indices, photos.iloc[indices].to_dict("records"), strict=True):
+        actual, predicted, confidence = row["class"], scores.predicted_names[index], float(scores.confidence[index])
+        alternative = f"Photo {row['id']}: labelled {actual}, predicted {predicted} at {confidence:.1%}"
+        outcome = f"predicted {predicted}" if actual != predicted else "correct"
+        note = f"{confidence:.1%} · {row['id']}"
+        cards.append(Card([embed(row["path"], alternative)], f"{actual}, {outcome}", note, confidence))
     return cards
 
 
-def _most_confident(scores: Scores) -> list[int]:
-    """The most confident mistakes, then the most confident correct predictions, a class in turn."""
+def _most_confident(scores: Scores, photos: pd.DataFrame, preprocessing: Preprocessing) -> tuple[list[int], np.ndarray, Tensor]:
+    """The most confident mistakes, then the most confident correct predictions, a class in turn; cropped, and normalised."""
     wrong = scores.mistakes[: EXPLAINED // 2].tolist()
     table = pd.DataFrame({"label": scores.labels, "confidence": scores.confidence})[scores.correct]
     table = table.sort_values("confidence", ascending=False, kind="stable")
     in_turn = table.groupby("label").cumcount().sort_values(kind="stable").index
-    return wrong + in_turn[: EXPLAINED - len(wrong)].tolist()
+    chosen = wrong + in_turn[: EXPLAINED - len(wrong)].tolist()
+    transform = evaluation_pixels(preprocessing)
+    pixels = np.stack([transform(_opened(path)) for path in photos["path"].iloc[chosen]])
+    return chosen, pixels, normalise(torch.from_numpy(pixels), preprocessing).contiguous()
 
 
 def _opened(path: Path) -> Image.Image:

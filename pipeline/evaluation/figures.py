@@ -4,7 +4,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,13 +13,14 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.metrics import Scores
 
 NAMES = {"frozen": "Frozen", "finetuned": "Fine-tuned"}
 STYLES = {"frozen": "first", "finetuned": "second"}  # the page's CSS variables and classes
+LEGEND = {NAMES[name]: style for name, style in STYLES.items()}
 PAGE_COLOURS = ("ink", "soft", "line", "faint", "card", *STYLES.values(), "right", "wrong")
 COLOURS = {name: f"#0000{number:02x}" for number, name in enumerate(PAGE_COLOURS, 16)}  # stand in for the page's variables
 WIDTH, HEIGHT = 380, 300  # in the SVG's own units; a chart scales with the page
@@ -42,7 +43,6 @@ STYLE: Any = {
     "grid.linewidth": 1,
     "lines.linewidth": 2.2,
     "axes.labelcolor": COLOURS["soft"],
-    "axes.labelsize": 13,
     **{f"axes.spines.{side}": False for side in ("left", "right", "top", "bottom")},
     **{f"{axis}tick.labelcolor": COLOURS["soft"] for axis in "xy"},
     **{f"{axis}tick.labelsize": 11.5 for axis in "xy"},
@@ -69,12 +69,13 @@ def draw_charts(scores: Mapping[str, Scores], epochs: pd.DataFrame, best_epoch: 
     whose = f"“{classes[-1]}”" if len(classes) == 2 else "over all classes"
     found = f"How many photos of a class are found, by how many others are taken for it: {whose}."
     correct = f"How many predictions of a class are correct, by how many of its photos are found: {whose}."
+    lowest = 0.5 if len(classes) == 2 else 0.0  # confidence
     return [
         *([_training(epochs, best_epoch, alpha)] if len(epochs) > 1 else []),
-        _reliability(scores),
-        _curves(scores, "roc", "ROC", found, ideal=(0, 1)),
-        _curves(scores, "precision_recall", "Precision and recall", correct, ideal=(1, 1)),
-        _confidence(scores["finetuned"]),
+        _reliability(scores, lowest),
+        _curves({name: one.roc for name, one in scores.items()}, "ROC", found, ideal=(0, 1)),
+        _curves({name: one.precision_recall for name, one in scores.items()}, "Precision and recall", correct, ideal=(1, 1)),
+        _confidence(scores["finetuned"], lowest),
     ]
 
 
@@ -82,14 +83,14 @@ def draw_charts(scores: Mapping[str, Scores], epochs: pd.DataFrame, best_epoch: 
 def accuracy_chart(scores: Mapping[str, Scores]) -> Markup:
     """Both checkpoints' accuracy with its interval."""
     rows = {NAMES[name]: (STYLES[name], one.metrics["accuracy"], *one.accuracy_interval) for name, one in scores.items()}
-    return _intervals(rows, "accuracy on the test photos", percent=True)
+    return _intervals(rows, "accuracy on the test photos", percent="x")
 
 
 @rc_context(STYLE)
 def gain_charts(comparison: Comparison) -> list[Markup]:
     """The gains in accuracy and log-loss with their intervals; to the right of zero is better."""
     return [
-        _intervals({"Accuracy": ("second", *comparison.accuracy_gain)}, "gain in accuracy", percent=True, zero=True),
+        _intervals({"Accuracy": ("second", *comparison.accuracy_gain)}, "gain in accuracy", percent="x", zero=True),
         _intervals({"Log-loss": ("second", *comparison.log_loss_gain)}, "gain in log-loss, nats", zero=True),
     ]
 
@@ -109,27 +110,24 @@ def _training(epochs: pd.DataFrame, best_epoch: int, alpha: float) -> Chart:
     return Chart("Fine-tuning", text, svg, {"training": "faint", "validation": "second"})
 
 
-def _reliability(scores: Mapping[str, Scores]) -> Chart:
-    axes = _axes("xy", xlabel="confidence", ylabel="accuracy", xlim=_confidences(scores["finetuned"]), ylim=(0, 1))
+def _reliability(scores: Mapping[str, Scores], lowest: float) -> Chart:
+    axes = _axes("xy", xlabel="confidence", ylabel="accuracy", xlim=(lowest, 1), ylim=(0, 1))
     _diagonal(axes)
     for name, one in scores.items():
         radii = 2 + 5 * np.sqrt(one.reliability["photos"] / len(one.labels))
         _line(axes, one.reliability[["confidence", "accuracy"]], STYLES[name], radii)
     text = "Accuracy by confidence; larger dots are more photos. On the diagonal, confidence and accuracy are equal."
-    return Chart("Reliability", text, _svg(axes, "Accuracy of both checkpoints by their confidence"), _legend(scores))
+    return Chart("Reliability", text, _svg(axes, "Accuracy of both checkpoints by their confidence"), LEGEND)
 
 
-def _curves(
-    scores: Mapping[str, Scores], curve: Literal["roc", "precision_recall"], title: str, text: str, *, ideal: tuple[int, int]
-) -> Chart:
+def _curves(points: Mapping[str, pd.DataFrame], title: str, text: str, *, ideal: tuple[int, int]) -> Chart:
     """Both checkpoints' curves, zoomed in to the corner with the ideal model as far as the worse curve allows."""
-    points = {name: getattr(one, curve) for name, one in scores.items()}
     needed = 4 * max(float(np.abs(table.to_numpy() - ideal).max(1).min()) for table in points.values())
     size = next((corner for corner in CORNERS if corner >= needed), 1.0)
     xlim, ylim = ((at * (1 - size), at + (1 - at) * size) for at in ideal)
     xlabel, ylabel = (column.replace("_", " ") for column in points["frozen"].columns)
     axes = _axes("xy", xlabel=xlabel, ylabel=ylabel, xlim=xlim, ylim=ylim)
-    if curve == "roc":
+    if ideal == (0, 1):
         _diagonal(axes)
     for name, table in points.items():
         _line(axes, table, STYLES[name])
@@ -142,21 +140,19 @@ def _curves(
         inset.spines[:].set(visible=True, color=COLOURS["faint"])
         for name, table in points.items():
             inset.plot(*table.to_numpy().T, color=COLOURS[STYLES[name]], linewidth=1.6, zorder=3)
-        inset.add_patch(
-            Rectangle((xlim[0], ylim[0]), size, size, fill=False, edgecolor=COLOURS["ink"], clip_on=False, zorder=4)
-        )
+        corner = (xlim[0], ylim[0])
+        inset.add_patch(Rectangle(corner, size, size, fill=False, edgecolor=COLOURS["ink"], clip_on=False, zorder=4))
     if needed == 0:
         zoomed += " Both are perfect and lie on the edges."
-    return Chart(title, text + zoomed, _svg(axes, f"{ylabel} by {xlabel}, for both checkpoints"), _legend(scores))
+    return Chart(title, text + zoomed, _svg(axes, f"{ylabel} by {xlabel}, for both checkpoints"), LEGEND)
 
 
-def _confidence(scores: Scores) -> Chart:
+def _confidence(scores: Scores, lowest: float) -> Chart:
     """How many predictions are right and wrong, stacked; on a linear scale a few wrong ones would not be seen."""
-    low, high = _confidences(scores)
-    edges = np.linspace(low, high, CONFIDENCE_BINS + 1)
+    edges = np.linspace(lowest, 1, CONFIDENCE_BINS + 1)
     right, wrong = (np.histogram(scores.confidence[part], edges)[0] for part in (scores.correct, ~scores.correct))
     highest = int((right + wrong).max())
-    axes = _axes("x", xlabel="confidence", ylabel="photos (square-root scale)", xlim=(low, high))
+    axes = _axes("x", xlabel="confidence", ylabel="photos (square-root scale)", xlim=(lowest, 1))
     axes.set_yscale("function", functions=(lambda value: np.sqrt(np.maximum(value, 0)), np.square))
     axes.set(ylim=(0, highest), yticks=sorted({0, *(round(highest * part) for part in (0.04, 0.25, 1))}))
     axes.yaxis.set_major_formatter("{x:,.4g}")
@@ -169,10 +165,10 @@ def _confidence(scores: Scores) -> Chart:
 
 
 def _intervals(
-    rows: Mapping[str, tuple[str, float, float, float]], label: str, *, percent: bool = False, zero: bool = False
+    rows: Mapping[str, tuple[str, float, float, float]], label: str, *, percent: str = "", zero: bool = False
 ) -> Markup:
     """Rows of name -> (style, value, low, high) on one scale, from the top down; `zero` draws a line at 0."""
-    axes = _axes("x" if percent else "", ROW * len(rows), left=NAMED, xlabel=label, ylim=(len(rows) - 0.5, -0.5))
+    axes = _axes(percent, ROW * len(rows), left=NAMED, xlabel=label, ylim=(len(rows) - 0.5, -0.5))
     for row, (style, value, low, high) in enumerate(rows.values()):
         colour = COLOURS[style]
         axes.plot([low, high], [row, row], color=colour, clip_on=False, linewidth=5, alpha=0.38, solid_capstyle="round")
@@ -196,16 +192,15 @@ def _axes(percent: str = "", height: float = HEIGHT - TOP - BOTTOM, *, left: flo
     )
     for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
         axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-        form = "{:.4g}%" if name in percent else "{:,.4g}"
-        axis.set_major_formatter(
-            FuncFormatter(
-                lambda value, _, form=form, by=100 if name in percent else 1: form.format(by * value).replace("-", "−")
-            )
-        )
+        axis.set_major_formatter(_percentage if name in percent else "{x:,.4g}")
     axes.xaxis.set_label_coords(0.5, -34 / height)
     axes.yaxis.set_label_coords(-50 / (WIDTH - RIGHT - left), 0.5)
     axes.set(**settings)
     return axes
+
+
+def _percentage(value: float, _: Any) -> str:
+    return f"{100 * value:.4g}%".replace("-", "−")
 
 
 def _line(axes: Axes, points: pd.DataFrame, style: str, radii: float | Sequence[float] = 0) -> None:
@@ -219,14 +214,6 @@ def _line(axes: Axes, points: pd.DataFrame, style: str, radii: float | Sequence[
 
 def _diagonal(axes: Axes) -> None:
     axes.axline((0, 0), slope=1, color=COLOURS["faint"], linewidth=1, linestyle=(0, (4, 4)))
-
-
-def _confidences(scores: Scores) -> tuple[float, float]:
-    return 0.5 if len(scores.classes) == 2 else 0.0, 1.0
-
-
-def _legend(scores: Mapping[str, Scores]) -> dict[str, str]:
-    return {NAMES[name]: STYLES[name] for name in scores}
 
 
 def _svg(axes: Axes, description: str) -> Markup:

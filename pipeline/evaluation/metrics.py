@@ -47,6 +47,11 @@ class Scores:
         return self.probabilities.argmax(1)
 
     @cached_property
+    def predicted_names(self) -> np.ndarray:
+        """(n,) names of the predicted classes."""
+        return np.array(self.classes)[self.predicted]
+
+    @cached_property
     def confidence(self) -> np.ndarray:
         """(n,) probabilities of the predicted classes, from 1 / classes to 1."""
         return self.probabilities.max(1)

@@ -4,14 +4,14 @@ predictions = predict(models, infos, photos, runtime, mirrored=False)
 predictions.probabilities["frozen"]           # (n, classes) float64
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.checkpoint import MODEL_FILE, CheckpointInfo, Preprocessing
+from pipeline.checkpoint import MODEL_FILE, CheckpointInfo
 from pipeline.data.dataset import Photos
 from pipeline.data.transforms import normalise
 from pipeline.errors import PipelineError
@@ -38,47 +38,23 @@ def predict(
     *,
     mirrored: bool,
 ) -> Predictions:
-    """Run every checkpoint on the photos; checkpoints with the same weights run once.
+    """Run every checkpoint (name -> network in eval mode, on the CPU) on the photos, and on their mirror images if asked to.
 
-    Args:
-        models: checkpoint -> network in eval mode, on the CPU.
-        infos: checkpoint -> its description; classes and preprocessing are the same for all.
-        photos: at least one.
-        runtime: where to compute.
-        mirrored: whether to run mirror images too, which doubles the work.
+    Checkpoints with the same weights run once, and so does the frozen part that different ones have in common. Classes and
+    preprocessing are the same for all.
 
     Raises:
         PipelineError: a probability is not finite.
     """
     weights = {name: infos[name].files[MODEL_FILE] for name in models}
     different = {weights[name]: model for name, model in models.items()}
-    info = next(iter(infos.values()))
-    outputs = _outputs(list(different.values()), photos, info.preprocessing, runtime, mirrored=mirrored)
-    *logits, measured = outputs.split([info.head.num_outputs] * len(different) * (1 + mirrored) + [len(MEASURED)], 1)
-    probabilities = [part.double().softmax(1).numpy() for part in logits]
-    if not all(np.isfinite(part).all() for part in probabilities):
-        raise PipelineError("A predicted probability is not a finite number; a checkpoint is broken. Run: dvc repro --force")
-    plain = dict(zip(different, probabilities, strict=False))
-    mirror = dict(zip(different, probabilities[len(different) :], strict=False))
-    return Predictions(
-        probabilities={name: plain[weights[name]] for name in models},
-        mirrored={name: (plain[key] + mirror[key]) / 2 for name, key in weights.items() if key in mirror},
-        measured=dict(zip(MEASURED, measured.double().numpy().T, strict=True)),
-    )
-
-
-def _outputs(
-    models: Sequence[nn.Module], photos: Photos, preprocessing: Preprocessing, runtime: ResolvedRuntime, *, mirrored: bool
-) -> Tensor:
-    """Each network's logits side by side, those of the mirror images after them, then what is measured: (n, all of them).
-
-    The frozen part that the networks have in common is computed once.
-    """
-    images = normalise(first_pixels(photos, preprocessing), preprocessing)
-    together = share_frozen_part(models, images) if len(models) > 1 else None
+    modules, info = list(different.values()), next(iter(infos.values()))
+    if len(modules) > 1:
+        images = normalise(first_pixels(photos, info.preprocessing), info.preprocessing)
+        together = share_frozen_part(modules, images)
+        modules = modules if together is None else [together]
     backends = [
-        backend_for(module, photos, preprocessing, choice="auto", runtime=runtime, float32=True).run
-        for module in (models if together is None else [together])
+        backend_for(module, photos, info.preprocessing, choice="auto", runtime=runtime, float32=True).run for module in modules
     ]
 
     def run(batch: Tensor) -> Tensor:
@@ -86,4 +62,15 @@ def _outputs(
         logits = [backend(copy) for copy in copies for backend in backends]
         return torch.cat([*logits, brightness_and_sharpness(batch)], 1)
 
-    return run_inference(run, photos, evaluation(preprocessing), runtime=runtime, description="testing")[0].tensor()
+    [outputs] = run_inference(run, photos, evaluation(info.preprocessing), runtime=runtime, description="testing")
+    *logits, measured = outputs.tensor().split([len(info.classes)] * len(different) * (1 + mirrored) + [len(MEASURED)], 1)
+    probabilities = [part.double().softmax(1).numpy() for part in logits]
+    if not all(np.isfinite(part).all() for part in probabilities):
+        raise PipelineError("A predicted probability is not a finite number; a checkpoint is broken. Run: dvc repro --force")
+    plain = dict(zip(different, probabilities, strict=False))
+    mirror = dict(zip(different, probabilities[len(different) :], strict=False))
+    return Predictions(
+        probabilities={name: plain[key] for name, key in weights.items()},
+        mirrored={name: (plain[key] + mirror[key]) / 2 for name, key in weights.items() if key in mirror},
+        measured=dict(zip(MEASURED, measured.double().numpy().T, strict=True)),
+    )

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -20,7 +19,7 @@ from pipeline.checkpoint import MODEL_FILE, CheckpointInfo, library_versions
 from pipeline.data.manifest import fingerprint
 from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.error_analysis import Gallery
-from pipeline.evaluation.figures import NAMES, STYLES, accuracy_chart, draw_charts, gain_charts
+from pipeline.evaluation.figures import LEGEND, NAMES, STYLES, accuracy_chart, draw_charts, gain_charts
 from pipeline.evaluation.metrics import METRICS, Metric, Scores
 from pipeline.evaluation.slices import Slice, clearest_difference
 from pipeline.models.ood import IN_DISTRIBUTION
@@ -68,11 +67,14 @@ def render_report(report: Report) -> str:
     """The page, as HTML."""
     folder = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["percent"] = lambda value, digits=1: f"{100 * value:.{digits}f}%"
-    environment.filters["signed"] = lambda value, digits: f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")
-    environment.filters["elided"] = elided
-    environment.filters["breakable"] = lambda name: name.replace("_", "_\u200b")
-    environment.filters["columns"] = columns
+    environment.filters.update(
+        percent=lambda value, digits=1: f"{100 * value:.{digits}f}%",
+        signed=lambda value, digits: f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−"),
+        thousands="{:,}".format,
+        elided=elided,
+        breakable=lambda name: name.replace("_", "_\u200b"),
+        columns=columns,
+    )
     tuned = report.scores["finetuned"]
     return environment.get_template("report.html.j2").render(
         report=report,
@@ -84,6 +86,7 @@ def render_report(report: Report) -> str:
         comparison=report.comparison,
         names=NAMES,
         styles=STYLES,
+        legend=LEGEND,
         level=f"{100 * report.comparison.confidence_level:.4g}%",
         verdict=verdict(report),
         metric_rows=[_metric_row(metric, report.scores) for metric in METRICS],
@@ -151,12 +154,12 @@ def provenance(
     }
 
 
-def _metric_row(metric: Metric, scores: Mapping[str, Scores]) -> dict[str, Any]:
-    """A row of the table; `best` names the better checkpoint, and nothing where the shown digits are equal."""
+def _metric_row(metric: Metric, scores: Mapping[str, Scores]) -> tuple[Metric, dict[str, str], str]:
+    """A row of the table: the metric, its values, and which checkpoint is better; none is where the shown digits are equal."""
     values = {name: one.metrics[metric.name] for name, one in scores.items()}
     shown = {name: format(value, metric.format) for name, value in values.items()}
     best = (min if metric.lower_is_better else max)(values, key=values.__getitem__)
-    return {"metric": metric, "shown": shown, "best": best if len(set(shown.values())) > 1 else ""}
+    return metric, shown, best if len(set(shown.values())) > 1 else ""
 
 
 def _heads_tried(info: CheckpointInfo) -> list[dict[str, Any]]:
@@ -180,19 +183,10 @@ def _agreement(report: Report) -> dict[str, int]:
     }
 
 
-def _confused_pairs(scores: Mapping[str, Scores]) -> list[dict[str, Any]]:
-    """The classes that both checkpoints together confuse most often, and how often each does."""
-    classes = scores["finetuned"].classes
-    confusion = {name: one.confusion - np.diag(one.confusion.diagonal()) for name, one in scores.items()}
-    total = np.sum(list(confusion.values()), axis=0)
-    order = np.column_stack(np.unravel_index(np.argsort(-total, axis=None, kind="stable"), total.shape))
-    return [
-        {
-            "actual": classes[actual],
-            "predicted": classes[predicted],
-            "of": int(scores["finetuned"].confusion[actual].sum()),
-            "counts": {name: int(counts[actual, predicted]) for name, counts in confusion.items()},
-        }
-        for actual, predicted in order[:CONFUSED_PAIRS].tolist()
-        if total[actual, predicted]
-    ]
+def _confused_pairs(scores: Mapping[str, Scores]) -> list[dict[Any, Any]]:
+    """The classes that both checkpoints together confuse most often (actual, predicted), and how often each does."""
+    labels = pd.MultiIndex.from_product([scores["finetuned"].classes] * 2, names=["actual", "predicted"])
+    counts = pd.DataFrame({name: one.confusion.ravel() for name, one in scores.items()}, labels).reset_index()
+    counts["total"] = counts[list(scores)].sum(axis=1)
+    wrong = counts[(counts["actual"] != counts["predicted"]) & (counts["total"] > 0)]
+    return wrong.sort_values("total", ascending=False, kind="stable").head(CONFUSED_PAIRS).to_dict("records")

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from pipeline.evaluation.metrics import Scores, wilson
 
-PARTS = 3
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 MEASURED = ("brightness", "sharpness")
 
@@ -46,20 +45,24 @@ def brightness_and_sharpness(pixels: Tensor) -> Tensor:
 
 
 def accuracy_by_slice(photos: pd.DataFrame, scores: Mapping[str, Scores]) -> list[Slice]:
-    """Accuracy of each model's scores on each slice that holds a photo; `photos` has the manifest's columns and `MEASURED`."""
-    shapes = pd.cut(photos["width"] / photos["height"], [0, 0.9, 1.1, np.inf], labels=["portrait", "about square", "landscape"])
+    """Accuracy of each model's scores on each slice; `photos`, numbered from 0, has the manifest's columns and `MEASURED`."""
+    ratio = photos["width"] / photos["height"]
     slices = {
         "shorter side": _thirds(photos[["width", "height"]].min(axis=1), " px"),
-        "shape": shapes,
+        "shape": pd.cut(ratio, [0, 0.9, 1.1, np.inf], labels=["portrait", "about square", "landscape"]),
         "brightness": _thirds(photos["brightness"] * 100, "%"),
         "sharpness": _thirds(photos["sharpness"] * 100, ""),
-        "file format": photos["format"].astype("category"),
+        "file format": photos["format"],
     }
-    return [
-        _accuracy_on((values == name).to_numpy(), kind, str(name), scores)
-        for kind, values in slices.items()
-        for name in values.cat.remove_unused_categories().cat.categories
-    ]
+    found = []
+    for kind, values in slices.items():
+        for name, members in values.groupby(values, observed=True):
+            accuracy = {}
+            for model, one in scores.items():
+                right = one.correct[members.index.to_numpy()]
+                accuracy[model] = (float(right.mean()), *wilson(right.sum(), len(right), one.confidence_level))
+            found.append(Slice(kind, str(name), len(members), accuracy))
+    return found
 
 
 def clearest_difference(slices: Sequence[Slice], model: str, confidence_level: float) -> str:
@@ -82,17 +85,9 @@ def clearest_difference(slices: Sequence[Slice], model: str, confidence_level: f
     return f"{'It matters' if lowest > 0 else 'No difference beyond chance'}: {between} ({bounds})."
 
 
-def _accuracy_on(members: np.ndarray, kind: str, name: str, scores: Mapping[str, Scores]) -> Slice:
-    right = {model: one.correct[members] for model, one in scores.items()}
-    accuracy = {
-        model: (float(of.mean()), *wilson(of.sum(), len(of), scores[model].confidence_level)) for model, of in right.items()
-    }
-    return Slice(kind, name, int(members.sum()), accuracy)
-
-
 def _thirds(values: pd.Series, unit: str) -> pd.Series:
     """The third that each value lies in, named such as "100 to 200 px"; equal values stay together."""
-    edges = np.unique(np.quantile(values, np.linspace(0, 1, PARTS + 1)[1:-1]))
+    edges = np.unique(np.quantile(values, [1 / 3, 2 / 3]))
     edges = edges[edges < values.max()]
     shown = [f"{edge:.3g}" for edge in edges]
     between = [f"{low} to {high}{unit}" for low, high in pairwise(shown)]

@@ -9,7 +9,7 @@ import io
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,13 @@ import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML
 
-from pipeline.checkpoint import MODEL_FILE, CheckpointInfo, read_info, read_model_state, refuse_other_data
+from pipeline.checkpoint import MODEL_FILE, read_info, read_model_state, refuse_other_data
 from pipeline.data.contact_sheet import contact_sheet
 from pipeline.data.dataset import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, fingerprint, read_manifest
 from pipeline.errors import PipelineError
 from pipeline.evaluation import error_analysis
-from pipeline.evaluation.comparison import Comparison, compare
+from pipeline.evaluation.comparison import compare
 from pipeline.evaluation.label_issues import label_issues
 from pipeline.evaluation.metrics import Scores
 from pipeline.evaluation.predictions import predict
@@ -38,7 +38,6 @@ from pipeline.runtime import machine_name, processor_fingerprint, resolve_runtim
 from pipeline.training.probe import read_out_of_fold
 
 CHECKPOINTS = {"frozen": FROZEN, "finetuned": FINETUNED}
-OOD_METRICS = ("ood_auroc", "ood_fpr95")  # recorded by the frozen stage
 
 
 def run(params: Params) -> None:
@@ -46,40 +45,44 @@ def run(params: Params) -> None:
     started = time.monotonic()
     manifest = read_manifest(PROCESSED)
     classes = classes_of(manifest)
-    infos = {name: _read_info(name, manifest, classes) for name in CHECKPOINTS}
-    epochs = _read_table(EPOCHS, ["epoch", "train_loss", "val_log_loss"])
+    infos = {name: read_info(folder) for name, folder in CHECKPOINTS.items()}
+    for name, folder in CHECKPOINTS.items():
+        refuse_other_data(infos[name], folder, classes, data_fingerprints(manifest))
+    epochs = _read_epochs()
     runtime = resolve_runtime(params.runtime)
-    test = _test_photos(manifest, classes)
-    train = Photos.of_split(manifest, PROCESSED, "train", classes)
-    models = {name: rebuild(info, read_model_state(CHECKPOINTS[name])).eval() for name, info in infos.items()}
+    splits = {split: Photos.of_split(manifest, PROCESSED, split, classes) for split in ("train", "val", "test")}
+    test = splits["test"]
+    if missing := [name for index, name in enumerate(classes) if index not in test.labels]:
+        raise PipelineError(
+            f"The test split holds {len(test)} photos, none of them of {', '.join(missing)}, so there is nothing to score by. "
+            "Store the photos anew with: dvc repro --force preprocess"
+        )
+    models = {name: rebuild(infos[name], read_model_state(folder)).eval() for name, folder in CHECKPOINTS.items()}
 
     predictions = predict(models, infos, test, runtime, mirrored=params.evaluate.test_time_augmentation)
-    photos = manifest.set_index("id", drop=False).loc[list(test.ids)].reset_index(drop=True)
-    photos = photos.assign(path=pd.Series(list(test.paths)), **predictions.measured)
-    scores, mirrored = (
-        {name: Scores(test.labels.numpy(), of, classes, params.evaluate.confidence_level) for name, of in probabilities.items()}
-        for probabilities in (predictions.probabilities, predictions.mirrored)
-    )
-    comparison = compare(scores["frozen"], scores["finetuned"])
-    used, cross_validated = _cross_validated(manifest, photos, scores["frozen"])
-    issues = label_issues(used, cross_validated.probabilities, classes)
-    facts: dict[str, Any] = {
-        "num_test": len(test),
-        "test_fingerprint": fingerprint(manifest, "test"),
-        "num_parameters": sum(parameter.numel() for parameter in models["finetuned"].parameters()),
-    }
+
+    def scored(probabilities: Mapping[str, np.ndarray]) -> dict[str, Scores]:
+        level, labels = params.evaluate.confidence_level, test.labels.numpy()
+        return {name: Scores(labels, of_photos, classes, level) for name, of_photos in probabilities.items()}
+
+    scores, mirrored = scored(predictions.probabilities), scored(predictions.mirrored)
+    used = manifest[manifest["split"] != ""].sort_values("id", ignore_index=True)
+    used["path"] = used["id"].map({photo: path for of in splits.values() for photo, path in zip(of.ids, of.paths, strict=True)})
+    photos = used[used["split"] == "test"].reset_index(drop=True).assign(**predictions.measured)
+    cross_validated = _cross_validated(used, scores["frozen"])
+    issues = label_issues(used, cross_validated)
+    num_parameters = sum(parameter.numel() for parameter in models["finetuned"].parameters())
 
     fresh = EVALUATION.with_name(f".{EVALUATION.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     _write_tables(fresh, photos, scores, issues)
     _picture_mistakes(photos, scores["finetuned"], params.evaluate.mistakes_shown, fresh / "mistakes.png")
-    write_json(fresh / "metrics.json", facts | _metrics(infos, scores, mirrored, comparison, cross_validated, len(issues)))
-    tuned = infos["finetuned"]
+    preprocessing = infos["finetuned"].preprocessing
     report = Report(
         scores=scores,
         mirrored=mirrored,
-        comparison=comparison,
+        comparison=compare(scores["frozen"], scores["finetuned"]),
         cross_validated=cross_validated,
         slices=accuracy_by_slice(photos, scores),
         infos=infos,
@@ -88,84 +91,66 @@ def run(params: Params) -> None:
             *error_analysis.galleries_of(scores["finetuned"], photos, mistakes_shown=params.evaluate.mistakes_shown),
             error_analysis.label_issue_gallery(issues, len(used)),
             error_analysis.near_duplicates(photos),
-            error_analysis.grad_cam_gallery(scores, photos, models, tuned.preprocessing),
+            error_analysis.grad_cam_gallery(scores, photos, models, preprocessing),
             error_analysis.nearest_neighbours(
-                scores["finetuned"], photos, models["frozen"], tuned.preprocessing, train, TRAIN_FEATURES
+                scores["finetuned"], photos, models["frozen"], preprocessing, splits["train"], TRAIN_FEATURES
             ),
         ],
-        provenance=provenance(manifest, infos, facts["num_parameters"], read_json(METRICS / "download.json")),
+        provenance=provenance(manifest, infos, num_parameters, read_json(METRICS / "download.json")),
         settings=_settings(params),
         predictions_sha256=sha256_of(fresh / "predictions.csv"),
     )
     (fresh / "report.html").write_text(render_report(report), encoding="utf-8")
-    _put_in_place(fresh)
+    facts = {"num_test": len(test), "test_fingerprint": fingerprint(manifest, "test"), "num_parameters": num_parameters}
+    write_json(fresh / "metrics.json", facts | _metrics(report, num_label_issues=len(issues)))
+    EVALUATION.mkdir(parents=True, exist_ok=True)
+    for file in fresh.iterdir():  # one by one: DVC keeps a file of its own in the same folder
+        os.replace(file, EVALUATION / file.name)
+    fresh.rmdir()
     machine = {"machine": machine_name(runtime.device, runtime.threads), "processor": processor_fingerprint()}
     write_json(SECONDS / "evaluate.json", {"seconds": time.monotonic() - started, **machine})
-    _tell(scores, tuned.note)
+    for name, one in scores.items():
+        low, high = one.accuracy_interval
+        interval = f"{low:.2%} to {high:.2%} at {one.confidence_level:.0%}"
+        say(f"{name}: accuracy {one.metrics['accuracy']:.2%} ({interval}), log-loss {one.metrics['log_loss']:.4f}")
+    if note := infos["finetuned"].note:
+        say(note)
+    say(f"the whole report: {EVALUATION / 'report.html'}")
 
 
-def _metrics(
-    infos: Mapping[str, CheckpointInfo],
-    scores: Mapping[str, Scores],
-    mirrored: Mapping[str, Scores],
-    comparison: Comparison,
-    cross_validated: Scores,
-    num_issues: int,
-) -> dict[str, Any]:
+def _metrics(report: Report, num_label_issues: int) -> dict[str, Any]:
     """Both checkpoints' metrics, with what experiments are ranked by and what the weights are known by."""
     metrics: dict[str, Any] = {}
-    for name, one in scores.items():
-        recorded = {metric: infos[name].metrics[metric] for metric in ("val_accuracy", "val_log_loss")}
-        metrics[name] = one.as_dict() | recorded | {"model_sha256": infos[name].files[MODEL_FILE]}
-    metrics["ood"] = {metric: infos["frozen"].metrics[metric] for metric in OOD_METRICS}
-    metrics["unfreezing"] = comparison.as_dict() | {"alpha": infos["finetuned"].metrics["alpha"]}
-    low, high = cross_validated.accuracy_interval
-    metrics["cross_validated"] = {name: cross_validated.metrics[name] for name in ("accuracy", "log_loss")}
-    metrics["cross_validated"] |= {"accuracy_low": low, "accuracy_high": high, "photos": len(cross_validated.labels)}
-    metrics["num_label_issues"] = num_issues
-    if mirrored:
-        metrics["test_time_augmentation"] = {name: one.metrics for name, one in mirrored.items()}
+    for name, info in report.infos.items():
+        recorded = {metric: info.metrics[metric] for metric in ("val_accuracy", "val_log_loss")}
+        metrics[name] = report.scores[name].as_dict() | recorded | {"model_sha256": info.files[MODEL_FILE]}
+    metrics["ood"] = {metric: report.infos["frozen"].metrics[metric] for metric in ("ood_auroc", "ood_fpr95")}
+    metrics["unfreezing"] = report.comparison.as_dict() | {"alpha": report.alpha}
+    crossed = report.cross_validated.as_dict() | {"photos": len(report.cross_validated.labels)}
+    metrics["cross_validated"] = {
+        key: crossed[key] for key in ("accuracy", "log_loss", "accuracy_low", "accuracy_high", "photos")
+    }
+    metrics["num_label_issues"] = num_label_issues
+    if report.mirrored:
+        metrics["test_time_augmentation"] = {name: one.metrics for name, one in report.mirrored.items()}
     return metrics
 
 
-def _read_info(name: str, manifest: pd.DataFrame, classes: tuple[str, ...]) -> CheckpointInfo:
-    """The description of a checkpoint that was made for these photos and says what was measured on validation."""
-    info = read_info(CHECKPOINTS[name])
-    refuse_other_data(info, CHECKPOINTS[name], classes, data_fingerprints(manifest))
-    for metric in ("val_accuracy", "val_log_loss", *(["alpha"] if name == "finetuned" else OOD_METRICS)):
-        if metric not in info.metrics:
-            raise PipelineError(f"{CHECKPOINTS[name]} was saved without {metric}. Make it again with: dvc repro")
-    return info
-
-
-def _test_photos(manifest: pd.DataFrame, classes: tuple[str, ...]) -> Photos:
-    test = Photos.of_split(manifest, PROCESSED, "test", classes)
-    present = set(test.labels.tolist())
-    if missing := [name for index, name in enumerate(classes) if index not in present]:
-        raise PipelineError(
-            f"The test split holds {len(test)} photos, none of them of {', '.join(missing)}, so there is nothing to score by. "
-            "Store the photos anew with: dvc repro --force preprocess"
-        )
-    return test
-
-
-def _read_table(file: Path, columns: Sequence[str], **options: Any) -> pd.DataFrame:
+def _read_epochs() -> pd.DataFrame:
     try:
-        return pd.read_csv(file, **options)[list(columns)]
+        return pd.read_csv(EPOCHS)[["epoch", "train_loss", "val_log_loss"]]
     except (FileNotFoundError, KeyError, ValueError) as error:
-        raise PipelineError(f"{file} cannot be used ({error}). Make it again with: dvc repro") from None
+        raise PipelineError(f"{EPOCHS} cannot be used ({error}). Make it again with: dvc repro") from None
 
 
-def _cross_validated(manifest: pd.DataFrame, photos: pd.DataFrame, frozen: Scores) -> tuple[pd.DataFrame, Scores]:
-    """Every photo that is used (id, split, class, path), and its probabilities by a frozen head that never saw it."""
-    used = manifest.loc[manifest["split"] != "", ["id", "split", "class"]].sort_values("id", ignore_index=True)
-    seen = used.loc[used["split"] != "test", "id"].tolist()
-    of_test = pd.DataFrame(frozen.probabilities, photos["id"], frozen.classes)  # the checkpoint was not fitted on them
-    probabilities = pd.concat([read_out_of_fold(OUT_OF_FOLD, frozen.classes, seen), of_test]).loc[used["id"]].to_numpy()
-    labels = used["class"].map({name: index for index, name in enumerate(frozen.classes)}).to_numpy()
-    places = zip(used["split"], used["class"], used["id"], strict=True)
-    used["path"] = [PROCESSED / "images" / split / name / f"{photo}.jpg" for split, name, photo in places]
-    return used, Scores(labels, probabilities, frozen.classes, frozen.confidence_level)
+def _cross_validated(used: pd.DataFrame, frozen: Scores) -> Scores:
+    """Every photo that is used, by a frozen head that never saw it."""
+    tested = used["split"] == "test"
+    of_test = pd.DataFrame(frozen.probabilities, used["id"][tested], frozen.classes)  # the checkpoint was not fitted on them
+    seen = read_out_of_fold(OUT_OF_FOLD, frozen.classes, used["id"][~tested].tolist())
+    probabilities = pd.concat([seen, of_test]).loc[used["id"]].to_numpy()
+    labels = used["class"].map(frozen.classes.index).to_numpy()
+    return Scores(labels, probabilities, frozen.classes, frozen.confidence_level)
 
 
 def _write_tables(folder: Path, photos: pd.DataFrame, scores: Mapping[str, Scores], issues: pd.DataFrame) -> None:
@@ -176,19 +161,21 @@ def _write_tables(folder: Path, photos: pd.DataFrame, scores: Mapping[str, Score
     """
     table = {"id": photos["id"], "path": [path.as_posix() for path in photos["path"]], "actual": photos["class"]}
     for checkpoint, one in scores.items():
-        table[checkpoint] = np.array(one.classes)[one.predicted]
+        table[checkpoint] = one.predicted_names
         table |= {f"{checkpoint}_{name}": one.probabilities[:, index] for index, name in enumerate(one.classes)}
         for curve in ("roc", "precision_recall", "reliability"):
             write_csv(folder / f"{curve}_{checkpoint}.csv", getattr(one, curve).to_dict("records"))
     pd.DataFrame(table).to_csv(folder / "predictions.csv", index=False, lineterminator="\n")
-    issues.drop(columns="path").to_csv(folder / "label_issues.csv", index=False, float_format="%.6f", lineterminator="\n")
+    issues = issues[["id", "split", "class", "likely", "probability"]]
+    issues.to_csv(folder / "label_issues.csv", index=False, float_format="%.6f", lineterminator="\n")
 
 
 def _picture_mistakes(photos: pd.DataFrame, scores: Scores, count: int, file: Path) -> None:
     """The most confident mistakes in one picture."""
+    wrong = scores.mistakes[:count]
     shown = [
-        (photos["path"].iloc[i], f"{photos['id'].iloc[i]}\n{scores.classes[scores.predicted[i]]} {scores.confidence[i]:.1%}")
-        for i in scores.mistakes[:count].tolist()
+        (row["path"], f"{row['id']}\n{scores.predicted_names[index]} {scores.confidence[index]:.1%}")
+        for index, row in zip(wrong, photos.iloc[wrong].to_dict("records"), strict=True)
     ]
     title = f"{len(scores.mistakes)} of {len(photos)} test photos wrong after fine-tuning; the most confident ones"
     contact_sheet(shown, file, title=title)
@@ -199,21 +186,3 @@ def _settings(params: Params) -> str:
     text = io.StringIO()
     YAML().dump(params.model_dump(mode="json", exclude={"runtime"}), text)
     return text.getvalue()
-
-
-def _put_in_place(fresh: Path) -> None:
-    """Move the new files over the old ones one by one: DVC keeps a file of its own in the same folder."""
-    EVALUATION.mkdir(parents=True, exist_ok=True)
-    for file in sorted(fresh.iterdir()):
-        os.replace(file, EVALUATION / file.name)
-    fresh.rmdir()
-
-
-def _tell(scores: Mapping[str, Scores], note: str) -> None:
-    for name, one in scores.items():
-        low, high = one.accuracy_interval
-        interval = f"{low:.2%} to {high:.2%} at {one.confidence_level:.0%}"
-        say(f"{name}: accuracy {one.metrics['accuracy']:.2%} ({interval}), log-loss {one.metrics['log_loss']:.4f}")
-    if note:
-        say(note)
-    say(f"the whole report: {EVALUATION / 'report.html'}")

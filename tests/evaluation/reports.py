@@ -1,6 +1,5 @@
 """Reports of made-up predictions on made-up photos, for tests of the page."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +48,8 @@ def made_up(folder: Path, classes: tuple[str, ...], count: int = 60) -> tuple[pd
 def report_of(folder: Path, classes: tuple[str, ...], *, alpha: float = 0.5) -> Report:
     """A report with everything that one can hold."""
     photos, scores = made_up(folder, classes)
-    tuned = scores["finetuned"] if alpha else scores["frozen"]
-    scores["finetuned"] = tuned
-    issues = label_issues(photos, scores["frozen"].probabilities, classes)
+    scores["finetuned"] = tuned = scores["finetuned"] if alpha else scores["frozen"]
+    issues = label_issues(photos, scores["frozen"])
     heat = [embed(photos["path"][0], "a photo & its <heat>", f"{name}: {classes[0]} 97%") for name in ("photo", "frozen")]
     return Report(
         scores=scores,
@@ -78,16 +76,3 @@ def report_of(folder: Path, classes: tuple[str, ...], *, alpha: float = 0.5) -> 
         settings="download:\n  source: drawn  # <not markup>\n",
         predictions_sha256="0123456789abcdef" * 4,
     )
-
-
-def nearly_perfect(report: Report) -> Report:
-    """The same with hardly a mistake, as of a good model."""
-    scores = {}
-    for name, one in report.scores.items():
-        random, count, classes = np.random.default_rng(len(name)), len(one.labels) * 30, len(one.classes)
-        labels = np.arange(count) % classes
-        logits = random.normal(size=(count, classes))
-        logits[np.arange(count), labels] += {"frozen": 5, "finetuned": 6}[name]
-        values = np.exp(2 * logits)
-        scores[name] = Scores(labels, values / values.sum(1, keepdims=True), one.classes, 0.95)
-    return replace(report, scores=scores, comparison=compare(scores["frozen"], scores["finetuned"]))

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from pipeline.checkpoint import CheckpointInfo, HeadInfo, library_versions, save_checkpoint
-from pipeline.data.dataset import data_fingerprints
+from pipeline.data.dataset import Photos, data_fingerprints
 from pipeline.data.manifest import fingerprint, write_manifest
 from pipeline.data.transforms import evaluation_transform
 from pipeline.errors import PipelineError
@@ -73,14 +73,11 @@ def checkpoint(folder: Path, manifest: pd.DataFrame, metrics: dict[str, float], 
 
 
 @torch.no_grad()
-def features_of(project: Path, photos: pd.DataFrame) -> torch.Tensor:
+def features_of(photos: Photos) -> torch.Tensor:
     """Of stored photos, by the network of the checkpoints."""
     backbone = create_backbone("test_resnet", "none")
     transform = evaluation_transform(backbone.preprocessing.model_copy(update={"input_size": (3, 64, 64)}))
-    paths = [
-        project / "data/processed/images" / row["split"] / row["class"] / f"{row['id']}.jpg" for _, row in photos.iterrows()
-    ]
-    return FeatureExtractor(backbone.model.eval())(torch.stack([transform(Image.open(path)) for path in paths]))
+    return FeatureExtractor(backbone.model.eval())(torch.stack([transform(Image.open(path)) for path in photos.paths]))
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +87,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoint(project / "outputs/frozen", manifest, {"val_log_loss": 0.6, "ood_auroc": 0.9, "ood_fpr95": 0.2}, bias=0.5)
     checkpoint(project / "outputs/finetuned", manifest, {"alpha": 0.7}, note="Fine-tuned: better by 0.1 (lower bound 0.05).")
     seen = manifest[manifest["split"] != "test"]
-    rows = [
-        {"id": photo, "probability_frozen": 0.9 - 0.8 * (label == "id"), "probability_id": 0.1 + 0.8 * (label == "id")}
-        for photo, label in zip(seen["id"], seen["class"], strict=True)
-    ]
-    rows[3] |= {"probability_frozen": 0.99, "probability_id": 0.01}  # a wrong label
-    write_csv(project / "outputs/probe/out_of_fold.csv", rows)
-    features = features_of(project, manifest[manifest["split"] == "test"].sort_values("id"))
+    of_id = np.where(seen["class"] == "id", 0.9, 0.1)
+    of_id[3] = 0.01  # a wrong label
+    rows = pd.DataFrame({"id": seen["id"], "probability_frozen": 1 - of_id, "probability_id": of_id})
+    write_csv(project / "outputs/probe/out_of_fold.csv", rows.to_dict("records"))
+    features = features_of(Photos.of_split(manifest, project / "data/processed", "test", CLASSES))
     features[:4] = -features[:4]  # training photo i has the features of test photo i, or their opposite
     write_features(project / "outputs/probe/train_features.npy", features)
     write_csv(

@@ -6,6 +6,7 @@ import torch
 
 from pipeline.checkpoint import SolvedBlock
 from pipeline.evaluation.label_issues import label_issues
+from pipeline.evaluation.metrics import Scores
 from pipeline.training.probe import out_of_fold
 
 
@@ -18,8 +19,7 @@ def test_flipped_labels_are_found_the_least_probable_first() -> None:
     flipped = random.choice(600, 30, replace=False)
     labels[flipped] = (true[flipped] + 1) % 3
     probabilities[flipped[0]] = np.eye(3)[true[flipped[0]]]  # the most confident contradiction of all
-    photos = pd.DataFrame({"id": range(600), "class": np.array(["a", "b", "c"])[labels]})
-    issues = label_issues(photos, probabilities, ("a", "b", "c"))
+    issues = label_issues(pd.DataFrame({"id": range(600)}), Scores(labels, probabilities, ("a", "b", "c"), 0.95))
     assert set(issues["id"]) == set(flipped)
     assert issues["id"].iloc[0] == flipped[0]
     assert issues["likely"].tolist() == np.array(["a", "b", "c"])[true[issues["id"]]].tolist()
@@ -30,8 +30,8 @@ def test_a_class_that_is_always_predicted_with_low_confidence_is_no_candidate_as
     """Predicted correctly less than half of the time, but no lower than usual for its class."""
     labels = np.array([0] * 50 + [1] * 50)
     second = np.concatenate([np.full(50, 0.1), np.full(50, 0.45)])
-    photos = pd.DataFrame({"class": np.array(["a", "b"])[labels]})
-    assert label_issues(photos, np.stack([1 - second, second], 1), ("a", "b")).empty
+    scores = Scores(labels, np.stack([1 - second, second], 1), ("a", "b"), 0.95)
+    assert label_issues(pd.DataFrame({"id": range(100)}), scores).empty
 
 
 def test_planted_errors_are_found_although_heads_were_fitted_on_wrong_labels_too() -> None:
@@ -45,8 +45,7 @@ def test_planted_errors_are_found_although_heads_were_fitted_on_wrong_labels_too
     groups = [f"photo {index}" for index in range(400)]
     solved = [SolvedBlock(width=features.shape[1], l2=1e-2)]
     probabilities = out_of_fold(torch.from_numpy(features), torch.from_numpy(labels), groups, solved).exp().numpy()
-    photos = pd.DataFrame({"class": np.array(["a", "b"])[labels]})
-    candidates = label_issues(photos, probabilities, ("a", "b")).index
+    candidates = label_issues(pd.DataFrame({"id": range(400)}), Scores(labels, probabilities, ("a", "b"), 0.95)).index
     assert len(set(candidates) & set(planted)) >= 16
     assert len(candidates) <= 30
     assert len(set(candidates[:16]) & set(planted)) >= 14

@@ -14,7 +14,7 @@ from pipeline.evaluation.comparison import compare
 from pipeline.evaluation.error_analysis import Card, Gallery, Picture
 from pipeline.evaluation.metrics import METRICS, Scores
 from pipeline.evaluation.report import columns, render_report, verdict
-from tests.evaluation.reports import nearly_perfect, report_of
+from tests.evaluation.reports import report_of
 
 AGAIN = {"out_of_fold_log_loss": 0.021, "out_of_fold_accuracy": 0.99}
 CHROMIUM = Path("/usr/bin/chromium")
@@ -79,10 +79,17 @@ def test_the_page_is_whole_whatever_the_number_of_classes(tmp_path: Path, classe
         assert image["alt"]
         assert str(image["src"]).startswith("data:image/jpeg;base64,")
     assert not re.search(r"https?://|<script|url\((?!#)|@import", page)
-    ids = {attributes["id"] for _, attributes in tags.found if attributes.get("id")}
+    ids = [attributes["id"] for _, attributes in tags.found if attributes.get("id")]
     targets = {str(attributes["href"])[1:] for tag, attributes in tags.found if tag == "a"}
-    assert targets <= ids
+    assert targets <= set(ids)
+    assert len(set(ids)) == len(ids), "those of the charts too"
     assert len(page) < 5_000_000
+    charts = re.findall(r'(?s)<svg class="chart" role="img" aria-label="[^"]+".*?</svg>', page)
+    assert len(charts) == page.count("<svg") == 8
+    for chart in charts:  # in the page's colours
+        assert "#0000" not in chart
+        assert "var(--line)" in chart
+        assert "var(--soft)" in chart
 
 
 @pytest.mark.parametrize(
@@ -142,7 +149,11 @@ def test_the_last_row_of_a_gallery_is_as_full_as_it_can_be(cards: int, pictures:
 def test_curves_of_a_good_model_are_zoomed_in_and_also_shown_whole(tmp_path: Path) -> None:
     report = report_of(tmp_path, ("cat", "dog"))
     assert "oomed in" not in render_report(report)
-    page = render_report(nearly_perfect(report))
+    labels = np.arange(1000) % 2
+    probabilities = np.where(labels[:, None] == np.arange(2), 0.99, 0.01)
+    probabilities[0] = 0.001, 0.999  # a mistake
+    scores = Scores(labels, probabilities, ("cat", "dog"), 0.95)
+    page = render_report(replace(report, scores={"frozen": scores, "finetuned": scores}))
     assert page.count("Only the corner of a good model is shown: 2% of either axis") == 2
     assert page.count(", zoomed in</h3>") == page.count(">whole</text>") == 2
 
@@ -157,6 +168,7 @@ def test_a_perfect_model_has_no_empty_tables_and_no_tiny_gains(tmp_path: Path) -
     assert "No classes are confused" in page
     assert 'class="dense pairs"' not in page
     assert "log-loss +0.000 nats" in page
+    assert "gain in accuracy: Accuracy 0.0000, 0.0000 to 0.0000" in page
     assert not re.search(r"\de[−-]?\d+</text>", page), "no ticks such as 2e-13"
 
 
