@@ -235,14 +235,16 @@ def initialise_weight(weight: Tensor, name: str, *, seed: int = 0) -> None:
 
 
 def initialise_new(module: nn.Module, *, seed: int = 0) -> None:
-    """Initialise the layers of a new module in place, from a generator of its own.
+    """Initialise every layer of a new module in place, from a generator of its own.
 
-    Convolutions and linear layers: Kaiming normal (He et al., 2015), a convolution by its fan-out, and bias 0. Others, such as
-    norm layers, keep what their constructor gave them.
+    Convolutions and linear layers: Kaiming normal (He et al., 2015), a convolution by its fan-out; norm layers: scale 1, shift
+    0, and BatchNorm's running mean 0 and variance 1; every bias 0. Others keep what their constructor gave them.
     """
     generator = torch.Generator().manual_seed(seed)
     for layer in module.modules():
-        if isinstance(layer, _ConvNd | nn.Linear):
+        if isinstance(layer, _BatchNorm | nn.LayerNorm | nn.GroupNorm):
+            layer.reset_parameters()
+        elif isinstance(layer, _ConvNd | nn.Linear):
             mode: Any = "fan_out" if isinstance(layer, _ConvNd) else "fan_in"
             _fill(layer.weight, partial(nn.init.kaiming_normal_, mode=mode, nonlinearity="relu"), generator)
             if layer.bias is not None:

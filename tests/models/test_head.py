@@ -211,6 +211,9 @@ def test_initialisations_have_the_spread_that_their_papers_give(name: str, devia
 
 def test_new_layers_get_what_their_kind_wants() -> None:
     layers = nn.Sequential(nn.Conv2d(8, 64, 3), nn.BatchNorm2d(64), nn.LayerNorm(4), nn.Linear(300, 200))
+    with torch.no_grad():
+        for tensor in (*layers.parameters(), layers[1].running_mean, layers[1].running_var):
+            tensor.fill_(7)
     initialise_new(layers)
     assert layers[0].weight.std().item() == pytest.approx(math.sqrt(2 / (64 * 9)), rel=0.05)
     assert layers[3].weight.std().item() == pytest.approx(math.sqrt(2 / 300), rel=0.05)
