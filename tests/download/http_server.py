@@ -51,9 +51,7 @@ class MisbehavingServer(ThreadingHTTPServer):
         self.answers: list[Answer] = []
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.released = threading.Event()
-        self.with_etag = True
         self.headers: dict[str, str] = {}  # of every answer
-        self.refused_agents = ""  # a pattern; those whose User-Agent begins so get 403
         self.url = f"http://127.0.0.1:{self.server_address[1]}/photos.zip"
 
     def asked(self) -> list[str | None]:
@@ -78,8 +76,6 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.replaces is not None:
             server.content = answer.replaces
         self.close_connection = True
-        if server.refused_agents and re.match(server.refused_agents, self.headers.get("User-Agent", "")):
-            answer = Answer(403)
         if answer.status != 200:
             self._head(answer.status, {"Content-Length": "0", **answer.headers})
             return
@@ -90,7 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._head(416, {"Content-Length": "0", "Content-Range": f"bytes */{len(content)}"})
             return
         body = content[start:]
-        headers = {"ETag": etag} if server.with_etag else {}
+        headers = {"ETag": etag}
         if start:
             stated = start + answer.range_shift
             headers["Content-Range"] = f"bytes {stated}-{len(content) - 1}/{len(content)}"
