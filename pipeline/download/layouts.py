@@ -246,12 +246,13 @@ def _with_unique_names(placed: Sequence[PlacedPhoto]) -> list[PlacedPhoto]:
         path, prefix = PurePath(photo.name), f"{photo.split}_" if shared else ""
         digest = sha256(photo.path.encode()).hexdigest()[:12] + path.suffix
         spellings.append((prefix + path.name, prefix + "_".join(path.parts), digest))
-    names, *others = zip(*spellings, strict=True)
-    for longer in others:
+    shortest, *longer = zip(*spellings, strict=True)
+    names = list(shortest)
+    for others in longer:
         times = Counter(map(_key, placed, names))
         names = [
             other if times[_key(photo, name)] > 1 or len(name.encode()) > LONGEST_NAME else name
-            for photo, name, other in zip(placed, names, longer, strict=True)
+            for photo, name, other in zip(placed, names, others, strict=True)
         ]
     return [photo._replace(name=name) for photo, name in zip(placed, names, strict=True)]
 
