@@ -24,7 +24,7 @@ from pipeline.checkpoint import read_info, read_model_state
 from pipeline.data.dataset import Photos
 from pipeline.data.manifest import read_manifest
 from pipeline.data.transforms import evaluation_transform
-from pipeline.download.drawn import OTHER_KINDS, draw_photo
+from pipeline.download.drawn_photo import OTHER_KINDS, draw_photo
 from pipeline.models.backbone import rebuild
 from pipeline.models.ood import OodDetector, sample_by_class
 from pipeline.models.outputs import FeatureExtractor

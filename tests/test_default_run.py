@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest, ttest_1samp, ttest_rel
 
-from pipeline.download.drawn import OTHER_KINDS, draw_photo
+from pipeline.download.drawn_photo import OTHER_KINDS, draw_photo
 from pipeline.inference import Classifier
 from tests.clones import clone, run, set_params
 

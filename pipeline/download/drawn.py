@@ -17,11 +17,9 @@ from random import Random
 from PIL import Image
 
 from pipeline.cores import usable_cores
-from pipeline.download.drawn_photo import OTHER_KINDS, draw_photo
-from pipeline.errors import PipelineError
+from pipeline.download.drawn_photo import draw_photo
+from pipeline.files import cannot_write
 from pipeline.progress import progress
-
-__all__ = ["DEFECTS", "FOLDERS", "OTHER_KINDS", "WORKERS", "defects", "draw_petimages", "draw_photo", "photo_file"]
 
 FOLDERS = ("Cat", "Dog")
 QUALITIES = (80, 95)  # of the JPEG files
@@ -30,6 +28,7 @@ WORKERS = usable_cores()
 DEFECTS = ("empty", "truncated", "duplicate", "cmyk", "grey", "turned 90", "turned 180")
 FIRST_DEFECT_INDEX, FIRST_CLEAN_INDEX = 4, 40
 EXIF_ORIENTATION = 274
+TURNS = {"turned 90": (Image.Transpose.ROTATE_90, 6), "turned 180": (Image.Transpose.ROTATE_180, 3)}
 THUMBS_DB = bytes.fromhex("d0cf11e0a1b11ae1") + bytes(504)  # the header of the file that Windows keeps thumbnails in
 
 
@@ -37,31 +36,24 @@ def draw_petimages(destination: Path, *, num_photos: int, seed: int, workers: in
     """Draw cats and dogs as `destination`/PetImages/{Cat,Dog}/N.jpg, with a few defective files among them.
 
     A file depends on the seed, its class and its index alone. Files that are there already are overwritten.
-
-    Args:
-        destination: the folder to put PetImages in; made where it does not exist.
-        num_photos: how many files in total, half of them of either class; at least 2.
-        seed: of everything random.
-        workers: how many processes draw.
+    Half of `num_photos` files are of either class; `seed` is of everything random; `workers` processes draw.
 
     Raises:
-        PipelineError: where `num_photos` or `workers` is too small, or a file cannot be written.
+        PipelineError: a file cannot be written.
     """
-    if num_photos < 2 or workers < 1:
-        raise PipelineError(f"drawing needs at least 2 photos and 1 worker, not {num_photos} and {workers}")
     tasks = [(folder, index) for index in range((num_photos + 1) // 2) for folder in FOLDERS][:num_photos]
-    write = partial(_write, destination / "PetImages", seed)
+    root = destination / "PetImages"
     try:
         for folder in FOLDERS:
-            (destination / "PetImages" / folder).mkdir(parents=True, exist_ok=True)
-            (destination / "PetImages" / folder / "Thumbs.db").write_bytes(THUMBS_DB)
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            (root / folder / "Thumbs.db").write_bytes(THUMBS_DB)
         with progress("drawing photos", total=num_photos) as advance, _pool(workers) as pool:
-            for _ in pool.map(write, tasks, chunksize=8):
+            for _ in pool.map(partial(_write, root, seed), tasks, chunksize=8):
                 advance(1)
                 if signal.sigpending():  # Ctrl-C, which is raised where the pool ends
                     break
     except OSError as error:
-        raise PipelineError(f"cannot write the drawn photos to {destination}: {error}") from error
+        raise cannot_write(destination, error) from error
 
 
 @contextmanager
@@ -84,20 +76,20 @@ def _write(root: Path, seed: int, task: tuple[str, int]) -> None:
 
 def photo_file(folder: str, index: int, seed: int) -> bytes:
     """The content of PetImages/`folder`/`index`.jpg for a seed."""
-    defect = defects(folder, seed).get(index)
+    taken = defects(folder, seed)
+    defect = taken.get(index, "")
     if defect == "empty":
         return b""
     if defect == "duplicate":
-        taken = defects(folder, seed)
         return photo_file(folder, max(earlier for earlier in range(index) if earlier not in taken), seed)
     random = random_of(folder, index, seed)
     photo = draw_photo(folder.lower(), random)
     exif = Image.Exif()
-    if defect in ("turned 90", "turned 180"):  # the rows are turned, and the EXIF orientation says so
-        exif[EXIF_ORIENTATION] = 6 if defect == "turned 90" else 3
-        photo = photo.transpose(Image.Transpose.ROTATE_90 if defect == "turned 90" else Image.Transpose.ROTATE_180)
+    if defect in TURNS:  # the rows are turned, and the EXIF orientation says so
+        turn, exif[EXIF_ORIENTATION] = TURNS[defect]
+        photo = photo.transpose(turn)
+    mode = {"cmyk": "CMYK", "grey": "L"}.get(defect, "RGB")
     file = io.BytesIO()
-    mode = {"cmyk": "CMYK", "grey": "L"}.get(defect or "", "RGB")
     photo.convert(mode).save(file, "JPEG", quality=random.randint(*QUALITIES), exif=exif)
     content = file.getvalue()
     return content[: len(content) // 3] if defect == "truncated" else content

@@ -1,16 +1,17 @@
 """Safe extraction of zips and tars: every member is checked before the first of them is written.
 
-An archive from elsewhere is not trusted: refused are members that could end up outside the folder they are extracted to
-(absolute paths, `..`, links), that are no files (devices), that would overwrite each other, or that are more, or larger, than
-any set of photos.
+Refused are members that could end up outside the folder they are extracted to (absolute paths, `..`, links), that are no files
+(devices), that would overwrite each other, or that are more, or larger, than any set of photos.
 """
 
+import re
 import stat
 import tarfile
 import unicodedata
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import accumulate
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple, Self
@@ -26,15 +27,17 @@ MAX_BYTES = 100 * 10**9
 MAX_RATIO = 100
 HARMLESS_BYTES = 100 * 10**6
 MAX_TAR_HEADER_BYTES = 2**20  # of the extended header that carries a long name; tarfile reads it into memory whole
+UNSAFE_NAME = "has an unsafe name (absolute, leading out of its folder, or not valid UTF-8)"
 _CHUNK_BYTES = 2**20
 _TAR_EXTENSIONS = (b"L", b"K", b"x", b"g", b"X")  # long names and links of GNU, extended headers of POSIX and Solaris
 
 
 class _Member(NamedTuple):
-    path: str  # checked, with forward slashes
+    path: str  # as stated; once it is checked, with forward slashes
     size: int  # bytes
     is_folder: bool
     info: Any  # what the archive opens it by
+    refusal: str  # a verb and its object; "" where it may do no harm
 
 
 def extract(source: Path, folder: Path) -> None:
@@ -49,7 +52,7 @@ def extract(source: Path, folder: Path) -> None:
     with archive:
         zipped = isinstance(archive, zipfile.ZipFile)
         with reading(source):
-            members = _within_limits(source, _zip_members(source, archive) if zipped else _tar_members(source, archive))
+            members = _within_limits(source, _zip_members(archive) if zipped else _tar_members(archive))
         refuse_collisions(source, [member.path for member in members if not member.is_folder])
         folder.mkdir(parents=True)
         check_room(folder, sum(member.size for member in members), f"unpack {source}")
@@ -68,14 +71,9 @@ def max_bytes(packed: int) -> int:
     return min(MAX_BYTES, packed * MAX_RATIO + HARMLESS_BYTES)
 
 
-def checked_path(source: Path, name: str) -> str:
-    """A member's path with forward slashes, where it is safe on any disk; raises PipelineError where it is not."""
-    path = PureWindowsPath(name)  # knows both kinds of slash, drive letters and network shares
-    no_text = any("\ud800" <= character <= "\udfff" for character in name)  # how Python stands in for bytes that are no UTF-8
-    leads_out = path.anchor or any(not part.strip(". ") for part in path.parts)  # Windows takes ".. " for ".."
-    if no_text or leads_out or "\0" in name:
-        raise refused(source, name, "has an unsafe name (absolute, leading out of its folder, or not valid UTF-8)")
-    return path.as_posix()
+def folded(name: str) -> str:
+    """A name as disks see it that ignore case, and how accents are encoded."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def refuse_collisions(source: Path, paths: Iterable[str]) -> None:
@@ -87,10 +85,11 @@ def refuse_collisions(source: Path, paths: Iterable[str]) -> None:
     known: dict[str, str] = {}
     for path in paths:
         for prefix in (*accumulate(path.split("/")[:-1], "{}/{}".format), path):
-            other = known.get(folded := unicodedata.normalize("NFC", prefix).casefold(), prefix)
-            if other != prefix or (prefix == path and folded in known):
+            key = folded(prefix)
+            other = known.get(key, prefix)
+            if other != prefix or (prefix == path and key in known):
                 raise PipelineError(f"{source}: {other!r} and {prefix!r} would be one on a disk that ignores case: refused.")
-            known[folded] = prefix
+            known[key] = prefix
 
 
 @contextmanager
@@ -109,24 +108,26 @@ def reading(what: object) -> Iterator[None]:
         ) from error
 
 
-def refused(source: Path, name: str, reason: str) -> PipelineError:
-    """The error to raise for a member that is refused, which `reason` says in a verb and its object."""
-    return PipelineError(f"{source}: the member {name[:100]!r} {reason}, which is refused; nothing was unpacked.")
-
-
 def _within_limits(source: Path, members: Iterable[_Member]) -> list[_Member]:
-    """The members as a list, given up as soon as they are more than can be photos."""
+    """The members as a list, given up as soon as one may do harm or they are more than can be photos."""
     listed, size, limit = [], 0, max_bytes(source.stat().st_size)
     with progress("listing", total=None, unit="members") as advance:
         for member in members:
-            listed.append(member)
+            path = PureWindowsPath(member.path)  # knows both kinds of slash, drive letters and network shares
+            no_text = re.search("[\ud800-\udfff]", member.path)  # how Python stands in for bytes that are no UTF-8
+            leads_out = path.anchor or any(not part.strip(". ") for part in path.parts)  # Windows takes ".. " for ".."
+            unsafe = no_text or leads_out or "\0" in member.path
+            if refusal := UNSAFE_NAME if unsafe else member.refusal:
+                what = f"{source}: the member {member.path[:100]!r} {refusal}"
+                raise PipelineError(f"{what}, which is refused; nothing was unpacked.")
+            listed.append(member._replace(path=path.as_posix()))
             size += member.size
             if len(listed) > MAX_MEMBERS:
                 raise PipelineError(f"{source} holds more than {MAX_MEMBERS:,} members, which is refused.")
             if size > limit:
                 raise PipelineError(
                     f"{source} is refused as a decompression bomb: it would unpack to more than {megabytes(limit)} "
-                    f"(reached at {member.path!r})."
+                    f"(reached at {path.as_posix()!r})."
                 )
             advance(1)
     return listed
@@ -134,16 +135,14 @@ def _within_limits(source: Path, members: Iterable[_Member]) -> list[_Member]:
 
 def _write(what: str, open_member: Any, info: Any, target: Path) -> None:
     """Tells errors of reading, which `reading` reports, from those of writing."""
+
+    def chunks() -> Iterator[bytes]:
+        with reading(what), open_member(info) as stream:
+            yield from iter(partial(stream.read, _CHUNK_BYTES), b"")
+
     target.parent.mkdir(parents=True, exist_ok=True)
-    with reading(what):
-        stream = open_member(info)
-
-    def read() -> bytes:
-        with reading(what):
-            return stream.read(_CHUNK_BYTES)
-
-    with stream, target.open("xb") as file:
-        file.writelines(iter(read, b""))
+    with target.open("xb") as file:
+        file.writelines(chunks())
 
 
 class _StrictTarInfo(tarfile.TarInfo):
@@ -175,24 +174,19 @@ def _open_archive(source: Path) -> Any:
         ) from error
 
 
-def _zip_members(source: Path, archive: zipfile.ZipFile) -> Iterator[_Member]:
+def _zip_members(archive: zipfile.ZipFile) -> Iterator[_Member]:
     for info in archive.infolist():
-        name = info.orig_filename
-        path = checked_path(source, name)
-        kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive was not packed on Unix
+        name, kind = info.orig_filename, stat.S_IFMT(info.external_attr >> 16)  # 0 where it was not packed on Unix
+        refusal = "" if kind in (0, stat.S_IFREG, stat.S_IFDIR) else "is a link or a device"
         if info.flag_bits & 0x1:
-            raise refused(source, name, "is encrypted")
-        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise refused(source, name, "is a link or a device")
-        yield _Member(path, info.file_size, name.endswith(("/", "\\")) or kind == stat.S_IFDIR, info)
+            refusal = "is encrypted"
+        yield _Member(name, info.file_size, name.endswith(("/", "\\")) or kind == stat.S_IFDIR, info, refusal)
 
 
-def _tar_members(source: Path, archive: tarfile.TarFile) -> Iterator[_Member]:
+def _tar_members(archive: tarfile.TarFile) -> Iterator[_Member]:
     for info in archive:
-        path = checked_path(source, info.name)
-        if not (info.isfile() or info.isdir()):
-            raise refused(source, info.name, "is a link or a device")
-        yield _Member(path, info.size if info.isfile() else 0, info.isdir(), info)
+        refusal = "" if info.isfile() or info.isdir() else "is a link or a device"
+        yield _Member(info.name, info.size if info.isfile() else 0, info.isdir(), info, refusal)
     # The checksum of a compressed tar comes after the padding, and is compared once that has been read.
     if archive.fileobj is not None:
         archive.fileobj.read(2**20)

@@ -7,7 +7,6 @@ What has arrived lies in `<destination>.part`, and `<destination>.part.json` nam
 import json
 import re
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -49,7 +48,7 @@ def fetch(
 
     Args:
         url: http:// or https://.
-        destination: where the file goes; left as it is where it has the expected SHA-256 already.
+        destination: left as it is where it has the expected SHA-256 already.
         sha256: the expected SHA-256, in lower-case hexadecimal.
         hint: what a person can do where the download fails; ends the error's text.
         attempts: how many attempts in a row may bring next to nothing.
@@ -74,21 +73,12 @@ def fetch(
         raise cannot_write(destination, error) from error
 
 
-@dataclass(frozen=True)
 class _Download:
-    url: str
-    destination: Path
-    sha256: str | None
-    timeouts: tuple[float, float]
-
-    @property
-    def part(self) -> Path:
-        return self.destination.with_name(f"{self.destination.name}.part")
-
-    @property
-    def note(self) -> Path:
-        """JSON: the address, the version as If-Range takes it, and the size in bytes (null where it is not known)."""
-        return self.destination.with_name(f"{self.destination.name}.part.json")
+    def __init__(self, url: str, destination: Path, sha256: str | None, timeouts: tuple[float, float]) -> None:
+        self.url, self.destination, self.sha256, self.timeouts = url, destination, sha256, timeouts
+        self.part = destination.with_name(f"{destination.name}.part")
+        # JSON: the address, the version as If-Range takes it, and the size in bytes (null where it is not known).
+        self.note = destination.with_name(f"{destination.name}.part.json")
 
     def arrived(self) -> int:
         return self.part.stat().st_size if self.part.exists() else 0
@@ -152,10 +142,8 @@ class _Download:
             if response.status_code not in (200, 206):
                 seconds = response.headers.get("Retry-After", "")
                 wait = float(seconds) if seconds.isdecimal() else 0
-                final = response.status_code not in _TEMPORARY
-                raise _Failure(
-                    f"HTTP {response.status_code} {response.reason}, Retry-After {wait:.0f} s", final=final, wait=wait
-                )
+                reason = f"HTTP {response.status_code} {response.reason}, Retry-After {wait:.0f} s"
+                raise _Failure(reason, final=response.status_code not in _TEMPORARY, wait=wait)
             if response.status_code == 206:
                 total = self._checked_range(response, known)
             else:

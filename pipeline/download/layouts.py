@@ -19,17 +19,14 @@ What is taken for what:
 
 import csv
 import re
-import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from hashlib import sha256
 from os.path import commonprefix
 from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
 
-from pipeline.download.extract import reading
+from pipeline.download.extract import folded, reading
 from pipeline.download.listing import NO_PHOTO, POINTER, is_hidden
 from pipeline.errors import PipelineError
 
@@ -56,14 +53,16 @@ _FLAT_NAME = re.compile(r"(cat|dog)\.(\d+\.\w+)", re.IGNORECASE)
 Parts = tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class PlacedPhoto:
+class PlacedPhoto(NamedTuple):
     """A file of the source, its class, its name in that class's folder, and its predefined split ("" for none)."""
 
     path: str
     label: str
     name: str
     split: str = ""
+
+
+Sets = dict[Parts, list[PlacedPhoto]]  # the folder of each set, and its photos
 
 
 class Placement(NamedTuple):
@@ -73,78 +72,79 @@ class Placement(NamedTuple):
     photos: list[PlacedPhoto]
     left_out: dict[str, str]
 
+    @property
+    def classes(self) -> dict[str, int]:
+        """Class -> number of photos."""
+        return dict(sorted(Counter(photo.label for photo in self.photos).items()))
 
-@dataclass(frozen=True)
-class Layout:
-    """One way to lay out a set of photos.
+    @property
+    def splits(self) -> dict[str, int]:
+        """Predefined split -> number of photos; empty without splits."""
+        return dict(sorted(Counter(photo.split for photo in self.photos if photo.split).items()))
 
-    Attributes:
-        name: what it is called.
-        example: a path in it, with a few words.
-        find: the folders that hold a set in this layout, from the paths of all photos; empty where none does.
-        place: the class and the file name of a photo, from its path below such a folder; None where it belongs to no class.
-            The name has the folders below the class's, if any.
-    """
+
+class Layout(NamedTuple):
+    """One way to lay out a set of photos: its name, and a path in it with a few words."""
 
     name: str
     example: str
+    # The folders that hold a set, from the paths of all photos; empty where none does.
     find: Callable[[Sequence[Parts]], set[Parts]]
+    # The class and the file name of a photo, from its path below such a folder; None where it belongs to no class. The name
+    # has the folders below the class's, if any.
     place: Callable[[Parts], tuple[str, str] | None]
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """A source read as one layout: the folders of its sets, each with its photos. Without `layout`, a list of labels."""
+class _Reading(NamedTuple):
+    """A source read as one layout; without `layout`, as a list of labels."""
 
     name: str
-    sets: dict[Parts, list[PlacedPhoto]]
+    sets: Sets
     layout: Layout | None = None
-
-    def classes(self) -> set[str]:
-        return {photo.label for placed in self.sets.values() for photo in placed}
 
     def size(self) -> int:
         """How many photos it accounts for; 0 where they are of one class."""
-        return sum(map(len, self.sets.values())) if len(self.classes()) > 1 else 0
+        labels = [photo.label for placed in self.sets.values() for photo in placed]
+        return len(labels) if len(set(labels)) > 1 else 0
 
 
 def place(source: Path, root: Path, files: Mapping[str, str], folders: Sequence[str]) -> Placement:
-    """Recognise the layout of a source and place every photo of its classes; every other file is left out, with a reason.
+    """Recognise the layout of a source, and give every photo a class and a name of its own in that class.
 
     Args:
-        source: the source, for the text of errors.
+        source: what errors name.
         root: the folder with what it holds.
-        files: the paths of all files below `root`, with forward slashes -> why each is no photo, "" for a photo.
-        folders: the paths of all folders below it.
-
-    Returns:
-        The placement. Names are unique in a class: where two splits have a file of the same class and name, every name begins
-        with its split; where two folders have, theirs begin with the folders.
+        files, folders: what lies in it, as `list_files` lists it.
 
     Raises:
         PipelineError: no layout fits, there are fewer than two classes, one of them is an empty folder, a list of labels or
             of splits does not fit the photos, or most photos are Git LFS pointers.
     """
-    _refuse_pointers(source, files)
     photos = [_parts(path) for path, why in files.items() if not why]
+    pointers = [path for path, why in files.items() if why == POINTER]
+    if len(pointers) > len(photos):
+        raise PipelineError(
+            f"{source} holds Git LFS pointers in place of {len(pointers):,} photos, such as {pointers[0]!r}: run "
+            "`git lfs pull` in the repository that they come from, which brings the photos."
+        )
     strays = _strays(photos)
-    others = [parts for parts in photos if not any(parts[: len(stray)] == stray for stray in strays)]
+    others = [parts for parts in photos if not _those_around(parts, strays)]
     readings = _read_list(source, root, files, photos) + [_read_layout(layout, others) for layout in LAYOUTS]
     largest = max(reading.size() for reading in readings)
     reading = next((reading for reading in readings if reading.sets and 2 * reading.size() >= largest), None)
     if reading is None:
-        known = ", ".join(layout.example for layout in LAYOUTS)
         held = first_few([repr(path) for path in files]) or "no files"
-        known += ", labels.csv (columns path and label)"
+        known = ", ".join([*(layout.example for layout in LAYOUTS), "labels.csv (columns path and label)"])
         raise PipelineError(f"{source} holds no photos in a known layout. It holds {held}. Known layouts: {known}.")
-    placed = _of_one_set(source, root, files, folders, reading) if reading.layout else reading.sets[()]
+    name, sets, layout = reading
+    placed = _of_one_set(source, root, files, folders, layout, sets) if layout else sets[()]
     left_out = {path: why for path, why in files.items() if why}
-    for path in {"/".join(parts) for parts in photos}.difference(photo.path for photo in placed):
-        left_out[path] = _why_left_out(_parts(path), strays, reading)
+    for parts in sorted(set(photos).difference(_parts(photo.path) for photo in placed)):
+        left_out["/".join(parts)] = _why_left_out(parts, strays) if layout else f"no label in {name}"
     if len(classes := {photo.label for photo in placed}) < 2:
         found = f"photos of one class only ({', '.join(classes)})"
         raise PipelineError("\n".join([f"{source} holds {found}; two or more are needed.", *by_reason(left_out)]))
-    return Placement(reading.name, _with_unique_names(placed), dict(sorted(left_out.items())))
+    return Placement(name, _with_unique_names(placed), dict(sorted(left_out.items())))
 
 
 def first_few(names: Sequence[str]) -> str:
@@ -174,13 +174,9 @@ def _parts(path: str) -> Parts:
     return tuple(path.split("/"))
 
 
-def _refuse_pointers(source: Path, files: Mapping[str, str]) -> None:
-    pointers = [path for path, why in files.items() if why == POINTER]
-    if len(pointers) > sum(not why for why in files.values()):
-        raise PipelineError(
-            f"{source} holds Git LFS pointers in place of {len(pointers):,} photos, such as {pointers[0]!r}: run "
-            "`git lfs pull` in the repository that they come from, which brings the photos."
-        )
+def _those_around(parts: Parts, folders: Collection[Parts]) -> list[Parts]:
+    """Those of some folders that a path lies in."""
+    return [parts[:depth] for depth in range(len(parts)) if parts[:depth] in folders]
 
 
 def _strays(photos: Sequence[Parts]) -> set[Parts]:
@@ -196,111 +192,87 @@ def _strays(photos: Sequence[Parts]) -> set[Parts]:
         at = (*at, *(set(held) - beside))
 
 
-def _why_left_out(parts: Parts, strays: set[Parts], reading: _Reading) -> str:
+def _why_left_out(parts: Parts, strays: set[Parts]) -> str:
     """The reason why a photo has no class."""
-    if not reading.layout:
-        return f"no label in {reading.name}"
-    if any(parts[: len(stray)] == stray for stray in strays):
+    if _those_around(parts, strays):
         return "in a folder of documentation or samples"
-    return (
-        "in a folder of a split, without a class of the training photos"
-        if any(map(split_named, parts[:-1]))
-        else "in no class folder"
-    )
+    if any(map(split_named, parts[:-1])):
+        return "in a folder of a split, without a class of the training photos"
+    return "in no class folder"
 
 
 def _read_layout(layout: Layout, photos: Sequence[Parts]) -> _Reading:
-    sets: dict[Parts, list[PlacedPhoto]] = {folder: [] for folder in sorted(layout.find(photos))}
-    depths = set(map(len, sets))
+    sets: Sets = {folder: [] for folder in sorted(layout.find(photos))}
     for parts in photos:
-        for folder in {parts[:depth] for depth in depths} & sets.keys():
+        for folder in _those_around(parts, sets):
             if placing := layout.place(parts[len(folder) :]):
                 sets[folder].append(PlacedPhoto("/".join(parts), *placing))
     return _Reading(layout.name, sets, layout)
 
 
 def _of_one_set(
-    source: Path, root: Path, files: Mapping[str, str], folders: Sequence[str], reading: _Reading
+    source: Path, root: Path, files: Mapping[str, str], folders: Sequence[str], layout: Layout, sets: Sets
 ) -> list[PlacedPhoto]:
     """The photos of one set, which lies in one folder, or in one for each split; with their splits."""
-    splits = _one_set(source, {folder: len(placed) for folder, placed in reading.sets.items()})
-    labels = {folder: {_folded(photo.label) for photo in reading.sets[folder]} for folder in splits}
+    common = len(commonprefix([*sets]))  # noqa: RUF071 - of tuples
+    splits = {folder: split_named(folder[common]) if len(folder) > common else "" for folder in sets}
+    if len(sets) == 1 or "" in splits.values() or len(set(splits.values())) < len(sets):
+        largest = max(sets, key=lambda folder: len(sets[folder]))
+        if len(sets[largest]) < 0.95 * sum(map(len, sets.values())):  # otherwise they are stray photos, samples for instance
+            names = first_few([repr("/".join(folder) or ".") for folder in sets])
+            raise PipelineError(f"{source} holds {len(sets)} sets of photos, in {names}: give one of these folders.")
+        splits = {largest: ""}
+    labels = {folder: {folded(photo.label) for photo in sets[folder]} for folder in splits}
     if learnt := next((labels[folder] for folder, split in splits.items() if split == "train"), None):
         splits = {folder: split for folder, split in splits.items() if labels[folder] & learnt}  # unlabelled ones go
     filled = {name[: match.start()] for name in files for match in re.finditer("/", name)}
     for name in sorted(set(folders) - filled):
         *parent, last = _parts(name)
         is_class = tuple(parent) in splits and not is_hidden(last) and not STRAYS.fullmatch(last)
-        if is_class and reading.layout and reading.layout.place((last, "0.jpg")):
+        if is_class and layout.place((last, "0.jpg")):
             raise PipelineError(f"{source}: the class folder {name!r} is empty: add photos, or remove the folder.")
     if len(splits) > 1:
-        return [replace(photo, split=split) for folder, split in splits.items() for photo in reading.sets[folder]]
+        return [photo._replace(split=split) for folder, split in splits.items() for photo in sets[folder]]
     [folder] = splits
-    return _with_listed_splits(source, root, files, folder, reading.sets[folder])
-
-
-def _one_set(source: Path, sizes: Mapping[Parts, int]) -> dict[Parts, str]:
-    """The folders of one set of photos, each with its split: one folder (any split named in it is none), or one a split."""
-    common = len(commonprefix([*sizes]))  # noqa: RUF071 - of tuples
-    splits = {folder: split_named(folder[common]) if len(folder) > common else "" for folder in sizes}
-    if len(splits) > 1 and "" not in splits.values() and len(set(splits.values())) == len(splits):
-        return splits
-    largest = max(sizes, key=lambda folder: sizes[folder])
-    if sizes[largest] >= 0.95 * sum(sizes.values()):  # the others are stray photos, samples for instance
-        return {largest: ""}
-    names = first_few([repr("/".join(folder) or ".") for folder in sizes])
-    raise PipelineError(f"{source} holds {len(sizes)} sets of photos, in {names}: give one of these folders.")
+    return _with_listed_splits(source, root, files, folder, sets[folder])
 
 
 def _with_unique_names(placed: Sequence[PlacedPhoto]) -> list[PlacedPhoto]:
     """Name each photo as its file; where names in a class are the same, with its split, folders or a digest."""
-    paths = [PurePath(photo.name) for photo in placed]
-    splits = defaultdict(set)
-    for photo, path in zip(placed, paths, strict=True):
-        splits[_key(photo, path.name)].add(photo.split)
-    shared = any(len(found) > 1 for found in splits.values())
-    prefixes = [f"{photo.split}_" if shared else "" for photo in placed]
-    names = [prefix + path.name for prefix, path in zip(prefixes, paths, strict=True)]
-    joined = [prefix + "_".join(path.parts) for prefix, path in zip(prefixes, paths, strict=True)]
-    digests = [sha256(photo.path.encode()).hexdigest()[:12] + path.suffix for photo, path in zip(placed, paths, strict=True)]
-    for others in (joined, digests):
+    files = {(photo.split, *_key(photo, PurePath(photo.name).name)) for photo in placed}
+    shared = len(files) > len({key[1:] for key in files})
+    spellings = []
+    for photo in placed:
+        path, prefix = PurePath(photo.name), f"{photo.split}_" if shared else ""
+        digest = sha256(photo.path.encode()).hexdigest()[:12] + path.suffix
+        spellings.append((prefix + path.name, prefix + "_".join(path.parts), digest))
+    shortest, *longer = zip(*spellings, strict=True)
+    names = list(shortest)
+    for others in longer:
         times = Counter(map(_key, placed, names))
         names = [
             other if times[_key(photo, name)] > 1 or len(name.encode()) > LONGEST_NAME else name
             for photo, name, other in zip(placed, names, others, strict=True)
         ]
-    return [replace(photo, name=name) for photo, name in zip(placed, names, strict=True)]
+    return [photo._replace(name=name) for photo, name in zip(placed, names, strict=True)]
 
 
 def _key(photo: PlacedPhoto, name: str) -> tuple[str, str]:
     """What must differ between two photos, also on a disk that ignores case."""
-    return photo.label, _folded(name)
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
+    return photo.label, folded(name)
 
 
 # Lists of labels and of splits
 
 
-@contextmanager
-def _table(table: Path, what: str) -> Iterator[tuple[list[str], Iterable[Mapping[str, str | None]]]]:
+def _read_table(table: Path, what: str) -> tuple[Sequence[str], list[dict[str, str]]]:
     """The column names of a CSV file (separated by commas, semicolons or tabs), in lower case, and its rows."""
     with reading(what), table.open(encoding="utf-8-sig", newline="") as file:
         header = file.readline()
         file.seek(0)
-        rows = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
+        rows = csv.DictReader(file, restval="", delimiter=max(",;\t", key=header.count))
         rows.fieldnames = [name.strip().casefold() for name in rows.fieldnames or ()]
-        yield list(rows.fieldnames), rows
-
-
-class _Listed(NamedTuple):
-    """A row of a list of labels: a photo's path or id, its class, and its split, "" for none."""
-
-    path: str
-    label: str
-    split: str
+        return rows.fieldnames, list(rows)
 
 
 def _read_list(source: Path, root: Path, files: Mapping[str, str], photos: Sequence[Parts]) -> list[_Reading]:
@@ -318,23 +290,19 @@ def _read_list(source: Path, root: Path, files: Mapping[str, str], photos: Seque
     return []
 
 
-def _rows(source: Path, table: Path, split: str) -> list[_Listed]:
-    """The rows of a list of labels; none where it has no columns of paths and labels."""
+def _rows(source: Path, table: Path, split: str) -> list[tuple[str, str, str]]:
+    """The rows of a list of labels: path or id, class and split ("" for none); none without columns of paths and labels."""
     what = f"{source}: {table.name!r}"
-    with _table(table, what) as (columns, rows):
-        path, label, stated = (
-            next((name for name in names if name in columns), None) for names in (PATH_COLUMNS, LABEL_COLUMNS, ["split"])
-        )
-        if not path or not label:
-            return []
-        listed = []
-        for row in rows:
-            photo, text, named = ((row[column] or "").strip() if column else "" for column in (path, label, stated))
-            if stated and not split_named(named):
-                raise PipelineError(f"{what} has {photo!r} in the split {named!r}: say train, val or test.")
-            if photo and text:
-                listed.append(_Listed(photo, text, split_named(named) or split))
-        return listed
+    columns, rows = _read_table(table, what)
+    path, label = (next(filter(columns.__contains__, names), None) for names in (PATH_COLUMNS, LABEL_COLUMNS))
+    listed = []
+    for row in rows if path and label else ():
+        photo, text, stated = (row.get(column or "", "").strip() for column in (path, label, "split"))
+        if "split" in columns and not split_named(stated):
+            raise PipelineError(f"{what} has {photo!r} in the split {stated!r}: say train, val or test.")
+        if photo and text:
+            listed.append((photo, text, split_named(stated) or split))
+    return listed
 
 
 def check_class_name(what: object, label: str) -> None:
@@ -344,7 +312,9 @@ def check_class_name(what: object, label: str) -> None:
         raise PipelineError(f"{what}: the class {label!r} cannot be the name of a folder, {reason}: rename it there.")
 
 
-def _listed_photos(what: str, folder: Parts, photos: Sequence[Parts], rows: Sequence[_Listed]) -> list[PlacedPhoto]:
+def _listed_photos(
+    what: str, folder: Parts, photos: Sequence[Parts], rows: Sequence[tuple[str, str, str]]
+) -> list[PlacedPhoto]:
     """The photos that rows of a list in `folder` name; empty where not a single one is there."""
     named: dict[str, list[Parts]] = defaultdict(list)
     for parts in photos:
@@ -352,33 +322,32 @@ def _listed_photos(what: str, folder: Parts, photos: Sequence[Parts], rows: Sequ
             named[name].append(parts)
     placed: dict[Parts, PlacedPhoto] = {}
     missing = []
-    for row in rows:
-        found = _photos_named(row, folder, named)
+    for path, label, split in rows:
+        found = _photos_named(path, split, folder, named)
         if len(found) != 1:
-            missing.append(f"{row.path!r}{' (several photos)' if found else ''}")
+            missing.append(f"{path!r}{' (several photos)' if found else ''}")
             continue
-        check_class_name(what, row.label)
-        photo = PlacedPhoto("/".join(found[0]), row.label, "/".join(found[0][len(folder) :]), row.split)
+        check_class_name(what, label)
+        photo = PlacedPhoto("/".join(found[0]), label, "/".join(found[0][len(folder) :]), split)
         if placed.setdefault(found[0], photo) != photo:
-            raise PipelineError(f"{what} lists {row.path!r} more than once, with several classes or splits.")
+            raise PipelineError(f"{what} lists {path!r} more than once, with several classes or splits.")
     if placed and missing:
         raise PipelineError(f"{what} lists {len(missing):,} photos that are not there: {first_few(missing)}.")
-    by_folder = {parts: next(filter(None, map(split_named, parts[len(folder) : -1])), "") for parts in placed}
-    splits = {photo.split for photo in placed.values()}
-    if splits == {""} and "" not in by_folder.values():
-        placed = {parts: replace(photo, split=by_folder[parts]) for parts, photo in placed.items()}
-        splits = set(by_folder.values())
-    return list(placed.values()) if len(splits) > 1 else [replace(photo, split="") for photo in placed.values()]
+    stated = [photo.split for photo in placed.values()]
+    by_folder = [next(filter(None, map(split_named, parts[len(folder) : -1])), "") for parts in placed]
+    splits = by_folder if all(by_folder) and not any(stated) else stated
+    several = len(set(splits)) > 1
+    return [photo._replace(split=split if several else "") for photo, split in zip(placed.values(), splits, strict=True)]
 
 
-def _photos_named(row: _Listed, folder: Parts, named: Mapping[str, list[Parts]]) -> list[Parts]:
+def _photos_named(path: str, split: str, folder: Parts, named: Mapping[str, list[Parts]]) -> list[Parts]:
     """The photos that a path or an id may mean, which may lack folders and suffix; the likeliest, where there are several."""
-    *folders, last = PurePosixPath(row.path.replace("\\", "/")).parts or ("",)
+    *folders, last = PurePosixPath(path.replace("\\", "/")).parts or ("",)
     found = [parts for parts in named.get(last, ()) if list(parts[:-1][len(parts) - 1 - len(folders) :]) == folders]
     for fits in (
         lambda parts: parts[-1] == last,
         lambda parts: parts[:-1] == (*folder, *folders),
-        lambda parts: any(split_named(name) == (row.split or "train") for name in parts[len(folder) : -1]),
+        lambda parts: any(split_named(name) == (split or "train") for name in parts[len(folder) : -1]),
     ):
         found = list(filter(fits, found)) or found
     return found
@@ -388,29 +357,26 @@ def _with_listed_splits(
     source: Path, root: Path, files: Iterable[str], folder: Parts, placed: list[PlacedPhoto]
 ) -> list[PlacedPhoto]:
     """Give the photos the splits of a splits.csv, which lies in the folder of the classes or in the one above."""
-    tables = [parts for parts in map(_parts, files) if parts[-1].casefold() == SPLITS_FILE]
-    tables = [parts for parent in (folder, folder[:-1]) for parts in tables if parts[:-1] == parent]
-    if not tables:
+    beside = [parts for parts in map(_parts, files) if parts[-1].casefold() == SPLITS_FILE]
+    table = next((parts for parent in (folder, folder[:-1]) for parts in beside if parts[:-1] == parent), None)
+    if table is None:
         return placed
-    *parent, _ = tables[0]
-    what = f"{source}: {'/'.join(tables[0])!r}"
+    what = f"{source}: {'/'.join(table)!r}"
+    columns, rows = _read_table(root.joinpath(*table), what)
+    if not {"path", "split"} <= set(columns):
+        raise PipelineError(f"{what} needs the columns path and split, and has {', '.join(columns) or 'none'}.")
     listed: dict[str, str] = {}
-    with _table(root.joinpath(*tables[0]), what) as (columns, rows):
-        if not {"path", "split"} <= set(columns):
-            raise PipelineError(f"{what} needs the columns path and split, and has {', '.join(columns) or 'none'}.")
-        for row in rows:
-            path, split = row["path"] or "", split_named(row["split"] or "")
-            if not split or path in listed:
-                raise PipelineError(
-                    f"{what} has {path!r} in the split {row['split']!r}: list a path once, as train, val or test."
-                )
-            listed[path] = split
-    paths = ["/".join(_parts(photo.path)[len(parent) :]) for photo in placed]
+    for row in rows:
+        path, split = row["path"], split_named(row["split"])
+        if not split or path in listed:
+            raise PipelineError(f"{what} has {path!r} in the split {row['split']!r}: list a path once, as train, val or test.")
+        listed[path] = split
+    paths = ["/".join(_parts(photo.path)[len(table) - 1 :]) for photo in placed]
     if missing := sorted(set(listed).difference(paths)):
         raise PipelineError(f"{what} lists {len(missing):,} files that are not there, such as {missing[0]!r}.")
     if unlisted := sorted(set(paths).difference(listed)):
         raise PipelineError(f"{what} does not list {len(unlisted):,} photos, such as {unlisted[0]!r}: list every photo.")
-    return [replace(photo, split=listed[path]) for photo, path in zip(placed, paths, strict=True)]
+    return [photo._replace(split=listed[path]) for photo, path in zip(placed, paths, strict=True)]
 
 
 # The layouts
@@ -445,8 +411,7 @@ def _find_class_folders(photos: Sequence[Parts], at: Parts = ()) -> set[Parts]:
     if len(inside) == 1 and (split_named(*inside) or any(below.values())):
         return set().union(*below.values())
     of_splits = {root for roots in below.values() for root in roots if any(map(split_named, root[len(at) :]))}
-    depths = set(map(len, of_splits))
-    held = sum(parts[:depth] in of_splits for parts in photos for depth in depths)
+    held = sum(bool(_those_around(parts, of_splits)) for parts in photos)
     if all(map(split_named, inside)) or 2 * held > len(photos):
         return of_splits
     return set() if all(STRAYS.fullmatch(name) for name in inside) else {at}

@@ -40,46 +40,42 @@ def extract_parquet(files: list[Path], folder: Path) -> None:
     import pyarrow.parquet
 
     folder.mkdir(parents=True)
-    splits = {path: split_named(path.name.split("-")[0].removesuffix(SUFFIX)) for path in files}
+    splits = {path: split_named(path.stem.split("-")[0]) for path in files}
     several = len(set(splits.values())) > 1
     rows: Counter[str] = Counter()
     listed = []
-    for path in files:
-        with reading(path):
-            file = pyarrow.parquet.ParquetFile(path)
+    for path, split in splits.items():
         left = max_bytes(path.stat().st_size)
         check_room(folder, path.stat().st_size, f"unpack {path}")  # photos are compressed already
+        with reading(path):
+            file = pyarrow.parquet.ParquetFile(path)
         with file, progress(f"unpacking {path.name}", total=file.metadata.num_rows) as advance:
             for picture, label in _rows(path, file):
                 left -= len(picture)
                 if left < 0:
                     raise PipelineError(f"{path} is refused as a decompression bomb: it unpacks to far more than photos do.")
                 check_class_name(path, label)
-                target = folder.joinpath(splits[path] if several else "", f"{rows[splits[path]]}.jpg")
+                target = folder.joinpath(split if several else "", f"{rows[split]}.jpg")
                 target.parent.mkdir(exist_ok=True)
                 target.write_bytes(picture)
                 listed.append({"path": target.relative_to(folder).as_posix(), "label": label})
-                rows[splits[path]] += 1
+                rows[split] += 1
                 advance(1)
     write_csv(folder / "labels.csv", listed)
 
 
 def _rows(path: Path, file: Any) -> Iterator[tuple[bytes, str]]:
     """Each photo's bytes (empty where the cell is) and class, in the order of rows; `file` is a pyarrow.parquet.ParquetFile."""
-    image, label, names = _columns(path, file.schema_arrow)
-    classes = dict(enumerate(names))
-    batches = file.iter_batches(ROWS_AT_ONCE, columns=[f"{image}.bytes", label])
-    while True:
-        with reading(path):
-            batch = next(batches, None)
-        if batch is None:
-            return
-        for row in batch.to_pylist():
-            value = row[label]
-            name = classes.get(value) if isinstance(value, int) else None if classes else value
-            if not isinstance(name, str) or not name:
-                raise PipelineError(f"{path}: the column {label!r} holds {value!r}, which is no class.")
-            yield (row[image] or {}).get("bytes") or b"", name
+    with reading(path):
+        image, label, names = _columns(path, file.schema_arrow)
+        classes = dict(enumerate(names))
+        for batch in file.iter_batches(ROWS_AT_ONCE, columns=[f"{image}.bytes", label]):
+            for row in batch.to_pylist():
+                value = row[label]
+                name = classes.get(value) if isinstance(value, int) else value
+                if not isinstance(name, str) or not name:
+                    raise PipelineError(f"{path}: the column {label!r} holds {value!r}, which is no class.")
+                yield (row[image] or {}).get("bytes") or b"", name
 
 
 def _columns(path: Path, schema: Any) -> tuple[str, str, list[str]]:
@@ -87,9 +83,9 @@ def _columns(path: Path, schema: Any) -> tuple[str, str, list[str]]:
     import pyarrow
 
     images = [column.name for column in schema if pyarrow.types.is_struct(column.type) and "bytes" in column.type.names]
-    with reading(path):  # how the datasets library describes each column, where it wrote the file
-        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-        names = {name: feature["names"] for name, feature in features.items() if feature.get("_type") == "ClassLabel"}
+    # How the datasets library describes each column, where it wrote the file.
+    features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    names = {name: feature["names"] for name, feature in features.items() if feature.get("_type") == "ClassLabel"}
     labels = [name for name in names or ("label", "labels") if name in schema.names]
     if len(images) != 1 or len(labels) != 1:
         raise PipelineError(

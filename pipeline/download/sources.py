@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pipeline.download.fetch import fetch
 from pipeline.errors import PipelineError
-from pipeline.files import cannot_write, sha256_of
+from pipeline.files import cannot_write, sha256_of, write_atomically
 
 MICROSOFT_URL = "https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869-8368-6DEBA77B919F/kagglecatsanddogs_5340.zip"
 MICROSOFT_SHA256 = "b7974bd00a84a99921f36ee4403f089853777b5ae8d151c76a86e64900334af9"
@@ -38,13 +38,10 @@ def is_download(source: str) -> bool:
 
 
 def download(source: str, folder: Path, record: Path, sha256: str | None = None) -> Source:
-    """Download a source; what an interrupted download has brought is used.
+    """Download a source of which `is_download` is true; what an interrupted download has brought is used.
 
-    Args:
-        source: "microsoft", "huggingface", "kaggle" or an http(s) address.
-        folder: where addresses are fetched into.
-        record: the file with the SHA-256 of earlier downloads, which is checked and added to.
-        sha256: the archive's expected SHA-256, instead of the recorded one.
+    Addresses are fetched into `folder`. `record` is the file with the SHA-256 of earlier downloads, which is checked and added
+    to; `sha256` is expected instead of the recorded one.
 
     Raises:
         PipelineError: the source cannot be had, has another SHA-256, or is Kaggle without its library or a token.
@@ -76,10 +73,8 @@ def _from_address(url: str, downloads: Path, record: Path, sha256: str | None) -
     folder = downloads / hashlib.sha256(url.encode()).hexdigest()[:16]
     target = folder / (PurePosixPath(urlsplit(url).path).name.strip(".") or "archive")
     expected = sha256 or _read_record(record).get(url) or (MICROSOFT_SHA256 if url == MICROSOFT_URL else None)
-    fetch(url, target, sha256=expected, hint=f"{OFFLINE_HINT} {_origin(record, sha256) if expected else ''}".strip())
-    found = sha256_of(target)
-    _check(record, url, found, sha256)
-    return Source(target, found, temporary=folder)
+    fetch(url, target, sha256=expected, hint=f"{OFFLINE_HINT} {_origin(record, sha256)}" if expected else OFFLINE_HINT)
+    return Source(target, _check(record, url, sha256_of(target), sha256), temporary=folder)
 
 
 def _from_huggingface(record: Path, sha256: str | None) -> Source:
@@ -125,23 +120,20 @@ def _from_kaggle(record: Path, sha256: str | None) -> Source:
         raise PipelineError(f"{KAGGLE_FILE} could not be downloaded from Kaggle: {error}") from error
     except OSError as error:
         raise cannot_write(Path(kagglehub.config.get_cache_folder()), error) from error
-    found = sha256_of(archive)
-    _check(record, f"https://www.kaggle.com/c/{KAGGLE_COMPETITION}/{KAGGLE_FILE}", found, sha256)
-    return Source(archive, found)
+    address = f"https://www.kaggle.com/c/{KAGGLE_COMPETITION}/{KAGGLE_FILE}"
+    return Source(archive, _check(record, address, sha256_of(archive), sha256))
 
 
-def _check(record: Path, address: str, found: str, expected: str | None = None) -> None:
-    """Refuse a download of another SHA-256 than is expected, or else recorded; record it."""
+def _check(record: Path, address: str, found: str, expected: str | None = None) -> str:
+    """Record the SHA-256 of a download, and return it; refuse another one than is expected, or else recorded."""
     entries = _read_record(record)
     wanted = expected or entries.get(address, found)
     if found != wanted:
         raise PipelineError(f"{address} has the SHA-256 {found}, and {wanted} is expected. {_origin(record, expected)}")
     if entries.get(address) != found:
-        record.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = record.with_name(f"{record.name}.part")
         lines = (f"{value}  {key}\n" for key, value in sorted((entries | {address: found}).items()))
-        unfinished.write_text("".join(lines), encoding="utf-8")
-        unfinished.replace(record)
+        write_atomically(record, "".join(lines).encode())
+    return found
 
 
 def _origin(record: Path, expected: str | None) -> str:

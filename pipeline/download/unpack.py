@@ -5,12 +5,10 @@ Files are written as they were published, empty and damaged ones included: the a
 
 import os
 import shutil
-from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
 
 from pipeline.download.extract import extract, reading, refuse_collisions
-from pipeline.download.layouts import SPLITS_FILE, by_reason, first_few, place
+from pipeline.download.layouts import SPLITS_FILE, Placement, by_reason, first_few, place
 from pipeline.download.listing import is_photo_name, list_files
 from pipeline.download.parquet import extract_parquet, parquet_files
 from pipeline.errors import PipelineError
@@ -21,23 +19,13 @@ PHOTOS_FOLDER = "PetImages"
 INNER_ARCHIVE = "train.zip"  # what Kaggle packs the labelled photos in, inside the zip of all files
 
 
-class Unpacked(NamedTuple):
-    """What `unpack_photos` writes: the layout's name, photos a class, path -> reason of what is left out, photos a split."""
-
-    layout: str
-    classes: dict[str, int]
-    left_out: dict[str, str]
-    splits: dict[str, int]
-
-
-def unpack_photos(source: Path, destination: Path) -> Unpacked:
+def unpack_photos(source: Path, destination: Path) -> Placement:
     """Write the photos of a source to `destination/PetImages/<Class>/<name>`, and predefined splits to `splits.csv`.
 
     What was understood is printed before anything is written: the layout, the classes, the splits and what is left out.
 
     Args:
-        source: a zip, a tar (plain, or compressed by gzip, bzip2 or xz), a folder, or Parquet files, in one of the layouts of
-            `pipeline.download.layouts`. Where an archive holds no photos but one train.zip, that is unpacked.
+        source: a zip, a tar, a folder, or Parquet files. Where an archive holds no photos but one train.zip, that is unpacked.
         destination: a folder to make. One that holds nothing but an earlier result is replaced once all is written.
 
     Raises:
@@ -46,20 +34,18 @@ def unpack_photos(source: Path, destination: Path) -> Unpacked:
     """
     destination = destination.resolve()
     _check_apart(source, destination)
-    fresh, extracted = (destination.with_name(f".{destination.name}.{name}") for name in ("unpacking", "extracted"))
+    work = destination.with_name(f".{destination.name}.unpacking")
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         recover_folder(destination)
-        for folder in (fresh, extracted):
-            shutil.rmtree(folder, ignore_errors=True)  # left by a kill
-        unpacked = _place(source, _extracted(source, extracted), fresh)
-        replace_folder(fresh, destination)
-        return unpacked
+        shutil.rmtree(work, ignore_errors=True)  # left by a kill
+        placement = _place(source, _extracted(source, work / "extracted"), work / "placed")
+        replace_folder(work / "placed", destination)
+        return placement
     except OSError as error:  # of the disk: `reading` reports those of the source
         raise cannot_write(destination, error) from error
     finally:
-        for folder in (fresh, extracted):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _check_apart(source: Path, destination: Path) -> None:
@@ -94,37 +80,31 @@ def _extracted(source: Path, folder: Path) -> Path:
     return folder / "inner"
 
 
-def _place(source: Path, folder: Path, fresh: Path) -> Unpacked:
+def _place(source: Path, folder: Path, fresh: Path) -> Placement:
     """Write the photos of a folder to `fresh`: copied where the folder is the source, and moved where it was extracted."""
-    layout, placed, left_out = place(source, folder, *list_files(source, folder))
-    targets = {photo.path: f"{PHOTOS_FOLDER}/{photo.label}/{photo.name}" for photo in placed}
-    splits = {targets[photo.path]: photo.split for photo in placed if photo.split}
-    classes = Counter(photo.label for photo in placed)
-    unpacked = Unpacked(layout, dict(sorted(classes.items())), left_out, dict(sorted(Counter(splits.values()).items())))
-    _report(unpacked)
+    placement = place(source, folder, *list_files(source, folder))
+    rarest_first = sorted(placement.classes.items(), key=lambda item: item[1])
+    counts = first_few([f"{name} {count:,}" for name, count in rarest_first])
+    say(f"{len(placement.photos):,} files of {len(rarest_first)} classes (layout: {placement.layout}): {counts}")
+    if placement.splits:
+        say("Predefined splits: " + ", ".join(f"{split} {count:,}" for split, count in placement.splits.items()))
+    for line in by_reason(placement.left_out):
+        say(line)
+    targets = {photo.path: f"{PHOTOS_FOLDER}/{photo.label}/{photo.name}" for photo in placement.photos}
     refuse_collisions(source, targets.values())
-    for label in {photo.label for photo in placed}:
+    for label in placement.classes:
         (fresh / PHOTOS_FOLDER / label).mkdir(parents=True)
+    verb, write = ("copying", _copy) if folder == source else ("sorting", os.replace)
     if folder == source:
         check_room(fresh, sum((folder / path).stat().st_size for path in targets), f"unpack {source}")
-    with progress("copying" if folder == source else "sorting", total=len(targets), unit="files") as advance:
+    with progress(verb, total=len(targets), unit="files") as advance:
         for path, target in targets.items():
-            (_copy if folder == source else os.replace)(folder / path, fresh / target)
+            write(folder / path, fresh / target)
             advance(1)
-    if splits:
-        rows = [{"path": path, "split": split} for path, split in sorted(splits.items())]
-        write_csv(fresh / SPLITS_FILE, rows)
-    return unpacked
-
-
-def _report(unpacked: Unpacked) -> None:
-    """Print what was understood; of many classes the rarest, which may be none, are seen."""
-    counts = first_few([f"{name} {count:,}" for name, count in sorted(unpacked.classes.items(), key=lambda item: item[1])])
-    say(f"{sum(unpacked.classes.values()):,} files of {len(unpacked.classes)} classes (layout: {unpacked.layout}): {counts}")
-    if unpacked.splits:
-        say("Predefined splits: " + ", ".join(f"{split} {count:,}" for split, count in unpacked.splits.items()))
-    for line in by_reason(unpacked.left_out):
-        say(line)
+    if placement.splits:
+        rows = sorted((targets[photo.path], photo.split) for photo in placement.photos)
+        write_csv(fresh / SPLITS_FILE, [{"path": path, "split": split} for path, split in rows])
+    return placement
 
 
 def _copy(path: Path, target: Path) -> None:

@@ -11,7 +11,7 @@ from collections import Counter
 
 from pipeline.cores import worker_count
 from pipeline.download.drawn import draw_petimages
-from pipeline.download.sources import Source, download, is_download, local
+from pipeline.download.sources import download, is_download, local
 from pipeline.download.unpack import unpack_photos
 from pipeline.errors import PipelineError
 from pipeline.files import replace_folder, write_csv, write_json
@@ -26,7 +26,10 @@ def run(params: Params) -> None:
     if settings.source == "drawn":
         _draw(settings, max(worker_count(params.runtime.workers), 1))
     else:
-        source = _source(settings)
+        if is_download(settings.source):
+            source = download(settings.source, DOWNLOADS, project_root() / ARCHIVES, settings.sha256)
+        else:
+            source = local(user_path(settings.source), settings.sha256)
         unpack_photos(source.path, RAW)
         if source.temporary:
             shutil.rmtree(source.temporary)
@@ -46,9 +49,3 @@ def _draw(settings: Download, workers: int) -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     draw_petimages(fresh, num_photos=settings.drawn_photos, seed=settings.seed, workers=workers)
     replace_folder(fresh, RAW)
-
-
-def _source(settings: Download) -> Source:
-    if is_download(settings.source):
-        return download(settings.source, DOWNLOADS, project_root() / ARCHIVES, settings.sha256)
-    return local(user_path(settings.source), settings.sha256)

@@ -22,9 +22,8 @@ LONGEST_STALL = 10.0  # seconds; a test that fails must not hang
 class Answer:
     """How to answer one request; all defaults together are a server that does everything right.
 
-    After `after` bytes of the body the server stalls or cuts the connection, where one of those is wanted. `more` is
-    added to the Content-Length that is stated, `extra` bytes are sent beyond the body, and `range_shift` is added to
-    the start of the range that is stated. A body without `length` is sent in chunks.
+    `headers` stand in place of the right ones. After `after` bytes of the body the server stalls or cuts the connection, where
+    one of those is wanted. `extra` bytes are sent beyond the body. A body without `length` is sent in chunks.
     """
 
     status: int = 200
@@ -32,11 +31,9 @@ class Answer:
     after: int = 0
     stall: bool = False
     cut: bool = False
-    more: int = 0
     extra: int = 0
     length: bool = True
     ignores_range: bool = False
-    range_shift: int = 0
     replaces: bytes | None = None  # the content from this answer on
 
 
@@ -51,9 +48,7 @@ class MisbehavingServer(ThreadingHTTPServer):
         self.answers: list[Answer] = []
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.released = threading.Event()
-        self.with_etag = True
         self.headers: dict[str, str] = {}  # of every answer
-        self.refused_agents = ""  # a pattern; those whose User-Agent begins so get 403
         self.url = f"http://127.0.0.1:{self.server_address[1]}/photos.zip"
 
     def asked(self) -> list[str | None]:
@@ -78,8 +73,6 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.replaces is not None:
             server.content = answer.replaces
         self.close_connection = True
-        if server.refused_agents and re.match(server.refused_agents, self.headers.get("User-Agent", "")):
-            answer = Answer(403)
         if answer.status != 200:
             self._head(answer.status, {"Content-Length": "0", **answer.headers})
             return
@@ -90,11 +83,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._head(416, {"Content-Length": "0", "Content-Range": f"bytes */{len(content)}"})
             return
         body = content[start:]
-        headers = {"ETag": etag} if server.with_etag else {}
+        headers = {"ETag": etag}
         if start:
-            stated = start + answer.range_shift
-            headers["Content-Range"] = f"bytes {stated}-{len(content) - 1}/{len(content)}"
-        headers |= {"Content-Length": str(len(body) + answer.more)} if answer.length else {"Transfer-Encoding": "chunked"}
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        headers |= {"Content-Length": str(len(body))} if answer.length else {"Transfer-Encoding": "chunked"}
         self._head(206 if start else 200, headers | server.headers | answer.headers)
         if self.command != "HEAD":
             self._body(body + b"x" * answer.extra, answer)

@@ -14,9 +14,7 @@ def pack(kind: str, files: Mapping[str, bytes], parent: Path) -> Path:
     """Pack `files` (by name; one that ends in a slash is a folder) as `parent/source` and an extension."""
     source = parent / (f"source.{kind}" if kind in ARCHIVES else "source")
     if kind == "zip":
-        with zipfile.ZipFile(source, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, content in files.items():
-                archive.writestr(name, content)
+        source.write_bytes(zipped(files))
     elif kind == "folder":
         source.mkdir()
         for name, content in files.items():
@@ -27,6 +25,15 @@ def pack(kind: str, files: Mapping[str, bytes], parent: Path) -> Path:
     else:
         pack_tar(source, [(entry(name, len(content)), content) for name, content in files.items()])
     return source
+
+
+def zipped(files: Mapping[str, bytes]) -> bytes:
+    """The content of a zip of `files`."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return content.getvalue()
 
 
 def entry(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE) -> tarfile.TarInfo:

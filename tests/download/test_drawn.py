@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from random import Random
 
 import cv2
 import numpy as np
@@ -16,16 +15,19 @@ import pytest
 from PIL import Image
 
 from benchmarks.thumbnail_baseline import MODELS, cross_validated_accuracy, read_thumbnails
-from pipeline.download.drawn import DEFECTS, FOLDERS, _pool, defects, draw_petimages, draw_photo, photo_file, random_of
+from pipeline.download.drawn import DEFECTS, FOLDERS, _pool, defects, draw_petimages, photo_file, random_of
+from pipeline.download.drawn_photo import draw_photo
 from pipeline.errors import PipelineError
+from tests.download.packing import files_below
 
 SEED = 3
 # SHA-256 of the photos below; a release of Pillow that draws in another way changes it.
 PIXELS = "7c42c989baf0ca446498fcba57eb172541cabc405edc52501b0f9167ccb0fdd0"
 HASHES = f"""
-import hashlib, json, sys
+import hashlib, json, sys, pipeline.download.sources, pipeline.download.unpack
 from random import Random
-from pipeline.download.drawn import FOLDERS, OTHER_KINDS, draw_photo, photo_file
+from pipeline.download.drawn import FOLDERS, photo_file
+from pipeline.download.drawn_photo import OTHER_KINDS, draw_photo
 pixels, files = hashlib.sha256(), hashlib.sha256()
 for number, kind in enumerate(("cat", "dog") * 12 + OTHER_KINDS):
     pixels.update(draw_photo(kind, Random(number)).tobytes())
@@ -57,18 +59,9 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "PetImages"
 
 
-def contents(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
-
-
-def with_defect(root: Path, defect: str) -> list[tuple[str, int, Path]]:
-    places = [(folder, index) for folder in FOLDERS for index, kind in defects(folder, SEED).items() if kind == defect]
-    return [(folder, index, root / folder / f"{index}.jpg") for folder, index in places]
-
-
 def test_layout_and_sizes(drawn: Path) -> None:
     expected = {f"{folder}/{index}.jpg" for folder in FOLDERS for index in range(45)}
-    assert set(contents(drawn)) == expected | {f"{folder}/Thumbs.db" for folder in FOLDERS}
+    assert set(files_below(drawn)) == expected | {f"{folder}/Thumbs.db" for folder in FOLDERS}
     for folder in FOLDERS:
         assert sorted(defects(folder, SEED).values()) == sorted(DEFECTS)
         for index in set(range(45)) - set(defects(folder, SEED)):
@@ -80,7 +73,7 @@ def test_layout_and_sizes(drawn: Path) -> None:
 
 def test_the_number_of_workers_and_of_photos_does_not_matter(drawn: Path, tmp_path: Path) -> None:
     draw_petimages(tmp_path, num_photos=31, seed=SEED, workers=1)
-    fewer, all_files = contents(tmp_path / "PetImages"), contents(drawn)
+    fewer, all_files = files_below(tmp_path / "PetImages"), files_below(drawn)
     assert len(fewer) == 31 + len(FOLDERS)
     assert all(all_files[name] == content for name, content in fewer.items())
 
@@ -101,46 +94,33 @@ def test_a_file_depends_on_seed_class_and_index() -> None:
 )
 def test_the_same_pixels_and_files_on_every_processor(environment: str) -> None:
     """And nothing is imported that computes in one way on one processor and in another way on another."""
-    command, variables = (
-        [sys.executable, "-c", HASHES],
-        os.environ | dict(setting.split("=", 1) for setting in environment.split()),
-    )
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
+    variables = os.environ | dict(setting.split("=", 1) for setting in environment.split())
+    done = subprocess.run([sys.executable, "-c", HASHES], env=variables, capture_output=True, text=True, check=True)
     files = hashlib.sha256(b"".join(photo_file(folder, 50, SEED) for folder in FOLDERS)).hexdigest()
     assert json.loads(done.stdout) == [PIXELS, files, []]
 
 
-def test_defects(drawn: Path) -> None:
-    assert all(path.stat().st_size == 0 for _, _, path in with_defect(drawn, "empty"))
-    for _, _, path in with_defect(drawn, "truncated"):
-        with Image.open(path) as photo, pytest.raises(OSError, match="truncated"):
-            photo.load()
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_defects(drawn: Path, folder: str) -> None:
+    paths = {defect: drawn / folder / f"{index}.jpg" for index, defect in defects(folder, SEED).items()}
+    assert paths["empty"].stat().st_size == 0
+    with Image.open(paths["truncated"]) as photo, pytest.raises(OSError, match="truncated"):
+        photo.load()
     for defect, mode in (("cmyk", "CMYK"), ("grey", "L")):
-        for _, _, path in with_defect(drawn, defect):
-            with Image.open(path) as photo:
-                assert photo.mode == mode
-    for folder in FOLDERS:
-        files = contents(drawn / folder).values()
-        assert len(files) - len(set(files)) == 1  # the duplicate
-
-
-@pytest.mark.parametrize("defect", ["turned 90", "turned 180"])
-def test_orientation_turns_the_photo_upright(drawn: Path, defect: str) -> None:
-    for folder, index, path in with_defect(drawn, defect):
-        upright = np.asarray(draw_photo(folder.lower(), random_of(folder, index, SEED)))[:, :, ::-1]
-        turned = cv2.imread(str(path), cv2.IMREAD_COLOR)  # which follows the orientation
+        with Image.open(paths[defect]) as photo:
+            assert photo.mode == mode
+    for defect in ("turned 90", "turned 180"):
+        upright = np.asarray(draw_photo(folder.lower(), random_of(folder, paths[defect].stem, SEED)))[:, :, ::-1]
+        turned = cv2.imread(str(paths[defect]), cv2.IMREAD_COLOR)  # which follows the orientation
         assert turned is not None
         assert np.abs(turned.astype(float) - upright).mean() < 10
+    files = files_below(drawn / folder).values()
+    assert len(files) - len(set(files)) == 1  # the duplicate
 
 
-def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match="cannot draw 'unicorn'"):
-        draw_photo("unicorn", Random(0))
-    for num_photos, workers in ((1, 1), (10, 0)):
-        with pytest.raises(PipelineError, match="at least 2 photos"):
-            draw_petimages(tmp_path, num_photos=num_photos, seed=0, workers=workers)
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
-    with pytest.raises(PipelineError, match="cannot write the drawn photos"):
+    with pytest.raises(PipelineError, match="taken cannot be written: Not a directory"):
         draw_petimages(tmp_path / "taken", num_photos=4, seed=0, workers=1)
 
 

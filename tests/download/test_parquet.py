@@ -16,13 +16,11 @@ from tests.download.packing import files_below
 FEATURES = {"image": {"_type": "Image"}, "labels": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
 
 
-def hub_parquet(
-    path: Path, photos: list[bytes | None], labels: list[Any], features: dict[str, Any] | None = FEATURES, **columns: Any
-) -> Path:
+def hub_parquet(path: Path, photos: list[bytes | None], labels: list[Any], features: dict[str, Any] | None = FEATURES) -> Path:
     """A Parquet file as the datasets library writes it, two rows a group."""
     pictures = [None if photo is None else {"bytes": photo, "path": None} for photo in photos]
     kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
-    table = pyarrow.table({"image": pyarrow.array(pictures, kind), "labels": labels, **columns})
+    table = pyarrow.table({"image": pyarrow.array(pictures, kind), "labels": labels})
     if features is not None:
         table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,25 +4,18 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from pipeline.download.unpack import unpack_photos
 from pipeline.errors import PipelineError
+from tests.clones import ROOT, run
 from tests.download.packing import files_below, pack
 
-ROOT = Path(__file__).parents[2]
 SMALL = {"PetImages/Cat/0.jpg": b"new cat", "PetImages/Dog/0.jpg": b"new dog"}
 OLD = {"PetImages/Cat/7.jpg": b"old cat", "PetImages/Dog/7.jpg": b"old dog"}
 MANY = {f"{name}/{i}.jpg": b"photo" for name in ("Cat", "Dog") for i in range(20)}
-
-
-def run(code: str, *arguments: str | Path, before: tuple[str | Path, ...] = ()) -> subprocess.CompletedProcess[str]:
-    """Run code in a process of its own."""
-    command = [*before, sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_an_earlier_result_is_replaced_only_by_a_good_one(tmp_path: Path, destination: Path) -> None:
@@ -74,9 +67,9 @@ def test_a_stopped_run_is_invisible(tmp_path: Path, destination: Path, kind: str
         "setattr(module, name, write_and_stop)\n"
         "u.unpack_photos(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))"
     )
-    assert run(code, source, destination, str(int(how))).returncode == -how
-    left = f".{destination.name}.{'unpacking' if kind == 'folder' else 'extracted'}"
-    assert os.listdir(destination.parent) == ([left] if how == signal.SIGKILL else [])
+    stopped = run(ROOT, "python", "-c", code, str(source), str(destination), str(int(how)), check=False)
+    assert stopped.returncode == -how
+    assert os.listdir(destination.parent) == ([f".{destination.name}.unpacking"] if how == signal.SIGKILL else [])
     assert unpack_photos(source, destination).classes == {"Cat": 20, "Dog": 20}
     assert os.listdir(destination.parent) == [destination.name]
     assert (files_below(source) == MANY) or kind == "tar"
@@ -113,16 +106,10 @@ def test_a_disk_that_fills_up(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = 'disk="$1"; shift; mount -t tmpfs -o size=1m,nr_inodes=20 none "$disk" && exec "$@"'
-    mounted: tuple[str | Path, ...] = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh", disk)
+    mounted = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh", str(disk))
     if shutil.which("unshare") is None or subprocess.run([*mounted, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no file system can be mounted here")
-    done = run(code, pack("folder", OLD, tmp_path), pack("zip", MANY, tmp_path), disk, before=mounted)
+    old, new = pack("folder", OLD, tmp_path), pack("zip", MANY, tmp_path)
+    done = run(ROOT, *mounted, "python", "-c", code, str(old), str(new), str(disk), check=False)
     assert f"PipelineError: {disk}/raw cannot be written: the disk mounted at {disk} is full." in done.stderr
     assert done.stdout.splitlines()[-1] == "['raw'] 2"
-
-
-def test_imports_are_light() -> None:
-    code = (
-        "import sys, pipeline.download.sources, pipeline.download.unpack; print({'torch', 'numpy', 'cv2'} & set(sys.modules))"
-    )
-    assert run(code).stdout == "set()\n"
