@@ -43,11 +43,10 @@ class Photos:
     def of_split(cls, manifest: pd.DataFrame, processed: Path, split: str, classes: tuple[str, ...]) -> Self:
         """The manifest's photos of a split, as they lie under `processed`/images."""
         rows = manifest[manifest["split"] == split].sort_values("id")
-        paths = [
-            processed / "images" / split / name / f"{photo}.jpg" for photo, name in zip(rows["id"], rows["class"], strict=True)
-        ]
+        folder = processed / "images" / split
+        paths = folder.as_posix() + "/" + rows["class"] + "/" + rows["id"] + ".jpg"
         labels = torch.tensor([classes.index(name) for name in rows["class"]], dtype=torch.int64)
-        return cls(tuple(rows["id"]), tuple(paths), labels)
+        return cls(tuple(rows["id"]), tuple(map(Path, paths)), labels)
 
     def __len__(self) -> int:
         return len(self.ids)
