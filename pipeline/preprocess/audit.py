@@ -1,7 +1,4 @@
-"""The audit: every file under RAW/PetImages is decoded once, stored where it is a photo, and gets one manifest row.
-
-manifest = audit(Path("data/raw"), Path("data/.audited"), stored_size=256, workers=2)
-"""
+"""The audit: every file under RAW/PetImages is decoded once, stored where it is a photo, and gets one manifest row."""
 
 import hashlib
 import os

@@ -33,8 +33,7 @@ def read_splits(raw: Path) -> dict[str, str]:
     file = raw / "splits.csv"
     if not file.exists():
         return {}
-    table = pd.read_csv(file, dtype=str, keep_default_na=False)
-    return dict(zip(table["path"], table["split"], strict=True))
+    return pd.read_csv(file, dtype=str, keep_default_na=False, index_col="path")["split"].to_dict()
 
 
 def mle_bench_splits(manifest: pd.DataFrame) -> dict[str, str]:

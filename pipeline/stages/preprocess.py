@@ -57,10 +57,9 @@ def run(params: Params) -> None:
     counts = (manifest["class"] + ", " + manifest["split"].replace("", "refused")).value_counts().sort_index()
     write_csv(PLOTS / "splits.csv", [{"class and split": name, "photos": int(count)} for name, count in counts.items()])
     sizes = {split: int((manifest["split"] == split).sum()) for split in settings.fractions}
-    kept, refused = sum(sizes.values()), facts["status"].get("refused", 0)
-    say(f"{kept:,} photos kept, {refused:,} files refused; {PROCESSED / 'manifest.csv'} says why")
-    duplicate_groups = facts["duplicates"]["groups"]
-    metrics = {"kept": kept, "refused": refused, **sizes, "duplicate_groups": duplicate_groups, "stored_size": stored_size}
+    metrics = {"kept": sum(sizes.values()), "refused": facts["status"].get("refused", 0), **sizes}
+    metrics |= {"duplicate_groups": facts["duplicates"]["groups"], "stored_size": stored_size}
+    say(f"{metrics['kept']:,} photos kept, {metrics['refused']:,} files refused; {PROCESSED / 'manifest.csv'} says why")
     write_json(METRICS / "preprocess.json", metrics)
     write_json(SECONDS / "preprocess.json", {"seconds": time.monotonic() - started})
 

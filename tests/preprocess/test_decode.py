@@ -173,10 +173,10 @@ def test_a_jpeg_of_too_many_pixels_is_read_at_a_smaller_scale(format_name: str, 
         decode(data)
 
 
-@pytest.mark.parametrize("size", [(501, 10), (10, 501), (40_000, 1)])
-def test_lines_are_refused(size: tuple[int, int]) -> None:
-    with pytest.raises(Refused, match=rf"^too long and thin: {size[0]} x {size[1]}$"):
-        decode(encoded(Image.new("L", size), "PNG"))
+@pytest.mark.parametrize(("width", "height"), [(501, 10), (10, 501), (40_000, 1)])
+def test_lines_are_refused(width: int, height: int) -> None:
+    with pytest.raises(Refused, match=rf"^too long and thin: {width} x {height}$"):
+        decode(encoded(Image.new("L", (width, height)), "PNG"))
 
 
 @pytest.mark.parametrize("kind", ["zTXt", "iTXt", "iCCP"])
