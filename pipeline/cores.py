@@ -1,8 +1,4 @@
-"""How many processes and threads work at once: the one place where `auto` becomes a number. Imports nothing heavy.
-
-worker_count("auto")  # one a core that this process may use
-worker_count(4)
-"""
+"""How many processes and threads work at once: the one place where `auto` becomes a number. Imports nothing heavy."""
 
 import math
 import os
@@ -40,5 +36,5 @@ def cpu_quota(own: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs
 
 
 def worker_count(setting: int | str) -> int:
-    """What `runtime.workers` or `runtime.threads` comes to: a core each for "auto", else the number itself."""
+    """What `runtime.workers` or `runtime.threads` comes to: for "auto" one a core that this process may use."""
     return usable_cores() if setting == "auto" else int(setting)

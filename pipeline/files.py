@@ -35,7 +35,7 @@ def megabytes(size: int) -> str:
 def disk_of(path: Path) -> Path:
     """The mount point of the disk that holds `path`, which need not exist yet."""
     path = path.resolve()
-    return next(folder for folder in (path, *path.parents) if os.path.ismount(folder) or folder == folder.parent)
+    return next(folder for folder in (path, *path.parents) if os.path.ismount(folder))
 
 
 def check_room(folder: Path, needed: int, purpose: str) -> None:

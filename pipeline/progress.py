@@ -24,11 +24,7 @@ def say(text: str) -> None:
 def progress(description: str, total: int | None, unit: str = "photos", done: int = 0) -> Iterator[Callable[..., None]]:
     """Show how far a piece of work is; yields `advance(amount=1, note=None)`.
 
-    Args:
-        description: what is being done, in the present participle.
-        total: how many units there are, or None where that is not known.
-        unit: what is counted; "bytes" is shown in megabytes.
-        done: how many of them an earlier run did.
+    `total` is None where it is not known, `done` is what an earlier run did, and a `unit` of "bytes" is shown in megabytes.
     """
     from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
@@ -44,9 +40,9 @@ def progress(description: str, total: int | None, unit: str = "photos", done: in
         return f"{now / scale:,.{digits}f}{of_total} {unit}{speed}"
 
     def say_line() -> None:
-        elapsed, fresh, end = time.monotonic() - started, now - done, ""
-        if total and fresh and now < total:
-            end = f", {timedelta(seconds=round(elapsed / fresh * (total - now)))} left"
+        elapsed, end = time.monotonic() - started, ""
+        if total and done < now < total:
+            end = f", {timedelta(seconds=round(elapsed / (now - done) * (total - now)))} left"
         elif elapsed >= 1:
             end = f", took {timedelta(seconds=round(elapsed))}"
         say(f"{description}: {text()}{end} {latest_note}".rstrip())

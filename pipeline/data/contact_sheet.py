@@ -1,7 +1,4 @@
-"""Contact sheet: photos with captions in one PNG.
-
-contact_sheet([(Path("0.jpg"), "cat.0")], Path("sheet.png"), title="Some photos")
-"""
+"""Contact sheet: photos with captions in one PNG."""
 
 import io
 from collections.abc import Sequence

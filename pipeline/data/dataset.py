@@ -43,11 +43,10 @@ class Photos:
     def of_split(cls, manifest: pd.DataFrame, processed: Path, split: str, classes: tuple[str, ...]) -> Self:
         """The manifest's photos of a split, as they lie under `processed`/images."""
         rows = manifest[manifest["split"] == split].sort_values("id")
-        paths = [
-            processed / "images" / split / name / f"{photo}.jpg" for photo, name in zip(rows["id"], rows["class"], strict=True)
-        ]
+        folder = processed / "images" / split
+        paths = folder.as_posix() + "/" + rows["class"] + "/" + rows["id"] + ".jpg"
         labels = torch.tensor([classes.index(name) for name in rows["class"]], dtype=torch.int64)
-        return cls(tuple(rows["id"]), tuple(paths), labels)
+        return cls(tuple(rows["id"]), tuple(map(Path, paths)), labels)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -86,15 +85,9 @@ def load_batches(
     """Pixels (n, height, width, channels) uint8 and labels (n,) int64 of each batch of places, in order.
 
     Threads load photos for evaluation: what decodes and resizes releases Python's lock, and nothing is copied from one process
-    to another. Augmentation is Python code, which holds that lock, so processes load photos for training.
-
-    Args:
-        photos: of one split.
-        transform: what becomes of a decoded photo; picklable where processes load.
-        batches: places among the photos.
-        workers: threads or processes, each up to `BATCHES_AHEAD` batches ahead; 0: the caller's own, when it asks.
-        by_processes: whether processes load, by torch's DataLoader.
-        pinned: whether batches lie in memory that a GPU reads by itself, while it computes another.
+    to another. Augmentation is Python code, which holds that lock, so for training processes of torch's DataLoader load them,
+    and `transform` must be picklable. Each of the `workers` is up to `BATCHES_AHEAD` batches ahead; without any, a batch is
+    loaded when the caller asks for it. `pinned` batches lie in memory that a GPU reads by itself.
 
     Raises:
         PipelineError: a stored photo cannot be decoded any more.
@@ -117,9 +110,8 @@ def load_batches(
         pixels, labels = dataset[number]
         return pixels.pin_memory() if pinned else pixels, labels
 
-    if workers == 0:
-        return map(load, range(len(dataset)))
-    return _by_threads(load, len(dataset), workers, pinned=pinned)
+    numbers = range(len(dataset))
+    return _by_threads(load, numbers, workers, pinned=pinned) if workers else map(load, numbers)
 
 
 @dataclass(frozen=True)
@@ -145,14 +137,14 @@ class _Batches(Dataset[Batch]):
         return self.transform(rgb, self.photos.ids[place])
 
 
-def _by_threads(load: Callable[[int], Batch], count: int, workers: int, *, pinned: bool) -> Iterator[Batch]:
-    """The batches in order, each made whole by one thread, so many of them ahead."""
+def _by_threads(load: Callable[[int], Batch], numbers: range, workers: int, *, pinned: bool) -> Iterator[Batch]:
+    """The batches in order, each made whole by one thread."""
     # A new thread takes a GPU of its own choice to pin memory for.
     same_device = partial(torch.cuda.set_device, torch.cuda.current_device()) if pinned else None
     pool = ThreadPoolExecutor(workers, "decoding", same_device)
     under_way: deque[Future[Batch]] = deque()
     try:
-        for number in range(count):
+        for number in numbers:
             under_way.append(pool.submit(load, number))
             if len(under_way) > BATCHES_AHEAD * workers:
                 yield under_way.popleft().result()

@@ -25,11 +25,7 @@ def write_manifest(manifest: pd.DataFrame, processed: Path) -> None:
 
 
 def read_manifest(processed: Path) -> pd.DataFrame:
-    """Read manifest.csv; every column is text but `INTEGERS`, which are 0 where unknown.
-
-    Raises:
-        PipelineError: there is none, or it is no manifest.
-    """
+    """Read manifest.csv; every column is text but `INTEGERS`. A PipelineError says that there is none, or that it is broken."""
     path = processed / MANIFEST_FILE
     try:
         return pd.read_csv(path, dtype=str, keep_default_na=False).astype(dict.fromkeys(INTEGERS, "int64"))

@@ -1,7 +1,7 @@
 """Pretrained weights of timm's hub, torchvision and packages: what they say of their photos, and one message without them.
 
-Imports are made inside, because they take seconds. It lies in this room because both `preprocess`, which stores photos large
-enough, and the rooms that build networks ask the same.
+Imports are made inside, because they take seconds. `preprocess`, which stores photos large enough, asks the same as the rooms
+that build networks.
 """
 
 import importlib.util

@@ -13,9 +13,10 @@ import hashlib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+from PIL import Image
+
 if TYPE_CHECKING:
-    import numpy as np
-    from PIL import Image
     from torch import Tensor
 
     from pipeline.checkpoint import Preprocessing
@@ -78,9 +79,7 @@ class TrainingTransform:
         self._compose = albumentations.Compose(steps)
         self._seed = seed
 
-    def __call__(self, image: "Image.Image", epoch: int, photo_id: str) -> "np.ndarray":
-        import numpy as np
-
+    def __call__(self, image: Image.Image, epoch: int, photo_id: str) -> np.ndarray:
         key = hashlib.blake2b(f"{self._seed}/{epoch}/{photo_id}".encode(), digest_size=4).digest()
         self._compose.set_random_seed(int.from_bytes(key, "little"))
         pixels = np.asarray(self._whole(image) if self._whole else image)
@@ -96,7 +95,6 @@ def evaluation_transform(preprocessing: "Preprocessing") -> Any:
 
 def evaluation_pixels(preprocessing: "Preprocessing") -> Any:
     """The same up to the normalisation: PIL image -> (height, width, channels) uint8, a quarter of the bytes to carry."""
-    import numpy as np
     from timm.data import create_transform
     from torchvision.transforms import Compose
 

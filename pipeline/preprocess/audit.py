@@ -1,7 +1,4 @@
-"""The audit: every file under RAW/PetImages is decoded once, stored where it is a photo, and gets one manifest row.
-
-manifest = audit(Path("data/raw"), Path("data/.audited"), stored_size=256, workers=2)
-"""
+"""The audit: every file under RAW/PetImages is decoded once, stored where it is a photo, and gets one manifest row."""
 
 import hashlib
 import os
@@ -26,17 +23,10 @@ MAX_SLUG_BYTES = 100  # of 255 that a file's name may have
 def audit(raw: Path, store: Path, *, stored_size: int, workers: int) -> pd.DataFrame:
     """Examine every file under `raw`/PetImages/CLASS and store the photos as `store`/class/ID.jpg.
 
-    Args:
-        raw: the folder that holds PetImages.
-        store: folder for the stored photos; created if need be.
-        stored_size: upper bound of a stored photo's shorter side, in pixels.
-        workers: how many processes decode.
-
-    Returns:
-        One row a file, sorted by path, whatever the number of workers. `status` is "kept", "repaired" (decoded in full, but
-        something had to be done; `reason` says what, separated by "; ") or "refused" (`reason` says why). In a reason,
-        details stand behind ": ". Width and height are those of the upright photo, in pixels. Beside the manifest's columns
-        there is `thumbnail`, for `group_duplicates`.
+    Returns one row a file, sorted by path, whatever the number of workers. `status` is "kept", "repaired" (decoded in full, but
+    something had to be done; `reason` says what, separated by "; ") or "refused" (`reason` says why). In a reason, details
+    stand behind ": ". Width and height are those of the upright photo, and `stored_size` is the upper bound of a stored
+    photo's shorter side, in pixels. Beside the manifest's columns there is `thumbnail`, for `group_duplicates`.
 
     Raises:
         PipelineError: fewer than two classes have files, or there is no room.
@@ -45,13 +35,12 @@ def audit(raw: Path, store: Path, *, stored_size: int, workers: int) -> pd.DataF
     for label in {task.label for task in tasks}:
         (store / label).mkdir(parents=True, exist_ok=True)
     # A stored photo takes at most twice the file's bytes or one byte a pixel of a square, but for rare ones.
-    room = sum(min(2 * task.size, stored_size**2) for task in tasks)
-    check_room(store, room, f"store the photos of {raw}")
+    check_room(store, sum(min(2 * task.size, stored_size**2) for task in tasks), f"store the photos of {raw}")
     rows = []
     with progress("auditing photos", total=len(tasks)) as advance:
         for row in examine_all(tasks, workers):
             rows.append(row)
-            advance(1)
+            advance()
     return pd.DataFrame(rows).sort_values("path", ignore_index=True)
 
 
@@ -61,7 +50,6 @@ def find_tasks(raw: Path, store: Path, stored_size: int) -> list[Task]:
     A class is named as its folder is, in Unicode's composed form (NFC). The id is the class in lower case, a dot and the
     file's name without extension: PetImages/Cat/0.jpg is cat.0. Where several files would get the same id, also on a file
     system that ignores case, all of them get a digest of their path appended: C#/0.jpg and C+/0.jpg are c_.0-DIGEST.
-    `store` and `stored_size` are those of `audit`, which raises the same errors.
     """
     top, store = (raw / PHOTOS_FOLDER).absolute(), store.absolute()  # workers have the folder that Python was started in
     files = sorted(file for file in top.glob("*/*") if file.is_file())
@@ -71,7 +59,8 @@ def find_tasks(raw: Path, store: Path, stored_size: int) -> list[Task]:
             f"{raw / PHOTOS_FOLDER} holds files of {found} classes, and two or more are needed. Run: dvc repro download"
         )
     stems = [os.path.splitext(file.name)[0][:MAX_STEM] for file in files]
-    ids = [f"{_slug(label)}.{re.sub(r'[^A-Za-z0-9_.-]', '_', stem)}" for label, stem in zip(labels, stems, strict=True)]
+    slugs = [re.sub(r"[^\w.-]", "_", label.lower()).encode()[:MAX_SLUG_BYTES].decode(errors="ignore") for label in labels]
+    ids = [f"{slug}.{re.sub(r'[^A-Za-z0-9_.-]', '_', stem)}" for slug, stem in zip(slugs, stems, strict=True)]
     times = Counter(photo.lower() for photo in ids)
     tasks = []
     for file, label, photo in zip(files, labels, ids, strict=True):
@@ -81,8 +70,3 @@ def find_tasks(raw: Path, store: Path, stored_size: int) -> list[Task]:
         stored = f"{store}/{label}/{photo}.jpg"
         tasks.append(Task(str(file), stored, photo, printable(path), label, file.stat().st_size, stored_size))
     return tasks
-
-
-def _slug(label: str) -> str:
-    """The class as a part of ids, which are names of files."""
-    return re.sub(r"[^\w.-]", "_", label.lower()).encode()[:MAX_SLUG_BYTES].decode(errors="ignore")

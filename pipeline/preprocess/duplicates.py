@@ -22,11 +22,8 @@ def group_duplicates(manifest: pd.DataFrame, *, near: bool = True) -> pd.DataFra
 
     Nobody can tell which label of equal pixels is right. Pictures that only look alike may well differ in what the label is
     about, such as a scratch: they are kept, and a group may hold several classes. A group's name is the smallest SHA-256 of
-    its members' files, so it depends on neither decoder, names nor order.
-
-    Args:
-        manifest: rows of the audit; refused rows get an empty group.
-        near: whether near duplicates are grouped too, or only equal pictures.
+    its members' files, so it depends on neither decoder, names nor order; that of refused rows is empty. Unless `near`, only
+    equal pictures are grouped.
 
     Raises:
         PipelineError: near duplicates of one photo are more than a tenth of a class, and more than `MAX_GROUP`.

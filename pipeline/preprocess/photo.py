@@ -1,7 +1,6 @@
 """One photo of the audit: read it, decode it, hash it, store it, and describe it in one manifest row.
 
-This is what worker processes run, so it imports neither pandas nor torch. Prediction brings new photos into the same form with
-`read_as_stored` and `as_stored`.
+Worker processes run this, so it imports neither pandas nor torch. `read_as_stored` and `as_stored` are for prediction.
 """
 
 import hashlib
@@ -20,6 +19,9 @@ Row = dict[str, str | int | bytes]
 MAX_JPEG_SIDE = 65_500  # what libjpeg writes
 REDUCING_GAP = 3.0  # Pillow may halve by plain averaging down to three times the final size: no difference is visible
 THUMBNAIL_SIDE = 16
+# What a row says where a file was not decoded.
+UNKNOWN: Row = {"format": "", "mode": "", "width": 0, "height": 0, "orientation": 0, "bytes": 0, "sha256": "", "pixel_hash": ""}
+UNKNOWN |= {"stored_width": 0, "stored_height": 0, "stored_bytes": 0, "stored_sha256": "", "thumbnail": b""}
 
 
 class Task(NamedTuple):
@@ -35,18 +37,9 @@ class Task(NamedTuple):
 
 
 def refused_row(task: Task, reason: str) -> Row:
-    """The row of a refused file: numbers are 0 and texts empty where they are not known."""
+    """The row of a refused file."""
     row: Row = {"id": task.id, "path": task.path, "class": task.label, "status": "refused", "reason": reason}
-    row |= {"format": "", "mode": "", "width": 0, "height": 0, "orientation": 0, "bytes": task.size}
-    return row | {
-        "sha256": "",
-        "pixel_hash": "",
-        "stored_width": 0,
-        "stored_height": 0,
-        "stored_bytes": 0,
-        "stored_sha256": "",
-        "thumbnail": b"",
-    }
+    return row | UNKNOWN | {"bytes": task.size}
 
 
 def examine(task: Task) -> Row:
@@ -56,10 +49,14 @@ def examine(task: Task) -> Row:
         OSError: the stored photo cannot be written.
         MemoryError: the pixels do not fit into memory.
     """
-    row = refused_row(task, "")
+    if task.size > MAX_FILE_BYTES:
+        return refused_row(task, "file too large")
     try:
-        data = _read(task)
-        row["sha256"] = hashlib.sha256(data).hexdigest()
+        data = Path(task.source).read_bytes()
+    except OSError as error:
+        return refused_row(task, f"cannot be read: {error.strerror}")
+    row = refused_row(task, "") | {"sha256": hashlib.sha256(data).hexdigest()}
+    try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             decoded = decode(data)
@@ -74,16 +71,6 @@ def examine(task: Task) -> Row:
     row["stored_width"], row["stored_height"] = decoded.image.size if stored is data else Image.open(io.BytesIO(stored)).size
     row |= {"stored_bytes": len(stored), "stored_sha256": hashlib.sha256(stored).hexdigest()}
     return row | {"pixel_hash": pixel_hash(decoded.image), "thumbnail": thumbnail(decoded.image)}
-
-
-def _read(task: Task) -> bytes:
-    if task.size > MAX_FILE_BYTES:
-        raise Refused("file too large")
-    try:
-        with open(task.source, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise Refused(f"cannot be read: {error.strerror}") from error
 
 
 def stored_jpeg(data: bytes, decoded: Decoded, stored_size: int) -> bytes:
@@ -103,28 +90,18 @@ def stored_jpeg(data: bytes, decoded: Decoded, stored_size: int) -> bytes:
 
 
 def read_as_stored(data: bytes, stored_size: int) -> Image.Image:
-    """What reading the stored photo gives, for the bytes of a new file; also for threads.
-
-    Raises:
-        Refused: it cannot be decoded or stored.
-        MemoryError: the pixels do not fit into memory.
-    """
+    """What reading the stored photo gives, for the bytes of a new file. Raises as `decode` and `stored_jpeg` do."""
     decoded = decode(data)
     jpeg = stored_jpeg(data, decoded, stored_size)
     return decoded.image if jpeg is data else _read_back(jpeg)
 
 
 def as_stored(image: Image.Image, stored_size: int) -> Image.Image:
-    """What reading the stored photo gives, for an upright RGB image without a file: it is encoded only where it is shrunk.
-
-    Raises:
-        Refused: it is longer than a JPEG can be.
-    """
+    """The same for an upright RGB image without a file, which is encoded only where it is shrunk."""
     return image if min(image.size) <= stored_size else _read_back(_encoded(image, stored_size))
 
 
 def _encoded(image: Image.Image, stored_size: int) -> bytes:
-    """JPEG bytes of the image, shrunk where its shorter side is above `stored_size`."""
     scale = stored_size / min(image.size)
     if scale < 1:
         size = (max(stored_size, round(image.width * scale)), max(stored_size, round(image.height * scale)))
@@ -142,7 +119,7 @@ def _read_back(jpeg: bytes) -> Image.Image:
 
 
 def pixel_hash(image: Image.Image) -> str:
-    """SHA-256 (64 hex digits) of an RGB image's size and pixels: equal for equal pixels, whatever the file."""
+    """SHA-256 of an RGB image's size and pixels: equal for equal pixels, whatever the file."""
     digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
     digest.update(image.tobytes())
     return digest.hexdigest()

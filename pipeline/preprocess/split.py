@@ -33,8 +33,7 @@ def read_splits(raw: Path) -> dict[str, str]:
     file = raw / "splits.csv"
     if not file.exists():
         return {}
-    table = pd.read_csv(file, dtype=str, keep_default_na=False)
-    return dict(zip(table["path"], table["split"], strict=True))
+    return pd.read_csv(file, dtype=str, keep_default_na=False, index_col="path")["split"].to_dict()
 
 
 def mle_bench_splits(manifest: pd.DataFrame) -> dict[str, str]:
@@ -62,14 +61,9 @@ def assign_splits(
 ) -> pd.Series:
     """The split of each row of a manifest with groups: "train", "val" or "test", and "" for the refused.
 
-    Of every class each split gets its fraction of the photos, within the size of the class's largest group, and at least
-    one photo. Only groups of several classes may make a class deviate further.
-
-    Args:
-        manifest: rows with the columns `path`, `status`, `reason`, `class`, `sha256` and `group`.
-        fractions: split -> fraction; above 0, they sum to 1.
-        seed: another seed, another split.
-        predefined: path -> split, where the photos come with splits.
+    Of every class each split gets its fraction of the photos (above 0, they sum to 1), within the size of the class's largest
+    group, and at least one photo. Only groups of several classes may make a class deviate further. `predefined` has the split
+    of each path where the photos come with splits.
 
     Raises:
         PipelineError: a class has too few different photos, or too few of its own; or the predefined splits lack train, a
@@ -97,12 +91,8 @@ def assign_splits(
 def refuse_copies_across(manifest: pd.DataFrame, predefined: Mapping[str, str]) -> pd.DataFrame:
     """Refuse the photos that have a duplicate in a better place, so that no picture is both learnt from and scored on.
 
-    Args:
-        manifest: rows with the columns `id`, `path`, `status`, `reason` and `group`.
-        predefined: path -> split.
-
     Raises:
-        PipelineError: a photo is in no split.
+        PipelineError: a photo is in none of the predefined splits (path -> split).
     """
     usable = manifest[manifest["status"] != "refused"]
     places = _given(usable, predefined).map(KEPT_FIRST.index)

@@ -1,7 +1,4 @@
-"""The stored size that a backbone needs: what its evaluation transform shrinks photos to before the centre crop.
-
-stored_size = choose_stored_size("auto", Backbone(name="resnet50", weights="pretrained"))    # 256: 95% of it are 224 px
-"""
+"""The stored size that a backbone needs: what its evaluation transform shrinks photos to before the centre crop."""
 
 import json
 import math
@@ -9,14 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.pretrained import (
-    HUB_PREFIX,
-    TORCHVISION_PREFIX,
-    TORCHVISION_WEIGHTS,
-    hub_config,
-    torchvision_config,
-    with_settings,
-)
+from pipeline.data import pretrained
+from pipeline.data.pretrained import TORCHVISION_PREFIX, TORCHVISION_WEIGHTS
 from pipeline.errors import PipelineError
 from pipeline.params import Backbone, OneBackbone
 from pipeline.progress import say
@@ -28,10 +19,7 @@ STEP, SMALLEST = 32, 64  # auto is a multiple of the one and not below the other
 def choose_stored_size(setting: int | str, backbone: Backbone, *, locate: Callable[[str], Path] = Path) -> int:
     """The stored photos' shorter side in pixels; prints it, with a warning where it is less than the backbone needs.
 
-    Args:
-        setting: `preprocess.stored_size`: "auto", or a number that is taken as it is.
-        backbone: that section of params.yaml.
-        locate: from the path of a weights file, as written there, to where it is.
+    `setting` is "auto", or a number that is taken as it is. `locate` finds a weights file by the path that params.yaml has.
 
     Raises:
         PipelineError: the name or the weights are not known, or their description cannot be read.
@@ -54,8 +42,8 @@ def needed_size(backbone: OneBackbone, description: Path) -> int:
         found = _description(name, weights, description)
     except (ValueError, RuntimeError, KeyError, OSError) as error:
         raise PipelineError(f"The input size of backbone {name} with weights {weights} cannot be found: {error}") from None
-    config = DEFAULTS | {key: found[key] for key in DEFAULTS if found.get(key)}
-    config = with_settings(config, backbone.crop, backbone.input_size)
+    known = {key: found[key] for key in DEFAULTS if found.get(key)}
+    config = pretrained.with_settings(DEFAULTS | known, backbone.crop, backbone.input_size)
     return math.ceil(max(config["input_size"][1:]) / config["crop_pct"])
 
 
@@ -66,12 +54,12 @@ def _description(name: str, weights: str, beside: Path) -> dict[str, Any]:
 
     if beside.is_file() and (told := json.loads(beside.read_text(encoding="utf-8"))).get("input_size"):
         return told
-    if weights.startswith(HUB_PREFIX):
-        return hub_config(weights)[0]
+    if weights.startswith(pretrained.HUB_PREFIX):
+        return pretrained.hub_config(weights)[0]
     given = TORCHVISION_WEIGHTS.fullmatch(weights)
     if given or name.startswith(TORCHVISION_PREFIX):
         enum = models.get_weight(weights) if given else models.get_model_weights(name.removeprefix(TORCHVISION_PREFIX)).DEFAULT
-        return torchvision_config(enum)
+        return pretrained.torchvision_config(enum)
     if ":" in name:  # a network of the user's own
         return {}
     config = timm.get_pretrained_cfg(name)

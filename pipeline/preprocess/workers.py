@@ -8,14 +8,13 @@ import os
 import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 
 from pipeline.preprocess.photo import Row, Task, examine, refused_row
 
-FILES_AHEAD = 32  # of each worker, so that none waits for the main process
+FILES = 64  # at most, of one process: forking it takes milliseconds
 SECONDS_PER_PHOTO = 60.0  # far more than `MAX_PIXELS` need; a decoder that is not done by then is in a loop
 
 
@@ -42,56 +41,36 @@ def _outcomes(
     tasks: Sequence[Task], workers: int, seconds: float, context: ForkServerContext
 ) -> Iterator[tuple[Task, Row | str]]:
     """Each task with its row, or with the reason why there is none."""
-    waiting = deque(tasks)
-    busy = [_Worker(context, seconds) for _ in range(min(workers, len(tasks)))]
+    size = max(min(len(tasks) // workers, FILES), 1)
+    waiting = [deque(tasks[start : start + size]) for start in range(0, len(tasks), size)]
+    busy: dict[Connection, tuple[ForkServerProcess, deque[Task]]] = {}
     try:
-        while busy:
-            for worker in busy:
-                worker.take_from(waiting)
-            busy = [worker for worker in busy if worker.tasks]
-            ready = wait([worker.connection for worker in busy]) if busy else []
-            for worker in [worker for worker in busy if worker.connection in ready]:
-                yield worker.outcome(waiting)
+        while waiting or busy:
+            while waiting and len(busy) < workers:
+                files = waiting.pop()
+                results, theirs = context.Pipe(duplex=False)
+                process = context.Process(target=_work, args=(theirs, list(files), seconds), daemon=True)
+                process.start()
+                theirs.close()
+                busy[results] = process, files
+            for results in wait(list(busy)):
+                process, files = busy[results]
+                try:
+                    outcome = results.recv()
+                except EOFError:  # it is done, or has died of the first of the files that are left
+                    del busy[results]
+                    process.join()
+                    if not files:
+                        continue
+                    late = process.exitcode == -signal.SIGALRM
+                    outcome = f"took longer than {seconds:g} s to decode" if late else "crashed the decoder"
+                    waiting.append(files)
+                if isinstance(outcome, OSError):
+                    raise outcome
+                yield files.popleft(), outcome
     finally:  # also where the work is given up, as by Ctrl-C
-        for worker in busy:
-            worker.process.kill()
-
-
-class _Worker:
-    """A process that examines files in turn; where it dies, another takes its place."""
-
-    def __init__(self, context: ForkServerContext, seconds: float) -> None:
-        self._context, self._seconds = context, seconds
-        self._start()
-
-    def _start(self) -> None:
-        self.tasks: deque[Task] = deque()  # given to the process: it is at work on the first
-        self.connection, theirs = self._context.Pipe()
-        self.process = self._context.Process(target=_work, args=(theirs, self._seconds), daemon=True)
-        self.process.start()
-        theirs.close()
-
-    def take_from(self, waiting: deque[Task]) -> None:
-        """Give the process further files before it runs out of them."""
-        while waiting and len(self.tasks) < FILES_AHEAD:
-            self.tasks.append(waiting.popleft())
-            with suppress(BrokenPipeError, ConnectionResetError):  # it has died: so `outcome` says
-                self.connection.send(self.tasks[-1])
-
-    def outcome(self, waiting: deque[Task]) -> tuple[Task, Row | str]:
-        """The first file and its row, or the reason why there is none; files behind one that killed the process wait again."""
-        task = self.tasks.popleft()
-        try:
-            outcome = self.connection.recv()
-        except (EOFError, ConnectionResetError):
-            self.process.join()
-            late = self.process.exitcode == -signal.SIGALRM
-            waiting.extendleft(reversed(self.tasks))
-            self._start()
-            return task, f"took longer than {self._seconds:g} s to decode" if late else "crashed the decoder"
-        if isinstance(outcome, OSError):
-            raise outcome
-        return task, outcome
+        for process, _ in busy.values():
+            process.kill()
 
 
 def _fork_server() -> ForkServerContext:
@@ -105,11 +84,10 @@ def _fork_server() -> ForkServerContext:
     return context
 
 
-def _work(connection: Connection, seconds: float) -> None:
-    """Examine files until the main process is gone: then `recv` raises EOFError."""
+def _work(results: Connection, tasks: Sequence[Task], seconds: float) -> None:
+    """Examine files in turn; where the main process is gone, sending raises."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff prints what is wrong with a file
-    while True:
-        task = connection.recv()
+    for task in tasks:
         signal.setitimer(signal.ITIMER_REAL, seconds)  # the alarm ends the process: nothing gentler stops a decoder in C
         try:
             outcome: Row | str | OSError = examine(task)
@@ -118,4 +96,4 @@ def _work(connection: Connection, seconds: float) -> None:
         except OSError as error:
             outcome = error
         signal.setitimer(signal.ITIMER_REAL, 0)
-        connection.send(outcome)
+        results.send(outcome)

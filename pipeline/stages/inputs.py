@@ -47,7 +47,7 @@ def _module_file(name: str) -> Path | None:
     try:
         spec = importlib.util.find_spec(name.partition(":")[0])
     except ImportError:
-        spec = None  # said by the stage that needs it
+        return None  # said by the stage that needs it
     return Path(spec.origin) if spec and spec.origin else None
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from pipeline.cores import worker_count
 from pipeline.data.contact_sheet import contact_sheet
-from pipeline.data.manifest import SUMMARY_FILE, classes_of, summary, write_manifest
+from pipeline.data.manifest import SUMMARY_FILE, summary, write_manifest
 from pipeline.files import replace_folder, write_csv, write_json
 from pipeline.params import Params, Preprocess
 from pipeline.paths import AUDITED, METRICS, PLOTS, PROCESSED, RAW, SECONDS, user_path
@@ -57,10 +57,9 @@ def run(params: Params) -> None:
     counts = (manifest["class"] + ", " + manifest["split"].replace("", "refused")).value_counts().sort_index()
     write_csv(PLOTS / "splits.csv", [{"class and split": name, "photos": int(count)} for name, count in counts.items()])
     sizes = {split: int((manifest["split"] == split).sum()) for split in settings.fractions}
-    kept, refused = sum(sizes.values()), facts["status"].get("refused", 0)
-    say(f"{kept:,} photos kept, {refused:,} files refused; {PROCESSED / 'manifest.csv'} says why")
-    duplicate_groups = facts["duplicates"]["groups"]
-    metrics = {"kept": kept, "refused": refused, **sizes, "duplicate_groups": duplicate_groups, "stored_size": stored_size}
+    metrics = {"kept": sum(sizes.values()), "refused": facts["status"].get("refused", 0), **sizes}
+    metrics |= {"duplicate_groups": facts["duplicates"]["groups"], "stored_size": stored_size}
+    say(f"{metrics['kept']:,} photos kept, {metrics['refused']:,} files refused; {PROCESSED / 'manifest.csv'} says why")
     write_json(METRICS / "preprocess.json", metrics)
     write_json(SECONDS / "preprocess.json", {"seconds": time.monotonic() - started})
 
@@ -78,10 +77,9 @@ def _split(manifest: pd.DataFrame, settings: Preprocess) -> pd.DataFrame:
 def _picture(manifest: pd.DataFrame) -> None:
     """Some training photos of each class as they are stored."""
     shown: list[tuple[Path, str]] = []
-    for name in classes_of(manifest):
-        ids = manifest.loc[(manifest["split"] == "train") & (manifest["class"] == name), "id"].sort_values()
+    for name, ids in manifest[manifest["split"] == "train"].sort_values(["class", "id"]).groupby("class")["id"]:
         some = ids.iloc[:: max(len(ids) // SHOWN_PER_CLASS, 1)][:SHOWN_PER_CLASS]
-        shown += [(PROCESSED / "images" / "train" / name / f"{photo}.jpg", photo) for photo in some]
+        shown += [(PROCESSED / "images" / "train" / str(name) / f"{photo}.jpg", photo) for photo in some]
     contact_sheet(shown, PLOTS / "photos.png", title="Some training photos")
 
 

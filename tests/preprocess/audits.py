@@ -19,6 +19,12 @@ def encoded(image: Image.Image, format_name: str = "JPEG", **options: object) ->
     return buffer.getvalue()
 
 
+def exif(tag: int, value: object) -> Image.Exif:
+    made = Image.Exif()
+    made[tag] = value
+    return made
+
+
 def save(path: Path, image: Image.Image, format_name: str = "JPEG", **options: object) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encoded(image, format_name, **options))

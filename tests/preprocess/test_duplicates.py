@@ -19,33 +19,23 @@ from pipeline.preprocess.duplicates import (
     perceptual_hashes,
 )
 from pipeline.preprocess.photo import THUMBNAIL_SIDE, pixel_hash, thumbnail
-from tests.preprocess.audits import picture
+from tests.preprocess.audits import encoded, picture
 
 Photos = dict[str, Image.Image]
 
 
 def recompressed(image: Image.Image, quality: int) -> Image.Image:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
-    return Image.open(buffer).convert("RGB")
+    return Image.open(io.BytesIO(encoded(image, quality=quality))).convert("RGB")
 
 
 def manifest_of(photos: Photos) -> pd.DataFrame:
     """The columns that grouping reads, of photos by id, such as cat.0; each is a file of its own."""
-    rows = [
-        {
-            "id": photo,
-            "path": f"PetImages/{photo}",
-            "class": photo.split(".")[0],
-            "status": "kept",
-            "reason": "",
-            "sha256": hashlib.sha256(b"%d" % number).hexdigest(),
-            "pixel_hash": pixel_hash(image),
-            "thumbnail": thumbnail(image),
-        }
-        for number, (photo, image) in enumerate(photos.items())
-    ]
-    return pd.DataFrame(rows)
+    table = pd.DataFrame({"id": list(photos)}).assign(status="kept", reason="")
+    table["path"], table["class"] = "PetImages/" + table["id"], table["id"].str.split(".").str[0]
+    table["sha256"] = [hashlib.sha256(b"%d" % number).hexdigest() for number in table.index]
+    table["pixel_hash"] = [pixel_hash(image) for image in photos.values()]
+    table["thumbnail"] = [thumbnail(image) for image in photos.values()]
+    return table
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from pipeline.preprocess import photo as photo_module
-from pipeline.preprocess.decode import decode
+from pipeline.preprocess.decode import EXIF_ORIENTATION, decode
 from pipeline.preprocess.photo import Task, as_stored, examine, pixel_hash, read_as_stored
-from tests.preprocess.audits import encoded, picture, save
+from tests.preprocess.audits import encoded, exif, picture, save
 
 
 def stored(tmp_path: Path, source: Path, stored_size: int) -> tuple[dict, Path]:
@@ -55,12 +55,10 @@ def test_shrinking_does_not_alias(tmp_path: Path) -> None:
 
 
 def test_a_turned_photo_is_stored_upright(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    row, target = stored(tmp_path, save(tmp_path / "0.jpg", picture(40, 30, 0), exif=exif), 64)
+    row, target = stored(tmp_path, save(tmp_path / "0.jpg", picture(40, 30, 0), exif=exif(EXIF_ORIENTATION, 6)), 64)
     with Image.open(target) as image:
         assert image.size == (30, 40) == (row["width"], row["height"])
-        assert 0x0112 not in image.getexif()
+        assert EXIF_ORIENTATION not in image.getexif()
 
 
 def test_a_photo_too_long_for_a_jpeg_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,9 +91,7 @@ def test_the_pixel_hash_knows_the_size() -> None:
 
 def test_warnings_become_notes(tmp_path: Path) -> None:
     maker = "a maker with a long name"
-    exif = Image.Exif()
-    exif[0x010F] = maker
-    data = encoded(picture(), exif=exif)
+    data = encoded(picture(), exif=exif(0x010F, maker))
     (tmp_path / "0.jpg").write_bytes(data.replace((len(maker) + 1).to_bytes(4, "big"), b"\0\0\xff\xff", 1))
     row, _ = stored(tmp_path, tmp_path / "0.jpg", 64)
     assert row["status"] == "repaired"

@@ -36,9 +36,12 @@ def test_a_description_of_the_weights_goes_before_the_network(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("test_resnet", 192), ("tf_efficientnet_lite0", 256), ("vit_base_patch16_384", 384)]
+    ("name", "size"),
+    [("test_resnet", 192), ("tf_efficientnet_lite0", 256), (["test_resnet", "vit_base_patch16_384"], 384)],
 )
-def test_auto_is_rounded_up_and_printed(name: str, size: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_auto_is_what_the_largest_backbone_needs_rounded_up_and_printed(
+    name: str | list[str], size: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert choose_stored_size("auto", Backbone(name=name, weights="none")) == size
     assert f"photos are stored at {size} px" in capsys.readouterr().out
 
@@ -48,10 +51,6 @@ def test_a_number_that_is_too_small_warns(setting: int, warns: bool, capsys: pyt
     assert choose_stored_size(setting, Backbone(name="vit_base_patch16_384", weights="none")) == setting
     assert ("warning: preprocess.stored_size is 128 px" in (printed := capsys.readouterr().out)) == warns
     assert ("384 px" in printed) == warns
-
-
-def test_of_several_backbones_the_one_that_needs_most_decides() -> None:
-    assert choose_stored_size("auto", Backbone(name=["test_resnet", "vit_base_patch16_384"], weights="none")) == 384
 
 
 def test_an_unknown_name_is_an_error() -> None:
