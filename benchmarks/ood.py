@@ -13,7 +13,7 @@ from random import Random
 
 import numpy as np
 import torch
-from common import run_command, table
+from common import run_command
 from PIL import Image
 from sklearn.covariance import ledoit_wolf
 from sklearn.metrics import roc_auc_score
@@ -29,6 +29,7 @@ from pipeline.models.backbone import rebuild
 from pipeline.models.ood import OodDetector, sample_by_class
 from pipeline.models.outputs import FeatureExtractor
 from pipeline.paths import PROCESSED
+from pipeline.reproduce import markdown
 
 NEIGHBOUR = 5  # whose distance is the score
 COUNT = 40  # of each kind of picture that is no photo
@@ -92,7 +93,7 @@ def compare(given: argparse.Namespace) -> None:
             own, other = (score(learnt, of_class, photos).numpy() for photos in (ordinary, strange))
             auroc = roc_auc_score([0] * len(own) + [1] * len(other), np.concatenate([own, other]))
             rows[-1].append(f"{auroc:.4f} ({(other <= np.quantile(own, 0.95)).mean():.1%})")
-    print(table(["", *METHODS], rows))
+    print(markdown(["", *METHODS], rows))
 
 
 if __name__ == "__main__":
