@@ -12,19 +12,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from common import (
-    PROCESSED,
-    PROJECT,
-    RECIPE,
-    TRAINING,
-    keep,
-    lend_photos,
-    run_command,
-    run_stage,
-    run_variants,
-    setting,
-    table_of_variants,
-)
+import common
+from common import PROJECT, RECIPE, TRAINING
 
 from pipeline.files import read_json
 from pipeline.params import change_params
@@ -48,25 +37,25 @@ def measure(given: argparse.Namespace) -> None:
     """Run every setting with every seed, and write and print the table."""
     with tempfile.TemporaryDirectory() as folder:
         clone, log = clone_project(PROJECT, Path(folder) / "project"), Path(folder) / "log.txt"
-        lend_photos(PROCESSED, clone)
+        common.lend_photos(common.PROCESSED, clone)
 
         def run(variant: str, seed: int) -> dict[str, dict[str, float]]:
             (clone / "params.yaml").write_bytes((PROJECT / "params.yaml").read_bytes())
-            changes = {"unfreeze_finetune.seed": seed} | ({} if variant == RECIPE else setting(variant))
+            changes = {"unfreeze_finetune.seed": seed} | ({} if variant == RECIPE else common.setting(variant))
             change_params(clone / "params.yaml", changes)
             for stage in (*TRAINING, "evaluate"):
-                run_stage(stage, clone, log)
+                common.run_stage(stage, clone, log)
             scores = read_json(clone / "outputs/evaluation/metrics.json")["finetuned"]
             seconds = read_json(clone / f"outputs/seconds/{TRAINING[1]}.json")["seconds"]
             columns = scores["val_log_loss"], scores["log_loss"], scores["accuracy"], seconds
             return {variant: dict(zip(FORMS, columns, strict=True))}
 
-        results = run_variants([RECIPE, *(given.set or VARIANTS)], given.seeds, run)
-    keep("ablation.md", f"{given.seeds} seeds\n\n{table_of_variants(results, FORMS, 'test log-loss')}")
+        results = common.run_variants([RECIPE, *(given.set or VARIANTS)], given.seeds, run)
+    common.keep("ablation.md", f"{given.seeds} seeds\n\n{common.table_of_variants(results, FORMS, 'test log-loss')}")
 
 
 if __name__ == "__main__":
-    run_command(
+    common.run_command(
         __doc__,
         measure,
         set={"action": "append", "metavar": "SECTION.KEY=VALUE", "help": "a setting; may be repeated; else a list"},

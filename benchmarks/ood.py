@@ -76,14 +76,13 @@ def compare(given: argparse.Namespace) -> None:
         batches = [torch.stack([transform(image) for image in images[i : i + 32]]) for i in range(0, len(images), 32)]
         return torch.cat([network(batch) for batch in batches])
 
-    splits = {}
-    for split in ("train", "val"):
+    def of_split(split: str) -> tuple[Tensor, Tensor]:
         photos = Photos.of_split(manifest, PROCESSED, split, info.classes)
-        chosen = sample_by_class(photos.labels, given.photos)
-        splits[split] = features([Image.open(photos.paths[i]).convert("RGB") for i in chosen]), photos.labels[chosen]
-    (train, labels), (val, val_labels) = splits["train"], splits["val"]
-    held_back = val_labels == len(info.classes) - 1
-    known = labels != len(info.classes) - 1
+        photos = photos.at(sample_by_class(photos.labels, given.photos))
+        return features([Image.open(path).convert("RGB") for path in photos.paths]), photos.labels
+
+    (train, labels), (val, val_labels) = of_split("train"), of_split("val")
+    known, held_back = labels != len(info.classes) - 1, val_labels == len(info.classes) - 1
     cases = {f"held back: {info.classes[-1]}": (train[known], labels[known], val[~held_back], val[held_back])}
     cases |= {name: (train, labels, val, features(images)) for name, images in pictures().items()}
     rows = []

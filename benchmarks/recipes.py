@@ -108,13 +108,11 @@ class Bench:
         photos, preprocessing = {"train": self.train, "val": self.val}[split], self.backbone.preprocessing
         outputs = self.network().outputs.eval()
         backend = backend_for(outputs, photos, preprocessing, choice="auto", runtime=self.runtime, float32=split == "val")
-        [values] = run_inference(
-            lambda pixels: backend.run(pixels.flip(2)),
-            photos,
-            evaluation(preprocessing),
-            runtime=self.runtime,
-            description="mirrored",
-        )
+
+        def run(pixels: Tensor) -> Tensor | tuple[Tensor, ...]:
+            return backend.run(pixels.flip(2))
+
+        [values] = run_inference(run, photos, evaluation(preprocessing), runtime=self.runtime, description="mirrored")
         return values.tensor()[:, self.classes :]
 
     def _solve(self, features: dict[str, Tensor], *, keep: bool = True) -> float:

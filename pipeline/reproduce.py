@@ -105,11 +105,7 @@ class Outcome:
 
 
 def report_result(name: str | None, *, replace: bool) -> None:
-    """Add the present outputs, computed on this machine, to the reported results, and make the README's table anew.
-
-    Raises:
-        PipelineError: the outputs are stale, or there is a measured row of this name and `replace` is False.
-    """
+    """Add the present outputs to the reported results, unless stale or already there, and make the README's table anew."""
     rows = {row.name: row for row in read_rows(REPORTED)}
     if name is not None:
         if name in rows and rows[name].accuracy is not None and not replace:
@@ -137,13 +133,7 @@ def list_reported() -> None:
 
 
 def reproduce_reported(name: str | None, *, every: bool, archives: Sequence[Path], weights: Sequence[Path]) -> int:
-    """Measure one row, or all of them, again; returns the exit status.
-
-    It is 1 where one failed; else 4 where data are not those reported, 3 where some are not at hand, and 0 where all passed.
-
-    Raises:
-        PipelineError: no row has this name, or neither a name nor all were asked for.
-    """
+    """Measure one row, or all of them, again; returns the exit status: 1 where one failed, else the highest one."""
     rows = {row.name: row for row in read_rows(REPORTED)}
     if every == (name is not None):
         raise PipelineError("Say which result to reproduce: a NAME, or --all; --list shows them.")
