@@ -132,7 +132,8 @@ def _reproduce(
     from pipeline.reproduce import list_reported, reproduce_reported
 
     if listed:
-        return list_reported()
+        list_reported()
+        return 0
     return reproduce_reported(name, every=every, archives=archive or [], weights=weights or [])
 
 

@@ -57,7 +57,8 @@ def experiments_of(shown: Sequence[dict[str, Any]]) -> list[pd.DataFrame]:
 def leaderboard(table: pd.DataFrame) -> str:
     """The table of experiments on the same photos, and how many have looked at the test split."""
     lines = [HEAD]
-    for place, one in enumerate(table.itertuples(), 1):
+    experiments: Any = table.itertuples()
+    for place, one in enumerate(experiments, 1):
         accuracy = f"{one.accuracy:.2%} ({one.accuracy_low:.2%} to {one.accuracy_high:.2%})"
         sizes = f"{one.num_parameters / 1e6:,.2f} M", f"{one.val_log_loss:.4f}", f"{one.log_loss:.4f}"
         seconds = f"{one.frozen_seconds:,.0f} + {one.finetune_seconds:,.0f}"
