@@ -1,33 +1,31 @@
-"""What the benchmarks share: tables, the command line, photos, and projects in which the stages run."""
+"""What the benchmarks share: the command line, variants over seeds, photos, and projects in which the stages run."""
 
 import argparse
-import itertools
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
-from torch import Tensor
+from ruamel.yaml import YAML
 
-from pipeline.checkpoint import Preprocessing
-from pipeline.data.dataset import Photos, in_batches, load_batches
+from pipeline.data.dataset import Photos
 from pipeline.data.manifest import classes_of, read_manifest
 from pipeline.errors import PipelineError
 from pipeline.params import load_params
+from pipeline.reproduce import markdown, mean_and_deviation
 from pipeline.runtime import ResolvedRuntime, resolve_runtime
-from pipeline.training.features import batch_size_on, evaluation
 
 PROJECT = Path(__file__).resolve().parents[1]
-RUNS, RESULTS = PROJECT / "benchmarks/.runs", PROJECT / "benchmarks/results"
+PROCESSED, RUNS, RESULTS = (PROJECT / name for name in ("data/processed", "benchmarks/.runs", "benchmarks/results"))
 TRAINING = ("train-frozen-backbone", "unfreeze-finetune")
-BATCHES_IN_MEMORY = 8
+RECIPE = "the recipe"
 SECONDS_BETWEEN_LOOKS = 2.0  # at the memory of what is timed: a look reads all of its page tables, which takes 50 ms
 
 
@@ -48,19 +46,44 @@ def run_command(description: str, measure: Callable[[argparse.Namespace], None],
         sys.exit(str(error))
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
+def setting(text: str) -> dict[str, Any]:
+    """SECTION.KEY=VALUE as `change_params` takes it, the value as YAML has it."""
+    key, _, value = text.partition("=")
+    return {key: YAML(typ="safe", pure=True).load(value)}
 
 
-def seconds_of(work: Callable[[], object]) -> float:
-    """Wall-clock seconds, until a GPU is done too."""
-    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    wait()
-    started = time.perf_counter()
-    work()
-    wait()
-    return time.perf_counter() - started
+def keep(name: str, text: str) -> None:
+    """Print a result, and write it to benchmarks/results."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / name).write_text(f"{text}\n", encoding="utf-8")
+    print(text)
+
+
+Runs = dict[str, list[dict[str, float]]]  # variant -> its scores by name, a run a seed
+
+
+def run_variants(variants: Sequence[str], seeds: int, run: Callable[[str, int], dict[str, dict[str, float]]]) -> Runs:
+    """Every variant with every seed. `run` returns scores by name, of the variant and of what else came out beside it."""
+    results: Runs = {}
+    for seed in range(seeds):
+        for variant in variants:
+            for name, scores in run(variant, seed).items():
+                results.setdefault(name, []).append(scores)
+                print(f"seed {seed}, {name}: {', '.join(f'{key} {value:.4f}' for key, value in scores.items())}", flush=True)
+    return results
+
+
+def table_of_variants(results: Mapping[str, Sequence[Mapping[str, float]]], forms: Mapping[str, str], paired: str) -> str:
+    """Mean ± deviation of scores over the seeds, the lowest first; `forms` are their formats.
+
+    The last column is the difference in `paired` to the recipe, of the same seed: runs of equal place have the same.
+    """
+    rows = []
+    for variant, runs in sorted(results.items(), key=lambda item: statistics.mean(one[next(iter(forms))] for one in item[1])):
+        cells = [mean_and_deviation([one[name] for one in runs], form) for name, form in forms.items()]
+        differences = [one[paired] - recipe[paired] for one, recipe in zip(runs, results[RECIPE], strict=True)]
+        rows.append((variant, *cells, "" if variant == RECIPE else mean_and_deviation(differences, "+.4f")))
+    return markdown(("", *forms, f"{paired}, to the recipe"), rows)
 
 
 def resolved(device: str = "auto", **changes: Any) -> ResolvedRuntime:
@@ -71,27 +94,17 @@ def resolved(device: str = "auto", **changes: Any) -> ResolvedRuntime:
 
 def stored_photos(split: str, count: int | None = None) -> Photos:
     """The photos of a split as the preprocess stage left them; `count` of them, the same again where there are fewer."""
-    processed = PROJECT / "data/processed"
-    manifest = read_manifest(processed)
-    photos = Photos.of_split(manifest, processed, split, classes_of(manifest))
-    places = [number % len(photos) for number in range(len(photos) if count is None else count)]
-    ids, paths = tuple(photos.ids[place] for place in places), tuple(photos.paths[place] for place in places)
-    return Photos(ids, paths, photos.labels[places])
+    manifest = read_manifest(PROCESSED)
+    photos = Photos.of_split(manifest, PROCESSED, split, classes_of(manifest))
+    return photos.at([number % len(photos) for number in range(count or len(photos))])
 
 
-def first_batches(photos: Photos, preprocessing: Preprocessing, runtime: ResolvedRuntime) -> list[Tensor]:
-    """The first batches as the frozen stage's pass has them, on the device."""
-    batches = in_batches(range(len(photos)), batch_size_on(runtime.device))
-    loaded = load_batches(photos, evaluation(preprocessing), batches, workers=runtime.workers)
-    return [pixels.to(runtime.device) for pixels, _ in itertools.islice(loaded, BATCHES_IN_MEMORY)]
-
-
-def lend_photos(source: Path, clone: Path) -> Path:
-    """Give a clone of the project the stored photos of `source`, another project, and what its stages left about them."""
+def lend_photos(processed: Path, clone: Path) -> Path:
+    """Give a clone of the project stored photos, and what this project's stages left about theirs."""
     (clone / "data").mkdir(exist_ok=True)
-    (clone / "data/processed").symlink_to((source / "data/processed").resolve())
+    (clone / "data/processed").symlink_to(processed.resolve())
     for name in ("metrics", "seconds"):
-        shutil.copytree(source / "outputs" / name, clone / "outputs" / name, dirs_exist_ok=True)
+        shutil.copytree(PROJECT / "outputs" / name, clone / "outputs" / name, dirs_exist_ok=True)
     return clone
 
 

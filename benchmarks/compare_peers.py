@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from common import PROJECT, RESULTS, RUNS, TRAINING, lend_photos, run_command, run_measured, run_stage, table
+from common import PROCESSED, PROJECT, RUNS, TRAINING, keep, lend_photos, run_command, run_measured, run_stage
 
 from pipeline.cores import usable_cores
 from pipeline.data.manifest import classes_of, fingerprint, read_manifest, write_manifest
@@ -33,7 +33,7 @@ from pipeline.models.backbone import create_backbone
 from pipeline.models.freezing import set_trainable
 from pipeline.models.head import replace_head
 from pipeline.params import UnfreezeFinetune, change_params
-from pipeline.reproduce import clone_project
+from pipeline.reproduce import clone_project, markdown
 from pipeline.runtime import machine_name, resolve_device
 from pipeline.training.activations import recipe_of
 
@@ -67,7 +67,7 @@ def sample(manifest: Any, photos: int | None, seed: int) -> Any:
 
 def prepare_photos(project: Path, photos: int | None, seed: int) -> None:
     """Make `project` one that has been preprocessed, with a sample of the training photos of this one, as links."""
-    stored, target = PROJECT / "data/processed", project / "data/processed"
+    stored, target = PROCESSED, project / "data/processed"
     manifest = sample(read_manifest(stored), photos, seed)
     for split, label, photo in manifest.loc[manifest["split"] != "", ["split", "class", "id"]].itertuples(index=False):
         file = Path("images", split, label, f"{photo}.jpg")
@@ -75,8 +75,6 @@ def prepare_photos(project: Path, photos: int | None, seed: int) -> None:
         os.link((stored / file).resolve(), target / file)
     for file in stored.glob("*.json"):
         shutil.copy(file, target)
-    for name in ("metrics", "seconds"):
-        shutil.copytree(PROJECT / "outputs" / name, project / "outputs" / name)
     write_manifest(manifest, target)
 
 
@@ -96,7 +94,7 @@ def run_ours(given: argparse.Namespace, photos: Path, folder: Path, seed: int) -
     changes |= {"unfreeze_finetune.epochs": given.epochs_unfrozen, "runtime.device": "cpu"}
     changes |= {"runtime.threads": given.threads, "runtime.workers": given.threads}
     with tempfile.TemporaryDirectory() as temporary:
-        clone = lend_photos(photos, clone_project(PROJECT, Path(temporary) / "project"))
+        clone = lend_photos(photos / "data/processed", clone_project(PROJECT, Path(temporary) / "project"))
         change_params(clone / "params.yaml", changes)
         peak = max(run_stage(stage, clone, folder / "log.txt", given.threads) for stage in TRAINING)
         run_stage("evaluate", clone, folder / "log.txt", given.threads)
@@ -127,7 +125,7 @@ def describe_blocks(given: argparse.Namespace, photos: Path) -> None:
 def compare(given: argparse.Namespace) -> None:
     """Run what is not there yet, side by side in turns, and write and print the table."""
     given.weights = str(Path(given.weights).resolve())
-    manifest = sample(read_manifest(PROJECT / "data/processed"), given.photos, given.seed)
+    manifest = sample(read_manifest(PROCESSED), given.photos, given.seed)
     decides = [vars(given)[name] for name in SHARED if name != "weights"]
     decides += [given.seed, sha256_of(Path(given.weights)), fingerprint(manifest), sha256_of(PEERS / "peer.py")]
     runs = RUNS / hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
@@ -153,10 +151,7 @@ def compare(given: argparse.Namespace) -> None:
     counts = ", ".join(f"{count:,} {split}" for split, count in manifest["split"].value_counts().items() if split)
     machine = machine_name(resolve_device("cpu"), given.threads)
     heading = f"{given.backbone}; photos: {counts}; {given.epochs_frozen} + {given.epochs_unfrozen} epochs; {machine}; "
-    text = f"{heading}{given.repeats} runs of each side in turns: median seconds, mean scores.\n\n{report(results)}\n"
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "peers.md").write_text(text, encoding="utf-8")
-    print(text)
+    keep("peers.md", f"{heading}{given.repeats} runs of each side in turns: median seconds, mean scores.\n\n{report(results)}")
 
 
 def source_revision() -> str | None:
@@ -194,7 +189,7 @@ def report(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         lost += [f"{side} is better in {name}" for name, is_better in better.items() if is_better]
     head = ["", "frozen (ratio to ours)", "fine-tuning", "both", "learns, frozen", "learns, fine-tuning", "learning rates"]
     head += ["val log-loss", "test log-loss", "accuracy, frozen", "accuracy, fine-tuned", "peak memory"]
-    return "\n\n".join([table(head, rows), f"{'; '.join(lost) or 'No side is better in anything'}.", "\n".join(setups)])
+    return "\n\n".join([markdown(head, rows), f"{'; '.join(lost) or 'No side is better in anything'}.", "\n".join(setups)])
 
 
 if __name__ == "__main__":

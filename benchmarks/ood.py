@@ -13,7 +13,7 @@ from random import Random
 
 import numpy as np
 import torch
-from common import run_command, table
+from common import run_command
 from PIL import Image
 from sklearn.covariance import ledoit_wolf
 from sklearn.metrics import roc_auc_score
@@ -29,6 +29,7 @@ from pipeline.models.backbone import rebuild
 from pipeline.models.ood import OodDetector, sample_by_class
 from pipeline.models.outputs import FeatureExtractor
 from pipeline.paths import PROCESSED
+from pipeline.reproduce import markdown
 
 NEIGHBOUR = 5  # whose distance is the score
 COUNT = 40  # of each kind of picture that is no photo
@@ -75,14 +76,13 @@ def compare(given: argparse.Namespace) -> None:
         batches = [torch.stack([transform(image) for image in images[i : i + 32]]) for i in range(0, len(images), 32)]
         return torch.cat([network(batch) for batch in batches])
 
-    splits = {}
-    for split in ("train", "val"):
+    def of_split(split: str) -> tuple[Tensor, Tensor]:
         photos = Photos.of_split(manifest, PROCESSED, split, info.classes)
-        chosen = sample_by_class(photos.labels, given.photos)
-        splits[split] = features([Image.open(photos.paths[i]).convert("RGB") for i in chosen]), photos.labels[chosen]
-    (train, labels), (val, val_labels) = splits["train"], splits["val"]
-    held_back = val_labels == len(info.classes) - 1
-    known = labels != len(info.classes) - 1
+        photos = photos.at(sample_by_class(photos.labels, given.photos))
+        return features([Image.open(path).convert("RGB") for path in photos.paths]), photos.labels
+
+    (train, labels), (val, val_labels) = of_split("train"), of_split("val")
+    known, held_back = labels != len(info.classes) - 1, val_labels == len(info.classes) - 1
     cases = {f"held back: {info.classes[-1]}": (train[known], labels[known], val[~held_back], val[held_back])}
     cases |= {name: (train, labels, val, features(images)) for name, images in pictures().items()}
     rows = []
@@ -92,7 +92,7 @@ def compare(given: argparse.Namespace) -> None:
             own, other = (score(learnt, of_class, photos).numpy() for photos in (ordinary, strange))
             auroc = roc_auc_score([0] * len(own) + [1] * len(other), np.concatenate([own, other]))
             rows[-1].append(f"{auroc:.4f} ({(other <= np.quantile(own, 0.95)).mean():.1%})")
-    print(table(["", *METHODS], rows))
+    print(markdown(["", *METHODS], rows))
 
 
 if __name__ == "__main__":

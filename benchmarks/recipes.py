@@ -1,4 +1,4 @@
-"""Variants of the fine-tuning recipe, settings or not, over seeds: paired differences in validation log-loss.
+"""Variants of the fine-tuning recipe that no setting makes, over seeds: paired differences in validation log-loss.
 
     uv run python benchmarks/recipes.py --photos 2000                     # after `dvc repro preprocess`
     uv run python benchmarks/recipes.py --teacher ../blend/outputs/probe/out_of_fold.csv
@@ -11,15 +11,12 @@ saw it. The table is written to benchmarks/results/recipes.md.
 
 import argparse
 import copy
-import statistics
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from common import PROJECT, RESULTS, RUNS, resolved, run_command, stored_photos, table
+from common import PROCESSED, PROJECT, RECIPE, RUNS, keep, resolved, run_command, run_variants, stored_photos, table_of_variants
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -35,22 +32,10 @@ from pipeline.training.features import backend_for, evaluation, run_inference
 from pipeline.training.finetune import Trainer
 from pipeline.training.probe import fit_probe, read_out_of_fold
 from pipeline.training.resume import ResumeFolder
-from pipeline.training.schedule import Recipe
 from pipeline.training.selection import ALPHAS, Candidate
 
-RECIPE, SOUP, FLIPPED, DISTILLED = "the recipe", "greedy soup of the epochs", "flip-averaged features, frozen", "distilled"
-BIASES = "biases and norms only"
-# Variant -> settings that differ, given the recipe that is chosen where nothing is set.
-SETTINGS: dict[str, Callable[[Recipe], dict[str, Any]]] = {
-    RECIPE: lambda recipe: {},
-    "half the epochs": lambda recipe: {"epochs": max(1, recipe.epochs // 2)},
-    "topmost block only": lambda recipe: {"unfrozen_blocks": 1},
-    BIASES: lambda recipe: {},
-    DISTILLED: lambda recipe: {},
-    "half the learning rate": lambda recipe: {"learning_rate": recipe.learning_rate / 2},
-    "warm-up over half of the steps": lambda recipe: {"warmup_fraction": 0.5},
-    "twice the epochs": lambda recipe: {"epochs": 2 * recipe.epochs},
-}
+BIASES, DISTILLED = "biases and norms only", "distilled"
+SOUP, FLIPPED, LOSS = "greedy soup of the epochs", "flip-averaged features, frozen", "validation log-loss"
 
 
 class SoupTrainer(Trainer):
@@ -98,38 +83,36 @@ class Bench:
     def __init__(self, given: argparse.Namespace) -> None:
         train, self.val = stored_photos("train"), stored_photos("val")
         self.train = train.at(sample_by_class(train.labels, given.photos)) if given.photos else train
-        self.params, self.runtime, self.folder = load_params(PROJECT / "params.yaml"), resolved(), RUNS / "recipes"
-        self.names = classes_of(read_manifest(PROJECT / "data/processed"))
-        self.classes, self.soft_labels = len(self.names), self.train.labels
+        self.runtime, self.folder = resolved(), RUNS / "recipes"
+        names = classes_of(read_manifest(PROCESSED))
+        self.classes, self.taught = len(names), self.train
         if given.teacher:
-            taught = read_out_of_fold(given.teacher, self.names, self.train.ids).to_numpy()
-            self.soft_labels = (one_hot(self.train.labels) + torch.from_numpy(taught)).float() / 2
-        self.backbone = create_backbones(self.params.backbone.parts, locate=user_path)
+            taught = read_out_of_fold(given.teacher, names, self.train.ids).to_numpy()
+            self.taught = replace(self.train, labels=(one_hot(self.train.labels) + torch.from_numpy(taught)).float() / 2)
+        self.backbone = create_backbones(load_params(PROJECT / "params.yaml").backbone.parts, locate=user_path)
         replace_head(self.backbone.model, self.classes, initialisation="zeros")
-        network = self.network(UnfreezeFinetune())
+        network = self.network()
         features = {"train": network.features("train", self.train), "val": network.features("val", self.val)}
         self.frozen = self._solve(features)
         self.flipped = self._solve({name: (of + self._mirrored(name)) / 2 for name, of in features.items()}, keep=False)
 
-    def network(self, settings: UnfreezeFinetune) -> SplitNetwork:
-        """A copy of the network, split for some settings, with its activations cached."""
+    def network(self) -> SplitNetwork:
+        """A copy of the network, split for the recipe, with its activations cached."""
         model, preprocessing = copy.deepcopy(self.backbone.model), self.backbone.preprocessing
-        blocks = recipe_of(model, preprocessing, settings, len(self.train)).unfrozen_blocks
+        blocks = recipe_of(model, preprocessing, UnfreezeFinetune(), len(self.train)).unfrozen_blocks
         network = SplitNetwork(model, blocks, preprocessing, choice="auto", runtime=self.runtime)
         network.use_cache(self.folder / "features", self.backbone.info, " ".join(self.train.ids))
         return network
 
     def _mirrored(self, split: str) -> Tensor:
         photos, preprocessing = {"train": self.train, "val": self.val}[split], self.backbone.preprocessing
-        outputs = self.network(UnfreezeFinetune()).outputs.eval()
+        outputs = self.network().outputs.eval()
         backend = backend_for(outputs, photos, preprocessing, choice="auto", runtime=self.runtime, float32=split == "val")
-        [values] = run_inference(
-            lambda pixels: backend.run(pixels.flip(2)),
-            photos,
-            evaluation(preprocessing),
-            runtime=self.runtime,
-            description="mirrored",
-        )
+
+        def run(pixels: Tensor) -> Tensor | tuple[Tensor, ...]:
+            return backend.run(pixels.flip(2))
+
+        [values] = run_inference(run, photos, evaluation(preprocessing), runtime=self.runtime, description="mirrored")
         return values.tensor()[:, self.classes :]
 
     def _solve(self, features: dict[str, Tensor], *, keep: bool = True) -> float:
@@ -141,15 +124,14 @@ class Bench:
             apply_temperature(self.backbone.model, fit_temperature(logits, self.val.labels))
         return Candidate.of(0.0, 0, logits, self.val.labels).log_loss
 
-    def run(self, variant: str, seed: int) -> dict[str, tuple[float, float]]:
+    def run(self, variant: str, seed: int) -> dict[str, dict[str, float]]:
         """Validation log-loss of a variant's best candidate, and its seconds, those of activations left out; the soup's too."""
-        recipe = recipe_of(self.backbone.model, self.backbone.preprocessing, UnfreezeFinetune(), len(self.train))
-        settings = UnfreezeFinetune(seed=seed, **SETTINGS[variant](recipe))
-        network = self.network(settings)
+        settings = UnfreezeFinetune(seed=seed)
+        network = self.network()
         if variant == BIASES:
             for name, parameter in network.model.named_parameters():
                 parameter.requires_grad_(parameter.requires_grad and (parameter.ndim == 1 or name.startswith("classifier")))
-        train = replace(self.train, labels=self.soft_labels) if variant == DISTILLED else self.train
+        train = self.taught if variant == DISTILLED else self.train
         trainer = SoupTrainer(network, train, self.val, settings)
         for number in range(1, trainer.epochs + 1):  # computed once for all variants, so no part of the time
             copied, low = trainer.copy_of(number)
@@ -162,40 +144,21 @@ class Bench:
         while not trainer.finished():
             trainer.train_epoch(resume)
         result = trainer.result()
-        found = {variant: (result.history[0].val_log_loss - result.choice.gain, time.monotonic() - started)}
+        found = {variant: {LOSS: result.history[0].val_log_loss - result.choice.gain, "seconds": time.monotonic() - started}}
         if variant == RECIPE:
-            found[SOUP] = trainer.soup(), time.monotonic() - started
+            found[SOUP] = {LOSS: trainer.soup(), "seconds": time.monotonic() - started}
         return found
 
 
 def measure(given: argparse.Namespace) -> None:
     """Run every variant with every seed, and write and print the table."""
-    results: dict[str, list[tuple[float, float]]] = {}
     bench = Bench(given)
-    frozen = [("frozen", bench.frozen), (FLIPPED, bench.flipped)]
-    print(frozen, flush=True)
-    for seed in range(given.seeds):
-        for variant in [name for name in SETTINGS if name != DISTILLED or given.teacher]:
-            for name, one in bench.run(variant, seed).items():
-                results.setdefault(name, []).append(one)
-                print(f"seed {seed}, {name}: {one[0]:.4f}, {one[1]:.0f} s", flush=True)
-    text = report(frozen, results, len(bench.train), len(bench.val))
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "recipes.md").write_text(text, encoding="utf-8")
-    print(text)
-
-
-def report(frozen: list[tuple[str, float]], results: dict[str, list[tuple[float, float]]], train: int, val: int) -> str:
-    """The table, with mean and deviation over the seeds; differences are to the recipe of the same seed."""
-    rows = [[name, f"{value:.4f}", "", ""] for name, value in frozen]
-    for variant, runs in results.items():
-        losses, seconds = zip(*runs, strict=True)
-        paired = [one - base for one, (base, _) in zip(losses, results[RECIPE], strict=True)]
-        spread = [f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else "" for values in (losses, paired)]
-        difference = "" if variant == RECIPE else f"{statistics.mean(paired):+.4f}{spread[1]}"
-        rows.append([variant, f"{statistics.mean(losses):.4f}{spread[0]}", difference, f"{statistics.mean(seconds):.0f}"])
-    head = ["", "validation log-loss", "to the recipe", "seconds"]
-    return f"{train:,} training and {val:,} validation photos\n\n{table(head, rows)}\n"
+    variants = [RECIPE, BIASES, *([DISTILLED] if given.teacher else [])]
+    frozen = {"frozen": bench.frozen, FLIPPED: bench.flipped}
+    results = {name: [{LOSS: loss, "seconds": 0.0}] * given.seeds for name, loss in frozen.items()}
+    results |= run_variants(variants, given.seeds, bench.run)
+    photos = f"{len(bench.train):,} training and {len(bench.val):,} validation photos"
+    keep("recipes.md", f"{photos}\n\n{table_of_variants(results, {LOSS: '.4f', 'seconds': '.0f'}, LOSS)}")
 
 
 if __name__ == "__main__":

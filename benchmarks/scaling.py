@@ -11,16 +11,42 @@ The error is the backend's against eager float32.
 
 import argparse
 import itertools
-from typing import Any
+import time
+from collections.abc import Callable
 
-from common import PROJECT, first_batches, resolved, run_command, seconds_of, stored_photos, table
+import torch
+from common import PROJECT, resolved, run_command, stored_photos
+from torch import Tensor
 
+from pipeline.checkpoint import Preprocessing
+from pipeline.data.dataset import Photos, in_batches, load_batches
 from pipeline.models.backbone import create_backbone
 from pipeline.models.outputs import FeatureExtractor
 from pipeline.params import load_params
 from pipeline.paths import user_path
-from pipeline.runtime import machine_name
-from pipeline.training.features import backend_for, evaluation, run_inference
+from pipeline.reproduce import markdown
+from pipeline.runtime import ResolvedRuntime, machine_name
+from pipeline.training.features import backend_for, batch_size_on, evaluation, run_inference
+
+BATCHES_IN_MEMORY = 8
+HEAD = ("backend", "error", "photos", "pixels", "workers", "photos/s", "bare backend, photos/s", "ratio")
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """Wall-clock seconds, until a GPU is done too."""
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait()
+    started = time.perf_counter()
+    work()
+    wait()
+    return time.perf_counter() - started
+
+
+def first_batches(photos: Photos, preprocessing: Preprocessing, runtime: ResolvedRuntime) -> list[Tensor]:
+    """The first batches as the frozen stage's pass has them, on the device."""
+    batches = in_batches(range(len(photos)), batch_size_on(runtime.device))
+    loaded = load_batches(photos, evaluation(preprocessing), batches, workers=runtime.workers)
+    return [pixels.to(runtime.device) for pixels, _ in itertools.islice(loaded, BATCHES_IN_MEMORY)]
 
 
 def measure(given: argparse.Namespace) -> None:
@@ -40,14 +66,17 @@ def measure(given: argparse.Namespace) -> None:
         bare_seconds()
         for count, workers in itertools.product(given.photos, given.workers):
             photos, loading = stored_photos("train", count), resolved(given.device, workers=workers)
-            passing: dict[str, Any] = {"runtime": loading, "description": "photos"}
+
+            def whole_pass() -> object:
+                return run_inference(backend.run, photos, evaluation(preprocessing), runtime=loading, description="photos")  # noqa: B023
+
             before = bare_seconds()
-            rate = count / seconds_of(lambda: run_inference(backend.run, photos, evaluation(preprocessing), **passing))  # noqa: B023
+            rate = count / seconds_of(whole_pass)
             bare_rate = 2 * sum(map(len, batches)) / (before + bare_seconds())
             setting = f"{backend.name}", f"{backend.relative_rms_error:.1e}", f"{count:,}", f"{size}", f"{workers}"
             rows.append((*setting, f"{rate:.0f}", f"{bare_rate:.0f}", f"{rate / bare_rate:.2f}"))
     print(f"{backbone.info.name}, {machine_name(runtime.device, runtime.threads)}")
-    print(table(("backend", "error", "photos", "pixels", "workers", "photos/s", "bare backend, photos/s", "ratio"), rows))
+    print(markdown(HEAD, rows))
 
 
 if __name__ == "__main__":

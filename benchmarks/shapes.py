@@ -8,12 +8,11 @@ strength is chosen on the rest, and the table has the log-loss (and accuracy) on
 """
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 
 import torch
-from common import PROJECT, resolved, run_command, run_measured, table
+from common import PROJECT, resolved, run_command, run_stage
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -22,11 +21,12 @@ from pipeline.data.manifest import classes_of, read_manifest
 from pipeline.models.backbone import create_backbone
 from pipeline.models.outputs import FeatureExtractor
 from pipeline.params import change_params
-from pipeline.reproduce import clone_project
+from pipeline.reproduce import clone_project, markdown
 from pipeline.training.features import backend_for, evaluation, run_inference
 from pipeline.training.probe import fit_probe
 
 CROPS = ("model", "squash", "pad")
+HEAD = ("backbone", "crop", "first: held out", "first to second", "second: held out", "second to first")
 STORED_SIZE = 320  # enough for all backbones here, so that photos are stored once
 
 
@@ -35,12 +35,12 @@ def prepared(source: str, clone: Path, log: Path) -> Photos:
     changes = {"download.source": str(Path(source).resolve()), "preprocess.stored_size": STORED_SIZE}
     change_params(clone_project(PROJECT, clone) / "params.yaml", changes)
     for stage in ("inputs", "download", "preprocess"):
-        run_measured([sys.executable, "-m", "pipeline", stage], clone, log)
+        run_stage(stage, clone, log)
     processed = clone / "data/processed"
     manifest = read_manifest(processed)
     parts = [Photos.of_split(manifest, processed, split, classes_of(manifest)) for split in ("train", "val", "test")]
-    ids, paths = ([one for part in parts for one in getattr(part, name)] for name in ("ids", "paths"))
-    whole = Photos(tuple(ids), tuple(paths), torch.cat([part.labels for part in parts]))
+    ids, paths = (sum((getattr(part, name) for part in parts), ()) for name in ("ids", "paths"))
+    whole = Photos(ids, paths, torch.cat([part.labels for part in parts]))
     return whole.at(sorted(range(len(ids)), key=ids.__getitem__))
 
 
@@ -84,7 +84,7 @@ def measure(given: argparse.Namespace) -> None:
                 of_first, of_second = ((features_of(one, backbone, given.weights, crop), one.labels) for one in (first, second))
                 rows.append((backbone, crop, *scored(of_first, of_second), *scored(of_second, of_first)))
         print(f"{len(first):,} photos of {Path(given.first).name}, {len(second):,} of {Path(given.second).name}")
-        print(table(("backbone", "crop", "first: held out", "first to second", "second: held out", "second to first"), rows))
+        print(markdown(HEAD, rows))
 
 
 if __name__ == "__main__":

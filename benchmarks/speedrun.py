@@ -17,15 +17,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import PROJECT, run_command, run_measured, table
-from ruamel.yaml import YAML
+from common import PROJECT, run_command, run_measured, setting
 
 from pipeline.cores import usable_cores
 from pipeline.errors import PipelineError
 from pipeline.files import read_json
 from pipeline.params import change_params
 from pipeline.presets import settings_of
-from pipeline.reproduce import clone_project
+from pipeline.reproduce import clone_project, markdown
 from pipeline.runtime import machine_name, resolve_device
 
 BETTER = {"accuracy": max, "log_loss": min}
@@ -36,10 +35,9 @@ def measure(given: argparse.Namespace) -> None:
     metric, _, number = given.target.partition("=")
     if metric not in BETTER or not number.replace(".", "", 1).isdigit():
         raise PipelineError(f"--target {given.target}: give accuracy=0.99 or log_loss=0.024, say.")
-    settings = [text.split("=", 1) for text in given.set or []]
-    changes: dict[str, Any] = settings_of(given.preset) | {
-        key: YAML(typ="safe", pure=True).load(text) for key, text in settings
-    }
+    changes = settings_of(given.preset)
+    for text in given.set or []:
+        changes |= setting(text)
     changes["download.source"] = str(Path(given.source).resolve()) if Path(given.source).exists() else given.source
     values, seconds = [], []
     for seed in range(given.runs):
@@ -53,7 +51,7 @@ def measure(given: argparse.Namespace) -> None:
     machine, chosen = machine_name(resolve_device("auto"), usable_cores()), ", ".join([given.preset, *(given.set or [])])
     head = ("date", "target", "seconds", f"mean of {given.runs} runs", "settings", "photos", "machine")
     date, name = datetime.date.today().isoformat(), Path(given.source).name
-    print(table(head, [(date, given.target, f"{statistics.mean(seconds):.0f}", f"{mean:.4f}", chosen, name, machine)]))
+    print(markdown(head, [(date, given.target, f"{statistics.mean(seconds):.0f}", f"{mean:.4f}", chosen, name, machine)]))
     if not reached:
         sys.exit(1)
 

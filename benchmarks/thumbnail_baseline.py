@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from common import run_command
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
-from sklearn.model_selection import StratifiedKFold, train_test_split
-from sklearn.pipeline import make_pipeline
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, StratifiedShuffleSplit, cross_val_predict
+from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
@@ -24,10 +24,10 @@ from pipeline.download.drawn import FOLDERS, draw_petimages
 
 THUMBNAIL = 16  # pixels on a side
 FOLDS = 5
-# By name: how to build the classifier for a penalty, and the penalties to choose from.
+# By name: the classifier, and the penalties to choose from.
 MODELS: dict[str, Any] = {
-    "logistic regression": (lambda penalty: LogisticRegression(C=1 / penalty, solver="newton-cholesky"), [10, 100, 1e3, 1e4]),
-    "ridge regression": (lambda penalty: RidgeClassifier(alpha=penalty), [1e2, 1e3, 1e4, 1e5]),
+    "logistic regression": (LogisticRegression(solver="newton-cholesky"), {"C": [1 / 10, 1 / 100, 1 / 1e3, 1 / 1e4]}),
+    "ridge regression": (RidgeClassifier(), {"alpha": [1e2, 1e3, 1e4, 1e5]}),
 }
 
 
@@ -47,16 +47,12 @@ def read_thumbnails(root: Path) -> tuple[np.ndarray, np.ndarray]:
 @threadpool_limits.wrap(limits=1)  # threads only get in each other's way on problems of this size
 def cross_validated_accuracy(name: str, features: np.ndarray, labels: np.ndarray) -> float:
     """The fraction of photos that one of `MODELS` classifies correctly when trained on the other folds."""
-    build, penalties = MODELS[name]
-    correct = np.zeros(len(labels), bool)
-    for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(features, labels):
-        fit, valid = train_test_split(train, test_size=0.25, stratify=labels[train], random_state=0)
-
-        candidates = [make_pipeline(StandardScaler(), build(one)).fit(features[fit], labels[fit]) for one in penalties]
-        scores = [one.score(features[valid], labels[valid]) for one in candidates]
-        model = candidates[int(np.argmax(scores))].fit(features[train], labels[train])
-        correct[test] = model.predict(features[test]) == labels[test]
-    return float(correct.mean())
+    model, penalties = MODELS[name]
+    grid = {f"model__{key}": values for key, values in penalties.items()}
+    held_out = StratifiedShuffleSplit(1, test_size=0.25, random_state=0)
+    search = GridSearchCV(Pipeline([("scale", StandardScaler()), ("model", model)]), grid, cv=held_out)
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+    return float((cross_val_predict(search, features, labels, cv=folds) == labels).mean())
 
 
 def measure(given: argparse.Namespace) -> None:

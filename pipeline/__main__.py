@@ -10,6 +10,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib import import_module
 from multiprocessing import util
 from pathlib import Path
@@ -21,6 +22,7 @@ from typer.core import TyperGroup
 from pipeline.errors import PipelineError
 from pipeline.files import cannot_write
 from pipeline.launch import distributed_process, is_distributed, launch, reported_to_launcher
+from pipeline.paths import EVALUATION, FINETUNED, FROZEN, PROCESSED
 
 STAGES = {
     "inputs": "Hash the files of one's own that params.yaml names.",
@@ -32,25 +34,29 @@ STAGES = {
 }
 # Stages that runtime.processes is about.
 OF_SEVERAL_PROCESSES = ("train-frozen-backbone", "unfreeze-finetune")
-# What the operating system refuses because of the state of a disk or a folder, not of a mistake in this project.
-OF_THE_WORLD = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
-OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+# What the operating system refuses because of the state of a folder or a disk, not of a mistake in this project.
+OF_THE_WORLD = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+OF_THE_WORLD |= {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
 LONGEST_TMPDIR = 70  # bytes, which with those of a socket in it are fewer than the 104 that macOS allows (Linux: 108)
-
+LEADERBOARD, LEARNING_RATES = Path("outputs/leaderboard.svg"), Path("outputs/learning_rates.svg")
 Checkpoint = Annotated[Path, typer.Option(help="The folder of a checkpoint.")]
 Photos = Annotated[
     list[str], typer.Argument(metavar="PHOTO...", help="Files, folders, patterns, addresses; - is standard input.")
 ]
-FINETUNED = Path("outputs/finetuned")
 
 
 class _Commands(TyperGroup):
-    """Turns what a person can put right into one message and exit status 1; anything else is a defect and a traceback."""
+    """Ends with the status that a command returns, or with 1 and one message of what a person can put right.
+
+    Anything else is a defect and a traceback.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            if status := super().invoke(ctx):
+                raise SystemExit(status)
+            return
         except KeyboardInterrupt:
             print("\nStopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
             raise SystemExit(130) from None
@@ -60,28 +66,16 @@ class _Commands(TyperGroup):
                 raise SystemExit(1) from None
             if message is None:
                 raise
-        if _is_in_cache(os.environ.get("DVC_STAGE", "")):
-            message += "\nWhat this stage made before is safe in DVC's cache: `dvc checkout` brings it back."
+        if "DVC_STAGE" in os.environ:
+            message += "\nIf this stage has run here before, `dvc checkout` brings back what it made."
         print(f"\nerror: {message}", file=sys.stderr)
         raise SystemExit(1)
-
-
-def _is_in_cache(stage: str) -> bool:
-    """Whether DVC has what a stage made before: dvc.lock, which is committed, names it also where the cache has not got it."""
-    lock = Path("dvc.lock")
-    if not stage or not lock.exists():
-        return False
-    from ruamel.yaml import YAML
-
-    made = YAML(typ="safe").load(lock)["stages"].get(stage, {}).get("outs", [])
-    hashes = [out["md5"] for out in made if out.get("hash") == "md5"]
-    return bool(hashes) and all(Path(".dvc/cache/files/md5", value[:2], value[2:]).exists() for value in hashes)
 
 
 def _for_a_person(error: Exception) -> str | None:
     if isinstance(error, PipelineError):
         return str(error)
-    if isinstance(error, OF_THE_WORLD) or (isinstance(error, OSError) and error.errno in OF_A_DISK):
+    if isinstance(error, OSError) and error.errno in OF_THE_WORLD:
         return f"{cannot_write(Path(error.filename or Path.cwd()), error)} Then run the same command again."
     return None
 
@@ -101,16 +95,12 @@ def _command(stage: str) -> Callable[[], None]:
         from pipeline.params import load_params
 
         params = load_params()
-        module = f"pipeline.stages.{stage.replace('-', '_')}"
-        if is_distributed():
-            if stage not in OF_SEVERAL_PROCESSES:
-                raise PipelineError(f"{stage} runs in one process: start it without torchrun or accelerate launch.")
-            with distributed_process():
-                import_module(module).run(params)
-        elif params.runtime.processes > 1 and stage in OF_SEVERAL_PROCESSES:
-            launch(["-m", "pipeline", stage], params.runtime.processes)
-        else:
-            import_module(module).run(params)
+        if is_distributed() and stage not in OF_SEVERAL_PROCESSES:
+            raise PipelineError(f"{stage} runs in one process: start it without torchrun or accelerate launch.")
+        if params.runtime.processes > 1 and stage in OF_SEVERAL_PROCESSES and not is_distributed():
+            return launch(["-m", "pipeline", stage], params.runtime.processes)
+        with distributed_process() if is_distributed() else nullcontext():
+            import_module(f"pipeline.stages.{stage.replace('-', '_')}").run(params)
 
     return run
 
@@ -137,21 +127,19 @@ def _reproduce(
     listed: Annotated[bool, typer.Option("--list", help="Show the rows, and run nothing.")] = False,
     archive: Annotated[list[Path] | None, typer.Option(help="An archive, or a folder of them; may be repeated.")] = None,
     weights: Annotated[list[Path] | None, typer.Option(help="A weights file, or a folder of them; may be repeated.")] = None,
-) -> None:
+) -> int:
     """Run a reported result again and compare."""
     from pipeline.reproduce import list_reported, reproduce_reported
 
     if listed:
         list_reported()
-    elif status := reproduce_reported(name, every=every, archives=archive or [], weights=weights or []):
-        raise typer.Exit(status)
+        return 0
+    return reproduce_reported(name, every=every, archives=archive or [], weights=weights or [])
 
 
 @app.command("leaderboard")
 def _leaderboard(
-    figure: Annotated[Path, typer.Option(help="Where to draw accuracy by seconds of training, as .svg or .png.")] = Path(
-        "outputs/leaderboard.svg"
-    ),
+    figure: Annotated[Path, typer.Option(help="Where to draw accuracy by seconds of training, as .svg or .png.")] = LEADERBOARD,
 ) -> None:
     """Show all experiments, the lowest validation log-loss first."""
     from pipeline.leaderboard import show_leaderboard
@@ -161,11 +149,11 @@ def _leaderboard(
 
 @app.command("lr-find")
 def _lr_find(
-    checkpoint: Annotated[Path, typer.Option(help="Where fine-tuning starts from.")] = Path("outputs/frozen"),
-    data: Annotated[Path, typer.Option(help="The stored photos.")] = Path("data/processed"),
-    figure: Annotated[Path, typer.Option(help="Where to draw loss by rate, as .svg or .png; a .csv is put beside it.")] = Path(
-        "outputs/learning_rates.svg"
-    ),
+    checkpoint: Annotated[Path, typer.Option(help="Where fine-tuning starts from.")] = FROZEN,
+    data: Annotated[Path, typer.Option(help="The stored photos.")] = PROCESSED,
+    figure: Annotated[
+        Path, typer.Option(help="Where to draw loss by rate, as .svg or .png, a .csv beside it.")
+    ] = LEARNING_RATES,
 ) -> None:
     """Suggest a learning rate for fine-tuning."""
     from pipeline.params import load_params
@@ -187,8 +175,7 @@ def summary(
     from pipeline.models.summary import show_summary
     from pipeline.params import OneBackbone, load_params
 
-    set_in_params = load_params().backbone.parts if backbone is None else []
-    for part in set_in_params or [OneBackbone(backbone or "", "none", "model", None)]:
+    for part in [OneBackbone(backbone, "none", "model", None)] if backbone else load_params().backbone.parts:
         part = part._replace(weights=weights or part.weights)
         show_summary(part, outputs=outputs, unfrozen=unfrozen, depth=depth, unsafe=unsafe)
 
@@ -218,12 +205,11 @@ def predict(
         typer.Option("--format", help="Of what is printed; kaggle: id,label for a folder of photos named N.jpg."),
     ] = "table",
     explain: Annotated[bool, typer.Option("--explain", help="Draw where the network looked, in outputs/explained.")] = False,
-) -> None:
+) -> int:
     """Tell cats from dogs in any photos."""
     from pipeline.inference.predict import predict_photos
 
-    if status := predict_photos(photos, checkpoint, output_format, explain=explain, processed=Path("data/processed")):
-        raise typer.Exit(status)
+    return predict_photos(photos, checkpoint, output_format, explain=explain, processed=PROCESSED)
 
 
 @app.command()
@@ -232,12 +218,11 @@ def embed(
     checkpoint: Checkpoint = FINETUNED,
     output_format: Annotated[Literal["parquet", "npy"], typer.Option("--format", help="Of the file.")] = "parquet",
     output: Annotated[Path | None, typer.Option(help="Without it, outputs/features with the format as suffix.")] = None,
-) -> None:
+) -> int:
     """Write photos' features, for search and clustering."""
     from pipeline.inference.predict import embed_photos
 
-    if status := embed_photos(photos, checkpoint, output_format, output or Path(f"outputs/features.{output_format}")):
-        raise typer.Exit(status)
+    return embed_photos(photos, checkpoint, output_format, output or Path(f"outputs/features.{output_format}"))
 
 
 @app.command("export")
@@ -251,8 +236,8 @@ def _export(
     from pipeline.inference.export import export
     from pipeline.params import load_params
 
-    processed, evaluation, source = Path("data/processed"), Path("outputs/evaluation"), load_params().download.source
-    export(checkpoint, output, processed=processed, evaluation=evaluation, source=source, push_to=push, space=space)
+    source = load_params().download.source
+    export(checkpoint, output, processed=PROCESSED, evaluation=EVALUATION, source=source, push_to=push, space=space)
 
 
 @app.command("page")
@@ -263,23 +248,21 @@ def _page(
     """Show a local page that takes a photo and answers."""
     from pipeline.inference.page import serve
 
-    serve({"frozen": Path("outputs/frozen"), "fine-tuned": Path("outputs/finetuned")}, host=host, port=port)
+    serve({"frozen": FROZEN, "fine-tuned": FINETUNED}, host=host, port=port)
 
 
 @app.command()
-def doctor() -> None:
+def doctor() -> int:
     """Show what this machine has and whether it works."""
     from pipeline.doctor import examine
 
-    if not examine():
-        raise typer.Exit(1)
+    return 0 if examine() else 1
 
 
 def _suit_libraries() -> None:
     """Make good what libraries take for granted: a short TMPDIR, and a user with a name and a home.
 
-    multiprocessing puts sockets there, whose paths may have some hundred bytes, and workers hang for ever where theirs have
-    more. DVC asks for name and home, of which a container's user that is a mere number has none.
+    multiprocessing puts sockets there, and workers hang where a path is too long; a container's user may be a mere number.
     """
     if len(os.fsencode(tempfile.gettempdir())) > LONGEST_TMPDIR:
         usual, tempfile.tempdir = tempfile.tempdir, "/tmp"

@@ -25,8 +25,7 @@ from pipeline.progress import say
 from pipeline.runtime import has_bfloat16, machine_name, resolve_device
 
 FLAGS = ("avx2", "avx512_f", "avx512_bf16", "amx_tile", "amx_bf16", "sve", "bf16")  # as torch names them
-HUB_TIMEOUT = 3.0  # seconds
-WIDTH = 100  # columns
+PROJECT, HUB_TIMEOUT, WIDTH = "cats-and-dogs-transfer", 3.0, 100  # seconds, columns
 OF_DVC = ("DVC version", "Cache types", "Cache directory")
 
 
@@ -34,8 +33,7 @@ def examine() -> bool:
     """Print what there is; whether all that every run needs works: torch, ONNX Runtime and DVC."""
     broken = []
     for name, found, works in _findings():
-        lines = textwrap.wrap(found, WIDTH - 14) or [""]
-        say("\n".join(f"{label:13} {line}" for label, line in zip([name] + [""] * len(lines), lines, strict=False)))
+        say(textwrap.fill(found or "nothing", WIDTH, initial_indent=f"{name:13} ", subsequent_indent=" " * 14))
         broken += [] if works else [name]
     if broken:
         say(f"broken: {', '.join(broken)}")
@@ -44,27 +42,25 @@ def examine() -> bool:
 
 def _findings() -> Iterator[tuple[str, str, bool]]:
     """A name, what was found, and False where a run cannot do without it."""
-    project = "cats-and-dogs-transfer"
     _, commit = _run("git", "describe", "--always", "--dirty", "--abbrev=12")
-    yield "project", f"{project} {importlib.metadata.version(project)}, commit {commit}", True
+    yield "project", f"{PROJECT} {importlib.metadata.version(PROJECT)}, commit {commit}", True
     yield "versions", ", ".join(f"{name} {found}" for name, found in library_versions().items()), True
-    cores, quota, cpu = usable_cores(), cpu_quota(), torch.device("cpu")
-    has = torch.cpu.get_capabilities()
+    cores, quota, cpu, has = usable_cores(), cpu_quota(), torch.device("cpu"), torch.cpu.get_capabilities()
     yield "processor", f"{machine_name(cpu, cores)}; {', '.join(flag for flag in FLAGS if has.get(flag)) or 'no flags'}", True
     yield "cores", f"{cores} usable of {os.cpu_count()}; {f'a quota of {quota:g}' if quota < 1e9 else 'no quota'}", True
     device = resolve_device("auto")
-    if device.type == "cuda":
+    gpu = "none" if device == cpu else device.type
+    if gpu == "cuda":
         room = torch.cuda.get_device_properties(device).total_memory / 1e9
-        yield "GPU", f"{torch.cuda.get_device_name(device)}, {room:.0f} GB, bfloat16: {has_bfloat16(device)}", True
-    else:
-        yield "GPU", "none" if device.type == "cpu" else device.type, True
+        gpu = f"{torch.cuda.get_device_name(device)}, {room:.0f} GB, bfloat16: {has_bfloat16(device)}"
+    yield "GPU", gpu, True
     memory, disk = psutil.virtual_memory(), shutil.disk_usage(".")
     yield "memory", f"{memory.available / 1e9:,.1f} of {memory.total / 1e9:,.1f} GB free", True
     yield "disk", f"{disk.free / 1e9:,.1f} of {disk.total / 1e9:,.1f} GB free", True
     network = timm.create_model("test_resnet", num_classes=3).eval().requires_grad_(False)
     images = torch.rand(4, 3, 96, 96, generator=torch.Generator().manual_seed(0))
-    backends = [("openvino", cpu), ("onnxruntime", cpu), ("torch", cpu), *([("auto", device)] if device != cpu else [])]
-    for name, where in backends:
+    backends = {"auto": device} if device != cpu else {}
+    for name, where in {"openvino": cpu, "onnxruntime": cpu, "torch": cpu, **backends}.items():
         try:
             backend = build_backend(network, images, choice=name, device=where, threads=cores)
             found, works = f"agrees with eager torch (relative RMS error {backend.relative_rms_error:.1e})", True
@@ -74,18 +70,19 @@ def _findings() -> Iterator[tuple[str, str, bool]]:
     hub = huggingface_hub.constants.ENDPOINT
     try:
         requests.head(hub, timeout=HUB_TIMEOUT).raise_for_status()
-        yield "hub", f"{hub} answers", True
+        found = "answers"
     except requests.RequestException as error:
-        yield "hub", f"{hub} cannot be reached ({type(error).__name__}), which only downloads and uploads need", True
+        found = f"cannot be reached ({type(error).__name__}), which only downloads and uploads need"
+    yield "hub", f"{hub} {found}", True
     works, told = _run(sys.executable, "-m", "dvc", "doctor")
     lines = [line for line in told.splitlines() if line.startswith(OF_DVC)] if works else [told]
     yield "DVC", "; ".join(lines).replace("<https://error.dvc.org/no-dvc-cache>", "not known before the first run"), works
 
 
 def _run(*command: str) -> tuple[bool, str]:
-    """Whether it ended well, and what it said."""
+    """Whether it is installed and ended well, and what it said."""
     try:
         done = subprocess.run(command, capture_output=True, text=True)
-    except OSError as error:  # it is not installed
+    except OSError as error:
         return False, str(error)
     return done.returncode == 0, (done.stdout if done.returncode == 0 else done.stderr).strip()

@@ -4,7 +4,7 @@ show_leaderboard(Path("outputs/leaderboard.svg"))
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ import pandas as pd
 from pipeline.checkpoint import SEVERAL
 from pipeline.errors import PipelineError
 from pipeline.progress import say
-from pipeline.reproduce import aligned, dvc
+from pipeline.reproduce import aligned, dvc, mean_and_deviation
 
 METRICS = "outputs/evaluation/metrics.json"
 SECONDS = ("outputs/seconds/train-frozen-backbone.json", "outputs/seconds/unfreeze-finetune.json")
+FINETUNED = ("val_log_loss", "accuracy", "accuracy_low", "accuracy_high", "log_loss")
+HEAD = ("", "experiment", "backbone", "parameters", "val log-loss", "test log-loss", "test accuracy", "frozen", "seconds")
 FROZEN_COLOUR, FINETUNED_COLOUR = "#2f77a3", "#cf5a22"
 
 
@@ -54,14 +56,13 @@ def experiments_of(shown: Sequence[dict[str, Any]]) -> list[pd.DataFrame]:
 
 def leaderboard(table: pd.DataFrame) -> str:
     """The table of experiments on the same photos, and how many have looked at the test split."""
-    head = ("", "experiment", "backbone", "parameters", "val log-loss", "test log-loss", "test accuracy", "frozen", "seconds")
-    lines = [head]
-    for place, one in enumerate(_rows(table), 1):
+    lines = [HEAD]
+    experiments: Any = table.itertuples()
+    for place, one in enumerate(experiments, 1):
         accuracy = f"{one.accuracy:.2%} ({one.accuracy_low:.2%} to {one.accuracy_high:.2%})"
-        losses = f"{one.val_log_loss:.4f}", f"{one.log_loss:.4f}"
+        sizes = f"{one.num_parameters / 1e6:,.2f} M", f"{one.val_log_loss:.4f}", f"{one.log_loss:.4f}"
         seconds = f"{one.frozen_seconds:,.0f} + {one.finetune_seconds:,.0f}"
-        parameters = f"{one.num_parameters / 1e6:,.2f} M"
-        lines.append((f"{place}", one.name, one.backbone, parameters, *losses, accuracy, f"{one.frozen_accuracy:.2%}", seconds))
+        lines.append((f"{place}", one.name, one.backbone, *sizes, accuracy, f"{one.frozen_accuracy:.2%}", seconds))
     looks = f"{len(table)} different experiment{'s have' if len(table) > 1 else ' has'} looked at the test split"
     photos = f"{table['num_test'].iloc[0]:,} photos, fingerprint {table['test_fingerprint'].iloc[0][:12]}"
     return f"{aligned(lines)}\n{looks} ({photos}): choose by validation, and report the test score of the first."
@@ -73,7 +74,7 @@ def over_seeds(table: pd.DataFrame) -> str:
     forms = {"val_log_loss": ".4f", "log_loss": ".4f", "accuracy": ".2%", "frozen_accuracy": ".2%"}
     for _, group in table.groupby("settings", sort=False):
         if len(group) > 1:
-            cells = [f"{group[name].mean():{form}} ± {group[name].std():{form}}" for name, form in forms.items()]
+            cells = [mean_and_deviation(group[name].tolist(), form) for name, form in forms.items()]
             lines.append((f"{len(group)}", group["backbone"].iloc[0], *cells, ", ".join(group["name"])))
     return aligned(lines) + "\n" if len(lines) > 1 else ""
 
@@ -87,15 +88,14 @@ def draw(table: pd.DataFrame, file: Path) -> None:
     from matplotlib.ticker import PercentFormatter
 
     figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
-    for place, one in enumerate(_rows(table), 1):
-        seconds = [one.frozen_seconds, one.frozen_seconds + one.finetune_seconds]
-        accuracies = [one.frozen_accuracy, one.accuracy]
-        axes.plot(seconds, accuracies, color="#a9a59b", linewidth=1)
-        axes.plot(seconds[0], accuracies[0], "o", color=FROZEN_COLOUR, label="frozen" if place == 1 else None)
-        interval = [[one.accuracy - one.accuracy_low], [one.accuracy_high - one.accuracy]]
-        label = "fine-tuned, with its interval" if place == 1 else None
-        axes.errorbar(seconds[1], accuracies[1], interval, fmt="o", color=FINETUNED_COLOUR, capsize=3, label=label)
-        axes.annotate(f"{place}", (seconds[1], accuracies[1]), xytext=(6, 5), textcoords="offset points", weight="bold")
+    frozen, finetuned = table["frozen_accuracy"], table["accuracy"]
+    both = table["frozen_seconds"] + table["finetune_seconds"]
+    axes.plot([table["frozen_seconds"], both], [frozen, finetuned], color="#a9a59b", linewidth=1)
+    axes.plot(table["frozen_seconds"], frozen, "o", color=FROZEN_COLOUR, label="frozen")
+    interval = [finetuned - table["accuracy_low"], table["accuracy_high"] - finetuned]
+    axes.errorbar(both, finetuned, interval, fmt="o", color=FINETUNED_COLOUR, capsize=3, label="fine-tuned, with its interval")
+    for place, spot in enumerate(zip(both, finetuned, strict=True), 1):
+        axes.annotate(f"{place}", spot, xytext=(6, 5), textcoords="offset points", weight="bold")
     axes.set(xscale="log", xlabel="seconds of training", ylabel="accuracy on the test photos")
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.grid(color="#e2ddd2")
@@ -106,10 +106,6 @@ def draw(table: pd.DataFrame, file: Path) -> None:
     pyplot.close(figure)
 
 
-def _rows(table: pd.DataFrame) -> Iterator[Any]:
-    return table.itertuples()
-
-
 def _experiment(state: dict[str, Any]) -> dict[str, Any] | None:
     """Names, scores, seconds and settings; None where it failed, is still running, or was made before these were written."""
     data = state.get("data") or {}
@@ -118,17 +114,17 @@ def _experiment(state: dict[str, Any]) -> dict[str, Any] | None:
     sections = {name: section for name, section in params.items() if name != "runtime"}
     settings = {name: {key: value for key, value in section.items() if key != "seed"} for name, section in sections.items()}
     try:
-        finetuned = metrics[METRICS]["finetuned"]
+        scores, names = metrics[METRICS], params["backbone"]["name"]
         return {
             "name": state.get("name") or (state["rev"] if state["rev"] == "workspace" else state["rev"][:7]),
-            "backbone": names if isinstance(names := params["backbone"]["name"], str) else SEVERAL.join(names),
-            "frozen_accuracy": metrics[METRICS]["frozen"]["accuracy"],
-            **{name: finetuned[name] for name in ("val_log_loss", "accuracy", "accuracy_low", "accuracy_high", "log_loss")},
-            **{name: metrics[METRICS][name] for name in ("num_test", "num_parameters", "test_fingerprint")},
+            "backbone": names if isinstance(names, str) else SEVERAL.join(names),
+            "frozen_accuracy": scores["frozen"]["accuracy"],
+            **{name: scores["finetuned"][name] for name in FINETUNED},
+            **{name: scores[name] for name in ("num_test", "num_parameters", "test_fingerprint")},
             "frozen_seconds": metrics[SECONDS[0]]["seconds"],
             "finetune_seconds": metrics[SECONDS[1]]["seconds"],
             "settings": json.dumps(settings, sort_keys=True),  # all that decide the result but seeds
-            "identity": json.dumps([sections, metrics[METRICS]], sort_keys=True),  # equal where DVC shows one several times
+            "identity": json.dumps([sections, scores], sort_keys=True),  # equal where DVC shows one several times
         }
     except KeyError:
         return None

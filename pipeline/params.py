@@ -8,14 +8,14 @@ next. All mistakes are listed in one `PipelineError`: the key, the value and wha
 """
 
 import difflib
-import importlib
-import importlib.util
 import re
 from collections.abc import Collection
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
 
 from pipeline.errors import PipelineError
@@ -44,7 +44,7 @@ FORMER_KEYS = {
 
 def _is_in_timm_source(name: str) -> bool:
     """Whether timm defines it, with its tag. Importing timm to ask takes seconds, and most stages never need it."""
-    [timm] = importlib.util.find_spec("timm").submodule_search_locations  # type: ignore[union-attr, misc]
+    [timm] = find_spec("timm").submodule_search_locations  # type: ignore[union-attr, misc]
     plain = re.escape(name)
     defined = re.compile(rf"['\"]{plain}\*?['\"]" if "." in name else rf"^@register_model\s+def {plain}\(", re.MULTILINE)
     return any(defined.search(file.read_text(encoding="utf-8")) for file in Path(timm, "models").glob("*.py"))
@@ -58,9 +58,33 @@ def _one_of(name: str, known: Collection[str]) -> str:
     raise ValueError(f"there is none of this name; {listed}")
 
 
-def _in_table(module: str, table: str) -> AfterValidator:
-    """A name in a table of another room, so that a new entry is one file's change; the room is imported only to check it."""
-    return AfterValidator(lambda name: _one_of(name, getattr(importlib.import_module(module), table)))
+def _known_in(module: str, names: str, default: str) -> AfterValidator:
+    """A name in another module's table, or that its function lists; the module is imported for other names than the default."""
+
+    def check(name: str) -> str:
+        if name == default:
+            return name
+        known = getattr(import_module(module), names)
+        return _one_of(name, known() if callable(known) else known)
+
+    return AfterValidator(check)
+
+
+def _backbone_of_today(name: str) -> str:
+    """A backbone's name as it is, or what timm calls it now; a ValueError says that there is none."""
+    if ":" in name or name.startswith("torchvision/") or _is_in_timm_source(name):
+        return name
+    import timm
+
+    if current := timm.models.get_deprecated_models().get(name):
+        return current
+    architecture = _one_of(name.split(".")[0], timm.list_models())
+    if name not in (tagged := timm.list_models(f"{architecture}.*", include_tags=True)):
+        raise ValueError(f"timm has no such weights of {architecture}; it has {', '.join(tagged)}")
+    return name
+
+
+BackboneName = Annotated[str, AfterValidator(_backbone_of_today)]
 
 
 class Section(BaseModel):
@@ -104,23 +128,10 @@ class Preprocess(Section):
 class Backbone(Section):
     """Which network, and what it starts from."""
 
-    name: str | Annotated[list[str], Field(min_length=2)] = "tf_efficientnet_lite0"
+    name: BackboneName | Annotated[list[BackboneName], Field(min_length=2)] = "tf_efficientnet_lite0"
     weights: Text | Annotated[list[Text], Field(min_length=2)] = "package"
     crop: Literal["model", "squash", "pad"] = "model"
     input_size: Annotated[int, Field(ge=32, le=2048)] | None = None
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str | list[str]) -> str | list[str]:
-        if isinstance(name, str):
-            return _backbone_of_today(name)
-        current = []
-        for one in name:
-            try:
-                current.append(_backbone_of_today(one))
-            except ValueError as error:
-                raise ValueError(f"{one}: {error}") from None
-        return current
 
     @model_validator(mode="after")
     def _weights_fit(self) -> Self:
@@ -128,7 +139,7 @@ class Backbone(Section):
             raise ValueError("weights must be one for all backbones, or as many as there are names")
         for part in self.parts:
             if part.weights == "package":
-                importlib.import_module("pipeline.data.pretrained").package_file(part.name)
+                import_module("pipeline.data.pretrained").package_file(part.name)
         return self
 
     @property
@@ -146,20 +157,6 @@ class OneBackbone(NamedTuple):
     weights: str
     crop: str
     input_size: int | None
-
-
-def _backbone_of_today(name: str) -> str:
-    """A backbone's name as it is, or what timm calls it now; a ValueError says that there is none."""
-    if ":" in name or name.startswith("torchvision/") or _is_in_timm_source(name):
-        return name
-    import timm
-
-    if current := timm.models.get_deprecated_models().get(name):
-        return current
-    architecture = _one_of(name.split(".")[0], timm.list_models())
-    if name not in (tagged := timm.list_models(f"{architecture}.*", include_tags=True)):
-        raise ValueError(f"timm has no such weights of {architecture}; it has {', '.join(tagged)}")
-    return name
 
 
 class Head(Section):
@@ -194,7 +191,7 @@ class UnfreezeFinetune(Section):
     epochs: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     patience: Count = 3
     batch_size: Literal["auto"] | Count = "auto"
-    optimizer: str = "adamw"
+    optimizer: Annotated[str, _known_in("timm.optim", "list_optimizers", "adamw")] = "adamw"
     learning_rate: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] = "auto"
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.8
     weight_decay: FractionOrZero = 0.02
@@ -203,19 +200,10 @@ class UnfreezeFinetune(Section):
     gradient_accumulation: Count = 1
     ema_fraction: FractionOrZero = 0.05
     unfrozen_blocks: Literal["auto", "all"] | Count = "auto"
-    loss: Annotated[str, _in_table("pipeline.training.losses", "LOSSES")] = "cross_entropy"
-    augmentation: Annotated[str, _in_table("pipeline.data.transforms", "AUGMENTATIONS")] = "light"
+    loss: Annotated[str, _known_in("pipeline.training.losses", "LOSSES", "cross_entropy")] = "cross_entropy"
+    augmentation: Annotated[str, _known_in("pipeline.data.transforms", "AUGMENTATIONS", "light")] = "light"
     augmented_copies: Literal["auto"] | Count = "auto"
     seed: Seed = 0
-
-    @field_validator("optimizer")
-    @classmethod
-    def _timm_has_it(cls, optimizer: str) -> str:
-        if optimizer == "adamw":  # importing timm takes seconds, which the default need not
-            return optimizer
-        from timm.optim import list_optimizers
-
-        return _one_of(optimizer, [str(known) for known in list_optimizers()])
 
 
 class Evaluate(Section):
@@ -302,7 +290,9 @@ def _explain_all(errors: list[Any]) -> list[str]:
         section_and_name, rest = detail["loc"][:2], detail["loc"][2:]  # then the type that was tried, or the place in a list
         key = ".".join(map(str, [*section_and_name, *(part for part in rest if isinstance(part, int))]))
         complaints.setdefault(key, []).append(detail)
-    return [_explain(key, details) for key, details in complaints.items()]
+    # What is wrong inside of a list says more than that the list is no text.
+    told = [key for key in complaints if not any(other.startswith(f"{key}.") for other in complaints)]
+    return [_explain(key, complaints[key]) for key in told]
 
 
 def _explain(key: str, details: list[Any]) -> str:

@@ -9,43 +9,37 @@ from typing import Any
 
 from pipeline.checkpoint import SEVERAL
 from pipeline.errors import PipelineError
-from pipeline.params import PARAMS_FILE, Params, change_params, load_params
+from pipeline.params import PARAMS_FILE, change_params, load_params
 from pipeline.progress import say
 from pipeline.reproduce import REPORTED, aligned, read_rows
 
-# Settings that differ from the defaults of pipeline/params.py. None fine-tunes: a better frozen network gives more in one pass
-# than fine-tuning a small one gives in many (docs/log.md).
-PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"unfreeze_finetune.epochs": 0},
-    "balanced": {"backbone.name": "tf_efficientnet_lite2", "unfreeze_finetune.epochs": 0},
-    "accurate": {"backbone.name": ["tf_efficientnet_lite0", "tf_efficientnet_lite2"], "unfreeze_finetune.epochs": 0},
+# None fine-tunes: a better frozen network gives more in one pass than fine-tuning a small one gives in many (docs/log.md).
+FROZEN, WEIGHTS = {"unfreeze_finetune.epochs": 0}, "package"
+BACKBONES = {
+    "fast": "tf_efficientnet_lite0",
+    "balanced": "tf_efficientnet_lite2",
+    "accurate": ["tf_efficientnet_lite0", "tf_efficientnet_lite2"],
 }
-KEYS = ["backbone.name", "backbone.weights", "unfreeze_finetune.epochs"]
 
 
 def settings_of(name: str) -> dict[str, Any]:
     """What a preset sets, by "section.key"; raises a PipelineError where there is none of this name."""
-    if name not in PRESETS:
-        raise PipelineError(f"There is no preset {name!r}; there are {', '.join(PRESETS)}.")
-    defaults = Params().model_dump()
-    return {key: PRESETS[name].get(key, defaults[(of := key.split("."))[0]][of[1]]) for key in KEYS}
+    if name not in BACKBONES:
+        raise PipelineError(f"There is no preset {name!r}; there are {', '.join(BACKBONES)}.")
+    return {"backbone.name": BACKBONES[name], "backbone.weights": WEIGHTS, **FROZEN}
 
 
 def show_presets() -> None:
     """Print each preset's settings, and accuracy and seconds of the reported results that were made with it."""
     rows, lines = (read_rows(REPORTED) if REPORTED.is_file() else []), [("preset", "settings", "measured")]
-    for name in PRESETS:
-        chosen = settings_of(name)
-        changes = {key: value for key, value in PRESETS[name].items() if not key.startswith("backbone.")}
-        names = chosen["backbone.name"]
-        backbone = names if isinstance(names, str) else SEVERAL.join(names)
-        made = [row for row in rows if (row.backbone, row.weights) == (backbone, chosen["backbone.weights"])]
+    for name, backbone in BACKBONES.items():
+        made_with = backbone if isinstance(backbone, str) else SEVERAL.join(backbone), WEIGHTS, FROZEN
         measured = [
             f"{row.accuracy:.2%} in {sum(json.loads(row.seconds).values()):,.0f} s ({row.name})"
-            for row in made
-            if row.accuracy is not None and row.settings == changes
+            for row in rows
+            if row.accuracy is not None and (row.backbone, row.weights, row.settings) == made_with
         ]
-        settings = ", ".join(f"{key.partition('.')[2]} {value}" for key, value in chosen.items())
+        settings = ", ".join(f"{key.partition('.')[2]} {value}" for key, value in settings_of(name).items())
         lines.append((name, settings, "; ".join(measured) or "not measured yet"))
     print(f"{aligned(lines)}\n\nA preset is put into {PARAMS_FILE} by: python -m pipeline backbones --preset NAME\n")
 

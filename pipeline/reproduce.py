@@ -13,8 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -106,16 +105,18 @@ class Outcome:
 
 
 def report_result(name: str | None, *, replace: bool) -> None:
-    """Add the present outputs, computed on this machine, to the reported results, and make the README's table anew.
-
-    Raises:
-        PipelineError: the outputs are stale, or there is a measured row of this name and `replace` is False.
-    """
+    """Add the present outputs to the reported results, unless stale or already there, and make the README's table anew."""
     rows = {row.name: row for row in read_rows(REPORTED)}
     if name is not None:
         if name in rows and rows[name].accuracy is not None and not replace:
             raise PipelineError(f"{REPORTED} has a row named {name}. Choose another name, or replace it with --replace.")
-        refuse_stale(Path())
+        done = dvc(Path(), "status", "--json")
+        if done.returncode:
+            raise PipelineError(f"dvc status failed: {done.stderr.strip()}")
+        # The stage of inputs runs at every `dvc repro`.
+        if changed := [stage for stage in json.loads(done.stdout or "{}") if stage != "inputs"]:
+            stale = f"The outputs are stale: dvc status names {', '.join(changed)}"
+            raise PipelineError(f"{stale}. Bring them up to date with: dvc repro")
         rows[name] = row_of_outputs(Path(), name)
         write_rows(REPORTED, list(rows.values()))
         say(f"{name}: accuracy {rows[name].accuracy:.2%} on {rows[name].n_test:,} test photos, now in {REPORTED}")
@@ -132,13 +133,7 @@ def list_reported() -> None:
 
 
 def reproduce_reported(name: str | None, *, every: bool, archives: Sequence[Path], weights: Sequence[Path]) -> int:
-    """Measure one row, or all of them, again; returns the exit status.
-
-    It is 1 where one failed; else 4 where data are not those reported, 3 where some are not at hand, and 0 where all passed.
-
-    Raises:
-        PipelineError: no row has this name, or neither a name nor all were asked for.
-    """
+    """Measure one row, or all of them, again; returns the exit status: 1 where one failed, else the highest one."""
     rows = {row.name: row for row in read_rows(REPORTED)}
     if every == (name is not None):
         raise PipelineError("Say which result to reproduce: a NAME, or --all; --list shows them.")
@@ -164,18 +159,19 @@ def reproduce(row: Row, project: Path, *, archives: Sequence[Path], weights: Seq
     changes = _flat(Params()) | row.settings | {"download.source": row.dataset, "download.sha256": None}
     for key, value in (("backbone.name", row.backbone), ("backbone.weights", row.weights)):
         changes[key] = value.split(SEVERAL) if SEVERAL in value else value
-    needed = {}
+    needed = []
     if row.dataset_sha256:
-        places = [*archives, user_path(present.download.source)]
-        needed["archive"] = "download.source", row.dataset_sha256, places
+        needed.append(("download.source", row.dataset_sha256, "archive", [*archives, user_path(present.download.source)]))
     if row.weights_sha256 and is_file_name(row.weights):
         places = [*weights, *(user_path(part.weights) for part in present.backbone.parts), project / row.weights]
-        needed["weights"] = "backbone.weights", row.weights_sha256, places
-    for option, (key, sha256, places) in needed.items():
-        if (file := _file_of(sha256, places)) is None:
+        needed.append(("backbone.weights", row.weights_sha256, "weights", places))
+    for key, sha256, option, places in needed:
+        files = [file for place in places for file in ([place] if place.is_file() else sorted(place.glob("*")))]
+        found = next((file for file in files if file.is_file() and sha256_of(file) == sha256), None)
+        if found is None:
             reason = f"needs {changes[key]} with sha256 {sha256}; say where it is with --{option}"
             return Outcome(row.name, "NOT AT HAND", reason)
-        changes[key] = str(file.resolve())
+        changes[key] = str(found.resolve())
     with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
         clone = clone_project(project, Path(folder) / "project")
         change_params(clone / PARAMS_FILE, changes)
@@ -264,7 +260,7 @@ def row_of_outputs(project: Path, name: str) -> Row:
         dataset_sha256=archive_sha256,
         photos=int((read_manifest(project / PROCESSED)["split"] != "").sum()),
         backbone=info.backbone.name,
-        weights=Path(weights).name if Path(weights).is_absolute() or ".." in PurePosixPath(weights).parts else weights,
+        weights=Path(weights).name if Path(weights).is_absolute() or ".." in Path(weights).parts else weights,
         weights_sha256=info.backbone.weights_sha256 or "",
         params="; ".join(f"{key}={json.dumps(value)}" for key, value in differing.items()),
         seed="/".join(seeds[:1] if len(set(seeds)) == 1 else seeds),
@@ -282,19 +278,6 @@ def row_of_outputs(project: Path, name: str) -> Row:
         processor=processor_fingerprint(),
         versions=json.dumps(info.versions),
     )
-
-
-def refuse_stale(project: Path) -> None:
-    """Raise a PipelineError where a stage's outputs are not those of the present settings, code and data."""
-    done = dvc(project, "status", "--json")
-    if done.returncode:
-        raise PipelineError(f"dvc status failed in {project}: {done.stderr.strip()}")
-    changed = json.loads(done.stdout or "{}")
-    changed.pop("inputs", None)  # it runs at every `dvc repro`
-    if changed:
-        raise PipelineError(
-            f"The outputs are stale: dvc status names {', '.join(changed)}. Bring them up to date with: dvc repro"
-        )
 
 
 def read_rows(file: Path) -> list[Row]:
@@ -320,12 +303,12 @@ def write_rows(file: Path, rows: Sequence[Row]) -> None:
 
 def results_table(rows: Sequence[Row]) -> str:
     """Markdown: a line for the measured rows that differ by seed alone, in the order of the rows."""
-    rows = [row for row in rows if row.accuracy is not None]
-    first = {family: place for place, family in reversed(list(enumerate(row.family for row in rows)))}
-    families = groupby(sorted(rows, key=lambda row: first[row.family]), key=lambda row: row.family)
+    families: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        if row.accuracy is not None:
+            families.setdefault(row.family, []).append(row)
     head = ["photos", "backbone and weights", "settings", "runs", "frozen", "fine-tuned", "log-loss", "test photos", "time"]
-    lines = [head, ["---"] * len(head), *(_cells(list(members)) for _, members in families)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(head, [_cells(family) for family in families.values()])
 
 
 def update_readme(readme: Path, rows: Sequence[Row]) -> None:
@@ -341,6 +324,17 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Rows of equally many cells as lines for a terminal, each column as wide as its longest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table for a page."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
+
+
+def mean_and_deviation(values: Sequence[float], form: str) -> str:
+    """Mean ± standard deviation (of n - 1); of a single value, itself."""
+    deviation = f" ± {statistics.stdev(values):{form.removeprefix('+')}}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):{form}}{deviation}"
 
 
 def clone_project(project: Path, target: Path) -> Path:
@@ -370,24 +364,17 @@ def _flat(params: Params) -> dict[str, Any]:
     return {f"{section}.{key}": value for section, settings in sections.items() for key, value in settings.items()}
 
 
-def _file_of(sha256: str, places: Sequence[Path]) -> Path | None:
-    """The first file of this SHA-256 among files and those in folders."""
-    files = [file for place in places for file in ([place] if place.is_file() else sorted(place.glob("*"))) if file.is_file()]
-    return next((file for file in files if sha256_of(file) == sha256), None)
-
-
 def _cells(family: list[Row]) -> list[str]:
-    first = family[0]
-    dataset = f"{first.photos:,} of {first.dataset}" if first.photos else first.dataset
-    cells = [_hashed(dataset, first.dataset_sha256), _hashed(f"{first.backbone}, {first.weights}", first.weights_sha256)]
-    cells.append(first.family[-1])
-    cells.append(", ".join(f"`{row.name}`" for row in family))
-    for name, form in (("frozen_accuracy", ".2%"), ("accuracy", ".2%"), ("log_loss", ".4f")):
-        values = [getattr(row, name) for row in family]
-        spread = f" ± {statistics.stdev(values):{form}}" if len(values) > 1 else ""
-        cells.append(f"{statistics.mean(values):{form}}{spread}")
-    seconds = statistics.mean(sum(json.loads(row.seconds).values()) for row in family)
-    return [*cells, " or ".join(sorted({f"{row.n_test:,}" for row in family})), f"{seconds:,.0f} s"]
+    first, forms = family[0], {"frozen_accuracy": ".2%", "accuracy": ".2%", "log_loss": ".4f"}
+    return [
+        _hashed(f"{first.photos:,} of {first.dataset}" if first.photos else first.dataset, first.dataset_sha256),
+        _hashed(f"{first.backbone}, {first.weights}", first.weights_sha256),
+        first.family[-1],
+        ", ".join(f"`{row.name}`" for row in family),
+        *(mean_and_deviation([getattr(row, name) for row in family], form) for name, form in forms.items()),
+        " or ".join(sorted({f"{row.n_test:,}" for row in family})),
+        f"{statistics.mean(sum(json.loads(row.seconds).values()) for row in family):,.0f} s",
+    ]
 
 
 def _hashed(text: str, sha256: str) -> str:

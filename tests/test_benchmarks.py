@@ -75,16 +75,16 @@ def test_the_report_has_ratios_of_the_same_repeat_and_says_where_ours_is_not_the
     assert "- peer: head: zeros; torch 2.15.0" in text
 
 
-def test_an_ablation_is_ranked_by_validation_and_paired_by_seed() -> None:
-    from ablation import RECIPE, report
+def test_variants_are_ranked_by_validation_and_paired_by_seed() -> None:
+    from common import RECIPE, table_of_variants
 
     def runs(*scores: tuple[float, float]) -> list[dict[str, float]]:
-        return [{"val_log_loss": val, "log_loss": test, "accuracy": 0.9, "seconds": 5.0} for val, test in scores]
+        return [{"val": val, "test": test} for val, test in scores]
 
-    text = report({RECIPE: runs((0.3, 0.1), (0.3, 0.2)), "a": runs((0.1, 0.4), (0.1, 0.5)), "b": runs((0.2, 0.0), (0.2, 0.1))})
-    lines = text.splitlines()[2:]
+    scores = {RECIPE: runs((0.3, 0.1), (0.3, 0.2)), "a": runs((0.1, 0.4), (0.1, 0.5)), "b": runs((0.2, 0.0), (0.2, 0.1))}
+    lines = table_of_variants(scores, {"val": ".4f", "test": ".2%"}, "test").splitlines()[2:]
     assert [line.split(" | ")[0] for line in lines] == ["| a", "| b", f"| {RECIPE}"]
-    assert "+0.3000 ± 0.0000" in lines[0]
+    assert "| 0.1000 ± 0.0000 | 45.00% ± 7.07% | +0.3000 ± 0.0000 |" in lines[0]
     assert "-0.1000 ± 0.0000" in lines[1]
 
 

@@ -57,7 +57,7 @@ def test_every_setting_has_a_comment_which_a_change_leaves(path: Path) -> None:
         ("unfreeze_finetune.loss", "crossentropy", ["unfreeze_finetune.loss = 'crossentropy'", "cross_entropy"]),
         ("runtime.device", "gpu", ["runtime.device = 'gpu'", "cuda"]),
         ("evaluate.confidence_level", True, ["evaluate.confidence_level = True", "a valid number"]),
-        ("backbone.name", ["resnet18", "resnet81"], ["backbone.name", "resnet81: there is none of this name"]),
+        ("backbone.name", ["resnet18", "resnet81"], ["backbone.name.1 = 'resnet81': there is none of this name"]),
         ("backbone.weights", ["none", "none"], ["as many as there are names"]),
         (
             "backbone.name",
