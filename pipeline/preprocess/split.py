@@ -33,7 +33,8 @@ def read_splits(raw: Path) -> dict[str, str]:
     file = raw / "splits.csv"
     if not file.exists():
         return {}
-    return pd.read_csv(file, dtype=str, keep_default_na=False, index_col="path")["split"].to_dict()
+    table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    return dict(zip(table["path"], table["split"], strict=True))
 
 
 def mle_bench_splits(manifest: pd.DataFrame) -> dict[str, str]:

@@ -53,7 +53,8 @@ def _outcomes(
                 process.start()
                 theirs.close()
                 busy[results] = process, files
-            for results in wait(list(busy)):
+            ready = wait(list(busy))
+            for results in [connection for connection in busy if connection in ready]:
                 process, files = busy[results]
                 try:
                     outcome = results.recv()
