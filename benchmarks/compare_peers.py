@@ -111,8 +111,10 @@ def run_ours(given: argparse.Namespace, photos: Path, folder: Path, seed: int) -
 def describe_blocks(given: argparse.Namespace, photos: Path) -> None:
     """Which parameters fine-tuning changes, for the peers, and how many each of our stages trains."""
     backbone = create_backbone(given.backbone, given.weights)
-    path = replace_head(backbone.model, len(classes_of(read_manifest(photos / "data/processed"))))
-    recipe = recipe_of(backbone.model, backbone.preprocessing, UnfreezeFinetune(), given.photos)
+    manifest = read_manifest(photos / "data/processed")
+    path = replace_head(backbone.model, len(classes_of(manifest)))
+    num_photos = int((manifest["split"] == "train").sum())
+    recipe = recipe_of(backbone.model, backbone.preprocessing, UnfreezeFinetune(), num_photos)
     set_trainable(backbone.model, recipe.unfrozen_blocks)
     learning = [name for name, parameter in backbone.model.named_parameters() if parameter.requires_grad]
     sizes = {name: parameter.numel() for name, parameter in backbone.model.named_parameters()}
