@@ -50,7 +50,7 @@ def measure(given: argparse.Namespace) -> None:
             columns = scores["val_log_loss"], scores["log_loss"], scores["accuracy"], seconds
             return {variant: dict(zip(FORMS, columns, strict=True))}
 
-        results = common.run_variants([RECIPE, *(given.set or VARIANTS)], given.seeds, run)
+        results = common.run_variants(list(dict.fromkeys([RECIPE, *(given.set or VARIANTS)])), given.seeds, run)
     common.keep("ablation.md", f"{given.seeds} seeds\n\n{common.table_of_variants(results, FORMS, 'test log-loss')}")
 
 

@@ -48,7 +48,9 @@ def run_command(description: str, measure: Callable[[argparse.Namespace], None],
 
 def setting(text: str) -> dict[str, Any]:
     """SECTION.KEY=VALUE as `change_params` takes it, the value as YAML has it."""
-    key, _, value = text.partition("=")
+    key, given, value = text.partition("=")
+    if not given:
+        raise PipelineError(f"--set {text}: write SECTION.KEY=VALUE.")
     return {key: YAML(typ="safe", pure=True).load(value)}
 
 

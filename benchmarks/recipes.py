@@ -157,7 +157,7 @@ def measure(given: argparse.Namespace) -> None:
     frozen = {"frozen": bench.frozen, FLIPPED: bench.flipped}
     results = {name: [{LOSS: loss, "seconds": 0.0}] * given.seeds for name, loss in frozen.items()}
     results |= run_variants(variants, given.seeds, bench.run)
-    photos = f"{len(bench.train):,} training and {len(bench.val):,} validation photos"
+    photos = f"{len(bench.train):,} training and {len(bench.val):,} validation photos; frozen variants were not timed"
     keep("recipes.md", f"{photos}\n\n{table_of_variants(results, {LOSS: '.4f', 'seconds': '.0f'}, LOSS)}")
 
 

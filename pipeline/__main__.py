@@ -66,7 +66,7 @@ class _Commands(TyperGroup):
                 raise SystemExit(1) from None
             if message is None:
                 raise
-        if "DVC_STAGE" in os.environ:
+        if os.environ.get("DVC_STAGE", "inputs") != "inputs":  # whose outputs are not in DVC's cache
             message += "\nIf this stage has run here before, `dvc checkout` brings back what it made."
         print(f"\nerror: {message}", file=sys.stderr)
         raise SystemExit(1)

@@ -175,7 +175,10 @@ def save_general(file: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_general(file: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read what `save_general` wrote onto a device ("cpu", "cuda:1", "meta" ...); a PipelineError where that would run code."""
+    """Read what `save_general` wrote onto a device ("cpu", "cuda:1", "meta" ...), without unpickling code.
+
+    A PipelineError tells that the file is missing or broken, or holds more than tensors and primitives.
+    """
     try:
         return torch.load(file, map_location=device, weights_only=True)
     except FileNotFoundError:
@@ -200,7 +203,10 @@ def read_info(folder: Path) -> CheckpointInfo:
 
 
 def read_model_state(folder: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
-    """Read parameters and buffers onto a device ("cpu", "cuda:1", "meta" ...); a PipelineError where their hash is another."""
+    """Read parameters and buffers onto a device ("cpu", "cuda:1", "meta" ...).
+
+    A PipelineError tells that the file is missing, broken, or not the one that was saved.
+    """
     return _read_tensors(folder, MODEL_FILE, device)
 
 

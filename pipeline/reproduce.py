@@ -133,7 +133,7 @@ def list_reported() -> None:
 
 
 def reproduce_reported(name: str | None, *, every: bool, archives: Sequence[Path], weights: Sequence[Path]) -> int:
-    """Measure one row, or all of them, again; returns the exit status: 1 where one failed, else the highest one."""
+    """Measure one row, or all of them, again; returns 1 where one failed, else the highest `EXIT_STATUS` of the rows."""
     rows = {row.name: row for row in read_rows(REPORTED)}
     if every == (name is not None):
         raise PipelineError("Say which result to reproduce: a NAME, or --all; --list shows them.")

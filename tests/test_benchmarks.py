@@ -5,14 +5,18 @@ import json
 import re
 import sys
 import tomllib
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
+from pipeline.data.manifest import INTEGERS, write_manifest
 from tests.clones import ROOT
 
 PEERS = sorted((ROOT / "benchmarks/peers").glob("*_peer.py"))
@@ -54,6 +58,19 @@ def test_a_sample_has_the_fraction_of_each_class_and_the_other_splits_whole() ->
     assert (fewer["split"] == "val").sum() == (fewer["split"] == "test").sum() == 10
     assert sample(manifest.sample(frac=1, random_state=0), 20, seed=0).sort_index().equals(fewer)
     assert sample(manifest, 100, seed=0).equals(manifest)
+
+
+def test_the_blocks_that_learn_follow_from_all_training_photos_where_no_sample_is_asked_for(tmp_path: Path) -> None:
+    from compare_peers import describe_blocks
+
+    weights = tmp_path / "test_resnet.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), weights)
+    rows = pd.DataFrame({"id": list("abcd"), "class": ["cat", "dog"] * 2, "split": "train", **dict.fromkeys(INTEGERS, 0)})
+    (tmp_path / "data/processed").mkdir(parents=True)
+    write_manifest(rows, tmp_path / "data/processed")
+    describe_blocks(Namespace(backbone="test_resnet", weights=str(weights), photos=None), tmp_path)
+    counts = json.loads((tmp_path / "counts.json").read_text())
+    assert 0 < counts["frozen"] < counts["finetuned"] < counts["all"]
 
 
 def a_run(seconds: tuple[float, float], accuracy: float, rate: float | None = None) -> dict[str, Any]:

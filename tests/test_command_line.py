@@ -117,6 +117,8 @@ def test_a_stage_that_dvc_runs_says_how_its_old_outputs_come_back(project: Path,
     """It does not promise them: in a fresh clone DVC's cache is empty."""
     set_params(project, {"download.source": "none.zip"})
     assert "dvc checkout" not in told("download")
+    monkeypatch.setenv("DVC_STAGE", "inputs")  # whose outputs DVC does not keep
+    assert "dvc checkout" not in told("download")
     monkeypatch.setenv("DVC_STAGE", "download")
     assert "If this stage has run here before, `dvc checkout`" in told("download")
 

@@ -17,7 +17,7 @@ from pipeline.cores import usable_cores
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of, write_json
 from pipeline.params import PARAMS_FILE, Params, change_params
-from pipeline.paths import EVALUATION, METRICS, SECONDS
+from pipeline.paths import EVALUATION, FINETUNED, METRICS, PROCESSED, SECONDS
 from pipeline.reproduce import (
     BEGIN,
     END,
@@ -278,8 +278,8 @@ def outputs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     backbone = SimpleNamespace(name="test_resnet", weights="../net.safetensors", weights_sha256="cd" * 32)
     info = SimpleNamespace(backbone=backbone, versions=library_versions())
     manifest = pd.DataFrame({"split": ["train", "val", "test", "test", ""]})
-    monkeypatch.setattr(module, "read_info", lambda checkpoint: info)
-    monkeypatch.setattr(module, "read_manifest", lambda processed: manifest)
+    monkeypatch.setattr(module, "read_info", {folder / FINETUNED: info}.__getitem__)
+    monkeypatch.setattr(module, "read_manifest", {folder / PROCESSED: manifest}.__getitem__)
     scores = {"accuracy": 0.75, "log_loss": 0.6}
     metrics = {"num_test": 4, "test_fingerprint": "ef" * 32, "frozen": scores, "finetuned": scores}
     write_json(EVALUATION / "metrics.json", metrics)

@@ -36,7 +36,7 @@ def draw_petimages(destination: Path, *, num_photos: int, seed: int, workers: in
     """Draw cats and dogs as `destination`/PetImages/{Cat,Dog}/N.jpg, with a few defective files among them.
 
     A file depends on the seed, its class and its index alone. Files that are there already are overwritten.
-    Half of `num_photos` files are of either class; `seed` is of everything random; `workers` processes draw.
+    Half of the `num_photos` files are cats. `workers` is the number of processes that draw.
 
     Raises:
         PipelineError: a file cannot be written.

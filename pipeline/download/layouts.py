@@ -265,14 +265,17 @@ def _key(photo: PlacedPhoto, name: str) -> tuple[str, str]:
 # Lists of labels and of splits
 
 
-def _read_table(table: Path, what: str) -> tuple[Sequence[str], list[dict[str, str]]]:
-    """The column names of a CSV file (separated by commas, semicolons or tabs), in lower case, and its rows."""
+def _read_table(table: Path, what: str, *needed: Collection[str]) -> tuple[Sequence[str], list[dict[str, str]]]:
+    """The column names of a CSV file (separated by commas, semicolons or tabs), in lower case, and its rows.
+
+    Of a table without a column of each of `needed` no row is read: it is something else, and may be large.
+    """
     with reading(what), table.open(encoding="utf-8-sig", newline="") as file:
         header = file.readline()
         file.seek(0)
         rows = csv.DictReader(file, restval="", delimiter=max(",;\t", key=header.count))
         rows.fieldnames = [name.strip().casefold() for name in rows.fieldnames or ()]
-        return rows.fieldnames, list(rows)
+        return rows.fieldnames, list(rows) if all(map(set(rows.fieldnames).intersection, needed)) else []
 
 
 def _read_list(source: Path, root: Path, files: Mapping[str, str], photos: Sequence[Parts]) -> list[_Reading]:
@@ -293,7 +296,7 @@ def _read_list(source: Path, root: Path, files: Mapping[str, str], photos: Seque
 def _rows(source: Path, table: Path, split: str) -> list[tuple[str, str, str]]:
     """The rows of a list of labels: path or id, class and split ("" for none); none without columns of paths and labels."""
     what = f"{source}: {table.name!r}"
-    columns, rows = _read_table(table, what)
+    columns, rows = _read_table(table, what, PATH_COLUMNS, LABEL_COLUMNS)
     path, label = (next(filter(columns.__contains__, names), None) for names in (PATH_COLUMNS, LABEL_COLUMNS))
     listed = []
     for row in rows if path and label else ():
@@ -362,7 +365,7 @@ def _with_listed_splits(
     if table is None:
         return placed
     what = f"{source}: {'/'.join(table)!r}"
-    columns, rows = _read_table(root.joinpath(*table), what)
+    columns, rows = _read_table(root.joinpath(*table), what, ["path"], ["split"])
     if not {"path", "split"} <= set(columns):
         raise PipelineError(f"{what} needs the columns path and split, and has {', '.join(columns) or 'none'}.")
     listed: dict[str, str] = {}

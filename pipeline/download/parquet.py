@@ -72,7 +72,7 @@ def _rows(path: Path, file: Any) -> Iterator[tuple[bytes, str]]:
         for batch in file.iter_batches(ROWS_AT_ONCE, columns=[f"{image}.bytes", label]):
             for row in batch.to_pylist():
                 value = row[label]
-                name = classes.get(value) if isinstance(value, int) else value
+                name = classes.get(value) if isinstance(value, int) else None if classes else value
                 if not isinstance(name, str) or not name:
                     raise PipelineError(f"{path}: the column {label!r} holds {value!r}, which is no class.")
                 yield (row[image] or {}).get("bytes") or b"", name

@@ -102,7 +102,7 @@ def _place(source: Path, folder: Path, fresh: Path) -> Placement:
             write(folder / path, fresh / target)
             advance(1)
     if placement.splits:
-        rows = sorted((targets[photo.path], photo.split) for photo in placement.photos)
+        rows = sorted((targets[photo.path], photo.split) for photo in placement.photos if photo.split)
         write_csv(fresh / SPLITS_FILE, [{"path": path, "split": split} for path, split in rows])
     return placement
 

@@ -205,7 +205,7 @@ def is_address(photo: object) -> TypeGuard[str]:
 
 
 def fetch(address: str) -> bytes:
-    """The bytes at an http(s) address; `Refused` where it is too slow or too large, or leads from HTTPS to HTTP."""
+    """The bytes at an http(s) address; `Refused` where it cannot be had, is too slow or large, or leads to plain HTTP."""
     deadline, content = time.monotonic() + SECONDS_TO_FETCH, bytearray()
     try:
         with requests.get(address, stream=True, timeout=TIMEOUTS, hooks={"response": refuse_step_down}) as response:

@@ -6,8 +6,7 @@ push(Path("outputs/export"), "hf-hub:OWNER/NAME")      # to the hub, or to the o
 import json
 import re
 from collections.abc import Mapping
-from importlib.metadata import version
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -87,8 +86,11 @@ def refuse_unpushable(target: str | None, *, space: bool = False) -> None:
     if not re.fullmatch(rf"{HUB_PREFIX}[\w.-]+/[\w.-]+", target or ""):
         example = f"{HUB_PREFIX}OWNER/NAME, such as {HUB_PREFIX}someone/cats-and-dogs"
         raise PipelineError(f"--push {target}: write {example}." if target else f"--space goes with --push {example}.")
-    if space and find_spec("gradio") is None:
-        raise PipelineError("--space needs Gradio, which is not installed. Install it with: uv sync --extra page")
+    if space:
+        try:
+            version("gradio")
+        except PackageNotFoundError:
+            raise PipelineError("--space needs Gradio, which is not installed. Install it with: uv sync --extra page") from None
     if huggingface_hub.get_token() is None:
         hub = huggingface_hub.constants.ENDPOINT
         raise PipelineError(

@@ -13,7 +13,8 @@ statistics stay in eval mode here, frozen or not.
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from itertools import accumulate
 from types import MethodType
@@ -165,12 +166,15 @@ def _learning(model: nn.Module, unfrozen: Literal["all", "head"] | int | Sequenc
 
 def _numbered_by_structure(model: nn.Module) -> dict[str, int]:
     """Parameter name -> its block's place, for networks without timm's matcher."""
-    sizes = {path: sum(parameter.numel() for parameter in module.parameters()) for path, module in model.named_modules()}
+    sizes: Counter[str] = Counter()  # weights that several modules share count in the first
+    for name, parameter in model.named_parameters():
+        for depth in range(name.count(".") + 1):
+            sizes[".".join(name.split(".")[:depth])] += parameter.numel()
     places: dict[str, int] = {}
     return {name: places.setdefault(_block(model, name, sizes), len(places)) for name, _ in model.named_parameters()}
 
 
-def _block(model: nn.Module, name: str, sizes: Mapping[str, int]) -> str:
+def _block(model: nn.Module, name: str, sizes: Counter[str]) -> str:
     """The dotted path of the block that a parameter belongs to."""
     module, path = model, ""
     for part in name.split(".")[:-1]:

@@ -64,12 +64,14 @@ class MlpHead(Head):
     ) -> None:
         super().__init__()
         self.in_features = in_features
-        layer_norm, batch_norm = (LayerNorm2d, nn.BatchNorm2d) if convolutional else (nn.LayerNorm, nn.BatchNorm1d)
+        norms: dict[str, Any] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+        if convolutional:
+            norms = {"batch": nn.BatchNorm2d, "layer": LayerNorm2d}
         width = in_features
         for number, next_width in enumerate(hidden):
             self.add_module(f"linear{number}", _linear(width, next_width, convolutional=convolutional))
             if norm != "none":
-                self.add_module(f"norm{number}", layer_norm(next_width) if norm == "layer" else batch_norm(next_width))
+                self.add_module(f"norm{number}", norms[norm](next_width))
             self.add_module(f"activation{number}", _activation(activation))
             self.add_module(f"dropout{number}", nn.Dropout(dropout))
             width = next_width

@@ -39,6 +39,7 @@ def summarise(model: nn.Module, preprocessing: Preprocessing, *, depth: int = 2)
         col_names=("output_size", "num_params", "mult_adds", "trainable"),
         row_settings=("var_names",),
         depth=depth,
+        device=next(model.parameters()).device,  # torchinfo would move it to a GPU, and leave it there
         mode="eval",
         verbose=0,
     )

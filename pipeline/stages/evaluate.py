@@ -48,6 +48,9 @@ def run(params: Params) -> None:
     infos = {name: read_info(folder) for name, folder in CHECKPOINTS.items()}
     for name, folder in CHECKPOINTS.items():
         refuse_other_data(infos[name], folder, classes, data_fingerprints(manifest))
+        wanted = {"val_accuracy", "val_log_loss", *(["alpha"] if name == "finetuned" else ["ood_auroc", "ood_fpr95"])}
+        if missing := sorted(wanted.difference(infos[name].metrics)):
+            raise PipelineError(f"{folder} was saved without {', '.join(missing)}. Make it again with: dvc repro")
     epochs = _read_epochs()
     runtime = resolve_runtime(params.runtime)
     splits = {split: Photos.of_split(manifest, PROCESSED, split, classes) for split in ("train", "val", "test")}

@@ -37,7 +37,7 @@ POINTS = 200  # about so many points a curve by step has, each the mean loss of 
 ROWS, COLUMNS = 4, 6  # of validation photos in TensorBoard
 
 
-@dataclass
+@dataclass(eq=False)
 class Tracking:
     """DVC's curves and all trackers of one run.
 
@@ -81,14 +81,15 @@ class Tracking:
         if history:
             self._draw_epochs(history)
         PartialState()  # Accelerate's trackers ask it which process is the main one
-        plain = bool | int | float | str  # as trackers take a setting
-        settings = {key: value if isinstance(value, plain) else json.dumps(value) for key, value in self.settings.items()}
         for name in self.trackers:
             with self._left_out_if_it_fails(name):
                 tracker = _new_tracker(name, self.folder / name, self.run, len(losses))
                 tracker.start()
                 if not history:
-                    tracker.store_init_configuration(settings)
+                    plain = bool | int | float | str  # as trackers take a setting
+                    tracker.store_init_configuration(
+                        {key: value if isinstance(value, plain) else json.dumps(value) for key, value in self.settings.items()}
+                    )
                 self._running[name] = tracker
 
     def step(self, losses: Sequence[float]) -> None:

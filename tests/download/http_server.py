@@ -87,7 +87,8 @@ class _Handler(BaseHTTPRequestHandler):
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         headers |= {"Content-Length": str(len(body))} if answer.length else {"Transfer-Encoding": "chunked"}
-        self._head(206 if start else 200, headers | server.headers | answer.headers)
+        stated = headers | server.headers | answer.headers
+        self._head(206 if start else 200, {name: value for name, value in stated.items() if value})  # "" leaves one out
         if self.command != "HEAD":
             self._body(body + b"x" * answer.extra, answer)
 

@@ -164,6 +164,13 @@ BREEDS = b"id,breed\n0,pug\n1,pug\n2,husky\n"
             {NO_PHOTO: 1},
         ),
         ({**TWO, "labels.csv": b"id,label\n0,cat\n1,dog\n"}, "cats 3, dogs 3", "", {NO_PHOTO: 1}),  # names of classes
+        ({**TWO, "test.csv": b"colour,mood\n" + 9000 * b"red,fine\n" + b"\xe9"}, "cats 3, dogs 3", "", {NO_PHOTO: 1}),
+        (
+            {**photos("p", number=3), "labels.csv": b"id,label,split\np/0.jpg,a,train", "label.csv": b"id,label\np/1.jpg,b"},
+            "a 1, b 1",
+            "train 1",
+            {NO_PHOTO: 2, "no label in label.csv and labels.csv": 1},
+        ),
         # class names as they are written
         (photos("का", "कि", "age <5", "age >5", "C#", "C+", "😀"), "C# 3, C+ 3, age <5 3, age >5 3, का 3, कि 3, 😀 3", "", {}),
     ],
@@ -174,6 +181,8 @@ def test_what_people_have(tmp_path: Path, files: dict[str, bytes], classes: str,
     assert ", ".join(f"{name} {count}" for name, count in unpacked.splits.items()) == splits
     assert Counter(unpacked.left_out.values()) == left_out
     assert sum(unpacked.classes.values()) + len(unpacked.left_out) == len(files)
+    listed = (tmp_path / "raw/splits.csv").read_text().splitlines()[1:] if splits else []
+    assert len(listed) == sum(unpacked.splits.values())
 
 
 def test_photos_below_class_folders_get_names_of_their_own(tmp_path: Path) -> None:

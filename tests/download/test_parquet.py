@@ -63,6 +63,7 @@ def test_one_file_and_classes_in_words(tmp_path: Path) -> None:
     [
         ([0, 2], FEATURES, r"'labels' holds 2, which is no class"),
         ([0.0, 1.0], FEATURES, r"'labels' holds 0.0"),
+        (["cat", "typo"], FEATURES, r"'labels' holds 'cat'"),
         (["", "a"], None, r"'labels' holds ''"),
         ([0, 1], None, r"'labels' holds 0, which is no class"),
         (["a", "../../b"], None, r"the class '../../b' cannot be the name of a folder"),

@@ -73,6 +73,9 @@ def test_pixels_without_a_file_are_turned_upright_and_encoded_only_where_they_ar
     opaque = np.dstack([np.asarray(image), np.full((image.height, image.width), 255, np.uint8)])
     for form in (Image.open(file), opaque):
         np.testing.assert_array_equal(open_photo(form, 512), image)
+    stored = io.BytesIO()  # a file that is no JPEG is seen as it would have been stored
+    image.save(stored, "JPEG", quality=95, subsampling="4:4:4")
+    np.testing.assert_array_equal(open_photo(file.getvalue(), 512), Image.open(stored).convert("RGB"))
     assert min(open_photo(image.resize((900, 700)), 256).size) == 256
 
 

@@ -29,7 +29,9 @@ from pipeline.inference.hub import licence_of, push, refuse_unpushable, write_sp
 from pipeline.models.backbone import rebuild
 from tests.inference.hub_uploads import stand_in_hub
 
-NETWORKS = {name for one in EXPORT_FORMATS for name in one.files}
+NETWORKS = {"config.json", "model.onnx", "model.pt2", "model.safetensors", "model_with_preprocessing.onnx"}
+NETWORKS |= {"openvino_model.bin", "openvino_model.xml"}
+NETWORKS |= {name for one in EXPORT_FORMATS for name in one.files if one.name == "ExecuTorch"}  # where it is installed
 FILES = NETWORKS | {"README.md", "classes.json", "export.json"}
 IDENTITY = '<ir_version: 9, opset_import: ["": 20]> network (float[n, 3, h, w] images) => (float[n, 3, h, w] logits) '
 TIMM = EXPORT_FORMATS[0]
