@@ -10,7 +10,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -66,6 +66,14 @@ class Gallery:
     kind: Literal["photos", "rows"] = "photos"
 
 
+class Confident(NamedTuple):
+    """Photos of which the network is most confident, as it gets them."""
+
+    indices: list[int]  # among the test photos
+    pixels: np.ndarray  # (n, height, width, 3) uint8
+    images: Tensor  # the same (n, 3, height, width), normalised
+
+
 def galleries_of(scores: Scores, photos: pd.DataFrame, *, mistakes_shown: int) -> list[Gallery]:
     """The fine-tuned checkpoint's most confident mistakes, and its least confident predictions, right or wrong."""
     wrong = (
@@ -112,10 +120,10 @@ def near_duplicates(photos: pd.DataFrame) -> Gallery:
 
 
 def grad_cam_gallery(
-    scores: Mapping[str, Scores], photos: pd.DataFrame, models: Mapping[str, nn.Module], preprocessing: Preprocessing
+    scores: Mapping[str, Scores], photos: pd.DataFrame, models: Mapping[str, nn.Module], shown: Confident
 ) -> Gallery:
     """Grad-CAM of both checkpoints' networks on the most confident mistakes and correct predictions of the fine-tuned one."""
-    chosen, pixels, batch = _most_confident(scores["finetuned"], photos, preprocessing)
+    chosen, pixels, batch = shown
     anchor, title, cards = "looks", "Where the models look", []
     try:
         heats = {name: grad_cam(model, batch, scores[name].predicted[chosen].tolist()) for name, model in models.items()}
@@ -138,14 +146,13 @@ def grad_cam_gallery(
 
 
 def nearest_neighbours(
-    scores: Scores, photos: pd.DataFrame, model: nn.Module, preprocessing: Preprocessing, train: Photos, features: Path
+    scores: Scores, photos: pd.DataFrame, model: nn.Module, shown: Confident, train: Photos, features: Path
 ) -> Gallery:
     """The photos of the Grad-CAM gallery, each beside those of `train` whose frozen features (in a file) are nearest."""
-    chosen, _, batch = _most_confident(scores, photos, preprocessing)
     with torch.inference_mode():
-        found = nearest(FeatureExtractor(model)(batch), features, NEIGHBOURS)
-    rows, cards = photos.iloc[chosen].to_dict("records"), []
-    for index, row, similarities, places in zip(chosen, rows, *(part.tolist() for part in found), strict=True):
+        found = nearest(FeatureExtractor(model)(shown.images), features, NEIGHBOURS)
+    rows, cards = photos.iloc[shown.indices].to_dict("records"), []
+    for index, row, similarities, places in zip(shown.indices, rows, *(part.tolist() for part in found), strict=True):
         label = f"predicted {scores.predicted_names[index]}"
         pictures = [embed(row["path"], f"Photo {row['id']}, labelled {row['class']}", label)]
         for similarity, place in zip(similarities, places, strict=True):
@@ -180,8 +187,8 @@ def _cards(scores: Scores, photos: pd.DataFrame, indices: np.ndarray) -> list[Ca
     return cards
 
 
-def _most_confident(scores: Scores, photos: pd.DataFrame, preprocessing: Preprocessing) -> tuple[list[int], np.ndarray, Tensor]:
-    """The most confident mistakes, then the most confident correct predictions, a class in turn; cropped, and normalised."""
+def most_confident(scores: Scores, photos: pd.DataFrame, preprocessing: Preprocessing) -> Confident:
+    """The most confident mistakes, then the most confident correct predictions, a class in turn."""
     wrong = scores.mistakes[: EXPLAINED // 2].tolist()
     table = pd.DataFrame({"label": scores.labels, "confidence": scores.confidence})[scores.correct]
     table = table.sort_values("confidence", ascending=False, kind="stable")
@@ -189,7 +196,7 @@ def _most_confident(scores: Scores, photos: pd.DataFrame, preprocessing: Preproc
     chosen = wrong + in_turn[: EXPLAINED - len(wrong)].tolist()
     transform = evaluation_pixels(preprocessing)
     pixels = np.stack([transform(_opened(path)) for path in photos["path"].iloc[chosen]])
-    return chosen, pixels, normalise(torch.from_numpy(pixels), preprocessing).contiguous()
+    return Confident(chosen, pixels, normalise(torch.from_numpy(pixels), preprocessing).contiguous())
 
 
 def _opened(path: Path) -> Image.Image:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML
 
-from pipeline.checkpoint import MODEL_FILE, read_info, read_model_state, refuse_other_data
+from pipeline.checkpoint import MODEL_FILE, CheckpointInfo, DataFingerprints, read_info, read_model_state, refuse_other_data
 from pipeline.data.contact_sheet import contact_sheet
 from pipeline.data.dataset import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, fingerprint, read_manifest
@@ -45,12 +45,7 @@ def run(params: Params) -> None:
     started = time.monotonic()
     manifest = read_manifest(PROCESSED)
     classes = classes_of(manifest)
-    infos = {name: read_info(folder) for name, folder in CHECKPOINTS.items()}
-    for name, folder in CHECKPOINTS.items():
-        refuse_other_data(infos[name], folder, classes, data_fingerprints(manifest))
-        wanted = {"val_accuracy", "val_log_loss", *(["alpha"] if name == "finetuned" else ["ood_auroc", "ood_fpr95"])}
-        if missing := sorted(wanted.difference(infos[name].metrics)):
-            raise PipelineError(f"{folder} was saved without {', '.join(missing)}. Make it again with: dvc repro")
+    infos = _read_infos(classes, data_fingerprints(manifest))
     epochs = _read_epochs()
     runtime = resolve_runtime(params.runtime)
     splits = {split: Photos.of_split(manifest, PROCESSED, split, classes) for split in ("train", "val", "test")}
@@ -81,7 +76,7 @@ def run(params: Params) -> None:
     fresh.mkdir(parents=True)
     _write_tables(fresh, photos, scores, issues)
     _picture_mistakes(photos, scores["finetuned"], params.evaluate.mistakes_shown, fresh / "mistakes.png")
-    preprocessing = infos["finetuned"].preprocessing
+    shown = error_analysis.most_confident(scores["finetuned"], photos, infos["finetuned"].preprocessing)
     report = Report(
         scores=scores,
         mirrored=mirrored,
@@ -94,9 +89,9 @@ def run(params: Params) -> None:
             *error_analysis.galleries_of(scores["finetuned"], photos, mistakes_shown=params.evaluate.mistakes_shown),
             error_analysis.label_issue_gallery(issues, len(used)),
             error_analysis.near_duplicates(photos),
-            error_analysis.grad_cam_gallery(scores, photos, models, preprocessing),
+            error_analysis.grad_cam_gallery(scores, photos, models, shown),
             error_analysis.nearest_neighbours(
-                scores["finetuned"], photos, models["frozen"], preprocessing, splits["train"], TRAIN_FEATURES
+                scores["finetuned"], photos, models["frozen"], shown, splits["train"], TRAIN_FEATURES
             ),
         ],
         provenance=provenance(manifest, infos, num_parameters, read_json(METRICS / "download.json")),
@@ -112,11 +107,27 @@ def run(params: Params) -> None:
     fresh.rmdir()
     machine = {"machine": machine_name(runtime.device, runtime.threads), "processor": processor_fingerprint()}
     write_json(SECONDS / "evaluate.json", {"seconds": time.monotonic() - started, **machine})
+    _say_scores(scores, infos["finetuned"].note)
+
+
+def _read_infos(classes: tuple[str, ...], data: DataFingerprints) -> dict[str, CheckpointInfo]:
+    """Both checkpoints' descriptions, refused where they are of other photos or lack what is reported."""
+    infos = {}
+    for name, folder in CHECKPOINTS.items():
+        infos[name] = read_info(folder)
+        refuse_other_data(infos[name], folder, classes, data)
+        wanted = {"val_accuracy", "val_log_loss", *(["alpha"] if name == "finetuned" else ["ood_auroc", "ood_fpr95"])}
+        if missing := sorted(wanted.difference(infos[name].metrics)):
+            raise PipelineError(f"{folder} was saved without {', '.join(missing)}. Make it again with: dvc repro")
+    return infos
+
+
+def _say_scores(scores: Mapping[str, Scores], note: str) -> None:
     for name, one in scores.items():
         low, high = one.accuracy_interval
         interval = f"{low:.2%} to {high:.2%} at {one.confidence_level:.0%}"
         say(f"{name}: accuracy {one.metrics['accuracy']:.2%} ({interval}), log-loss {one.metrics['log_loss']:.4f}")
-    if note := infos["finetuned"].note:
+    if note:
         say(note)
     say(f"the whole report: {EVALUATION / 'report.html'}")
 

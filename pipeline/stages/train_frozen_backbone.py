@@ -6,11 +6,12 @@ Run it with `dvc repro train-frozen-backbone`, or bare with `python -m pipeline 
 
 import math
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.checkpoint import CheckpointInfo, library_versions, save_checkpoint
+from pipeline.checkpoint import BackboneInfo, CheckpointInfo, library_versions, save_checkpoint
 from pipeline.data.dataset import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, read_manifest, read_stored_size, stored_fingerprint
 from pipeline.errors import PipelineError
@@ -28,7 +29,7 @@ from pipeline.training.blend import fit_several
 from pipeline.training.calibration import class_weight, cross_fitted_losses, fit_temperature
 from pipeline.training.features import write_features
 from pipeline.training.mlp import train_mlp
-from pipeline.training.probe import fit_probe, out_of_fold, write_out_of_fold
+from pipeline.training.probe import Probe, fit_probe, out_of_fold, write_out_of_fold
 
 STAGE = "train-frozen-backbone"
 
@@ -57,12 +58,7 @@ def run(params: Params) -> None:
     weight = class_weight(params.head.class_weight, train_labels)
     ids = [*splits["train"].ids, *splits["val"].ids]
     groups = manifest.set_index("id").loc[ids, "group"].tolist()
-    if backbone.info.parts:
-        names, widths = [part.name for part in backbone.info.parts], backbone.info.kwargs["widths"]
-        own = groups[: len(train)]
-        probe, tried = fit_several(train, train_labels, val, val_labels, own, widths=widths, names=names, weight=weight)
-    else:
-        probe, tried = fit_probe(train, train_labels, val, val_labels, weight=weight), {}
+    probe, tried = _fit(backbone.info, train, train_labels, val, val_labels, groups[: len(train)], weight)
     if params.head.type == "linear":
         set_linear_head(model, probe.weight, probe.bias)
         val_logits = probe.logits(val)
@@ -80,9 +76,8 @@ def run(params: Params) -> None:
         "l2": probe.best.l2,
     }
     chosen = sample_by_class(train_labels)
-    metrics["ood_auroc"], metrics["ood_fpr95"] = score_on_held_back_classes(
-        train[chosen], train_labels[chosen], val, val_labels
-    )
+    sample = train[chosen], train_labels[chosen]
+    metrics["ood_auroc"], metrics["ood_fpr95"] = score_on_held_back_classes(*sample, val, val_labels)
     say(f"frozen: validation log-loss {metrics['val_log_loss']:.4f}, accuracy {metrics['val_accuracy']:.2%}")
     say(f"out-of-distribution AUROC of a held-back class against the others: {metrics['ood_auroc']:.4f}")
 
@@ -101,8 +96,7 @@ def run(params: Params) -> None:
         heads_tried=tried,
         versions=library_versions(),
     )
-    ood = OodDetector.fit(train[chosen], train_labels[chosen], val)
-    save_checkpoint(FROZEN, info, model.state_dict(), ood.tensors())
+    save_checkpoint(FROZEN, info, model.state_dict(), OodDetector.fit(*sample, val).tensors())
     write_csv(PLOTS / "l2_strengths.csv", [{"log10_l2": math.log10(one.l2)} | vars(one) for one in probe.tried])
     # Probabilities of heads that never saw the photo: the evaluation scores them, and looks for label issues by them.
     unseen = out_of_fold(torch.cat([train, val]), torch.cat([train_labels, val_labels]), groups, probe.solved, weight)
@@ -110,6 +104,22 @@ def run(params: Params) -> None:
     write_features(TRAIN_FEATURES, train)
     write_json(METRICS / f"{STAGE}.json", metrics)
     write_json(SECONDS / f"{STAGE}.json", {"seconds": time.monotonic() - started})
+
+
+def _fit(
+    info: BackboneInfo,
+    train: Tensor,
+    train_labels: Tensor,
+    val: Tensor,
+    val_labels: Tensor,
+    groups: Sequence[str],
+    weight: Tensor | None,
+) -> tuple[Probe, dict[str, float]]:
+    """The linear probe; of several backbones, also what each is worth alone and together."""
+    if not info.parts:
+        return fit_probe(train, train_labels, val, val_labels, weight=weight), {}
+    names, widths = [part.name for part in info.parts], info.kwargs["widths"]
+    return fit_several(train, train_labels, val, val_labels, groups, widths=widths, names=names, weight=weight)
 
 
 def _train_mlp(

@@ -5,11 +5,21 @@ params.yaml. Killed, it resumes where it was and ends with the same bits.
 """
 
 import time
+from collections.abc import Sequence
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pipeline.checkpoint import library_versions, read_info, read_model_state, read_ood, refuse_other_data, save_checkpoint
+from pipeline.checkpoint import (
+    SolvedBlock,
+    library_versions,
+    read_info,
+    read_model_state,
+    read_ood,
+    refuse_other_data,
+    save_checkpoint,
+)
 from pipeline.data.dataset import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, read_manifest, stored_fingerprint
 from pipeline.files import write_json
@@ -95,16 +105,11 @@ def run(params: Params) -> None:
     if not runtime.is_main:
         return
 
-    if refit:  # every choice is made by now, so validation photos need not be held back any longer
-        labels, ids = torch.cat([train.labels, val.labels]), [*train.ids, *val.ids]
-        unseen = read_out_of_fold(OUT_OF_FOLD, classes, ids).to_numpy()
-        log_probabilities = torch.from_numpy(unseen).clamp(min=SMALLEST).log()
-        model = rebuild(info, state)
-        set_linear_head(model, *solve_head(torch.cat(features), labels, info.solved, weight))
-        apply_temperature(model, fit_temperature(log_probabilities, labels, weight))
+    if refit:
+        labels, model = torch.cat([train.labels, val.labels]), rebuild(info, state)
+        out_of_fold = read_out_of_fold(OUT_OF_FOLD, classes, [*train.ids, *val.ids]).to_numpy()
+        metrics |= _solve_again(model, info.solved, torch.cat(features), labels, out_of_fold, weight)
         state = model.state_dict()
-        metrics["out_of_fold_log_loss"] = cross_fitted_losses(log_probabilities, labels, weight).mean().item()
-        metrics["out_of_fold_accuracy"] = (log_probabilities.argmax(1) == labels).double().mean().item()
         note += " The head was solved again on training and validation photos together: out-of-fold log-loss "
         note += f"{metrics['out_of_fold_log_loss']:.4f}, accuracy {metrics['out_of_fold_accuracy']:.2%}."
     made = {"stage": STAGE, "params": everything_set, "epoch": kept.epoch, "metrics": metrics, "note": note}
@@ -114,6 +119,26 @@ def run(params: Params) -> None:
     write_json(SECONDS / f"{STAGE}.json", {"seconds": time.monotonic() - started})
     tracking.finish(metrics, FINETUNED)
     resume.remove()
+
+
+def _solve_again(
+    model: nn.Module,
+    solved: Sequence[SolvedBlock],
+    features: Tensor,
+    labels: Tensor,
+    out_of_fold: np.ndarray,
+    weight: Tensor | None,
+) -> dict[str, float]:
+    """Solve the head on training and validation photos, with an out-of-fold temperature; returns out-of-fold metrics.
+
+    Every choice is made by then, so validation photos need not be held back any longer.
+    """
+    unseen = torch.from_numpy(out_of_fold).clamp(min=SMALLEST).log()
+    set_linear_head(model, *solve_head(features, labels, solved, weight))
+    apply_temperature(model, fit_temperature(unseen, labels, weight))
+    losses = cross_fitted_losses(unseen, labels, weight)
+    accuracy = (unseen.argmax(1) == labels).double().mean().item()
+    return {"out_of_fold_log_loss": losses.mean().item(), "out_of_fold_accuracy": accuracy}
 
 
 def _ood_of_trained(network: SplitNetwork, train: Photos, val: Photos) -> dict[str, Tensor]:

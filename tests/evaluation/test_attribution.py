@@ -12,7 +12,7 @@ from torch import nn
 from pipeline.checkpoint import Preprocessing
 from pipeline.errors import PipelineError
 from pipeline.evaluation.attribution import grad_cam, overlay
-from pipeline.evaluation.error_analysis import grad_cam_gallery
+from pipeline.evaluation.error_analysis import grad_cam_gallery, most_confident
 from tests.evaluation.reports import made_up
 
 SIZE = Preprocessing(
@@ -92,14 +92,17 @@ def test_a_network_without_maps_is_refused_and_the_report_gives_the_reason(tmp_p
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2)).eval()
     with pytest.raises(PipelineError, match="no layer with feature maps"):
         grad_cam(model, torch.zeros(1, 3, 8, 8), [0])
-    gallery = grad_cam_gallery(scores, photos, {"frozen": model, "finetuned": model}, SIZE)
+    gallery = grad_cam_gallery(
+        scores, photos, {"frozen": model, "finetuned": model}, most_confident(scores["finetuned"], photos, SIZE)
+    )
     assert gallery.cards == []
     assert gallery.text.startswith("Grad-CAM cannot show it for this network: Sequential has no layer with feature maps")
 
 
 def test_the_gallery_shows_mistakes_first_and_each_class_in_turn(tmp_path: Path) -> None:
     photos, scores = made_up(tmp_path, ("cat", "dog"), count=12)
-    gallery = grad_cam_gallery({"frozen": scores["frozen"], "finetuned": scores["frozen"]}, photos, {"frozen": Corner()}, SIZE)
+    shown = most_confident(scores["frozen"], photos, SIZE)
+    gallery = grad_cam_gallery(scores | {"finetuned": scores["frozen"]}, photos, {"frozen": Corner()}, shown)
     wrong = scores["frozen"].mistakes[:4]
     shown = [card.note for card in gallery.cards]
     assert len(wrong) > 0
