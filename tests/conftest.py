@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+from accelerate.utils import set_seed
 from hypothesis import settings
 
 # Two test processes with threads of their own share the cores: one that waits for others must not spin meanwhile.
@@ -21,6 +22,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: next((place for place, part in enumerate(FIRST) if part in item.path.parts), len(FIRST)))
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """The same random numbers for a test whichever ran before it, and others than a seed of the pipeline gives."""
+    set_seed(2026)
 
 
 @pytest.fixture
