@@ -1,9 +1,10 @@
-"""Variants of the fine-tuning recipe that no setting makes, over seeds: paired differences in validation log-loss.
+"""Variants of the fine-tuning recipe over seeds, by validation log-loss alone: paired differences to the recipe.
 
     uv run python benchmarks/recipes.py --photos 2000                     # after `dvc repro preprocess`
     uv run python benchmarks/recipes.py --teacher ../blend/outputs/probe/out_of_fold.csv
+    uv run python benchmarks/recipes.py --set unfreeze_finetune.layer_decay=1.0
 
-`--photos` is a sample of the training photos; validation stays whole, and no test photo is looked at. A variant is worth the
+`--photos` is a sample of the training photos and of the validation photos; no test photo is looked at. A variant is worth the
 log-loss of its best candidate (an epoch, or a point between it and the frozen weights), kept or not. `--teacher` is what
 train-frozen-backbone of a stronger backbone left for the same photos: each training photo's probabilities by a head that never
 saw it. The table is written to benchmarks/results/recipes.md.
@@ -16,10 +17,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from common import PROCESSED, PROJECT, RECIPE, RUNS, keep, resolved, run_command, run_variants, stored_photos, table_of_variants
+from common import (
+    PROCESSED,
+    PROJECT,
+    RECIPE,
+    RUNS,
+    keep,
+    resolved,
+    run_command,
+    run_variants,
+    setting,
+    stored_photos,
+    table_of_variants,
+)
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from pipeline.data.dataset import Photos
 from pipeline.data.manifest import classes_of, read_manifest
 from pipeline.models.backbone import create_backbones
 from pipeline.models.head import apply_temperature, replace_head, set_linear_head
@@ -36,6 +50,7 @@ from pipeline.training.selection import ALPHAS, Candidate
 
 BIASES, DISTILLED = "biases and norms only", "distilled"
 SOUP, FLIPPED, LOSS = "greedy soup of the epochs", "flip-averaged features, frozen", "validation log-loss"
+SETTINGS = ("unfreeze_finetune.unfrozen_blocks=1", "unfreeze_finetune.warmup_fraction=0.375")  # the top block; a longer warm-up
 
 
 class SoupTrainer(Trainer):
@@ -81,8 +96,7 @@ class Bench:
     """The photos, the backbone with its solved head, and a cache that all variants share."""
 
     def __init__(self, given: argparse.Namespace) -> None:
-        train, self.val = stored_photos("train"), stored_photos("val")
-        self.train = train.at(sample_by_class(train.labels, given.photos)) if given.photos else train
+        self.train, self.val = (sampled(stored_photos(split), given.photos) for split in ("train", "val"))
         self.runtime, self.folder = resolved(), RUNS / "recipes"
         names = classes_of(read_manifest(PROCESSED))
         self.classes, self.taught = len(names), self.train
@@ -91,22 +105,22 @@ class Bench:
             self.taught = replace(self.train, labels=(one_hot(self.train.labels) + torch.from_numpy(taught)).float() / 2)
         self.backbone = create_backbones(load_params(PROJECT / "params.yaml").backbone.parts, locate=user_path)
         replace_head(self.backbone.model, self.classes, initialisation="zeros")
-        network = self.network()
+        network = self.network(UnfreezeFinetune())
         features = {"train": network.features("train", self.train), "val": network.features("val", self.val)}
         self.frozen = self._solve(features)
         self.flipped = self._solve({name: (of + self._mirrored(name)) / 2 for name, of in features.items()}, keep=False)
 
-    def network(self) -> SplitNetwork:
-        """A copy of the network, split for the recipe, with its activations cached."""
+    def network(self, settings: UnfreezeFinetune) -> SplitNetwork:
+        """A copy of the network, split for a recipe, with its activations cached."""
         model, preprocessing = copy.deepcopy(self.backbone.model), self.backbone.preprocessing
-        blocks = recipe_of(model, preprocessing, UnfreezeFinetune(), len(self.train)).unfrozen_blocks
+        blocks = recipe_of(model, preprocessing, settings, len(self.train)).unfrozen_blocks
         network = SplitNetwork(model, blocks, preprocessing, choice="auto", runtime=self.runtime)
         network.use_cache(self.folder / "features", self.backbone.info, " ".join(self.train.ids))
         return network
 
     def _mirrored(self, split: str) -> Tensor:
         photos, preprocessing = {"train": self.train, "val": self.val}[split], self.backbone.preprocessing
-        outputs = self.network().outputs.eval()
+        outputs = self.network(UnfreezeFinetune()).outputs.eval()
         backend = backend_for(outputs, photos, preprocessing, choice="auto", runtime=self.runtime, float32=split == "val")
 
         def run(pixels: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -126,8 +140,9 @@ class Bench:
 
     def run(self, variant: str, seed: int) -> dict[str, dict[str, float]]:
         """Validation log-loss of a variant's best candidate, and its seconds, those of activations left out; the soup's too."""
-        settings = UnfreezeFinetune(seed=seed)
-        network = self.network()
+        changes = setting(variant) if "=" in variant else {}
+        settings = UnfreezeFinetune(seed=seed, **{key.removeprefix("unfreeze_finetune."): to for key, to in changes.items()})
+        network = self.network(settings)
         if variant == BIASES:
             for name, parameter in network.model.named_parameters():
                 parameter.requires_grad_(parameter.requires_grad and (parameter.ndim == 1 or name.startswith("classifier")))
@@ -150,10 +165,15 @@ class Bench:
         return found
 
 
+def sampled(photos: Photos, most: int | None) -> Photos:
+    """About `most` of the photos, of each class alike; all of them where no number is given."""
+    return photos.at(sample_by_class(photos.labels, most)) if most else photos
+
+
 def measure(given: argparse.Namespace) -> None:
     """Run every variant with every seed, and write and print the table."""
     bench = Bench(given)
-    variants = [RECIPE, BIASES, *([DISTILLED] if given.teacher else [])]
+    variants = [RECIPE, BIASES, *([DISTILLED] if given.teacher else []), *(given.set or SETTINGS)]
     frozen = {"frozen": bench.frozen, FLIPPED: bench.flipped}
     results = {name: [{LOSS: loss, "seconds": 0.0}] * given.seeds for name, loss in frozen.items()}
     results |= run_variants(variants, given.seeds, bench.run)
@@ -165,7 +185,8 @@ if __name__ == "__main__":
     run_command(
         __doc__,
         measure,
-        photos={"type": int, "help": "a sample of about so many training photos; all where it is left out"},
+        photos={"type": int, "help": "samples of about so many training and validation photos; all where it is left out"},
+        set={"action": "append", "metavar": "SECTION.KEY=VALUE", "help": "a setting; may be repeated; else two of them"},
         seeds={"type": int, "default": 3},
         teacher={"type": Path, "help": "out_of_fold.csv of a run with a stronger backbone on the same photos"},
     )
