@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -89,7 +89,7 @@ def fit_probe(
         raise PipelineError("The backbone gives features that are not finite; its weights are broken or unfit.")
     scaler = StandardScaler().fit(train_features.double().numpy())
     scaled_train, scaled_val = (scaler.transform(part.double().numpy()) for part in (train_features, val_features))
-    model = _regression(weight, PATH_TOLERANCE, train_labels, warm_start=True)
+    model = _regression(weight, PATH_TOLERANCE, train_labels)
     counts, labels = None if weight is None else weight[val_labels].numpy(), val_labels.numpy()
     tried: list[Strength] = []
     with _unconverged(), progress("solving the linear probe", total=len(l2_strengths), unit="L2 strengths") as advance:
@@ -180,11 +180,27 @@ def _folds(classes: np.ndarray, groups: np.ndarray) -> tuple[int, list[tuple[np.
     return folds, parts
 
 
+class _RegressionFromFrequencies(LogisticRegression):
+    """Logistic regression whose L-BFGS starts, with more than two classes, from the frequencies of the classes.
+
+    That is the solution under an infinite penalty. The bias is not penalised, and its gradients are as small as a rare class:
+    from zero, 5,000 photos of 100 uneven classes took 1,442 iterations at the strongest strength, and take one.
+    """
+
+    def fit(self, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None) -> Self:
+        classes, counts = np.unique(y, return_counts=True)
+        if len(classes) > 2 and not hasattr(self, "coef_"):
+            weights = [self.class_weight[label] if self.class_weight else 1.0 for label in classes]
+            self.coef_, self.intercept_ = np.zeros((len(classes), X.shape[1])), np.log(counts * weights)
+            self.intercept_ -= self.intercept_.mean()
+        return super().fit(X, y, sample_weight)
+
+
 def _regression(weight: Tensor | None, tolerance: float, labels: Tensor, **options: Any) -> LogisticRegression:
     by_class = None if weight is None else dict(enumerate(weight.tolist()))
     # The gradient of the mean loss shrinks as the number of classes grows, and so must the bound on it.
-    tolerance = tolerance * 2 / (int(labels.max()) + 1)
-    return LogisticRegression(solver="lbfgs", max_iter=MAX_ITERATIONS, class_weight=by_class, tol=tolerance, **options)
+    options |= {"tol": tolerance * 2 / (int(labels.max()) + 1), "max_iter": MAX_ITERATIONS, "warm_start": True}
+    return _RegressionFromFrequencies(class_weight=by_class, **options)
 
 
 def _unconverged() -> "warnings.catch_warnings[None]":

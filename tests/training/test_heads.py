@@ -224,3 +224,16 @@ def test_the_strengths_of_many_classes_are_compared_by_solutions() -> None:
     loss = torch.nn.functional.cross_entropy(probe.logits(val), labels).item()
     assert probe.best.log_loss == pytest.approx(loss, rel=0.1)
     assert loss < 1
+
+
+def test_the_path_of_many_uneven_classes_starts_at_their_frequencies() -> None:
+    """From zero, L-BFGS takes thousands of steps to find the frequencies of rare classes under a strong penalty."""
+    generator = torch.Generator().manual_seed(0)
+    means, labels = torch.randn(100, 20, generator=generator), torch.arange(100).repeat_interleave(torch.arange(3, 103))
+    features = means[labels] + torch.randn(len(labels), 20, generator=generator)
+    weight = class_weight("balanced", labels)
+    for counts in (None, weight):
+        probe = fit_probe(features, labels, features, labels, l2_strengths=[1e3], weight=counts)
+        assert probe.best.iterations <= 2
+        frequencies = torch.bincount(labels) * (1.0 if counts is None else counts)
+        torch.testing.assert_close(probe.bias.softmax(0), (frequencies / frequencies.sum()).float(), rtol=0.02, atol=0)
