@@ -124,6 +124,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         draw_petimages(tmp_path / "taken", num_photos=4, seed=0, workers=1)
 
 
+@pytest.mark.slow  # the pixels are held by the test of their SHA-256
 def test_thumbnails_do_not_give_the_class_away(tmp_path: Path) -> None:
     """Colour, brightness and coarse shape are not enough: the strongest linear model on thumbnails stays below 75%."""
     draw_petimages(tmp_path, num_photos=1210, seed=0)
