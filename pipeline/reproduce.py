@@ -370,7 +370,7 @@ def _cells(family: list[Row]) -> list[str]:
         _hashed(f"{first.photos:,} of {first.dataset}" if first.photos else first.dataset, first.dataset_sha256),
         _hashed(f"{first.backbone}, {first.weights}", first.weights_sha256),
         first.family[-1],
-        ", ".join(f"`{row.name}`" for row in family),
+        f"`{first.name}`" + (f" and {len(family) - 1} more seeds" if len(family) > 1 else ""),
         *(mean_and_deviation([getattr(row, name) for row in family], form) for name, form in forms.items()),
         " or ".join(sorted({f"{row.n_test:,}" for row in family})),
         f"{statistics.mean(sum(json.loads(row.seconds).values()) for row in family):,.0f} s",
