@@ -51,7 +51,7 @@ def measure(given: argparse.Namespace) -> None:
             return {variant: dict(zip(FORMS, columns, strict=True))}
 
         results = common.run_variants(list(dict.fromkeys([RECIPE, *(given.set or VARIANTS)])), given.seeds, run)
-    common.keep("ablation.md", f"{given.seeds} seeds\n\n{common.table_of_variants(results, FORMS, 'test log-loss')}")
+    common.keep("ablation.md", f"seeds: {given.seeds}\n\n{common.table_of_variants(results, FORMS, 'test log-loss')}")
 
 
 if __name__ == "__main__":
