@@ -30,11 +30,13 @@ from common import (
     stored_photos,
     table_of_variants,
 )
+from pydantic import ValidationError
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from pipeline.data.dataset import Photos
 from pipeline.data.manifest import classes_of, read_manifest
+from pipeline.errors import PipelineError
 from pipeline.models.backbone import create_backbones
 from pipeline.models.head import apply_temperature, replace_head, set_linear_head
 from pipeline.models.ood import sample_by_class
@@ -140,8 +142,7 @@ class Bench:
 
     def run(self, variant: str, seed: int) -> dict[str, dict[str, float]]:
         """Validation log-loss of a variant's best candidate, and its seconds, those of activations left out; the soup's too."""
-        changes = setting(variant) if "=" in variant else {}
-        settings = UnfreezeFinetune(seed=seed, **{key.removeprefix("unfreeze_finetune."): to for key, to in changes.items()})
+        settings = settings_of(variant, seed)
         network = self.network(settings)
         if variant == BIASES:
             for name, parameter in network.model.named_parameters():
@@ -170,10 +171,22 @@ def sampled(photos: Photos, most: int | None) -> Photos:
     return photos.at(sample_by_class(photos.labels, most)) if most else photos
 
 
+def settings_of(variant: str, seed: int) -> UnfreezeFinetune:
+    """The recipe, with the setting that the variant is, if it is one; a PipelineError says that there is none such."""
+    changes = setting(variant) if "=" in variant else {}
+    try:
+        return UnfreezeFinetune(seed=seed, **{key.removeprefix("unfreeze_finetune."): to for key, to in changes.items()})
+    except ValidationError as error:
+        reason = f"{error.errors()[0]['msg']}. Only settings of unfreeze_finetune are tried here; ablation.py tries others."
+        raise PipelineError(f"--set {variant}: {reason}") from None
+
+
 def measure(given: argparse.Namespace) -> None:
     """Run every variant with every seed, and write and print the table."""
-    bench = Bench(given)
     variants = [RECIPE, BIASES, *([DISTILLED] if given.teacher else []), *(given.set or SETTINGS)]
+    for variant in variants:
+        settings_of(variant, seed=0)  # a mistake is said before an hour of work
+    bench = Bench(given)
     frozen = {"frozen": bench.frozen, FLIPPED: bench.flipped}
     results = {name: [{LOSS: loss, "seconds": 0.0}] * given.seeds for name, loss in frozen.items()}
     results |= run_variants(variants, given.seeds, bench.run)

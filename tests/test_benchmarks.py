@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.data.manifest import INTEGERS, write_manifest
+from pipeline.errors import PipelineError
 from tests.clones import ROOT
 
 PEERS = sorted((ROOT / "benchmarks/peers").glob("*_peer.py"))
@@ -144,3 +145,11 @@ def test_the_rate_with_the_lowest_validation_log_loss_is_chosen_and_the_next_sta
     assert found["finetuned"]["val_log_loss"] == 0
     assert (found["finetuned"]["learnt"], found["finetuned"]["parameters"]) == (1, 1)
     assert list(stages("--rates", '{"frozen": 9.0}')["frozen"]["tried"]) == ["9.0"]
+
+
+@pytest.mark.parametrize("setting", ["unfreeze_finetune.layer_decoy=1.0", "head.type=mlp", "unfreeze_finetune.patience=none"])
+def test_a_variant_that_is_no_setting_of_fine_tuning_is_refused_at_once(setting: str) -> None:
+    recipes = importlib.import_module("recipes")
+    assert recipes.settings_of("unfreeze_finetune.layer_decay=1.0", seed=3).layer_decay == 1.0
+    with pytest.raises(PipelineError, match=f"--set {re.escape(setting)}: .*Only settings of unfreeze_finetune"):
+        recipes.settings_of(setting, seed=0)
