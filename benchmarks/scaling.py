@@ -1,7 +1,7 @@
 """Scaling of the frozen stage's pass over photos with backend, number of photos, input size and workers, on CPU or GPU.
 
     uv run python benchmarks/scaling.py                                        # after `dvc repro preprocess`
-    uv run python benchmarks/scaling.py --backends torch onnxruntime openvino --photos 2000 --sizes 160 224 --workers 0 1 2
+    uv run python benchmarks/scaling.py --backends torch openvino --photos 2000 --sizes 160 224 --workers 0 1 2
     uv run python benchmarks/scaling.py --device cuda --backbone resnet50 --weights none --photos 16384
 
 A line is one setting: photos a second from the stored file to the feature, and those of the bare backend on batches that are in
@@ -85,7 +85,7 @@ if __name__ == "__main__":
         measure,
         backbone={"help": "timm's name; that of params.yaml where it is left out"},
         weights={"help": "as backbone.weights in params.yaml, which is taken where it is left out"},
-        backends={"nargs": "+", "default": ["auto"], "help": "auto, torch, onnxruntime, openvino"},
+        backends={"nargs": "+", "default": ["auto"], "help": "auto, torch, openvino"},
         photos={"type": int, "nargs": "+", "default": [500, 2000, 8000, 22_998], "help": "the same again if too few"},
         sizes={"type": int, "nargs": "+", "help": "input sizes in pixels; the backbone's own where it is left out"},
         workers={"type": int, "nargs": "+", "default": ["auto"], "help": "one a core where it is left out"},

@@ -127,10 +127,10 @@ class CheckpointInfo(_Record):
 
 def library_versions() -> dict[str, str]:
     """The versions of what decides a result, from the packages' own records, without importing any."""
-    libraries = ["torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "onnxruntime", "openvino", "numpy"]
+    libraries = ["torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "openvino", "numpy"]
     versions = {"python": platform.python_version()}
     for library in [*libraries, "scipy", "scikit-learn", "pillow", "accelerate"]:
-        versions[library] = "not installed"  # as OpenVINO is not on processors that it is not for
+        versions[library] = "not installed"
         with suppress(PackageNotFoundError):
             versions[library] = version(library)
     return versions

@@ -181,7 +181,7 @@ class Head(Section):
 class TrainFrozenBackbone(Section):
     """The linear probe: a converged head on the untouched backbone."""
 
-    backend: Literal["auto", "openvino", "onnxruntime", "torch"] = "auto"
+    backend: Literal["auto", "openvino", "torch"] = "auto"
 
 
 class UnfreezeFinetune(Section):

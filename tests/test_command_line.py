@@ -157,11 +157,11 @@ def test_doctor_fits_a_screen_and_fails_where_something_essential_is_broken(monk
     told = " ".join(done.stdout.split())
     for found in (f"torch {version('torch')}", f"{usable_cores()} usable of", "DVC version", "127.0.0.1:9 cannot be reached"):
         assert found in told
-    for name in ("onnxruntime", "torch"):
+    for name in ("openvino", "torch"):
         assert re.search(rf"^{name} +agrees with eager torch", done.stdout, re.MULTILINE)
 
-    monkeypatch.setattr(backends, "_onnxruntime", lambda module, example, threads: lambda batch: module(batch) + 1)
+    monkeypatch.setattr(backends, "_openvino", lambda module, *_, **__: lambda batch: module(batch) + 1)
     done = CliRunner().invoke(app, ["doctor"])
     assert done.exit_code == 1
-    assert "onnxruntime computes something else" in done.stdout
-    assert done.stdout.splitlines()[-1] == "broken: onnxruntime"
+    assert "openvino computes something else" in done.stdout
+    assert done.stdout.splitlines()[-1] == "broken: openvino"

@@ -1,11 +1,11 @@
-"""Inference backends: run a network forward with OpenVINO, ONNX Runtime or torch, whichever is fastest here.
+"""Inference backends: run a network forward with OpenVINO or torch, whichever is faster here.
 
     backend = build_backend(module, example, choice="auto", device=torch.device("cpu"), threads=2)
     features = backend.run(batch)            # (n, channels, height, width) float32 -> (n, features) float32, where the batch is
 
-On a processor that multiplies in bfloat16, OpenVINO is twice as fast as ONNX Runtime in float32, which is three to four times
-faster than eager torch and the choice on other processors. On a GPU torch in 16 bits is fast. The choice is a rule from the
-processor's flags and the network, never a timing, because a timing would not repeat and bits would change.
+On a processor OpenVINO is several times as fast as eager torch, and faster still in bfloat16, where the processor multiplies
+in it. On a GPU torch in 16 bits is fast. The choice is a rule from the processor's flags and the network, never a timing,
+because a timing would not repeat and bits would change.
 """
 
 import copy
@@ -32,7 +32,10 @@ Run = Callable[[Tensor], Tensor]
 # Largest relative RMS error (see `relative_rms_error`) with which a backend is taken. Rounding in another order of summation
 # stays well below the first. bfloat16 has 8 bits of mantissa, which over the 52 layers of a trained MobileNetV2, whose blocks
 # end without an activation, comes to 0.10 in OpenVINO and to 0.09 in torch's autocast, and to 0.03 in most.
-TOLERANCE = {"onnxruntime": 1e-3, "torch": 1e-3, "openvino": 0.15, "torch bfloat16": 0.15, "torch float16": 0.15}
+TOLERANCE = {
+    **dict.fromkeys(("openvino", "torch"), 0.001),
+    **dict.fromkeys(("openvino bfloat16", "torch bfloat16", "torch float16"), 0.15),
+}
 AUTOCAST = {"torch": None, "torch bfloat16": torch.bfloat16, "torch float16": torch.float16}
 
 PIECE = 8  # photos that one thread takes of a batch at once
@@ -55,8 +58,8 @@ def build_backend(
     Args:
         module: in eval mode, on the CPU, where it stays; maps a batch of images to (n, outputs).
         example: (n, channels, height, width) float32, real images where possible; the backend is checked on it.
-        choice: "openvino" (bfloat16) or "onnxruntime" (float32) on a processor, or "torch"; "auto" is the first that this
-            processor and this network allow, and on a GPU torch in 16 bits, where the network's outputs bear it.
+        choice: "openvino" on a processor, or "torch"; "auto" is OpenVINO where it can run the network, and on a GPU torch in
+            16 bits, where the network's outputs bear it.
         threads: of the processor.
         float32: compute in float32 whatever the choice, as evaluation and prediction do: bfloat16 rounds in other places where
             the same layers stand in another graph, so only float32 gives the network's own outputs on every machine.
@@ -89,7 +92,7 @@ def build_backend(
 def candidates(choice: str, device: torch.device, *, float32: bool) -> list[str]:
     """The backends to try for a choice, in order: a rule from the device and its flags, without timing."""
     if device.type != "cpu":
-        if choice in ("openvino", "onnxruntime"):
+        if choice == "openvino":
             raise PipelineError(
                 f"train_frozen_backbone.backend = {choice} computes on a processor, but runtime.device is {device.type}. Set "
                 "the backend to auto or torch, or runtime.device to cpu."
@@ -97,9 +100,10 @@ def candidates(choice: str, device: torch.device, *, float32: bool) -> list[str]
         if device.type != "cuda" or float32:
             return ["torch"]
         return ["torch bfloat16" if has_bfloat16(device) else "torch float16", "torch"]
-    if float32 and choice in ("auto", "openvino"):
-        return ["onnxruntime", "torch"]
-    return ["openvino", "onnxruntime", "torch"] if choice == "auto" else [choice]
+    if choice == "torch":
+        return ["torch"]
+    openvino = ["openvino"] if float32 or not has_bfloat16(device) else ["openvino bfloat16", "openvino"]
+    return [*openvino, "torch"] if choice == "auto" else openvino
 
 
 def relative_rms_error(outputs: Tensor, expected: Tensor) -> float:
@@ -114,11 +118,9 @@ def relative_rms_error(outputs: Tensor, expected: Tensor) -> float:
 def _runner(name: str, module: nn.Module, example: Tensor, device: torch.device, threads: int) -> Run:
     if name in AUTOCAST:
         return _torch(module, device, AUTOCAST[name])
-    if name == "openvino" and not has_bfloat16(torch.device("cpu")):
-        raise PipelineError("The backend 'openvino' computes in bfloat16, which this processor does not multiply in.")
     try:
-        return (_openvino if name == "openvino" else _onnxruntime)(module, example, threads)
-    except Exception as error:  # exporter and runtimes raise many kinds for an operator that they do not know
+        return _openvino(module, example, threads, bfloat16=name == "openvino bfloat16")
+    except Exception as error:  # exporter and OpenVINO raise many kinds for an operator that they do not know
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise PipelineError(f"This network cannot run in {name} ({first_line}).") from None
 
@@ -139,27 +141,31 @@ def _torch(module: nn.Module, device: torch.device, autocast: torch.dtype | None
     return run
 
 
-def _openvino(module: nn.Module, example: Tensor, threads: int) -> Run:
+def _openvino(module: nn.Module, example: Tensor, threads: int, *, bfloat16: bool) -> Run:
     settings = {
-        "INFERENCE_PRECISION_HINT": "bf16",
+        "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
         "NUM_STREAMS": str(threads),  # each computes with one thread, so their number changes no bit
         "INFERENCE_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": False,  # several processes would be pinned to the same cores
     }
-    onnx = export_onnx(_with_identity_at_the_end(module, example), example)
+    onnx = export_onnx(_with_identity_at_the_end(module, example) if bfloat16 else module, example)
     compiled = openvino_core().compile_model(openvino_core().read_model(onnx), "CPU", settings)
     # The first call of all is made by one thread: two at once can wait for each other for ever, one holding Python's lock and
     # one that of the bindings' first use (OpenVINO 2026.4).
     compiled.create_infer_request().infer({0: example[:1].numpy()})
-    of_thread = threading.local()
+    of_thread, pool = threading.local(), ThreadPoolExecutor(threads)
 
-    def run_piece(piece: Tensor) -> np.ndarray:
+    def run_piece(piece: Tensor) -> Any:
         if not hasattr(of_thread, "request"):
             of_thread.request = compiled.create_infer_request()
-        outputs: np.ndarray = of_thread.request.infer({0: piece.numpy()})[0]
-        return outputs
+        return of_thread.request.infer({0: piece.numpy()})[0]
 
-    return _in_pieces(run_piece, threads)
+    def run(batch: Tensor) -> Tensor:
+        # A few photos for one thread: none waits for another, and what they need stays in the processor's cache.
+        pieces = batch.contiguous().split(max(1, min(PIECE, -(-len(batch) // threads))))
+        return torch.from_numpy(np.concatenate(list(pool.map(run_piece, pieces))))
+
+    return run
 
 
 @cache
@@ -179,8 +185,8 @@ def openvino_core() -> Any:
 def _with_identity_at_the_end(module: nn.Module, example: Tensor) -> nn.Module:
     """A part of a network, which gives feature maps, with one more convolution after it that changes nothing.
 
-    OpenVINO computes the end of a graph in float32, back to the last convolutions. A part would so give other values than it
-    does inside the whole network.
+    In bfloat16 OpenVINO computes the end of a graph in float32, back to the last convolutions. A part would so give other
+    values than it does inside the whole network.
     """
     with torch.inference_mode():
         outputs = module(example)
@@ -190,37 +196,6 @@ def _with_identity_at_the_end(module: nn.Module, example: Tensor) -> nn.Module:
     identity = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
     nn.init.ones_(identity.weight)
     return nn.Sequential(module, identity).eval()
-
-
-def _onnxruntime(module: nn.Module, example: Tensor, threads: int) -> Run:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(export_onnx(module, example), options, providers=["CPUExecutionProvider"])
-    session.run(None, {"images": example.numpy()})
-
-    def run_piece(piece: Tensor) -> np.ndarray:
-        outputs: list[np.ndarray] = session.run(None, {"images": piece.numpy()})
-        return outputs[0]
-
-    return _in_pieces(run_piece, threads)
-
-
-def _in_pieces(run_piece: Callable[[Tensor], np.ndarray], threads: int) -> Run:
-    """A batch in pieces of a few photos, each computed by one thread.
-
-    No thread waits for another, as where they share each operation, and what a few photos need stays in the processor's cache:
-    a quarter faster on two cores.
-    """
-    pool = ThreadPoolExecutor(threads)
-
-    def run(batch: Tensor) -> Tensor:
-        pieces = batch.contiguous().split(max(1, min(PIECE, -(-len(batch) // threads))))
-        return torch.from_numpy(np.concatenate(list(pool.map(run_piece, pieces))))
-
-    return run
 
 
 def export_onnx(module: nn.Module, example: Tensor, *, output: str = "outputs") -> bytes:

@@ -121,7 +121,7 @@ class SplitNetwork:
         size = preprocessing.input_size[1]
         if (size, float32) not in self._backends:
             other = self._backends.get((size, not float32))
-            if other is not None and other.name in ("onnxruntime", "torch"):  # it computes in float32 already
+            if other is not None and other.name in ("openvino", "torch"):  # it computes in float32 already
                 return other
             module = copy.deepcopy(self.split.frozen if self.split else self.outputs).eval()
             self._backends[size, float32] = backend_for(
