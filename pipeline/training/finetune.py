@@ -141,6 +141,7 @@ class Trainer:
         self.losses: list[float] = []  # of every step
         self.photos_done, self.loss_sum = 0, 0.0  # of the epoch that is running
         self.best_state: dict[str, Tensor] = {}
+        self.val_logits: dict[str, Tensor] = {}  # of the frozen weights and of the best ones, (n, classes)
 
     def run(self, resume: ResumeFolder) -> Finetuned:
         """From the newest state to the end."""
@@ -161,6 +162,7 @@ class Trainer:
                 self.accelerator.scaler.load_state_dict(state["scaler_state_dict"])
             self.photos_done, self.loss_sum = state["photos_done"], state["loss_sum"]
             self.best_state, self.losses = state["best_state_dict"], state["losses"]
+            self.val_logits = state["val_logits"]
             self.history = [Epoch(**epoch) for epoch in state["history"]]
             say(f"resuming after {self.photos_done:,} photos of epoch {len(self.history)}")
         if self.tracking:
@@ -275,8 +277,11 @@ class Trainer:
         scored = self._score(1.0, epoch, logits)
         say(f"epoch {epoch}: validation log-loss {scored.log_loss:.4f}, accuracy {scored.accuracy:.2%}")
         self.history.append(Epoch(epoch, rate, train_loss, scored.log_loss, scored.accuracy))
-        if epoch > 0 and _best(self.history[1:]) == epoch:
+        if epoch == 0:
+            self.val_logits["frozen"] = logits
+        elif _best(self.history[1:]) == epoch:
             self.best_state = _on_cpu(self.ema.module.state_dict())
+            self.val_logits["best"] = logits
         if self.tracking:
             self.tracking.epoch(self._rows(), len(self.losses), self.trainable, logits)
 
@@ -305,10 +310,12 @@ class Trainer:
         """The weights that are kept, once nothing frozen is shown to have moved."""
         if frozen_fingerprint(self.network.model) != self.frozen_before:
             raise PipelineError("A frozen tensor moved during fine-tuning. This is a defect: please report it.")
-        best, logits = _best(self.history[1:] or self.history), {}  # epoch 0 is alpha 0
-        for alpha in (0.0, *ALPHAS, 1.0) if self.best_state else (0.0,):
-            self.ema.module.load_state_dict(self._between(alpha))
-            logits[alpha] = self._val_logits(self.ema.module)
+        best, logits = _best(self.history[1:] or self.history), {0.0: self.val_logits["frozen"]}  # epoch 0 is alpha 0
+        if self.best_state:
+            for alpha in ALPHAS:
+                self.ema.module.load_state_dict(self._between(alpha))
+                logits[alpha] = self._val_logits(self.ema.module)
+            logits[1.0] = self.val_logits["best"]
         frozen, *candidates = (self._score(alpha, best if alpha else 0, values) for alpha, values in logits.items())
         choice = broadcast(self.runtime, lambda: choose(frozen, candidates))
         say(choice.reason)
@@ -341,6 +348,7 @@ class Trainer:
             "scaler_state_dict": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
             "loss": self.history[-1].train_loss,
             "best_state_dict": self.best_state,
+            "val_logits": self.val_logits,
             "history": self._rows(),
             "losses": self.losses,
         }

@@ -17,6 +17,7 @@ from pipeline.models.freezing import frozen_fingerprint, parameter_groups
 from pipeline.models.outputs import FeatureExtractor
 from pipeline.training.calibration import fit_temperature
 from pipeline.training.finetune import Epoch, Trainer
+from pipeline.training.selection import ALPHAS
 from tests.training import tiny
 
 
@@ -81,6 +82,20 @@ def test_training_stops_early_and_the_best_epoch_is_not_the_last(tmp_path: Path)
     losses = [epoch.val_log_loss for epoch in result.history]
     assert len(losses) < 21
     assert losses.index(min(losses[1:])) == result.choice.candidate.epoch == len(losses) - 3
+
+
+def test_no_weights_are_scored_twice_and_the_logits_of_the_ends_are_those_of_their_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[Tensor] = []
+    measure = Trainer._val_logits
+    monkeypatch.setattr(Trainer, "_val_logits", lambda self, part: scored.append(measure(self, part)) or scored[-1])
+    trainer = tiny.trainer(tmp_path, epochs=3, learning_rate=0.02)
+    trainer.run(tiny.resume_folder(tmp_path, 1e6))
+    assert len(scored) == 1 + 3 + len(ALPHAS)  # the frozen weights, the epochs, and the points between
+    for alpha, name in ((0.0, "frozen"), (1.0, "best")):
+        trainer.ema.module.load_state_dict(trainer._between(alpha))
+        torch.testing.assert_close(trainer.val_logits[name], measure(trainer, trainer.ema.module), rtol=0, atol=0)
 
 
 def steps_of(trainer: Trainer) -> list[dict[str, Tensor]]:
