@@ -6,12 +6,11 @@ import signal
 import pytest
 from accelerate.utils import set_seed
 from hypothesis import settings
-from xdist.scheduler import LoadFileScheduling
 
 # Two test processes with threads of their own share the cores: one that waits for others must not spin meanwhile.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-FIRST = ("test_end_to_end.py", "inference", "test_distributed.py")  # what takes longest
+FIRST = ("test_end_to_end.py", "inference", "test_distributed.py")  # what takes longest: each file runs in one process
 
 # The same examples in every run: what passed here passes on the next machine. `--hypothesis-profile=default` tries others.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -23,17 +22,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: next((place for place, part in enumerate(FIRST) if part in item.path.parts), len(FIRST)))
-
-
-class ByFile(LoadFileScheduling):
-    """Each file runs in one process, and all of tests/inference do in one, because they share a run of the stages."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return "tests/inference" if nodeid.startswith("tests/inference/") else super()._split_scope(nodeid)
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile:
-    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True)
