@@ -1,5 +1,6 @@
 """Fair comparison with peers: the same photos, split, weights, epochs and threads, each side in an environment of its own.
 
+    uv run python benchmarks/compare_peers.py                # the default backbone with its weights from the package registry
     uv run python benchmarks/compare_peers.py --backbone mobilenetv2_100 --weights ../mobilenetv2_100.imagenet.safetensors
     uv run python benchmarks/compare_peers.py --photos 64 --epochs-frozen 1 --epochs-unfrozen 1 --sides "30 lines"  # works?
 
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from safetensors.torch import save_file
 from common import PROCESSED, PROJECT, RUNS, TRAINING, keep, lend_photos, run_command, run_measured, run_stage
 
 from pipeline.cores import usable_cores
@@ -108,6 +110,19 @@ def run_ours(given: argparse.Namespace, photos: Path, folder: Path, seed: int) -
     return {"settings": OUR_SETTINGS, "versions": versions, "stages": stages, "peak": peak}
 
 
+def weights_file(given: argparse.Namespace) -> Path:
+    """The weights as a file that every side can read: a safetensors file, a JSON that describes it beside it."""
+    if given.weights != "package":
+        return Path(given.weights).resolve()
+    backbone, file = create_backbone(given.backbone, "package"), RUNS / f"{given.backbone}.safetensors"
+    if not file.is_file():
+        RUNS.mkdir(parents=True, exist_ok=True)
+        save_file(backbone.model.state_dict(), file)
+    described = backbone.preprocessing.model_dump() | {"architecture": given.backbone, "sha256": sha256_of(file)}
+    write_json(file.with_suffix(".json"), described | {"num_classes": backbone.model.num_classes})
+    return file
+
+
 def describe_blocks(given: argparse.Namespace, photos: Path) -> None:
     """Which parameters fine-tuning changes, for the peers, and how many each of our stages trains."""
     backbone = create_backbone(given.backbone, given.weights)
@@ -126,7 +141,7 @@ def describe_blocks(given: argparse.Namespace, photos: Path) -> None:
 
 def compare(given: argparse.Namespace) -> None:
     """Run what is not there yet, side by side in turns, and write and print the table."""
-    given.weights = str(Path(given.weights).resolve())
+    given.weights = str(weights_file(given))
     manifest = sample(read_manifest(PROCESSED), given.photos, given.seed)
     decides = [vars(given)[name] for name in SHARED if name != "weights"]
     decides += [given.seed, sha256_of(Path(given.weights)), fingerprint(manifest), sha256_of(PEERS / "peer.py")]
@@ -198,8 +213,8 @@ if __name__ == "__main__":
     run_command(
         __doc__,
         compare,
-        backbone={"default": "mobilenetv2_100", "help": "timm's name"},
-        weights={"required": True, "help": "a safetensors file, a JSON that describes it beside it"},
+        backbone={"default": "tf_efficientnet_lite0", "help": "timm's name"},
+        weights={"default": "package", "help": "of the package registry, or a safetensors file, a JSON that describes it beside it"},
         photos={"type": int, "help": "a sample of about so many training photos; all where it is left out"},
         epochs_frozen={"type": int, "default": 2},
         epochs_unfrozen={"type": int, "default": 2},

@@ -3,8 +3,9 @@
     main(__doc__, prepare, rates={"frozen": (1e-3, 1e-2), "finetuned": (1e-4, 1e-3)}, settings={"optimizer": "AdamW"})
 
 `prepare(model, stage, rate, given)` returns a function that trains `model` and returns the network to score, and only that
-function is timed. Each stage tries its learning rates from the same start; the one with the lowest validation log-loss stays,
-its seconds alone count, and the next stage starts from its network. A rate that is given is taken without trying others.
+function is timed. Each stage tries its learning rates from the same start, and further ones, by steps of three, as long as the
+best is the highest or the lowest of all; the one with the lowest validation log-loss stays, its seconds alone count, and the
+next stage starts from its network. A rate that is given is taken without trying others.
 """
 
 import argparse
@@ -51,8 +52,12 @@ def main(
     stages = {}
     for stage, listed in rates.items():
         chosen = given.rates.get(stage)
-        tried = [_try(prepare, model, stage, rate, given, val) for rate in ([chosen] if chosen else listed)]
-        best = min(tried, key=lambda one: one["val_log_loss"])
+        waiting, tried = [chosen] if chosen else list(listed), list[dict[str, Any]]()
+        while waiting:
+            tried.append(_try(prepare, model, stage, waiting.pop(0), given, val))
+            best = min(tried, key=lambda one: one["val_log_loss"])
+            if not waiting and not chosen:
+                waiting = next_rates(best["rate"], [one["rate"] for one in tried])
         model = best.pop("network")
         stages[stage] = (
             best | score(model, test) | {"tried": {one["rate"]: one["val_log_loss"] for one in tried if one["rate"]}}
@@ -62,6 +67,14 @@ def main(
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES if name in installed}
     content = {"settings": settings, "versions": versions, "stages": stages}
     given.output.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def next_rates(best: float | None, tried: Sequence[float | None]) -> list[float]:
+    """The rate beyond the end of those `tried` at which the best lies; none where it lies between others."""
+    known = [rate for rate in tried if rate]
+    if not best or len(known) < 2 or min(known) < best < max(known):
+        return []
+    return [best * 3 if best == max(known) else best / 3]
 
 
 def _try(prepare: Prepare, model: Any, stage: str, rate: float | None, given: argparse.Namespace, val: Any) -> dict[str, Any]:
