@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from safetensors.torch import save_file
 from common import PROCESSED, PROJECT, RUNS, TRAINING, keep, lend_photos, run_command, run_measured, run_stage
+from safetensors.torch import save_file
 
 from pipeline.cores import usable_cores
-from pipeline.data.manifest import classes_of, fingerprint, read_manifest, write_manifest
+from pipeline.data.manifest import classes_of, fingerprint, read_manifest, stored_fingerprint, write_manifest
 from pipeline.files import read_json, sha256_of, write_json
 from pipeline.models.backbone import create_backbone
 from pipeline.models.freezing import set_trainable
@@ -144,7 +144,10 @@ def compare(given: argparse.Namespace) -> None:
     given.weights = str(weights_file(given))
     manifest = sample(read_manifest(PROCESSED), given.photos, given.seed)
     decides = [vars(given)[name] for name in SHARED if name != "weights"]
-    decides += [given.seed, sha256_of(Path(given.weights)), fingerprint(manifest), sha256_of(PEERS / "peer.py")]
+    decides += [given.seed, sha256_of(Path(given.weights)), fingerprint(manifest), stored_fingerprint(manifest)]
+    decides += [
+        sha256_of(PEERS / "peer.py"),
+    ]
     runs = RUNS / hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
     if not (runs / "same_blocks.json").is_file():
         shutil.rmtree(runs, ignore_errors=True)
@@ -214,7 +217,10 @@ if __name__ == "__main__":
         __doc__,
         compare,
         backbone={"default": "tf_efficientnet_lite0", "help": "timm's name"},
-        weights={"default": "package", "help": "of the package registry, or a safetensors file, a JSON that describes it beside it"},
+        weights={
+            "default": "package",
+            "help": "package, or a safetensors file, a JSON that describes it beside it",
+        },
         photos={"type": int, "help": "a sample of about so many training photos; all where it is left out"},
         epochs_frozen={"type": int, "default": 2},
         epochs_unfrozen={"type": int, "default": 2},

@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from pipeline.data.dataset import Photos
-from pipeline.data.manifest import classes_of, read_manifest
+from pipeline.data.manifest import classes_of, read_manifest, stored_fingerprint
 from pipeline.errors import PipelineError
 from pipeline.models.backbone import create_backbones
 from pipeline.models.head import apply_temperature, replace_head, set_linear_head
@@ -117,7 +117,7 @@ class Bench:
         model, preprocessing = copy.deepcopy(self.backbone.model), self.backbone.preprocessing
         blocks = recipe_of(model, preprocessing, settings, len(self.train)).unfrozen_blocks
         network = SplitNetwork(model, blocks, preprocessing, choice="auto", runtime=self.runtime)
-        network.use_cache(self.folder / "features", self.backbone.info, " ".join(self.train.ids))
+        network.use_cache(self.folder / "features", self.backbone.info, stored_fingerprint(read_manifest(PROCESSED)))
         return network
 
     def _mirrored(self, split: str) -> Tensor:

@@ -39,7 +39,7 @@ OF_THE_WORLD = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EE
 OF_THE_WORLD |= {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
 LONGEST_TMPDIR = 70  # bytes, which with those of a socket in it are fewer than the 104 that macOS allows (Linux: 108)
-LEADERBOARD, LEARNING_RATES = Path("outputs/leaderboard.svg"), Path("outputs/learning_rates.svg")
+LEARNING_RATES = Path("outputs/learning_rates.svg")
 Checkpoint = Annotated[Path, typer.Option(help="The folder of a checkpoint.")]
 Photos = Annotated[
     list[str], typer.Argument(metavar="PHOTO...", help="Files, folders, patterns, addresses; - is standard input.")
@@ -138,13 +138,11 @@ def _reproduce(
 
 
 @app.command("leaderboard")
-def _leaderboard(
-    figure: Annotated[Path, typer.Option(help="Where to draw accuracy by seconds of training, as .svg or .png.")] = LEADERBOARD,
-) -> None:
+def _leaderboard() -> None:
     """Show all experiments, the lowest validation log-loss first."""
     from pipeline.leaderboard import show_leaderboard
 
-    show_leaderboard(figure)
+    show_leaderboard()
 
 
 @app.command("lr-find")
@@ -209,7 +207,7 @@ def predict(
     """Tell cats from dogs in any photos."""
     from pipeline.inference.predict import predict_photos
 
-    return predict_photos(photos, checkpoint, output_format, explain=explain, processed=PROCESSED)
+    return predict_photos(photos, checkpoint, output_format, explain=explain)
 
 
 @app.command()

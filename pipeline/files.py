@@ -8,8 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,15 +94,6 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Make a write that fails name its file, which the system does for opening alone."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-
-
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write a file whole or not at all: beside the old one, flushed to the disk, then renamed. Makes its folder if need be.
 
@@ -111,15 +101,14 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.new")
-    with naming(temporary):
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:
-            temporary.unlink(missing_ok=True)  # on a full disk its part would only take the room that is missing
-            raise
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        temporary.unlink(missing_ok=True)  # on a full disk its part would only take the room that is missing
+        raise OSError(error.errno, error.strerror, str(temporary)) from None  # the system names it in opening alone
     temporary.replace(path)
     fsync(path.parent)
 

@@ -1,6 +1,6 @@
 """Leaderboard of DVC experiments, ranked by validation log-loss, with the test scores shown and the looks at them counted.
 
-show_leaderboard(Path("outputs/leaderboard.svg"))
+show_leaderboard()
 """
 
 import json
@@ -19,11 +19,10 @@ METRICS = "outputs/evaluation/metrics.json"
 SECONDS = ("outputs/seconds/train-frozen-backbone.json", "outputs/seconds/unfreeze-finetune.json")
 FINETUNED = ("val_log_loss", "accuracy", "accuracy_low", "accuracy_high", "log_loss")
 HEAD = ("", "experiment", "backbone", "parameters", "val log-loss", "test log-loss", "test accuracy", "frozen", "seconds")
-FROZEN_COLOUR, FINETUNED_COLOUR = "#2f77a3", "#cf5a22"
 
 
-def show_leaderboard(figure: Path) -> None:
-    """Print the experiments, those on the same test photos in one table, and draw what those in the first are worth and cost.
+def show_leaderboard() -> None:
+    """Print the experiments, those on the same test photos in one table.
 
     Raises:
         PipelineError: DVC fails, or no experiment has a result.
@@ -36,8 +35,6 @@ def show_leaderboard(figure: Path) -> None:
         raise PipelineError("There is no experiment with a result yet. Make one with: dvc exp run")
     for table in tables:
         say(f"{leaderboard(table)}\n\n{over_seeds(table)}")
-    draw(tables[0], figure)
-    say(f"test accuracy by seconds of training: {figure}")
 
 
 def experiments_of(shown: Sequence[dict[str, Any]]) -> list[pd.DataFrame]:
@@ -77,33 +74,6 @@ def over_seeds(table: pd.DataFrame) -> str:
             cells = [mean_and_deviation(group[name].tolist(), form) for name, form in forms.items()]
             lines.append((f"{len(group)}", group["backbone"].iloc[0], *cells, ", ".join(group["name"])))
     return aligned(lines) + "\n" if len(lines) > 1 else ""
-
-
-def draw(table: pd.DataFrame, file: Path) -> None:
-    """Test accuracy by seconds of training, frozen and fine-tuned, as SVG or PNG; numbers are places in the table."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-    from matplotlib.ticker import PercentFormatter
-
-    figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
-    frozen, finetuned = table["frozen_accuracy"], table["accuracy"]
-    both = table["frozen_seconds"] + table["finetune_seconds"]
-    axes.plot([table["frozen_seconds"], both], [frozen, finetuned], color="#a9a59b", linewidth=1)
-    axes.plot(table["frozen_seconds"], frozen, "o", color=FROZEN_COLOUR, label="frozen")
-    interval = [finetuned - table["accuracy_low"], table["accuracy_high"] - finetuned]
-    axes.errorbar(both, finetuned, interval, fmt="o", color=FINETUNED_COLOUR, capsize=3, label="fine-tuned, with its interval")
-    for place, spot in enumerate(zip(both, finetuned, strict=True), 1):
-        axes.annotate(f"{place}", spot, xytext=(6, 5), textcoords="offset points", weight="bold")
-    axes.set(xscale="log", xlabel="seconds of training", ylabel="accuracy on the test photos")
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.grid(color="#e2ddd2")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper left", ncols=2, frameon=False)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=150)
-    pyplot.close(figure)
 
 
 def _experiment(state: dict[str, Any]) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ next. All mistakes are listed in one `PipelineError`: the key, the value and wha
 """
 
 import difflib
+import io
 import re
 from collections.abc import Collection
 from importlib import import_module
@@ -19,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ruamel.yaml import YAML, YAMLError
 
 from pipeline.errors import PipelineError
+from pipeline.files import write_atomically
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -39,6 +41,7 @@ FORMER_KEYS = {
     "unfreeze_finetune.ema_share": "it is called ema_fraction now",
     "unfreeze_finetune.views": "it is called augmented_copies now",
     "evaluate.confidence": "it is called confidence_level now",
+    "evaluate.test_time_augmentation": "it went: `predict` never averaged over mirror images. Remove the line",
 }
 
 
@@ -211,7 +214,6 @@ class Evaluate(Section):
 
     confidence_level: Fraction = 0.95
     mistakes_shown: Annotated[int, Field(ge=0, le=100)] = 24
-    test_time_augmentation: bool = False
 
 
 class Runtime(Section):
@@ -278,9 +280,10 @@ def change_params(path: Path, changes: dict[str, Any]) -> None:
     content = yaml.load(path.read_text(encoding="utf-8"))
     for key, value in changes.items():
         section, name = key.split(".")
-        content[section][name] = value
-    with path.open("w", encoding="utf-8") as stream:
-        yaml.dump(content, stream)
+        content.setdefault(section, {})[name] = value
+    text = io.StringIO()
+    yaml.dump(content, text)
+    write_atomically(path, text.getvalue().encode())
 
 
 def _explain_all(errors: list[Any]) -> list[str]:

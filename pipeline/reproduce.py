@@ -24,6 +24,7 @@ from scipy.stats import norm
 
 from pipeline.checkpoint import SEVERAL, library_versions, read_info
 from pipeline.data.manifest import read_manifest
+from pipeline.data.pretrained import HUB_PREFIX, TORCHVISION_WEIGHTS
 from pipeline.errors import PipelineError
 from pipeline.evaluation.comparison import bootstrap_mean
 from pipeline.evaluation.metrics import Scores
@@ -159,19 +160,21 @@ def reproduce(row: Row, project: Path, *, archives: Sequence[Path], weights: Seq
     changes = _flat(Params()) | row.settings | {"download.source": row.dataset, "download.sha256": None}
     for key, value in (("backbone.name", row.backbone), ("backbone.weights", row.weights)):
         changes[key] = value.split(SEVERAL) if SEVERAL in value else value
-    needed = []
-    if row.dataset_sha256:
-        needed.append(("download.source", row.dataset_sha256, "archive", [*archives, user_path(present.download.source)]))
-    if row.weights_sha256 and is_file_name(row.weights):
-        places = [*weights, *(user_path(part.weights) for part in present.backbone.parts), project / row.weights]
-        needed.append(("backbone.weights", row.weights_sha256, "weights", places))
-    for key, sha256, option, places in needed:
-        files = [file for place in places for file in ([place] if place.is_file() else sorted(place.glob("*")))]
-        found = next((file for file in files if file.is_file() and sha256_of(file) == sha256), None)
-        if found is None:
-            reason = f"needs {changes[key]} with sha256 {sha256}; say where it is with --{option}"
-            return Outcome(row.name, "NOT AT HAND", reason)
-        changes[key] = str(found.resolve())
+    try:
+        if row.dataset_sha256:
+            places = [*archives, user_path(present.download.source)]
+            changes["download.source"] = _find(row.dataset, row.dataset_sha256, "archive", places)
+        names, hashes = row.weights.split(SEVERAL), row.weights_sha256.split(SEVERAL)
+        if any(map(is_file_name, names)):
+            names *= len(hashes) // len(names)  # one may be the weights of all
+            places = [*weights, *(user_path(part.weights) for part in present.backbone.parts)]
+            found = [
+                _find(name, sha256, "weights", [*places, project / name]) if is_file_name(name) else name
+                for name, sha256 in zip(names, hashes, strict=True)
+            ]
+            changes["backbone.weights"] = found if len(found) > 1 else found[0]
+    except FileNotFoundError as error:
+        return Outcome(row.name, "NOT AT HAND", str(error))
     with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
         clone = clone_project(project, Path(folder) / "project")
         change_params(clone / PARAMS_FILE, changes)
@@ -180,6 +183,15 @@ def reproduce(row: Row, project: Path, *, archives: Sequence[Path], weights: Seq
         if done.returncode:
             return Outcome(row.name, "FAIL", f"dvc repro ended with status {done.returncode}; its message is above")
         return compare(row, row_of_outputs(clone, row.name))
+
+
+def _find(name: str, sha256: str, option: str, places: Sequence[Path]) -> str:
+    """The path of the file with a SHA-256, among files and in folders; a FileNotFoundError says how to name it."""
+    for place in places:
+        for file in [place] if place.is_file() else sorted(place.glob("*")):
+            if file.is_file() and sha256_of(file) == sha256:
+                return str(file.resolve())
+    raise FileNotFoundError(f"needs {name} with sha256 {sha256}; say where it is with --{option}")
 
 
 def compare(reported: Row, measured: Row) -> Outcome:
@@ -250,7 +262,8 @@ def row_of_outputs(project: Path, name: str) -> Row:
     source, archive_sha256 = params.download.source, read_json(project / METRICS / "download.json").get("archive_sha256") or ""
     if source != "drawn" and not archive_sha256:
         raise PipelineError(f"download.source = {source} is a folder, which has no SHA-256. Pack it into a zip and run that.")
-    settings, defaults, weights = _flat(params), _flat(Params()), info.backbone.weights
+    settings, defaults = _flat(params), _flat(Params())
+    weights = [part.weights for part in info.backbone.parts or [info.backbone]]
     differing = {key: value for key, value in settings.items() if key not in IN_COLUMNS and value != defaults[key]}
     seeds = [str(settings[key]) for key in SEEDS if key != "download.seed" or source == "drawn"]
     low, high = log_loss_interval(pd.read_csv(predictions, dtype={"actual": str}, keep_default_na=False))
@@ -260,7 +273,7 @@ def row_of_outputs(project: Path, name: str) -> Row:
         dataset_sha256=archive_sha256,
         photos=int((read_manifest(project / PROCESSED)["split"] != "").sum()),
         backbone=info.backbone.name,
-        weights=Path(weights).name if Path(weights).is_absolute() or ".." in Path(weights).parts else weights,
+        weights=SEVERAL.join(map(_short, weights if len(set(weights)) > 1 else weights[:1])),
         weights_sha256=info.backbone.weights_sha256 or "",
         params="; ".join(f"{key}={json.dumps(value)}" for key, value in differing.items()),
         seed="/".join(seeds[:1] if len(set(seeds)) == 1 else seeds),
@@ -355,7 +368,7 @@ def dvc(project: Path, *arguments: str, capture: bool = True) -> subprocess.Comp
 
 def is_file_name(weights: str) -> bool:
     """Whether weights are a file, and not what a package or a hub has, such as "package", "pretrained" or "hf-hub:..."."""
-    return bool(Path(weights).suffix) and not weights.startswith("hf-hub:")
+    return bool(Path(weights).suffix) and not weights.startswith(HUB_PREFIX) and not TORCHVISION_WEIGHTS.fullmatch(weights)
 
 
 def _flat(params: Params) -> dict[str, Any]:
@@ -375,6 +388,12 @@ def _cells(family: list[Row]) -> list[str]:
         " or ".join(sorted({f"{row.n_test:,}" for row in family})),
         f"{statistics.mean(sum(json.loads(row.seconds).values()) for row in family):,.0f} s",
     ]
+
+
+def _short(weights: str) -> str:
+    """Weights as they are set, but of a file outside the project only its name."""
+    path = Path(weights)
+    return path.name if path.is_absolute() or ".." in path.parts else weights
 
 
 def _hashed(text: str, sha256: str) -> str:

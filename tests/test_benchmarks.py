@@ -48,6 +48,15 @@ def test_a_peer_has_an_environment_of_its_own(script: Path) -> None:
     assert "from pipeline" not in text
 
 
+def test_a_peer_tries_further_rates_while_the_best_lies_at_an_end() -> None:
+    from peer import next_rates
+
+    assert next_rates(1e-3, [1e-4, 1e-3]) == pytest.approx([3e-3])
+    assert next_rates(1e-4, [1e-4, 1e-3]) == pytest.approx([1e-4 / 3])
+    assert next_rates(1e-3, [1e-4, 1e-3, 3e-3]) == []
+    assert next_rates(None, [None]) == []  # a stage without rates
+
+
 def test_a_sample_has_the_fraction_of_each_class_and_the_other_splits_whole() -> None:
     from compare_peers import sample
 

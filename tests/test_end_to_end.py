@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -20,6 +21,7 @@ from pipeline.files import sha256_of
 from pipeline.inference import Classifier
 from pipeline.params import load_params
 from pipeline.stages import evaluate, preprocess, train_frozen_backbone, unfreeze_finetune
+from pipeline.training.calibration import best_clip, cross_fitted_losses
 from tests.clones import SMALL, clone, ran, run, set_params
 from tests.kills import CHECKPOINTS, killed_again_and_again
 
@@ -144,6 +146,10 @@ def test_several_backbones_are_one_classifier_and_back_nothing_is_trained(small:
     differing = {name for name, tensor in states[0].items() if not torch.equal(tensor, states[1][name])}
     assert differing <= {"head.weight", "head.bias"}  # solved again; random features may be worth nothing both times
     assert 0 < finetuned.metrics["out_of_fold_log_loss"] < 1
+    unseen = pd.read_csv(small / "outputs/probe/out_of_fold.csv").merge(read_manifest(small / "data/processed"), on="id")
+    logits = torch.tensor(unseen[["probability_Cat", "probability_Dog"]].to_numpy()).log()
+    losses = cross_fitted_losses(logits, torch.tensor((unseen["class"] == "Dog").to_numpy()).long())
+    assert finetuned.metrics["clip"] == pytest.approx(best_clip(losses), rel=0.05)  # not on photos that the head has seen
     row = rows_of(small / "outputs/evaluation/predictions.csv")[0]
     [prediction] = Classifier.load(small / "outputs/finetuned").predict(small / row["path"])
     for name, probability in prediction.probabilities.items():

@@ -34,6 +34,13 @@ def test_every_setting_has_a_comment_which_a_change_leaves(path: Path) -> None:
             assert " # " in line, f"no comment: {line}"
 
 
+def test_a_section_that_is_missing_can_be_set(path: Path) -> None:
+    path.write_text("download:\n  source: drawn  # mine\n")
+    change_params(path, {"backbone.name": "resnet18", "backbone.weights": "none"})
+    assert load_params(path).backbone.name == "resnet18"
+    assert path.read_text().startswith("download:\n  source: drawn  # mine\n")
+
+
 @pytest.mark.parametrize(
     ("key", "value", "parts"),
     [

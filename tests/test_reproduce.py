@@ -218,7 +218,19 @@ def test_what_is_not_at_hand_is_named_with_its_hash(tmp_path: Path) -> None:
     for text in ("mobilenetv2.safetensors", "cd" * 32, "--weights"):
         assert text in outcome.reason
     assert reproduce(announced("later"), ROOT, archives=[], weights=[]).verdict == "NOT MEASURED"
-    assert not any(map(is_file_name, ("none", "package", "pretrained", "hf-hub:timm/resnet50.a1_in1k", "IMAGENET1K_V2")))
+    assert not any(map(is_file_name, ("none", "package", "pretrained", "hf-hub:timm/resnet50.a1_in1k")))
+    assert not is_file_name("ResNet50_Weights.IMAGENET1K_V2")
+
+
+def test_each_of_several_weights_files_is_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "renamed.pth").write_bytes(b"the first")
+    first = sha256_of(tmp_path / "renamed.pth")
+    for weights, missing in (("a.pth + b.pth", "b.pth"), ("none + b.pth", "b.pth"), ("a.pth", "a.pth")):
+        hashes = f"{first} + {'ee' * 32}"
+        both = row("one", dataset="drawn", dataset_sha256="", weights=weights, weights_sha256=hashes)
+        outcome = reproduce(both, ROOT, archives=[], weights=[tmp_path])
+        assert outcome.verdict == "NOT AT HAND"
+        assert f"needs {missing} with sha256 {'ee' * 32}" in outcome.reason
 
 
 @pytest.fixture
@@ -275,7 +287,7 @@ def outputs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The present folder, with what the stages leave, of four test photos."""
     shutil.copy(ROOT / PARAMS_FILE, folder)
     change_params(folder / PARAMS_FILE, {"unfreeze_finetune.seed": 3, "backbone.weights": "../net.safetensors"})
-    backbone = SimpleNamespace(name="test_resnet", weights="../net.safetensors", weights_sha256="cd" * 32)
+    backbone = SimpleNamespace(parts=(), name="test_resnet", weights="../net.safetensors", weights_sha256="cd" * 32)
     info = SimpleNamespace(backbone=backbone, versions=library_versions())
     manifest = pd.DataFrame({"split": ["train", "val", "test", "test", ""]})
     monkeypatch.setattr(module, "read_info", {folder / FINETUNED: info}.__getitem__)

@@ -3,9 +3,9 @@
     main(__doc__, prepare, rates={"frozen": (1e-3, 1e-2), "finetuned": (1e-4, 1e-3)}, settings={"optimizer": "AdamW"})
 
 `prepare(model, stage, rate, given)` returns a function that trains `model` and returns the network to score, and only that
-function is timed. Each stage tries its learning rates from the same start, and further ones, by steps of three, as long as the
-best is the highest or the lowest of all; the one with the lowest validation log-loss stays, its seconds alone count, and the
-next stage starts from its network. A rate that is given is taken without trying others.
+function is timed. Each stage tries its learning rates from the same start, and up to three further ones, by steps of three, as
+long as the best is the highest or the lowest of all. The one with the lowest validation log-loss stays, its seconds alone
+count, and the next stage starts from its network. A rate that is given is taken without trying others.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from torchvision.datasets import ImageFolder
 LIBRARIES = ("torch", "timm", "torchvision", "fastai", "transformers", "accelerate", "scikit-learn")
 DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "num_classes")
 BATCH_SIZE = 32
+FURTHER_RATES = 3  # where a stage gains nothing, ever lower rates would be ever so little better
 Prepare = Callable[[Any, str, Any, argparse.Namespace], Callable[[], nn.Module]]
 
 
@@ -56,7 +57,7 @@ def main(
         while waiting:
             tried.append(_try(prepare, model, stage, waiting.pop(0), given, val))
             best = min(tried, key=lambda one: one["val_log_loss"])
-            if not waiting and not chosen:
+            if not waiting and not chosen and len(tried) < len(listed) + FURTHER_RATES:
                 waiting = next_rates(best["rate"], [one["rate"] for one in tried])
         model = best.pop("network")
         stages[stage] = (

@@ -66,6 +66,12 @@ def extract(source: Path, folder: Path) -> None:
                 advance(1)
 
 
+def check_archive(source: Path) -> None:
+    """Raise a PipelineError where a file is no zip and no tar, or a zip that is cut short."""
+    with reading(source):
+        _open_archive(source).close()
+
+
 def max_bytes(packed: int) -> int:
     """How many bytes an archive of `packed` bytes may extract to."""
     return min(MAX_BYTES, packed * MAX_RATIO + HARMLESS_BYTES)

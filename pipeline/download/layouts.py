@@ -41,6 +41,7 @@ PATH_COLUMNS = ("path", "filepath", "filename", "file_name", "file", "image", "i
 LABEL_COLUMNS = ("label", "class", "category", "breed", "labels")
 NAMES_SHOWN = 10
 DEEPEST = 100  # folders; where more lie in each other, no one's classes do
+RELABELLED = 0.05  # the most photos of a class's folder that are named for the other class
 LONGEST_NAME = 255  # bytes of a file's name, on most disks
 _SPLIT = re.compile(
     r"(?:seg[ _-]?)?(?:(train|training)|(val|valid|validation|dev)|(test|testing|eval|evaluation|hold[ _-]?out))"
@@ -386,12 +387,13 @@ def _with_listed_splits(
 
 
 def _find_flat(photos: Sequence[Parts]) -> set[Parts]:
-    """The folders that hold both cat.N and dog.N; one that holds only one of them is a class folder."""
-    classes: dict[Parts, set[str]] = defaultdict(set)
+    """The folders that hold both cat.N and dog.N; one that holds hardly any of the other kind is a class folder."""
+    classes: dict[Parts, Counter[str]] = defaultdict(Counter)
     for *folder, name in photos:
         if match := _FLAT_NAME.fullmatch(name):
-            classes[tuple(folder)].add(match[1].lower())
-    return {folder for folder, found in classes.items() if len(found) == 2}
+            classes[tuple(folder)][match[1].lower()] += 1
+    # A photo that somebody has moved to another class's folder keeps its name.
+    return {folder for folder, found in classes.items() if min(found["cat"], found["dog"]) > RELABELLED * found.total()}
 
 
 def _place_flat(parts: Parts) -> tuple[str, str] | None:

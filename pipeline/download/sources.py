@@ -7,11 +7,14 @@ have it.
 
 import hashlib
 import re
+import shutil
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from pipeline.download.extract import check_archive
 from pipeline.download.fetch import fetch
+from pipeline.download.parquet import parquet_files
 from pipeline.errors import PipelineError
 from pipeline.files import cannot_write, sha256_of, write_atomically
 
@@ -74,6 +77,12 @@ def _from_address(url: str, downloads: Path, record: Path, sha256: str | None) -
     target = folder / (PurePosixPath(urlsplit(url).path).name.strip(".") or "archive")
     expected = sha256 or _read_record(record).get(url) or (MICROSOFT_SHA256 if url == MICROSOFT_URL else None)
     fetch(url, target, sha256=expected, hint=f"{OFFLINE_HINT} {_origin(record, sha256)}" if expected else OFFLINE_HINT)
+    try:
+        if not parquet_files(target):
+            check_archive(target)
+    except PipelineError:  # a page that asks to log in, say: the next run asks the server again, and nothing is recorded
+        shutil.rmtree(folder)
+        raise
     return Source(target, _check(record, url, sha256_of(target), sha256), temporary=folder)
 
 

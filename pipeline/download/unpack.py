@@ -12,7 +12,7 @@ from pipeline.download.layouts import SPLITS_FILE, Placement, by_reason, first_f
 from pipeline.download.listing import is_photo_name, list_files
 from pipeline.download.parquet import extract_parquet, parquet_files
 from pipeline.errors import PipelineError
-from pipeline.files import cannot_write, check_room, recover_folder, replace_folder, write_csv
+from pipeline.files import cannot_write, check_room, printable, recover_folder, replace_folder, write_csv
 from pipeline.progress import progress, say
 
 PHOTOS_FOLDER = "PetImages"
@@ -102,7 +102,7 @@ def _place(source: Path, folder: Path, fresh: Path) -> Placement:
             write(folder / path, fresh / target)
             advance(1)
     if placement.splits:
-        rows = sorted((targets[photo.path], photo.split) for photo in placement.photos if photo.split)
+        rows = sorted((printable(targets[photo.path]), photo.split) for photo in placement.photos if photo.split)
         write_csv(fresh / SPLITS_FILE, [{"path": path, "split": split} for path, split in rows])
     return placement
 

@@ -1,6 +1,6 @@
 """Predictions of several checkpoints for the same photos, in float32 and in one pass: each photo is decoded once.
 
-predictions = predict(models, infos, photos, runtime, mirrored=False)
+predictions = predict(models, infos, photos, runtime)
 predictions.probabilities["frozen"]           # (n, classes) float64
 """
 
@@ -26,19 +26,13 @@ class Predictions:
     """For n photos, in the order of their ids."""
 
     probabilities: dict[str, np.ndarray]  # checkpoint -> (n, classes) float64, the softmax of its logits
-    mirrored: dict[str, np.ndarray]  # the same as the mean over photo and mirror image; empty unless asked for
     measured: dict[str, np.ndarray]  # brightness and sharpness -> (n,) of the photos as the networks get them
 
 
 def predict(
-    models: Mapping[str, nn.Module],
-    infos: Mapping[str, CheckpointInfo],
-    photos: Photos,
-    runtime: ResolvedRuntime,
-    *,
-    mirrored: bool,
+    models: Mapping[str, nn.Module], infos: Mapping[str, CheckpointInfo], photos: Photos, runtime: ResolvedRuntime
 ) -> Predictions:
-    """Run every checkpoint (name -> network in eval mode, on the CPU) on the photos, and on their mirror images if asked to.
+    """Run every checkpoint (name -> network in eval mode, on the CPU) on the photos.
 
     Checkpoints with the same weights run once, and so does the frozen part that different ones have in common. Classes and
     preprocessing are the same for all.
@@ -58,19 +52,15 @@ def predict(
     ]
 
     def run(batch: Tensor) -> Tensor:
-        copies = [batch, batch.flip(2)] if mirrored else [batch]
-        logits = [backend(copy) for copy in copies for backend in backends]
-        return torch.cat([*logits, brightness_and_sharpness(batch)], 1)
+        return torch.cat([*(backend(batch) for backend in backends), brightness_and_sharpness(batch)], 1)
 
     [outputs] = run_inference(run, photos, evaluation(info.preprocessing), runtime=runtime, description="testing")
-    *logits, measured = outputs.tensor().split([len(info.classes)] * len(different) * (1 + mirrored) + [len(MEASURED)], 1)
+    *logits, measured = outputs.tensor().split([len(info.classes)] * len(different) + [len(MEASURED)], 1)
     probabilities = [part.double().softmax(1).numpy() for part in logits]
     if not all(np.isfinite(part).all() for part in probabilities):
         raise PipelineError("A predicted probability is not a finite number; a checkpoint is broken. Run: dvc repro --force")
-    plain = dict(zip(different, probabilities, strict=False))
-    mirror = dict(zip(different, probabilities[len(different) :], strict=False))
+    by_weights = dict(zip(different, probabilities, strict=True))
     return Predictions(
-        probabilities={name: plain[key] for name, key in weights.items()},
-        mirrored={name: (plain[key] + mirror[key]) / 2 for name, key in weights.items() if key in mirror},
+        probabilities={name: by_weights[key] for name, key in weights.items()},
         measured=dict(zip(MEASURED, measured.double().numpy().T, strict=True)),
     )

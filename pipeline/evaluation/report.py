@@ -35,7 +35,6 @@ class Report:
     """The content of the page."""
 
     scores: Mapping[str, Scores]  # of "frozen" and "finetuned" on the test photos
-    mirrored: Mapping[str, Scores]  # the same with test-time augmentation, empty where it was not asked for
     comparison: Comparison  # of the fine-tuned checkpoint with the frozen one
     cross_validated: Scores  # of every photo of all splits, by a head on frozen features that never saw it
     slices: Sequence[Slice]

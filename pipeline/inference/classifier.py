@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from pipeline.checkpoint import CheckpointInfo, read_info, read_model_state, read_ood
 from pipeline.cores import usable_cores
 from pipeline.data.transforms import evaluation_pixels, normalise
-from pipeline.download.fetch import refuse_step_down
+from pipeline.download.fetch import USER_AGENT, refuse_step_down
 from pipeline.errors import PipelineError
 from pipeline.files import megabytes
 from pipeline.models.backbone import rebuild
@@ -208,7 +208,8 @@ def fetch(address: str) -> bytes:
     """The bytes at an http(s) address; `Refused` where it cannot be had, is too slow or large, or leads to plain HTTP."""
     deadline, content = time.monotonic() + SECONDS_TO_FETCH, bytearray()
     try:
-        with requests.get(address, stream=True, timeout=TIMEOUTS, hooks={"response": refuse_step_down}) as response:
+        headers, hooks = {"User-Agent": USER_AGENT}, {"response": refuse_step_down}
+        with requests.get(address, stream=True, timeout=TIMEOUTS, headers=headers, hooks=hooks) as response:
             response.raise_for_status()
             for chunk in response.iter_content(2**16):
                 content += chunk

@@ -19,9 +19,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from pipeline.checkpoint import refuse_other_data
-from pipeline.data.dataset import Photos, data_fingerprints
-from pipeline.data.manifest import classes_of, read_manifest
+from pipeline.download.listing import is_hidden
 from pipeline.errors import PipelineError
 from pipeline.files import printable, write_atomically
 from pipeline.inference.classifier import Classifier, Photo, Prediction, is_address
@@ -36,18 +34,18 @@ EXPLAINED = Path("outputs/explained")
 SKIPPED_NAMED = 5  # of the files of a folder that are no photos, so many are named
 
 
-def predict_photos(arguments: list[str], checkpoint: Path, output_format: Format, *, explain: bool, processed: Path) -> int:
+def predict_photos(arguments: list[str], checkpoint: Path, output_format: Format, *, explain: bool) -> int:
     """Predict what the arguments name, write it to standard output, and give the exit status: 1 if any photo failed.
 
     Raises:
         PipelineError: there is no usable checkpoint, or nothing that Grad-CAM could look at. For Kaggle also: the classes are
-            not cat and dog, `processed` holds other photos than the checkpoint's, or there are no photos named N.jpg.
+            not cat and dog, or there are no photos named N.jpg.
     """
     warnings.simplefilter("ignore")  # of decoders, on photos that they read all the same
     classifier, refused = Classifier.load(checkpoint), list[str]()
     for_kaggle = output_format == "kaggle"
     photos = _numbered(arguments) if for_kaggle else photos_named(arguments)
-    clip = _clip_on_validation(classifier, checkpoint, processed) if for_kaggle else 0.0
+    clip = _clip_of(classifier, checkpoint) if for_kaggle else 0.0
 
     def predicted() -> Iterator[tuple[str, Prediction | Refused]]:
         for number, (name, photo, outcome) in enumerate(_answers(photos, classifier.predict_each, refused), 1):
@@ -128,13 +126,19 @@ def photos_named(arguments: Iterable[str]) -> Iterator[NamedPhoto]:
 
 def photos_in(folder: Path) -> list[Path]:
     """The photos in a folder and below, known by their content, sorted, none hidden; standard error tells what is skipped."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    files = _visible_files(folder, "*")
     photos = [path for path in files if _is_photo(path)]
     if skipped := sorted(set(files) - set(photos)):
         named = ", ".join(map(str, skipped[:SKIPPED_NAMED])) + (", ..." if len(skipped) > SKIPPED_NAMED else "")
         counted = f"skipped {len(skipped):,} of {len(files):,} files, no photos in a known format"
         print(f"{folder}: {counted}: {named}", file=sys.stderr)
     return photos
+
+
+def _visible_files(folder: Path, pattern: str) -> list[Path]:
+    """The files in a folder and below, sorted, that neither are hidden nor lie in a hidden folder."""
+    files = (path for path in folder.rglob(pattern) if not any(map(is_hidden, path.relative_to(folder).parts)))
+    return sorted(path for path in files if path.is_file())
 
 
 def _is_photo(path: Path) -> bool:
@@ -178,39 +182,21 @@ def _write(
             print(f"{one.label:{width}}  {one.probability:11.2%}  {name}{'  (out of distribution)' if one.is_ood else ''}")
 
 
-def _clip_on_validation(classifier: Classifier, checkpoint: Path, processed: Path) -> float:
-    """`best_clip` on the validation photos, which are predicted anew: no checkpoint keeps their probabilities."""
+def _clip_of(classifier: Classifier, checkpoint: Path) -> float:
+    """The clip that was chosen on photos that the checkpoint's head had not seen."""
     if sorted(map(str.casefold, classifier.classes)) != ["cat", "dog"]:
         classes = ", ".join(classifier.classes)
         raise PipelineError(f"{checkpoint} has the classes {classes}. Give one of cat and dog with --checkpoint.")
-    manifest, info = read_manifest(processed), classifier.info
-    refuse_other_data(info, checkpoint, classes_of(manifest), data_fingerprints(manifest))
-    validation = Photos.of_split(manifest, processed, "val", info.classes)
-    predictions = classifier.predict(validation.paths)
-    names = [info.classes[label] for label in validation.labels]
-    clip = best_clip(np.array([one.probabilities[name] for one, name in zip(predictions, names, strict=True)]))
-    print(f"probabilities are clipped to {clip:.3g}, the best on {len(names):,} validation photos", file=sys.stderr)
+    if "clip" not in classifier.info.metrics:
+        raise PipelineError(f"{checkpoint} was saved without the clip of probabilities. Make it again with: dvc repro")
+    clip = classifier.info.metrics["clip"]
+    print(f"probabilities are clipped to {clip:.3g}, the best on photos that the head had not seen", file=sys.stderr)
     return clip
-
-
-def best_clip(of_true: np.ndarray) -> float:
-    """The clip with the least log-loss, given the true class's probability (n,) of each validation photo.
-
-    A confident mistake costs -log(clip), a confident right answer -log(1 - clip). As for the temperature, labels are taken to
-    be wrong once in n + 2 times (Platt): with k confident mistakes the clip is (k + 1) / (n + 2), and never 0.
-    """
-    wrong = 1 / (len(of_true) + 2)
-
-    def loss(clip: float) -> float:
-        clipped = of_true.clip(clip, 1 - clip)
-        return -float(((1 - wrong) * np.log(clipped) + wrong * np.log1p(-clipped)).mean())
-
-    return float(min(np.geomspace(1e-6, 0.5, 1000), key=loss))
 
 
 def _numbered(folders: Iterable[str]) -> list[NamedPhoto]:
     """The photos N.jpg in the folders and below, from the smallest N on."""
-    files = [path for folder in folders for path in Path(folder).rglob("*.jpg")]
+    files = [path for folder in folders for path in _visible_files(Path(folder), "*.jpg")]
     photos = sorted((int(path.stem), path) for path in files if path.stem.isascii() and path.stem.isdecimal())
     for (number, path), (next_number, other) in pairwise(photos):
         if number == next_number:

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML
 
@@ -57,13 +56,9 @@ def run(params: Params) -> None:
         )
     models = {name: rebuild(infos[name], read_model_state(folder)).eval() for name, folder in CHECKPOINTS.items()}
 
-    predictions = predict(models, infos, test, runtime, mirrored=params.evaluate.test_time_augmentation)
-
-    def scored(probabilities: Mapping[str, np.ndarray]) -> dict[str, Scores]:
-        level, labels = params.evaluate.confidence_level, test.labels.numpy()
-        return {name: Scores(labels, of_photos, classes, level) for name, of_photos in probabilities.items()}
-
-    scores, mirrored = scored(predictions.probabilities), scored(predictions.mirrored)
+    predictions = predict(models, infos, test, runtime)
+    labels, level = test.labels.numpy(), params.evaluate.confidence_level
+    scores = {name: Scores(labels, of_photos, classes, level) for name, of_photos in predictions.probabilities.items()}
     used = manifest[manifest["split"] != ""].sort_values("id", ignore_index=True)
     used["path"] = used["id"].map({photo: path for of in splits.values() for photo, path in zip(of.ids, of.paths, strict=True)})
     photos = used[used["split"] == "test"].reset_index(drop=True).assign(**predictions.measured)
@@ -79,7 +74,6 @@ def run(params: Params) -> None:
     shown = error_analysis.most_confident(scores["finetuned"], photos, infos["finetuned"].preprocessing)
     report = Report(
         scores=scores,
-        mirrored=mirrored,
         comparison=compare(scores["frozen"], scores["finetuned"]),
         cross_validated=cross_validated,
         slices=accuracy_by_slice(photos, scores),
@@ -145,8 +139,6 @@ def _metrics(report: Report, num_label_issues: int) -> dict[str, Any]:
         key: crossed[key] for key in ("accuracy", "log_loss", "accuracy_low", "accuracy_high", "photos")
     }
     metrics["num_label_issues"] = num_label_issues
-    if report.mirrored:
-        metrics["test_time_augmentation"] = {name: one.metrics for name, one in report.mirrored.items()}
     return metrics
 
 

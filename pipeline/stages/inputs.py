@@ -12,6 +12,7 @@ import os
 import sys
 from pathlib import Path
 
+from pipeline.download.extract import reading
 from pipeline.download.listing import walk
 from pipeline.errors import PipelineError
 from pipeline.files import read_json, sha256_of, write_json
@@ -53,6 +54,11 @@ def _module_file(name: str) -> Path | None:
 
 def _hash(path: Path, known: dict[str, str]) -> str:
     """SHA-256 of a file's bytes; of a folder, of the names, sizes and modification times in it."""
+    with reading(path):
+        return _hash_readable(path, known)
+
+
+def _hash_readable(path: Path, known: dict[str, str]) -> str:
     if path.is_dir():
         found = sorted((str(file.relative_to(path)), *_stat(file)) for file, _ in walk(path) if file.is_file())
         return hashlib.sha256(json.dumps(found).encode(errors="surrogateescape")).hexdigest()

@@ -26,7 +26,7 @@ from pipeline.progress import say
 from pipeline.runtime import resolve_runtime
 from pipeline.training.activations import SplitNetwork, recipe_of
 from pipeline.training.blend import fit_several
-from pipeline.training.calibration import class_weight, cross_fitted_losses, fit_temperature
+from pipeline.training.calibration import best_clip, class_weight, cross_fitted_losses, fit_temperature
 from pipeline.training.features import write_features
 from pipeline.training.mlp import train_mlp
 from pipeline.training.probe import Probe, fit_probe, out_of_fold, write_out_of_fold
@@ -74,6 +74,7 @@ def run(params: Params) -> None:
         "val_log_loss": float(cross_fitted_losses(val_logits, val_labels, weight).mean()),
         "val_accuracy": float((val_logits.argmax(1) == val_labels).double().mean()),
         "l2": probe.best.l2,
+        "clip": best_clip(cross_fitted_losses(val_logits, val_labels)),
     }
     chosen = sample_by_class(train_labels)
     sample = train[chosen], train_labels[chosen]

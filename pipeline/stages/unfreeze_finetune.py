@@ -42,7 +42,7 @@ from pipeline.paths import (
 )
 from pipeline.runtime import resolve_runtime
 from pipeline.training.activations import SplitNetwork, recipe_of
-from pipeline.training.calibration import class_weight, cross_fitted_losses, fit_temperature
+from pipeline.training.calibration import best_clip, class_weight, cross_fitted_losses, fit_temperature
 from pipeline.training.finetune import finetune
 from pipeline.training.probe import SMALLEST, read_out_of_fold, solve_head
 from pipeline.training.resume import ResumeFolder, hash_inputs
@@ -99,6 +99,7 @@ def run(params: Params) -> None:
     kept, note, state = result.choice.candidate, result.choice.reason, result.model_state
     metrics = {"val_log_loss": kept.log_loss, "val_accuracy": kept.accuracy, "alpha": kept.alpha}
     metrics |= {"gain": result.choice.gain, "gain_low": result.choice.gain_low}
+    metrics["clip"] = best_clip(cross_fitted_losses(result.val_logits, val.labels))
     ood = _ood_of_trained(network, train, val) if kept.alpha else read_ood(FROZEN)
     refit = not kept.alpha and bool(info.solved)
     features = [network.features("train", train), network.features("val", val)] if refit else []
@@ -138,7 +139,8 @@ def _solve_again(
     apply_temperature(model, fit_temperature(unseen, labels, weight))
     losses = cross_fitted_losses(unseen, labels, weight)
     accuracy = (unseen.argmax(1) == labels).double().mean().item()
-    return {"out_of_fold_log_loss": losses.mean().item(), "out_of_fold_accuracy": accuracy}
+    clip = best_clip(cross_fitted_losses(unseen, labels))
+    return {"out_of_fold_log_loss": losses.mean().item(), "out_of_fold_accuracy": accuracy, "clip": clip}
 
 
 def _ood_of_trained(network: SplitNetwork, train: Photos, val: Photos) -> dict[str, Tensor]:

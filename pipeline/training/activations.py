@@ -91,7 +91,7 @@ class SplitNetwork:
         self._backends: dict[tuple[int, bool], Backend] = {}
 
     def use_cache(self, folder: Path, backbone: BackboneInfo, photos: str) -> None:
-        """Cache features and activations under keys of all that decides them: `photos` is the fingerprint of those stored."""
+        """Cache features and activations under keys of all that decides them; `photos` is the fingerprint of those stored."""
         set_trainable(self.model, "head")
         tensors = frozen_fingerprint(self.model)
         set_trainable(self.model, self.unfrozen_blocks)
@@ -158,7 +158,7 @@ class SplitNetwork:
             augmented(preprocessing, augmentation, seed, copy_number),
             runtime=self.runtime,
             description=f"activations of {split}: {name}",
-            caches=[self._cache_of(split, copy_number, size, [augmentation, seed] if copy_number else None)],
+            caches=[self._cache_of(split, photos, copy_number, size, [augmentation, seed] if copy_number else None)],
             by_processes=copy_number > 0,
         )
         return values
@@ -167,14 +167,14 @@ class SplitNetwork:
         """Features (n, width) float32 of the photos as they are; their activations are cached on the way."""
         precise, device, threads = split == "val", self.runtime.device, self.runtime.threads
         lower = self.backend(photos, float32=precise).run
-        caches = [self.cache and self.cache(kind="features", split=split)]
+        caches = [self.cache and self.cache(kind="features", split=split, ids=photos.ids)]
         upper: Callable[[Tensor], Tensor] = nn.Identity()
         if self.split:
             example = lower(first_pixels(photos, self.preprocessing).to(device)).cpu()
             module = copy.deepcopy(self.split.trainable).eval()
             upper = build_backend(module, example, choice=self.choice, device=device, threads=threads, float32=precise).run
             if self.cache and self.fits_in_cache(example[0].numel(), len(photos)):
-                caches.append(self._cache_of(split, 0, self.preprocessing.input_size[1], None))
+                caches.append(self._cache_of(split, photos, 0, self.preprocessing.input_size[1], None))
 
         def run(pixels: Tensor) -> tuple[Tensor, ...]:
             activations = lower(pixels)
@@ -207,8 +207,9 @@ class SplitNetwork:
         """Whether the activations of all copies, in float16, take at most half of the cache."""
         return 2 * values_a_photo * photos * copies <= MAX_CACHE_BYTES // 2
 
-    def _cache_of(self, split: str, copy_number: int, size: int, changes: Any) -> FeatureCache | None:
-        return self.cache and self.cache(kind="activations", split=split, copy=copy_number, size=size, changes=changes)
+    def _cache_of(self, split: str, photos: Photos, copy_number: int, size: int, changes: Any) -> FeatureCache | None:
+        deciding = {"split": split, "ids": photos.ids, "copy": copy_number, "size": size, "changes": changes}
+        return self.cache and self.cache(kind="activations", **deciding)
 
     def _find_low_resolution(self) -> Preprocessing | None:
         """Preprocessing of smaller photos, where the network takes them and the split agrees on them."""

@@ -62,10 +62,11 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Finetuned:
-    """The weights that are kept, why, and the course of training."""
+    """The weights that are kept, why, their logits (n, classes) of the validation photos, and the course of training."""
 
     model_state: dict[str, Tensor]
     choice: Choice
+    val_logits: Tensor
     history: tuple[Epoch, ...]
 
 
@@ -327,7 +328,7 @@ class Trainer:
         if alpha:  # the frozen weights carry their own temperature
             apply_temperature(model, fit_temperature(logits[alpha], self.val.labels, self.weight))
         state = {name: tensor.contiguous() for name, tensor in _on_cpu(model.state_dict()).items()}
-        return Finetuned(state, choice, tuple(self.history))
+        return Finetuned(state, choice, logits[alpha], tuple(self.history))
 
     def _between(self, alpha: float) -> dict[str, Tensor]:
         """Weights between the frozen and the best ones; what is no floating-point number is the same in both."""

@@ -92,7 +92,7 @@ def fit_probe(
     model = _regression(weight, PATH_TOLERANCE, train_labels)
     counts, labels = None if weight is None else weight[val_labels].numpy(), val_labels.numpy()
     tried: list[Strength] = []
-    with _unconverged(), progress("solving the linear probe", total=len(l2_strengths), unit="L2 strengths") as advance:
+    with _unconverged(), progress("solving the linear probe", total=None, unit="L2 strengths") as advance:
         for l2 in sorted(l2_strengths, reverse=True):
             model.set_params(C=1 / (l2 * len(scaled_train)))
             model.fit(scaled_train, train_labels.numpy())

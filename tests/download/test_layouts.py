@@ -123,6 +123,13 @@ BREEDS = b"id,breed\n0,pug\n1,pug\n2,husky\n"
         ({**photos("images/cats", "images/dogs"), "docs/logo.png": b""}, "cats 3, dogs 3", "", {STRAY: 1}),
         ({**MANY, **photos("lynx"), "notes/a.xml": b""}, "cats 50, dogs 50, lynx 3", "", {NO_PHOTO: 1}),
         (photos("docs", "photos"), "docs 3, photos 3", "", {}),
+        # a photo that was moved to the folder of its class, and keeps its name
+        (
+            {f"{name}s/{name}.{i}.jpg": b"" for name in ("cat", "dog") for i in range(1, 60)} | {"dogs/cat.0.jpg": b""},
+            "cats 59, dogs 60",
+            "",
+            {},
+        ),
         # splits as Kaggle packs them, and classes that are called like splits
         (
             photos(*(f"{split}_set/{split}_set/{name}" for split in ("training", "test") for name in ("cats", "dogs"))),

@@ -18,6 +18,14 @@ OLD = {"PetImages/Cat/7.jpg": b"old cat", "PetImages/Dog/7.jpg": b"old dog"}
 MANY = {f"{name}/{i}.jpg": b"photo" for name in ("Cat", "Dog") for i in range(20)}
 
 
+def test_splits_name_a_photo_as_the_manifest_will(tmp_path: Path) -> None:
+    for split, label, name in ((split, label, name) for split in ("train", "test") for label in "ab" for name in ("0", "1\t")):
+        (tmp_path / "set" / split / label).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / split / label / f"{split}{name}.jpg").write_bytes(b"")
+    unpack_photos(tmp_path / "set", tmp_path / "raw")
+    assert r"PetImages/a/train1\x09.jpg,train" in (tmp_path / "raw/splits.csv").read_text().splitlines()
+
+
 def test_an_earlier_result_is_replaced_only_by_a_good_one(tmp_path: Path, destination: Path) -> None:
     unpack_photos(pack("tar", OLD, tmp_path), destination)
     damaged = pack("zip", SMALL, tmp_path)

@@ -53,7 +53,6 @@ def report_of(folder: Path, classes: tuple[str, ...], *, alpha: float = 0.5) -> 
     heat = [embed(photos["path"][0], "a photo & its <heat>", f"{name}: {classes[0]} 97%") for name in ("photo", "frozen")]
     return Report(
         scores=scores,
-        mirrored=scores,
         comparison=compare(scores["frozen"], tuned),
         cross_validated=scores["frozen"],
         slices=accuracy_by_slice(photos, scores),

@@ -26,9 +26,7 @@ from pipeline.stages import evaluate
 from pipeline.training.features import write_features
 
 CLASSES = ("frozen", "id")  # called as columns of the tables are
-PARAMS = Params.model_validate(
-    {"runtime": {"device": "cpu", "workers": 0, "threads": 1}, "evaluate": {"test_time_augmentation": True}}
-)
+PARAMS = Params.model_validate({"runtime": {"device": "cpu", "workers": 0, "threads": 1}})
 
 
 def photos_in(project: Path) -> pd.DataFrame:
@@ -121,7 +119,6 @@ def test_metrics_name_the_checkpoint_and_its_validation_metrics(project: Path, m
         assert metrics[name]["log_loss"] == pytest.approx(-np.log(of_true).mean(), rel=1e-5)
     assert metrics["unfreezing"]["alpha"] == 0.7
     assert metrics["unfreezing"]["verdict"] in {"better", "worse", "no different"}
-    assert set(metrics["test_time_augmentation"]) == {"frozen", "finetuned"}
     assert not [key for key in metrics["finetuned"] if key.startswith(("calibrated", "undoubted", "temperature"))]
     issues = pd.read_csv("outputs/evaluation/label_issues.csv")
     assert issues.columns.tolist() == ["id", "split", "class", "likely", "probability"]

@@ -16,10 +16,11 @@ from typer.testing import CliRunner, Result
 
 from pipeline.__main__ import app
 from pipeline.checkpoint import read_model_state
+from pipeline.download.fetch import USER_AGENT
 from pipeline.inference import Classifier
 from pipeline.inference import classifier as classifier_module
 from pipeline.inference.classifier import Refused, fetch
-from pipeline.inference.predict import best_clip, photos_named, predict_photos
+from pipeline.inference.predict import photos_named, predict_photos
 from tests.download.http_server import Answer, serve
 
 
@@ -43,6 +44,8 @@ def folder(photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "mine/torn.jpg").write_bytes(photos[0].read_bytes()[:2000])
     (tmp_path / "mine/page.png").write_text("<html>")
     (tmp_path / "mine/Thumbs.db").write_bytes(b"no photo")
+    (tmp_path / "mine/.thumbnails").mkdir()
+    shutil.copy(photos[0], tmp_path / "mine/.thumbnails/0.jpg")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -108,6 +111,7 @@ def test_addresses(direct: None, checkpoint: Path, photos: list[Path], monkeypat
     with serve(photos[0].read_bytes()) as server:
         good = call("predict", server.url, "--checkpoint", checkpoint, "--format", "csv")
         assert good.exit_code == 0, good.output
+        assert server.requests[-1][1]["User-Agent"] == USER_AGENT  # some sites refuse that of an HTTP library
         for answer, limit, reason in (
             (Answer(status=404), 2**20, "404"),
             (Answer(stall=True, after=100), 2**20, "cannot be fetched"),
@@ -124,13 +128,10 @@ def test_a_reader_that_has_seen_enough_is_no_error(folder: Path, checkpoint: Pat
     os.close(reading)
     with os.fdopen(writing, "w") as closed, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", closed)
-        assert predict_photos(["mine/0.jpg"], checkpoint, "csv", explain=False, processed=Path("none")) == 0
+        assert predict_photos(["mine/0.jpg"], checkpoint, "csv", explain=False) == 0
 
 
-def test_kaggle_gets_a_row_for_every_photo_in_order(
-    project: Path, folder: Path, checkpoint: Path, classifier: Classifier, photos: list[Path]
-) -> None:
-    (folder / "data").symlink_to(project / "data")
+def test_kaggle_gets_a_row_for_every_photo_in_order(folder: Path, checkpoint: Path, classifier: Classifier) -> None:
     kaggle = folder / "test1"
     kaggle.mkdir()
     names = {"10.jpg": "0.jpg", "9.jpg": "1.jpg", "2.jpg": "torn.jpg", "11.jpg": "page.png", "notes.jpg": "2.jpg"}
@@ -139,8 +140,8 @@ def test_kaggle_gets_a_row_for_every_photo_in_order(
     done = call("predict", kaggle, "--format", "kaggle", "--checkpoint", checkpoint)
     assert done.exit_code == 1  # two cannot be read
     assert "2.jpg: truncated" in done.stderr
-    of_true = [one.probabilities[photo.parent.name] for photo, one in zip(photos, classifier.predict(photos), strict=True)]
-    clip = best_clip(np.array(of_true))
+    clip = classifier.info.metrics["clip"]
+    assert f"clipped to {clip:.3g}" in done.stderr
     nine, ten = classifier.predict([kaggle / "9.jpg", kaggle / "10.jpg"])
     clipped = [float(np.clip(one.probabilities["Dog"], clip, 1 - clip)) for one in (nine, ten)]
     rows = list(csv.DictReader(done.stdout.splitlines()))
@@ -148,16 +149,8 @@ def test_kaggle_gets_a_row_for_every_photo_in_order(
     assert [float(row["label"]) for row in rows] == pytest.approx([0.5, *clipped, 0.5], abs=1e-5)
 
 
-@pytest.mark.parametrize(("photos", "mistakes"), [(20, 0), (178, 0), (3000, 0), (3000, 15)])
-def test_the_clip_is_the_share_of_confident_mistakes_and_never_0(photos: int, mistakes: int) -> None:
-    of_true = np.where(np.arange(photos) < mistakes, 1e-9, 1 - 1e-9)
-    assert best_clip(of_true) == pytest.approx((mistakes + 1) / (photos + 2), rel=0.02)
-    doubtful = np.where(np.arange(photos) < mistakes, 0.3, 0.7)  # whatever leaves these alone is best
-    assert best_clip(doubtful) <= 0.3
-
-
-def test_kaggle_refuses_other_classes_folders_and_data(
-    project: Path, folder: Path, checkpoint: Path, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+def test_kaggle_refuses_other_classes_and_folders_and_wants_a_clip(
+    folder: Path, checkpoint: Path, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def told(photos: str) -> str:
         done = call("predict", photos, "--format", "kaggle", "--checkpoint", checkpoint)
@@ -166,12 +159,13 @@ def test_kaggle_refuses_other_classes_folders_and_data(
 
     (folder / "none").mkdir()
     assert "1.jpg, 2.jpg" in told("none")
-    assert "dvc repro preprocess" in told("mine")
-    (folder / "data").symlink_to(project / "data")
     shutil.copy("mine/0.jpg", "mine/deeper/00.jpg")
     assert "same number" in told("mine")
     (folder / "mine/deeper/00.jpg").unlink()
-    monkeypatch.setattr(classifier, "info", classifier.info.model_copy(update={"classes": ("fox", "dog")}))
+    saved = classifier.info
+    monkeypatch.setattr(classifier, "info", saved.model_copy(update={"metrics": {}}))
+    assert "dvc repro" in told("mine")
+    monkeypatch.setattr(classifier, "info", saved.model_copy(update={"classes": ("fox", "dog")}))
     assert "fox, dog" in told("mine")
 
 

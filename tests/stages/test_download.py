@@ -99,6 +99,20 @@ def test_a_file_of_the_same_name_from_another_address_is_not_taken_for_it(
     assert photos_of(project)["Dog/0.jpg"] == b"two"
 
 
+def test_an_address_that_gave_a_page_first_is_asked_again(
+    server: tuple[dict[str, bytes], str], project: Path, download: Download
+) -> None:
+    files, address = server
+    whole = cat_and_dog(b"whole")
+    for content, message in ((b"<html>log in</html>", "begins with b'<html>"), (whole[:-30], "cut short")):
+        files["/photos.zip"] = content
+        assert message in download(f"{address}/photos.zip", fails=True)
+        assert not (project / "data/archives.sha256").exists()
+    files["/photos.zip"] = whole
+    download(f"{address}/photos.zip")
+    assert photos_of(project)["Dog/0.jpg"] == b"whole"
+
+
 def test_a_path(project: Path, download: Download) -> None:
     own = project / "data/.downloads/mine.zip"
     own.parent.mkdir(parents=True)
@@ -109,6 +123,17 @@ def test_a_path(project: Path, download: Download) -> None:
     assert "data is a folder, which has no SHA-256, and download.sha256 is 0" in download("data", fails=True)
     assert "none.zip does not exist" in download("none.zip", fails=True, sha256=None)
     assert photos_of(project)["Cat/0.jpg"] == b"mine"
+
+
+def test_a_source_that_cannot_be_read(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (project / "mine.zip").write_bytes(cat_and_dog(b"mine"))
+    set_params(project, {"download.source": "mine.zip"})
+    monkeypatch.setattr("pipeline.stages.inputs.sha256_of", refused)
+    with pytest.raises(PipelineError, match=r"mine\.zip cannot be read: Permission denied"):
+        run_inputs(load_params())
 
 
 def test_a_photo_replaced_behind_a_link_is_noticed(project: Path) -> None:

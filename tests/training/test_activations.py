@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.checkpoint import BackboneInfo, Preprocessing
-from pipeline.data.dataset import epoch_order
+from pipeline.data.dataset import Photos, epoch_order
 from pipeline.errors import PipelineError
 from pipeline.models.outputs import FeatureExtractor
 from pipeline.training import activations
@@ -109,6 +109,18 @@ def test_a_network_that_cannot_be_split_still_trains(tmp_path: Path, capsys: pyt
     torch.testing.assert_close(features, tiny.logits_of(FeatureExtractor(whole), val.at([3, 1])), rtol=1e-4, atol=1e-5)
 
 
+def test_other_photos_of_a_split_are_never_taken_for_those_in_the_cache(tmp_path: Path) -> None:
+    photos, network = tiny.photos(tmp_path / "photos"), tiny.network(cache=tiny.cache(tmp_path))
+    for places in (range(16), range(4, 20)):  # as another seed of the split chooses them
+        some = photos.at(places)
+        expected = tiny.logits_of(FeatureExtractor(tiny.model()), some)
+        torch.testing.assert_close(network.features("train", some), expected, rtol=1e-4, atol=1e-5)
+        values = network.activations("train", some).tensor().float()
+        with torch.no_grad():
+            torch.testing.assert_close(network.trainable.eval()(values)[:, 2:], expected, rtol=5e-3, atol=5e-3)
+        network.trainable.train()
+
+
 def key(
     folder: Path,
     *,
@@ -117,11 +129,12 @@ def key(
     preprocessing: Preprocessing = tiny.PREPROCESSING,
     choice: str = "auto",
     photos: str = "a",
+    ids: tuple[str, ...] = ("0", "1"),
     augmentation: str = "light",
 ) -> str:
     network = SplitNetwork(own or tiny.model(), blocks, preprocessing, choice=choice, runtime=tiny.RUNTIME)
     network.use_cache(folder, BackboneInfo(name="test_resnet", kwargs={}, weights="none", weights_sha256=None), photos)
-    cache = network._cache_of("train", 1, 64, [augmentation, 0])
+    cache = network._cache_of("train", Photos(ids, (), torch.empty(0)), 1, 64, [augmentation, 0])
     assert cache
     return cache._folder.name
 
@@ -137,6 +150,7 @@ def test_a_key_holds_what_decides_an_activation_and_nothing_else(tmp_path: Path,
         key(tmp_path),
         key(tmp_path, own=other_weights),
         key(tmp_path, photos="b"),
+        key(tmp_path, ids=("0", "2")),
         key(tmp_path, blocks=1),
         key(tmp_path, choice="torch"),
         key(tmp_path, preprocessing=tiny.PREPROCESSING.model_copy(update={"interpolation": "bilinear"})),

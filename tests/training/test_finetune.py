@@ -206,6 +206,7 @@ def test_what_is_kept_was_chosen_in_float32_and_carries_its_temperature(tmp_path
     logits, kept = tiny.logits_of(own, val), result.choice.candidate
     trainer.ema.module.load_state_dict(trainer._between(kept.alpha))
     chosen = trainer._val_logits(trainer.ema.module)
+    assert torch.equal(result.val_logits, chosen)
     torch.testing.assert_close(logits, chosen / fit_temperature(chosen, val.labels), rtol=1e-3, atol=1e-4)
     assert cross_entropy(logits.double(), val.labels).item() <= kept.log_loss
     assert kept.accuracy == (logits.argmax(1) == val.labels).double().mean()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
 from pipeline.training import selection
-from pipeline.training.calibration import FOLDS, HIGHEST, cross_fitted_losses, fit_temperature
+from pipeline.training.calibration import FOLDS, HIGHEST, best_clip, cross_fitted_losses, fit_temperature
 from pipeline.training.selection import Candidate, choose, gain_beyond_chance
 
 
@@ -113,3 +113,12 @@ def test_more_photos_with_the_same_differences_show_a_small_gain(gains: np.ndarr
     assert often[0] == pytest.approx(once[0])
     assert often[1] > 0
     assert once[1] <= once[0]
+
+
+@pytest.mark.parametrize(("photos", "mistakes"), [(20, 0), (178, 0), (3000, 0), (3000, 15)])
+def test_the_clip_is_the_share_of_confident_mistakes_and_never_0(photos: int, mistakes: int) -> None:
+    wrong = torch.arange(photos) < mistakes
+    losses = -torch.where(wrong, 1e-9, 1 - 1e-9).double().log()
+    assert best_clip(losses) == pytest.approx((mistakes + 1) / (photos + 2), rel=0.02)
+    doubtful = -torch.where(wrong, 0.3, 0.7).double().log()  # whatever leaves these alone is best
+    assert best_clip(doubtful) <= 0.3
