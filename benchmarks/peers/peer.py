@@ -53,12 +53,13 @@ def main(
     stages = {}
     for stage, listed in rates.items():
         chosen = given.rates.get(stage)
-        waiting, tried = [chosen] if chosen else list(listed), list[dict[str, Any]]()
+        waiting: list[float | None] = [chosen] if chosen else list(listed)
+        tried: list[dict[str, Any]] = []
         while waiting:
             tried.append(_try(prepare, model, stage, waiting.pop(0), given, val))
             best = min(tried, key=lambda one: one["val_log_loss"])
             if not waiting and not chosen and len(tried) < len(listed) + FURTHER_RATES:
-                waiting = next_rates(best["rate"], [one["rate"] for one in tried])
+                waiting += next_rates(best["rate"], [one["rate"] for one in tried])
         model = best.pop("network")
         stages[stage] = (
             best | score(model, test) | {"tried": {one["rate"]: one["val_log_loss"] for one in tried if one["rate"]}}
