@@ -4,11 +4,14 @@ Imports are made inside, because they take seconds. `preprocess`, which stores p
 that build networks.
 """
 
+import importlib
 import importlib.util
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pipeline.errors import PipelineError
@@ -81,6 +84,20 @@ def hub_address(repository: str) -> str:
     from huggingface_hub.constants import ENDPOINT
 
     return f"{ENDPOINT}/{repository.removeprefix(HUB_PREFIX)}"
+
+
+def own_module(name: str) -> ModuleType:
+    """The module that builds a network of one's own; the present folder's come first."""
+    path, _, function = name.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        raise PipelineError(f"backbone.name = {name}: {error}, neither in {here} nor among the installed packages.") from None
+    if not callable(getattr(module, function, None)):
+        raise PipelineError(f"backbone.name = {name}: {module.__file__} has no function {function!r}.")
+    return module
 
 
 def torchvision_config(enum: Any) -> dict[str, Any]:

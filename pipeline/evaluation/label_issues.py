@@ -17,12 +17,13 @@ def label_issues(photos: pd.DataFrame, scores: Scores) -> pd.DataFrame:
     Thresholds from the data make up for a model that is more confident of one class than of another.
 
     The scores are of models that were not fitted on the photo. Returned are the candidates' rows of `photos`, with the columns
-    `likely` (the most probable class) and `probability` (of it).
+    `likely` (that other class) and `probability` (of it).
     """
     labels, probabilities = scores.labels, scores.probabilities
     thresholds = np.array([probabilities[labels == index, index].mean() for index in range(len(scores.classes))])
     reached = np.where(probabilities >= thresholds, probabilities, -1.0)
     candidates = np.flatnonzero((reached.max(1) > 0) & (reached.argmax(1) != labels))
     candidates = candidates[np.argsort(probabilities[candidates, labels[candidates]], kind="stable")]
-    likely, probability = scores.predicted_names[candidates], scores.confidence[candidates]
-    return photos.iloc[candidates].assign(likely=likely, probability=probability)
+    likely = reached[candidates].argmax(1)
+    names = np.array(scores.classes)[likely]
+    return photos.iloc[candidates].assign(likely=names, probability=probabilities[candidates, likely])

@@ -9,14 +9,11 @@ the module or of the network, a dict, may say input_size, mean, std, interpolati
 
 import difflib
 import hashlib
-import importlib
 import json
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import timm
@@ -36,6 +33,7 @@ from pipeline.data.pretrained import (
     fetching,
     hub_address,
     hub_config,
+    own_module,
     package_file,
     torchvision_config,
     with_settings,
@@ -166,7 +164,7 @@ def build(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
             return torchvision.models.get_model(_torchvision_name(name), weights=None, **kwargs)
         if ":" not in name:
             return _timm(name, pretrained=False, **kwargs)
-        model = getattr(_own_module(name), name.partition(":")[2])()
+        model = getattr(own_module(name), name.partition(":")[2])()
     if not isinstance(model, nn.Module):
         raise PipelineError(f"backbone.name = {name}: it returned a {type(model).__name__}, but should return an nn.Module.")
     return model
@@ -305,28 +303,14 @@ def _load_package(name: str, model: nn.Module) -> str:
     return sha256
 
 
-def _own_module(name: str) -> ModuleType:
-    """The module that builds a network of one's own; the present folder's come first."""
-    path, _, function = name.partition(":")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        raise PipelineError(f"backbone.name = {name}: {error}, neither in {here} nor among the installed packages.") from None
-    if not callable(getattr(module, function, None)):
-        raise PipelineError(f"backbone.name = {name}: {module.__file__} has no function {function!r}.")
-    return module
-
-
 def _code_sha256(name: str) -> str | None:
-    return sha256_of(Path(str(_own_module(name).__file__))) if ":" in name else None
+    return sha256_of(Path(str(own_module(name).__file__))) if ":" in name else None
 
 
 def _preprocessing(name: str, described: Mapping[str, Any], model: Any, crop: str, input_size: int | None) -> Preprocessing:
     """Settings go before what is described beside the weights, and that before the network's own configuration."""
     if ":" in name:
-        config = getattr(_own_module(name), "preprocessing", None) or getattr(model, "preprocessing", {})
+        config = getattr(own_module(name), "preprocessing", None) or getattr(model, "preprocessing", {})
     elif name.startswith(TORCHVISION_PREFIX):
         config = torchvision_config(torchvision.models.get_model_weights(_torchvision_name(name)).DEFAULT)
     else:

@@ -133,12 +133,19 @@ def _torch(module: nn.Module, device: torch.device, autocast: torch.dtype | None
         images = batch.to(device, non_blocking=True)
         if images.is_floating_point() and images.ndim == 4:  # bytes of photos have their channels last as they come
             images = images.contiguous(memory_format=torch.channels_last)
-        # Without autocast float32 is meant, not the TF32 in which cuDNN convolves by default.
-        tf32 = torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=autocast is not None)
-        with tf32, torch.autocast(device.type, autocast or torch.bfloat16, enabled=autocast is not None):
+        with (
+            cudnn_flags(tf32=autocast is not None),
+            torch.autocast(device.type, autocast or torch.bfloat16, enabled=autocast is not None),
+        ):
             return module(images).float().to(batch.device)
 
     return run
+
+
+def cudnn_flags(*, tf32: bool) -> Any:
+    """A context in which cuDNN repeats itself; without `tf32` it convolves in float32, which is not its default."""
+    # torch's own context switches cuDNN off unless it is told otherwise, and convolutions are several times slower then.
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32)
 
 
 def _openvino(module: nn.Module, example: Tensor, threads: int, *, bfloat16: bool) -> Run:

@@ -153,7 +153,14 @@ def replace_head_as_set(model: Any, num_outputs: int, settings: HeadSettings, *,
     """Replace the head by the one that section `head` of params.yaml describes; settings that are null get their defaults.
 
     A linear head starts at zero, because it is solved. Returns what a checkpoint holds, from which `backbone.rebuild` makes it.
+
+    Raises:
+        PipelineError: as `replace_head`; or an MLP is asked for where the classifier is more than one layer on the features.
     """
+    paths = find_heads(model)
+    if settings.type != "linear" and (len(paths) > 1 or _own_norm(model, paths[0])):
+        why = f"{len(paths)} classifiers" if len(paths) > 1 else "a norm of its own in its head"
+        raise PipelineError(f"head.type = {settings.type}: {type(model).__name__} has {why}. Set head.type to linear.")
     info = HeadInfo(path="", type=settings.type, num_outputs=num_outputs, initialisation="zeros")
     if settings.type != "linear":
         defaults = {"hidden": (256,), "norm": "layer", "activation": "gelu", "dropout": 0.1, "initialisation": "trunc_normal"}
@@ -308,15 +315,25 @@ def _parts_of_probe(model: Any, layers: Sequence[Any], weight: Tensor) -> list[T
     return [part / fraction for part, fraction in zip(weight.split(widths, dim=1), fractions, strict=True)]
 
 
+def _own_norm(model: nn.Module, path: str) -> _BatchNorm | None:
+    """The BatchNorm that a classifier begins with.
+
+    LeViT's head and its like are a module of norm, dropout and linear layer, all of which pre_logits=True leaves out.
+    """
+    siblings = model.get_submodule(path.rpartition(".")[0]).children()
+    layers = [module for module in siblings if not isinstance(module, nn.Dropout)]
+    if len(layers) != 2 or not isinstance(norm := layers[0], _BatchNorm) or not _is_linear(layers[1]):
+        return None
+    return norm
+
+
 def _behind_own_norm(model: nn.Module, path: str, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """The weight and bias with which a classifier behind a BatchNorm in eval mode computes weight @ features + bias.
 
     The norm gives a * x + c, so the weight is divided by a, and what c then adds is subtracted from the bias.
     """
-    siblings = model.get_submodule(path.rpartition(".")[0]).children()
-    # LeViT's head and its like are a module of norm, dropout and linear layer, all of which pre_logits=True leaves out.
-    layers = [module for module in siblings if not isinstance(module, nn.Dropout)]
-    if len(layers) != 2 or not isinstance(norm := layers[0], _BatchNorm) or not _is_linear(layers[1]):
+    norm = _own_norm(model, path)
+    if norm is None:
         return weight, bias
     mean, variance = norm.running_mean.double(), norm.running_var.double()  # type: ignore[union-attr]
     a = norm.weight.detach().double() / (variance + norm.eps).sqrt()

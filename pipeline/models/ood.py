@@ -11,6 +11,7 @@ well-conditioned estimator for large-dimensional covariance matrices, 2004), bec
 scaled to length 1 first, since their length tells more of contrast than of content (Müller and Hein, Mahalanobis++, ICML 2025).
 """
 
+import warnings
 from dataclasses import asdict, dataclass
 from typing import Self
 
@@ -46,8 +47,14 @@ class OodDetector:
         means = torch.stack([features[train_labels == label].mean(0) for label in range(num_classes)])  # of no photo it is NaN
         if not (means.isfinite().all() and val_features.isfinite().all()):
             raise PipelineError("The OOD detector cannot be fitted: a class has no training photo, or features are not finite.")
-        covariance, _ = ledoit_wolf((features - means[train_labels]).numpy(), assume_centered=True)
-        factor = torch.linalg.inv(torch.linalg.cholesky(torch.from_numpy(covariance))).T
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Only one sample available")
+            covariance = torch.from_numpy(ledoit_wolf((features - means[train_labels]).numpy(), assume_centered=True)[0])
+        cholesky, failed = torch.linalg.cholesky_ex(covariance)
+        if failed:  # as of classes with a photo or two
+            ridge = max(1e-6 * covariance.trace().item() / len(covariance), 1e-9)
+            cholesky = torch.linalg.cholesky(covariance + ridge * torch.eye(len(covariance)))
+        factor = torch.linalg.inv(cholesky).T
         unscaled = cls(means.float(), factor.float().contiguous(), torch.tensor(1.0))
         threshold = np.quantile(unscaled.scores(val_features).numpy(), IN_DISTRIBUTION)
         return cls(unscaled.means, unscaled.factor, torch.tensor(threshold, dtype=torch.float32))

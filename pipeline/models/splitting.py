@@ -133,7 +133,7 @@ def _agrees(split: SplitModel, model: nn.Module, example: Tensor, *, in_eval: bo
     if in_eval:
         for part in (model, split.frozen, split.trainable):
             part.eval()
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         expected = model(example)
         torch.manual_seed(0)

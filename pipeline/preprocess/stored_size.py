@@ -61,6 +61,6 @@ def _description(name: str, weights: str, beside: Path) -> dict[str, Any]:
         enum = models.get_weight(weights) if given else models.get_model_weights(name.removeprefix(TORCHVISION_PREFIX)).DEFAULT
         return pretrained.torchvision_config(enum)
     if ":" in name:  # a network of the user's own
-        return {}
+        return getattr(pretrained.own_module(name), "preprocessing", {})
     config = timm.get_pretrained_cfg(name)
     return vars(config) if config else {}

@@ -73,6 +73,7 @@ def run(params: Params) -> None:
         data=data.model_dump(),
         stored=stored,
         settings=settings.model_dump(),
+        class_weight=params.head.class_weight,
         backend=choice,
         device=runtime.device.type,
         threads=runtime.threads,

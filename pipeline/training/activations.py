@@ -48,7 +48,10 @@ PIPELINE = Path(__file__).resolve().parents[1]
 # The code that decides an activation, beside libraries and tensors.
 CODE = (
     *("data/dataset.py", "data/transforms.py", "training/activations.py", "training/features.py"),
-    *(f"models/{name}.py" for name in ("backbone", "concatenated", "same_padding", "head", "outputs", "splitting", "backends")),
+    *(
+        f"models/{name}.py"
+        for name in ("backbone", "concatenated", "same_padding", "head", "outputs", "freezing", "splitting", "backends")
+    ),
 )
 
 
@@ -105,6 +108,7 @@ class SplitNetwork:
             "device": self.runtime.device.type,
             "precision": self.runtime.mixed_precision,
             "threads": self.runtime.threads,
+            "processes": self.runtime.processes,  # by which chunks are long
             "versions": library_versions(),
             "code": [sha256_of(PIPELINE / name) for name in CODE],
         }

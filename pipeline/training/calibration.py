@@ -47,7 +47,11 @@ def fit_temperature(logits: Tensor, labels: Tensor, weight: Tensor | None = None
     smoothing = num_classes / (num_classes - 1) / (num_photos + 2) if all_right else 0.0
 
     def loss(inverse: float) -> float:
-        return cross_entropy(values * inverse, labels, weight=weight, label_smoothing=smoothing).item()
+        if weight is None:
+            return cross_entropy(values * inverse, labels, label_smoothing=smoothing).item()
+        # torch would weigh the smoothing of a photo by the other classes' weights.
+        losses = cross_entropy(values * inverse, labels, label_smoothing=smoothing, reduction="none")
+        return float((losses * weight[labels]).sum() / weight[labels].sum())
 
     best = minimize_scalar(loss, bounds=(1 / HIGHEST, 1 / LOWEST), method="bounded", options={"xatol": 1e-6})
     return float(1 / best.x)

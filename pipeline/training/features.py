@@ -87,7 +87,7 @@ class FeatureCache:
             number, _, sha256 = path.name.partition("-")
             if int(number) != len(chunks) or sha256_of(path) != sha256:
                 say(f"{path} is damaged, or follows one that is; it is computed again")
-                path.unlink()
+                path.unlink(missing_ok=True)  # several processes may come upon it
                 continue
             chunks.append(torch.from_numpy(np.load(path, mmap_mode="c")))
         if chunks:

@@ -25,10 +25,12 @@ import torch
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.data.dataset import Batch, Photos, epoch_order, in_batches, load_batches
 from pipeline.data.transforms import normalise
 from pipeline.errors import PipelineError
+from pipeline.models.backends import cudnn_flags
 from pipeline.models.folding import fold_batch_norm, unfold_batch_norm
 from pipeline.models.freezing import frozen_fingerprint, parameter_groups
 from pipeline.models.head import apply_temperature
@@ -118,7 +120,7 @@ class Trainer:
         )
         if network.split and not self.cached:
             say("activations of all copies would exceed the cache, so they are computed again in every epoch")
-        if settings.augmentation != "light" and self.copies - 1 < FEW_COPIES:
+        if self.epochs and settings.augmentation != "light" and self.copies - 1 < FEW_COPIES:
             say(f"augmentation {settings.augmentation} of {self.copies - 1} copies: too few for it to matter much")
         device = self.runtime.device
         self.trainable = network.trainable.to(device).to(memory_format=torch.channels_last)
@@ -181,7 +183,7 @@ class Trainer:
     def train_epoch(self, resume: ResumeFolder) -> None:
         """The rest of a pass over the training photos, then validation."""
         epoch, batch_size = len(self.history), self.batch_size
-        self.model.train()
+        self.set_training_mode()
         with progress(f"epoch {epoch} of {self.epochs}", total=len(self.train), done=self.photos_done) as advance:
             for inputs, labels in self._batches(epoch):
                 step = (epoch - 1) * self.steps_an_epoch + self.photos_done // batch_size
@@ -197,6 +199,13 @@ class Trainer:
         self._finish_epoch(train_loss=self.loss_sum / self.photos_done)
         self.photos_done, self.loss_sum = 0, 0.0
         resume.write(self.state())
+
+    def set_training_mode(self) -> None:
+        """Dropout is on, and every BatchNorm keeps its statistics: those of an MLP head are the frozen stage's."""
+        self.model.train()
+        for module in self.trainable.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
 
     def copy_of(self, epoch: int) -> tuple[int, bool]:
         """Which copy an epoch takes, and whether it is at low resolution."""
@@ -290,7 +299,7 @@ class Trainer:
         """Logits (n, classes) of the validation photos in float32, by which every choice is made."""
         if self.val_activations is not None:
             trainable.eval()
-            with torch.inference_mode():
+            with torch.inference_mode(), cudnn_flags(tf32=False):
                 parts = self.val_activations.split(batch_size_on(self.runtime.device))
                 outputs = [trainable(_channels_last(part.to(self.runtime.device))).cpu() for part in parts]
             return torch.cat(outputs)[:, : self.classes]
@@ -323,6 +332,7 @@ class Trainer:
         alpha = choice.candidate.alpha
         self.trainable.load_state_dict(self._between(alpha))
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # or features would be computed in mixed precision
+        self.trainable.cpu()  # torch.fx may have given it buffers of its own
         model = self.network.model.cpu()
         unfold_batch_norm(model)
         if alpha:  # the frozen weights carry their own temperature

@@ -57,7 +57,7 @@ def try_learning_rates(
     """
     sweep = _Sweep(network, train, train.at(range(min(BATCH_SIZE, len(train)))), settings)
     sweep.rates = rates
-    sweep.model.train()
+    sweep.set_training_mode()
     smoothed: list[float] = []
     mean = 0.0
     batches = chain.from_iterable(sweep._batches(epoch) for epoch in count(1))
@@ -113,7 +113,8 @@ def show_learning_rates(params: Params, checkpoint: Path, data: Path, figure: Pa
     recipe = recipe_of(model, info.preprocessing, settings, len(train))
     if not recipe.unfrozen_blocks:
         raise PipelineError(f"{info.backbone.name} is not fine-tuned, so there is no learning rate to find.")
-    settings = settings.model_copy(update={"batch_size": recipe.batch_size, "unfrozen_blocks": recipe.unfrozen_blocks})
+    chosen = {"batch_size": recipe.batch_size, "unfrozen_blocks": recipe.unfrozen_blocks}
+    settings = settings.model_copy(update={**chosen, "epochs": "auto"})  # a preset may have set them to 0
     train = train.at(range(0, len(train), math.ceil(len(train) / (STEPS * recipe.batch_size))))  # no more than all steps see
     choice = params.train_frozen_backbone.backend
     network = SplitNetwork(model, recipe.unfrozen_blocks, info.preprocessing, choice=choice, runtime=runtime)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 
 from pipeline.checkpoint import SolvedBlock
@@ -32,6 +33,17 @@ def test_a_class_that_is_always_predicted_with_low_confidence_is_no_candidate_as
     second = np.concatenate([np.full(50, 0.1), np.full(50, 0.45)])
     scores = Scores(labels, np.stack([1 - second, second], 1), ("a", "b"), 0.95)
     assert label_issues(pd.DataFrame({"id": range(100)}), scores).empty
+
+
+def test_the_likely_class_is_never_the_label_itself() -> None:
+    """Of a rare class the model is never sure: what reaches its threshold is a candidate, though another is more probable."""
+    labels = np.array([0] * 50 + [1] * 10)
+    first = np.concatenate([np.full(49, 0.95), [0.65], np.full(10, 0.7)])
+    issues = label_issues(
+        pd.DataFrame({"id": range(60)}), Scores(labels, np.stack([first, 1 - first], 1), ("cat", "dog"), 0.95)
+    )
+    assert issues[["id", "likely"]].to_numpy().tolist() == [[49, "dog"]]
+    assert issues["probability"].tolist() == pytest.approx([0.35])
 
 
 def test_planted_errors_are_found_although_heads_were_fitted_on_wrong_labels_too() -> None:

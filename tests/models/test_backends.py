@@ -57,6 +57,19 @@ def test_a_part_of_a_network_gives_what_it_gives_inside_the_whole(name: str) -> 
     assert torch.equal(backend_of(cut.trainable, lower.run(images)).run(lower.run(images)), whole.run(images))
 
 
+class CudnnSettings(nn.Module):
+    """Gives whether cuDNN is on, and whether it may convolve in TF32."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        flags = [torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32]
+        return torch.tensor([flags], dtype=torch.float32).expand(len(images), -1)
+
+
+@pytest.mark.parametrize(("autocast", "tf32"), [(None, 0), (torch.bfloat16, 1)])
+def test_torch_computes_by_cudnn_and_in_float32_where_that_is_meant(autocast: torch.dtype | None, tf32: int) -> None:
+    assert backends._torch(CudnnSettings(), CPU, autocast)(torch.zeros(2, 3, 8, 8)).tolist() == [[1, tf32]] * 2
+
+
 def backend_of(module: nn.Module, example: torch.Tensor) -> Backend:
     return build_backend(module.eval(), example, choice="auto", device=CPU, threads=2)
 

@@ -233,6 +233,16 @@ def test_the_head_of_params_yaml_gets_its_defaults_and_is_recorded() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "why"), [("repvit_m0_9", "2 classifiers"), ("efficientvit_m0", "a norm of its own in its head")]
+)
+def test_an_mlp_is_refused_where_the_classifier_is_more_than_one_layer_on_the_features(name: str, why: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    with pytest.raises(PipelineError, match=f"{type(model).__name__} has {why}"):
+        replace_head_as_set(model, 2, HeadSettings(type="mlp"))
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"initialisation": "xavier"}, r"head\.initialisation = 'xavier', but should be one of zeros, normal"),

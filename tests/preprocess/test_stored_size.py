@@ -1,6 +1,8 @@
 """The stored size: what the backbone's evaluation transform needs, whatever its input size."""
 
+import importlib
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,6 @@ from pipeline.preprocess.stored_size import choose_stored_size, needed_size
         ("test_resnet", "none", 160, {"crop": "squash"}),
         ("resnet50.a1_in1k", "none", 337, {"input_size": 320}),
         ("vit_tiny_patch16_224_in21k", "none", 320, {"input_size": 320, "crop": "pad"}),  # a former name
-        ("my_package.my_module:build", "none", 256, {}),
         ("torchvision/efficientnet_v2_s", "pretrained", 384, {}),
         ("torchvision/resnet50", "ResNet50_Weights.IMAGENET1K_V1", 256, {}),
         ("resnet50", "ResNet50_Weights.IMAGENET1K_V2", 232, {}),
@@ -28,6 +29,23 @@ from pipeline.preprocess.stored_size import choose_stored_size, needed_size
 )
 def test_what_is_needed_is_the_input_size_over_the_crop(name: str, weights: str, needed: int, settings: dict) -> None:
     assert needed_size(*Backbone(name=name, weights=weights, **settings).parts, Path("none.json")) == needed
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "needed"),
+    [("{'input_size': (3, 384, 384), 'crop_pct': 1.0}", 384), ("{'crop_pct': 0.7}", 320), (None, 256)],
+)
+def test_a_network_of_ones_own_says_it_in_its_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preprocessing: str | None, needed: int
+) -> None:
+    said = f"preprocessing = {preprocessing}\n" if preprocessing else ""
+    (tmp_path / "net_of_mine.py").write_text(f"{said}def build(): ...\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, "net_of_mine", raising=False)
+    importlib.invalidate_caches()
+    assert needed_size(*Backbone(name="net_of_mine:build", weights="none").parts, Path("none.json")) == needed
+    monkeypatch.delitem(sys.modules, "net_of_mine")
 
 
 def test_a_description_of_the_weights_goes_before_the_network(tmp_path: Path) -> None:

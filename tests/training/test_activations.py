@@ -1,6 +1,7 @@
 """Cached activations: training is the same whatever fits in a cache, and keys hold what decides an activation."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -131,8 +132,10 @@ def key(
     photos: str = "a",
     ids: tuple[str, ...] = ("0", "1"),
     augmentation: str = "light",
+    processes: int = 1,
 ) -> str:
-    network = SplitNetwork(own or tiny.model(), blocks, preprocessing, choice=choice, runtime=tiny.RUNTIME)
+    runtime = replace(tiny.RUNTIME, processes=processes)
+    network = SplitNetwork(own or tiny.model(), blocks, preprocessing, choice=choice, runtime=runtime)
     network.use_cache(folder, BackboneInfo(name="test_resnet", kwargs={}, weights="none", weights_sha256=None), photos)
     cache = network._cache_of("train", Photos(ids, (), torch.empty(0)), 1, 64, [augmentation, 0])
     assert cache
@@ -155,12 +158,13 @@ def test_a_key_holds_what_decides_an_activation_and_nothing_else(tmp_path: Path,
         key(tmp_path, choice="torch"),
         key(tmp_path, preprocessing=tiny.PREPROCESSING.model_copy(update={"interpolation": "bilinear"})),
         key(tmp_path, augmentation="strong"),
+        key(tmp_path, processes=2),  # whose chunks are longer
     ]
     assert len(set(keys)) == len(keys)
     for unrelated in ("training/tracking.py", "evaluation/report.py", "models/summary.py"):
         (tmp_path / "pipeline" / unrelated).write_text("# changed")
     assert key(tmp_path, own=other_head) == keys[0]
-    for deciding in ("data/transforms.py", "models/outputs.py", "training/activations.py"):
+    for deciding in ("data/transforms.py", "models/outputs.py", "models/freezing.py", "training/activations.py"):
         (tmp_path / "pipeline" / deciding).write_text("# changed")
         keys.append(key(tmp_path))
     assert len(set(keys)) == len(keys)

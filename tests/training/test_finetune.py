@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from pipeline.errors import PipelineError
 from pipeline.models.freezing import frozen_fingerprint, parameter_groups
+from pipeline.models.head import replace_head
 from pipeline.models.outputs import FeatureExtractor
 from pipeline.training.calibration import fit_temperature
 from pipeline.training.finetune import Epoch, Trainer
@@ -212,6 +213,16 @@ def test_what_is_kept_was_chosen_in_float32_and_carries_its_temperature(tmp_path
     assert kept.accuracy == (logits.argmax(1) == val.labels).double().mean()
     features = network.trained_features("val", val, [5, 0, 9])
     torch.testing.assert_close(features, tiny.logits_of(FeatureExtractor(own), val.at([5, 0, 9])), rtol=1e-3, atol=1e-4)
+
+
+def test_an_mlp_heads_batch_norm_keeps_its_statistics_and_takes_a_batch_of_one_photo(tmp_path: Path) -> None:
+    own = tiny.model()
+    replace_head(own, 2, hidden=[8], norm="batch")
+    before = {name: tensor.clone() for name, tensor in own.named_buffers() if name.startswith("fc.")}
+    result = tiny.train(tmp_path, own=tiny.network(own=own), batch_size=13)  # 40 photos
+    assert len(result.history) == 3
+    for name, tensor in before.items():
+        assert torch.equal(result.model_state[name], tensor), name
 
 
 def test_a_class_that_counts_nothing_is_not_learnt(tmp_path: Path) -> None:

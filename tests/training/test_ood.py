@@ -25,6 +25,14 @@ def test_the_threshold_passes_nearly_all_validation_photos_and_nothing_far_away(
     assert torch.equal(detector.scores(val[3:5]), detector.scores(val)[3:5])  # however many photos come at once
 
 
+@pytest.mark.parametrize("of_first", [1, 2])
+def test_a_class_of_a_photo_or_two_can_be_held_back_or_remain(of_first: int) -> None:
+    labels = torch.cat([torch.zeros(of_first), torch.ones(40)]).long()
+    auroc, passed = score_on_held_back_classes(features(labels), labels, features(labels, seed=1), labels)
+    assert 0.5 < auroc <= 1
+    assert 0 <= passed <= 1
+
+
 @pytest.mark.parametrize("num_classes", [2, 3, MOST_HELD_BACK + 2])
 def test_classes_apart_are_told_apart_when_held_back_and_those_that_are_one_are_not(num_classes: int) -> None:
     labels = torch.arange(600) % num_classes

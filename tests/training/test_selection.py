@@ -122,3 +122,12 @@ def test_the_clip_is_the_share_of_confident_mistakes_and_never_0(photos: int, mi
     assert best_clip(losses) == pytest.approx((mistakes + 1) / (photos + 2), rel=0.02)
     doubtful = -torch.where(wrong, 0.3, 0.7).double().log()  # whatever leaves these alone is best
     assert best_clip(doubtful) <= 0.3
+
+
+def test_photos_that_are_all_right_have_the_doubt_of_their_number_whatever_a_class_counts() -> None:
+    """All margins are alike, so the probability of being wrong is that of the smoothed label, 1 / (n + 2)."""
+    labels = (torch.arange(400) % 20 == 0).long()
+    logits = torch.nn.functional.one_hot(labels).double() * 30
+    for weight in (None, torch.tensor([0.53, 10.0]).double()):
+        wrong = (logits / fit_temperature(logits, labels, weight)).softmax(1).amin(1)
+        torch.testing.assert_close(wrong, torch.full_like(wrong, 1 / 402), rtol=1e-3, atol=0)
