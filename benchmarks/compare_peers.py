@@ -115,9 +115,8 @@ def weights_file(given: argparse.Namespace) -> Path:
     if given.weights != "package":
         return Path(given.weights).resolve()
     backbone, file = create_backbone(given.backbone, "package"), RUNS / f"{given.backbone}.safetensors"
-    if not file.is_file():
-        RUNS.mkdir(parents=True, exist_ok=True)
-        save_file(backbone.model.state_dict(), file)
+    RUNS.mkdir(parents=True, exist_ok=True)
+    save_file(backbone.model.state_dict(), file)
     described = backbone.preprocessing.model_dump() | {"architecture": given.backbone, "sha256": sha256_of(file)}
     write_json(file.with_suffix(".json"), described | {"num_classes": backbone.model.num_classes})
     return file
@@ -144,10 +143,8 @@ def compare(given: argparse.Namespace) -> None:
     given.weights = str(weights_file(given))
     manifest = sample(read_manifest(PROCESSED), given.photos, given.seed)
     decides = [vars(given)[name] for name in SHARED if name != "weights"]
-    decides += [given.seed, sha256_of(Path(given.weights)), fingerprint(manifest), stored_fingerprint(manifest)]
-    decides += [
-        sha256_of(PEERS / "peer.py"),
-    ]
+    decides += [given.seed, fingerprint(manifest), stored_fingerprint(manifest)]
+    decides += [sha256_of(file) for file in (Path(given.weights), PEERS / "peer.py")]
     runs = RUNS / hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
     if not (runs / "same_blocks.json").is_file():
         shutil.rmtree(runs, ignore_errors=True)
@@ -217,10 +214,7 @@ if __name__ == "__main__":
         __doc__,
         compare,
         backbone={"default": "tf_efficientnet_lite0", "help": "timm's name"},
-        weights={
-            "default": "package",
-            "help": "package, or a safetensors file, a JSON that describes it beside it",
-        },
+        weights={"default": "package", "help": "package, or a safetensors file, a JSON that describes it beside it"},
         photos={"type": int, "help": "a sample of about so many training photos; all where it is left out"},
         epochs_frozen={"type": int, "default": 2},
         epochs_unfrozen={"type": int, "default": 2},

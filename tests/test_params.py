@@ -1,4 +1,4 @@
-"""params.yaml is checked whole, before any work, and what is wrong is told in one message."""
+"""params.yaml is checked whole, before any work, and one message says what is wrong."""
 
 import subprocess
 import sys

@@ -144,7 +144,7 @@ def _torch(module: nn.Module, device: torch.device, autocast: torch.dtype | None
 
 def cudnn_flags(*, tf32: bool) -> Any:
     """A context in which cuDNN repeats itself; without `tf32` it convolves in float32, which is not its default."""
-    # torch's own context switches cuDNN off unless it is told otherwise, and convolutions are several times slower then.
+    # `enabled` is False by default: torch would convolve without cuDNN.
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32)
 
 

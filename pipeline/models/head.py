@@ -157,12 +157,12 @@ def replace_head_as_set(model: Any, num_outputs: int, settings: HeadSettings, *,
     Raises:
         PipelineError: as `replace_head`; or an MLP is asked for where the classifier is more than one layer on the features.
     """
-    paths = find_heads(model)
-    if settings.type != "linear" and (len(paths) > 1 or _own_norm(model, paths[0])):
-        why = f"{len(paths)} classifiers" if len(paths) > 1 else "a norm of its own in its head"
-        raise PipelineError(f"head.type = {settings.type}: {type(model).__name__} has {why}. Set head.type to linear.")
     info = HeadInfo(path="", type=settings.type, num_outputs=num_outputs, initialisation="zeros")
     if settings.type != "linear":
+        paths = find_heads(model)
+        if len(paths) > 1 or _own_norm(model, paths[0]):
+            why = f"{len(paths)} classifiers" if len(paths) > 1 else "a norm of its own in its head"
+            raise PipelineError(f"head.type = {settings.type}: {type(model).__name__} has {why}. Set head.type to linear.")
         defaults = {"hidden": (256,), "norm": "layer", "activation": "gelu", "dropout": 0.1, "initialisation": "trunc_normal"}
         given = settings.model_dump(include=set(HeadInfo.model_fields) - {"type"}, exclude_none=True)
         info = HeadInfo.model_validate(info.model_dump() | defaults | given)

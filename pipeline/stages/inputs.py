@@ -55,16 +55,12 @@ def _module_file(name: str) -> Path | None:
 def _hash(path: Path, known: dict[str, str]) -> str:
     """SHA-256 of a file's bytes; of a folder, of the names, sizes and modification times in it."""
     with reading(path):
-        return _hash_readable(path, known)
-
-
-def _hash_readable(path: Path, known: dict[str, str]) -> str:
-    if path.is_dir():
-        found = sorted((str(file.relative_to(path)), *_stat(file)) for file, _ in walk(path) if file.is_file())
-        return hashlib.sha256(json.dumps(found).encode(errors="surrogateescape")).hexdigest()
-    key = json.dumps([str(path.resolve()), *_stat(path)])
-    known[key] = known.get(key) or sha256_of(path)
-    return known[key]
+        if path.is_dir():
+            found = sorted((str(file.relative_to(path)), *_stat(file)) for file, _ in walk(path) if file.is_file())
+            return hashlib.sha256(json.dumps(found).encode(errors="surrogateescape")).hexdigest()
+        key = json.dumps([str(path.resolve()), *_stat(path)])
+        known[key] = known.get(key) or sha256_of(path)
+        return known[key]
 
 
 def _stat(file: Path) -> tuple[int, int]:
