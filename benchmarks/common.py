@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from ruamel.yaml import YAML
+from ruamel.yaml import YAML, YAMLError
 
 from pipeline.data.dataset import Photos
 from pipeline.data.manifest import classes_of, read_manifest
@@ -47,11 +48,17 @@ def run_command(description: str, measure: Callable[[argparse.Namespace], None],
 
 
 def setting(text: str) -> dict[str, Any]:
-    """SECTION.KEY=VALUE as `change_params` takes it, the value as YAML has it."""
+    """SECTION.KEY=VALUE as `change_params` takes it, the value as YAML has it; a PipelineError where it is none."""
     key, given, value = text.partition("=")
-    if not given:
-        raise PipelineError(f"--set {text}: write SECTION.KEY=VALUE.")
-    return {key: YAML(typ="safe", pure=True).load(value)}
+    if not given or not re.fullmatch(r"\w+\.\w+", key):
+        raise PipelineError(f"--set {text}: write SECTION.KEY=VALUE, such as unfreeze_finetune.epochs=0.")
+    if key == "unfreeze_finetune.seed":
+        raise PipelineError(f"--set {text}: each run has another seed anyway, from 0 on.")
+    try:
+        return {key: YAML(typ="safe", pure=True).load(value)}
+    except YAMLError as error:
+        reason = str(error).partition("\n")[0]
+        raise PipelineError(f"--set {text}: the value is not valid YAML ({reason}).") from None
 
 
 def keep(name: str, text: str) -> None:

@@ -82,7 +82,7 @@ class SoupTrainer(Trainer):
     def _finish_epoch(self, train_loss: float | None) -> None:
         super()._finish_epoch(train_loss)
         if train_loss is not None:  # epoch 0 is the frozen weights
-            self.states = [*self.states, copy.deepcopy(self.ema.module.state_dict())]
+            self.states = [*self.states, {name: one.cpu().clone() for name, one in self.ema.module.state_dict().items()}]
 
 
 def mean_of(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -173,7 +173,7 @@ def sampled(photos: Photos, most: int | None) -> Photos:
 
 def settings_of(variant: str, seed: int) -> UnfreezeFinetune:
     """The recipe, with the setting that the variant is, if it is one; a PipelineError says that there is none such."""
-    changes = setting(variant) if "=" in variant else {}
+    changes = {} if variant in (RECIPE, DISTILLED, BIASES) else setting(variant)
     try:
         return UnfreezeFinetune(seed=seed, **{key.removeprefix("unfreeze_finetune."): to for key, to in changes.items()})
     except ValidationError as error:

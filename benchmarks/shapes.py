@@ -39,8 +39,8 @@ def prepared(source: str, clone: Path, log: Path) -> Photos:
     processed = clone / "data/processed"
     manifest = read_manifest(processed)
     parts = [Photos.of_split(manifest, processed, split, classes_of(manifest)) for split in ("train", "val", "test")]
-    ids, paths = (sum((getattr(part, name) for part in parts), ()) for name in ("ids", "paths"))
-    whole = Photos(ids, paths, torch.cat([part.labels for part in parts]))
+    ids, paths, groups = (sum((getattr(part, name) for part in parts), ()) for name in ("ids", "paths", "groups"))
+    whole = Photos(ids, paths, torch.cat([part.labels for part in parts]), groups)
     return whole.at(sorted(range(len(ids)), key=ids.__getitem__))
 
 

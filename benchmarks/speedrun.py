@@ -11,6 +11,7 @@ cached and every stage is timed. A claim counts only where the mean of all runs 
 import argparse
 import datetime
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +23,7 @@ from common import PROJECT, run_command, run_measured, setting
 from pipeline.cores import usable_cores
 from pipeline.errors import PipelineError
 from pipeline.files import read_json
-from pipeline.params import change_params
+from pipeline.params import change_params, load_params
 from pipeline.presets import settings_of
 from pipeline.reproduce import clone_project, markdown
 from pipeline.runtime import machine_name, resolve_device
@@ -40,31 +41,46 @@ def measure(given: argparse.Namespace) -> None:
         changes |= setting(text)
     changes["download.source"] = str(Path(given.source).resolve()) if Path(given.source).exists() else given.source
     values, seconds = [], []
-    for seed in range(given.runs):
-        value, taken = run(changes | {"unfreeze_finetune.seed": seed}, metric)
-        print(f"seed {seed}: {metric} {value:.4f}, {taken:.0f} s", flush=True)
-        values.append(value)
-        seconds.append(taken)
+    with tempfile.TemporaryDirectory(prefix="speedrun-") as folder:
+        project = clone_project(PROJECT, Path(folder) / "project")  # of one commit, whatever is checked out during the runs
+        change_params(project / "params.yaml", changes)
+        load_params(project / "params.yaml")  # a mistake is said before an hour of work
+        for seed in range(given.runs):
+            value, taken, sha256 = run(project, changes | {"unfreeze_finetune.seed": seed}, metric)
+            print(f"seed {seed}: {metric} {value:.4f}, {taken:.0f} s", flush=True)
+            values.append(value)
+            seconds.append(taken)
+        head = ["git", "rev-parse", "HEAD"]
+        commit = subprocess.run(head, cwd=project, capture_output=True, text=True, check=True).stdout.strip()
     mean, target = statistics.mean(values), float(number)
     reached = BETTER[metric](mean, target) == mean
     print(f"mean {metric} {mean:.4f} of {given.runs} runs: target {target:g} {'reached' if reached else 'MISSED'}")
-    machine, chosen = machine_name(resolve_device("auto"), usable_cores()), ", ".join([given.preset, *(given.set or [])])
-    head = ("date", "target", "seconds", f"mean of {given.runs} runs", "settings", "photos", "machine")
-    date, name = datetime.date.today().isoformat(), Path(given.source).name
-    print(markdown(head, [(date, given.target, f"{statistics.mean(seconds):.0f}", f"{mean:.4f}", chosen, name, machine)]))
+    print(f"commit {commit}, SHA-256 of the archive: {sha256 or 'there is none'}")
+    columns = {
+        "date": datetime.date.today().isoformat(),
+        "target": given.target,
+        "seconds": f"{statistics.mean(seconds):.0f}",
+        f"mean of {given.runs} runs": f"{mean:.4f}",
+        "settings": ", ".join([given.preset, *(given.set or [])]),
+        "photos": Path(given.source).name + (f" (`{sha256[:8]}…`)" if sha256 else ""),
+        "machine": machine_name(resolve_device("auto"), usable_cores()),
+        "commit": f"`{commit[:12]}`",
+    }
+    print(markdown(tuple(columns), [tuple(columns.values())]))
     if not reached:
         sys.exit(1)
 
 
-def run(changes: dict[str, Any], metric: str) -> tuple[float, float]:
-    """One `dvc repro` in a fresh clone: the test metric of what it keeps, and the seconds from its start to its end."""
+def run(project: Path, changes: dict[str, Any], metric: str) -> tuple[float, float, str | None]:
+    """One `dvc repro` in a fresh clone: test metric of what it keeps, seconds from start to end, the archive's SHA-256."""
     with tempfile.TemporaryDirectory(prefix="speedrun-") as folder:
-        clone = clone_project(PROJECT, Path(folder) / "project")
+        clone = clone_project(project, Path(folder) / "project")
         change_params(clone / "params.yaml", changes)
         started = time.monotonic()
         run_measured([sys.executable, "-m", "dvc", "repro"], clone, Path(folder) / "log.txt")
         taken = time.monotonic() - started
-        return float(read_json(clone / "outputs/evaluation/metrics.json")["finetuned"][metric]), taken
+        value = read_json(clone / "outputs/evaluation/metrics.json")["finetuned"][metric]
+        return float(value), taken, read_json(clone / "outputs/metrics/download.json")["archive_sha256"]
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ for alpha in (0.0, 0.25, 0.5, 0.75, 1.0):
     ema.module.load_state_dict({name: start.lerp(best_weights[name], alpha) for name, start in frozen_weights.items()})
     logits[alpha] = val_logits(ema.module)
 frozen, *others = (Candidate.of(alpha, best_epoch, values, val.labels) for alpha, values in logits.items())
-choice = choose(frozen, others)
+choice = choose(frozen, others, val.groups)
 alpha = choice.candidate.alpha
 print(choice.reason)
 trainable.load_state_dict({name: start.lerp(best_weights[name], alpha) for name, start in frozen_weights.items()})

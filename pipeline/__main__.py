@@ -22,7 +22,7 @@ from typer.core import TyperGroup
 from pipeline.errors import PipelineError
 from pipeline.files import cannot_write
 from pipeline.launch import distributed_process, is_distributed, launch, reported_to_launcher
-from pipeline.paths import EVALUATION, FINETUNED, FROZEN, PROCESSED
+from pipeline.paths import EVALUATION, FINETUNED, FROZEN, PROCESSED, user_path
 
 STAGES = {
     "inputs": "Hash the files of one's own that params.yaml names.",
@@ -44,6 +44,7 @@ Checkpoint = Annotated[Path, typer.Option(help="The folder of a checkpoint.")]
 Photos = Annotated[
     list[str], typer.Argument(metavar="PHOTO...", help="Files, folders, patterns, addresses; - is standard input.")
 ]
+Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps or xpu.")]
 
 
 class _Commands(TyperGroup):
@@ -76,7 +77,19 @@ def _for_a_person(error: Exception) -> str | None:
     if isinstance(error, PipelineError):
         return str(error)
     if isinstance(error, OSError) and error.errno in OF_THE_WORLD:
-        return f"{cannot_write(Path(error.filename or Path.cwd()), error)} Then run the same command again."
+        path = Path(error.filename or Path.cwd())
+        told = str(cannot_write(path, error))
+        if os.path.exists(path) and not os.access(path, os.R_OK):
+            told = f"{path} cannot be read: {error.strerror}. Make it readable for you."
+        return f"{told} Then run the same command again."
+    if isinstance(error, MemoryError | RuntimeError):
+        from pipeline.training.faults import OUT_OF_MEMORY
+
+        if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
+            return (
+                "The memory ran out. Take a smaller backbone or input size, lower runtime.workers, or end other programs; "
+                "set runtime.device to cpu if it was a GPU's. Then run the same command again: what was computed is kept."
+            )
     return None
 
 
@@ -175,12 +188,12 @@ def summary(
 
     for part in [OneBackbone(backbone, "none", "model", None)] if backbone else load_params().backbone.parts:
         part = part._replace(weights=weights or part.weights)
-        show_summary(part, outputs=outputs, unfrozen=unfrozen, depth=depth, unsafe=unsafe)
+        show_summary(part, outputs=outputs, unfrozen=unfrozen, depth=depth, locate=user_path, unsafe=unsafe)
 
 
 @app.command()
 def backbones(
-    pattern: Annotated[str, typer.Argument(help="Names to list, such as 'convnext*'.")] = "*",
+    pattern: Annotated[str | None, typer.Argument(help="Names to list, such as 'convnext*'; '*' lists all.")] = None,
     preset: Annotated[str | None, typer.Option(help="Put its settings into params.yaml: fast, balanced or accurate.")] = None,
 ) -> None:
     """Show the presets, and timm's backbones by a pattern."""
@@ -188,10 +201,11 @@ def backbones(
 
     if preset is not None:
         return use_preset(preset)
-    from pipeline.models.summary import show_backbones
-
     show_presets()
-    return show_backbones(pattern)
+    if pattern is not None:  # each network that is listed is built, which of all takes minutes
+        from pipeline.models.summary import show_backbones
+
+        show_backbones(pattern)
 
 
 @app.command()
@@ -203,11 +217,12 @@ def predict(
         typer.Option("--format", help="Of what is printed; kaggle: id,label for a folder of photos named N.jpg."),
     ] = "table",
     explain: Annotated[bool, typer.Option("--explain", help="Draw where the network looked, in outputs/explained.")] = False,
+    device: Device = "auto",
 ) -> int:
     """Tell cats from dogs in any photos."""
     from pipeline.inference.predict import predict_photos
 
-    return predict_photos(photos, checkpoint, output_format, explain=explain)
+    return predict_photos(photos, checkpoint, output_format, explain=explain, device=device)
 
 
 @app.command()
@@ -216,11 +231,13 @@ def embed(
     checkpoint: Checkpoint = FINETUNED,
     output_format: Annotated[Literal["parquet", "npy"], typer.Option("--format", help="Of the file.")] = "parquet",
     output: Annotated[Path | None, typer.Option(help="Without it, outputs/features with the format as suffix.")] = None,
+    device: Device = "auto",
 ) -> int:
     """Write photos' features, for search and clustering."""
     from pipeline.inference.predict import embed_photos
 
-    return embed_photos(photos, checkpoint, output_format, output or Path(f"outputs/features.{output_format}"))
+    output = output or Path(f"outputs/features.{output_format}")
+    return embed_photos(photos, checkpoint, output_format, output, device=device)
 
 
 @app.command("export")
@@ -242,11 +259,12 @@ def _export(
 def _page(
     host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 for any free one.")] = 7860,
+    device: Device = "auto",
 ) -> None:
     """Show a local page that takes a photo and answers."""
     from pipeline.inference.page import serve
 
-    serve({"frozen": FROZEN, "fine-tuned": FINETUNED}, host=host, port=port)
+    serve({"frozen": FROZEN, "fine-tuned": FINETUNED}, host=host, port=port, device=device)
 
 
 @app.command()

@@ -53,7 +53,7 @@ class BackboneInfo(_Record):
     kwargs: dict[str, Any]
     weights: str
     weights_sha256: str | None  # of the weights file; None for random weights
-    code_sha256: str | None = None  # of the module that builds a network of one's own
+    code_sha256: str | None = None  # of the module, or the package, that builds a network of one's own
     parts: tuple["BackboneInfo", ...] = ()
 
 
@@ -202,21 +202,22 @@ def read_info(folder: Path) -> CheckpointInfo:
         raise PipelineError(f"{folder / INFO_FILE} is broken or of another version: {reason}. {_AGAIN}") from None
 
 
-def read_model_state(folder: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+def read_model_state(folder: Path, device: str | torch.device = "cpu", info: CheckpointInfo | None = None) -> dict[str, Tensor]:
     """Read parameters and buffers onto a device ("cpu", "cuda:1", "meta" ...).
 
-    A PipelineError tells that the file is missing, broken, or not the one that was saved.
+    `info` is what `read_info` gave before, where several files are read that must be of one save. A PipelineError tells that
+    the file is missing, broken, or not the one that was saved.
     """
-    return _read_tensors(folder, MODEL_FILE, device)
+    return _read_tensors(folder, MODEL_FILE, device, info)
 
 
-def read_ood(folder: Path) -> dict[str, Tensor]:
+def read_ood(folder: Path, info: CheckpointInfo | None = None) -> dict[str, Tensor]:
     """Read the tensors of the OOD detector, checked likewise."""
-    return _read_tensors(folder, OOD_FILE, "cpu")
+    return _read_tensors(folder, OOD_FILE, "cpu", info)
 
 
-def _read_tensors(folder: Path, name: str, device: str | torch.device) -> dict[str, Tensor]:
-    path, expected = folder / name, read_info(folder).files.get(name)
+def _read_tensors(folder: Path, name: str, device: str | torch.device, info: CheckpointInfo | None) -> dict[str, Tensor]:
+    path, expected = folder / name, (info or read_info(folder)).files.get(name)
     if not path.is_file():
         raise PipelineError(f"{path} is missing. {_AGAIN}")
     if sha256_of(path) != expected:

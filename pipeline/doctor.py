@@ -30,7 +30,7 @@ OF_DVC = ("DVC version", "Cache types", "Cache directory")
 
 
 def examine() -> bool:
-    """Print what there is; whether all that every run needs works: torch, ONNX Runtime and DVC."""
+    """Print what there is; whether all that every run needs works: torch, OpenVINO and DVC."""
     broken = []
     for name, found, works in _findings():
         say(textwrap.fill(found or "nothing", WIDTH, initial_indent=f"{name:13} ", subsequent_indent=" " * 14))
@@ -49,7 +49,7 @@ def _findings() -> Iterator[tuple[str, str, bool]]:
     yield "processor", f"{machine_name(cpu, cores)}; {', '.join(flag for flag in FLAGS if has.get(flag)) or 'no flags'}", True
     yield "cores", f"{cores} usable of {os.cpu_count()}; {f'a quota of {quota:g}' if quota < 1e9 else 'no quota'}", True
     device = resolve_device("auto")
-    gpu = "none" if device == cpu else device.type
+    gpu = device.type if device != cpu else "none that computes" if torch.accelerator.is_available() else "none"
     if gpu == "cuda":
         room = torch.cuda.get_device_properties(device).total_memory / 1e9
         gpu = f"{torch.cuda.get_device_name(device)}, {room:.0f} GB, bfloat16: {has_bfloat16(device)}"
@@ -64,8 +64,9 @@ def _findings() -> Iterator[tuple[str, str, bool]]:
         try:
             backend = build_backend(network, images, choice=name, device=where, threads=cores)
             found, works = f"agrees with eager torch (relative RMS error {backend.relative_rms_error:.1e})", True
-        except PipelineError as error:
-            found, works = str(error).removesuffix(" Set train_frozen_backbone.backend to auto or to another backend."), False
+        except (PipelineError, RuntimeError) as error:  # torch raises the latter, of a GPU whose memory is full
+            found, works = str(error).partition("\n")[0], False
+            found = found.removesuffix(" Set train_frozen_backbone.backend to auto or to another backend.")
         yield name if where == cpu else str(where), found, works
     hub = huggingface_hub.constants.ENDPOINT
     try:

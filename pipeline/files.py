@@ -9,6 +9,8 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,12 @@ def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's bytes, in lower-case hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sources_of(module_file: Path) -> list[Path]:
+    """What a Python module is made of: its file, or every .py file below the topmost package that it lies in; sorted."""
+    packages = list(takewhile(lambda folder: (folder / "__init__.py").is_file(), module_file.absolute().parents))
+    return sorted(file for file in packages[-1].rglob("*.py") if file.is_file()) if packages else [module_file]
 
 
 def printable(name: str) -> str:
@@ -75,7 +83,8 @@ def replace_folder(fresh: Path, folder: Path) -> None:
 def recover_folder(folder: Path) -> None:
     """Finish a replacement that was killed between its two renames: the old folder is whole, so it stands again."""
     if not folder.exists() and _aside(folder).exists():
-        _aside(folder).rename(folder)
+        with suppress(FileNotFoundError):  # another process that reads it was faster
+            _aside(folder).rename(folder)
 
 
 def _aside(folder: Path) -> Path:

@@ -8,6 +8,7 @@ next. All mistakes are listed in one `PipelineError`: the key, the value and wha
 """
 
 import difflib
+import hashlib
 import io
 import re
 from collections.abc import Collection
@@ -71,6 +72,16 @@ def _known_in(module: str, names: str, default: str) -> AfterValidator:
         return _one_of(name, known() if callable(known) else known)
 
     return AfterValidator(check)
+
+
+def usable_optimizers() -> list[str]:
+    """timm's optimizers, but for those of packages that are not installed, and of second order, which need another step."""
+    from timm.optim import get_optimizer_info, list_optimizers
+
+    found = {str(name): get_optimizer_info(str(name)) for name in list_optimizers()}
+    packages = {name: info.opt_class.split(".")[0] for name, info in found.items() if isinstance(info.opt_class, str)}
+    missing = {name for name, package in packages.items() if find_spec(package) is None}
+    return [name for name, info in found.items() if not info.second_order and name not in missing]
 
 
 def _backbone_of_today(name: str) -> str:
@@ -194,7 +205,7 @@ class UnfreezeFinetune(Section):
     epochs: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     patience: Count = 3
     batch_size: Literal["auto"] | Count = "auto"
-    optimizer: Annotated[str, _known_in("timm.optim", "list_optimizers", "adamw")] = "adamw"
+    optimizer: Annotated[str, _known_in(__name__, "usable_optimizers", "adamw")] = "adamw"
     learning_rate: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] = "auto"
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.8
     weight_decay: FractionOrZero = 0.02
@@ -268,6 +279,11 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         return Params.model_validate(content)
     except ValidationError as error:
         raise PipelineError("\n  ".join([f"{path} cannot be used:", *_explain_all(error.errors())])) from None
+
+
+def settings_sha256(params: Params) -> str:
+    """What all settings that decide a result are known by: those of the runtime do not."""
+    return hashlib.sha256(params.model_dump_json(exclude={"runtime"}).encode()).hexdigest()
 
 
 def change_params(path: Path, changes: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from pipeline.errors import PipelineError
+
 INPUTS = Path("data/inputs")  # hashes of the files of one's own that params.yaml names
 HASHES = Path("data/.hashes.json")  # by size and modification time, so that no file is read at every run
 RAW = Path("data/raw")
@@ -17,7 +19,7 @@ SECONDS = Path("outputs/seconds")  # wall-clock time of each stage, apart from i
 PLOTS = Path("outputs/plots")
 TRAINING_CURVES = PLOTS / "training"
 EPOCHS = PLOTS / "epochs.csv"
-# The SHA-256 of what was downloaded, recorded on first use: no stage's output, and meant to be committed.
+# The SHA-256 of what was downloaded, recorded once it is unpacked: no stage's output, and meant to be committed.
 ARCHIVES = Path("data/archives.sha256")
 # What an interrupted run goes on from: no stage's output, ignored by Git and DVC.
 DOWNLOADS = Path("data/.downloads")
@@ -42,5 +44,8 @@ def project_root() -> Path:
 
 def user_path(path: str) -> Path:
     """A path from params.yaml: absolute, or relative to the present folder, or to the project that this is a copy of."""
-    given = Path(path).expanduser()
+    try:
+        given = Path(path).expanduser()
+    except RuntimeError:
+        raise PipelineError(f"{path} begins with a user who has no home folder on this machine: write the path out.") from None
     return given if given.is_absolute() or given.exists() else project_root() / given

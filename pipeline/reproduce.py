@@ -19,20 +19,21 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from scipy.stats import norm
 
 from pipeline.checkpoint import SEVERAL, library_versions, read_info
 from pipeline.data.manifest import read_manifest
 from pipeline.data.pretrained import HUB_PREFIX, TORCHVISION_WEIGHTS
 from pipeline.errors import PipelineError
-from pipeline.evaluation.comparison import bootstrap_mean
+from pipeline.evaluation.comparison import RESAMPLES
 from pipeline.evaluation.metrics import Scores
 from pipeline.files import read_json, sha256_of
 from pipeline.params import PARAMS_FILE, Params, change_params, load_params
 from pipeline.paths import EVALUATION, FINETUNED, METRICS, PROCESSED, SECONDS, user_path
 from pipeline.progress import say
 from pipeline.runtime import machine_name, processor_fingerprint, resolve_runtime
+from pipeline.training.selection import bootstrap_mean
 
 REPORTED, README = Path("outputs/reported.csv"), Path("README.md")
 BEGIN, END = "<!-- reported results: begin -->", "<!-- reported results: end -->"
@@ -136,10 +137,12 @@ def list_reported() -> None:
 def reproduce_reported(name: str | None, *, every: bool, archives: Sequence[Path], weights: Sequence[Path]) -> int:
     """Measure one row, or all of them, again; returns 1 where one failed, else the highest `EXIT_STATUS` of the rows."""
     rows = {row.name: row for row in read_rows(REPORTED)}
+    if not rows:
+        raise PipelineError(f"{REPORTED} has no rows to reproduce. Add one with: python -m pipeline report-result NAME")
     if every == (name is not None):
         raise PipelineError("Say which result to reproduce: a NAME, or --all; --list shows them.")
     if name is not None and name not in rows:
-        raise PipelineError(f"{REPORTED} has no row named {name}. Known: {', '.join(rows) or 'none'}.")
+        raise PipelineError(f"{REPORTED} has no row named {name}. Known: {', '.join(rows)}.")
     verdicts = []
     for row in rows.values() if name is None else [rows[name]]:
         outcome = reproduce(row, Path(), archives=archives, weights=weights)
@@ -179,7 +182,7 @@ def reproduce(row: Row, project: Path, *, archives: Sequence[Path], weights: Seq
         clone = clone_project(project, Path(folder) / "project")
         change_params(clone / PARAMS_FILE, changes)
         say(f"{row.name}: running every stage in {clone}")
-        done = dvc(clone, "repro", capture=False)
+        done = dvc(clone, "repro", "--force", capture=False)  # else a shared cache gives outputs that nobody computed
         if done.returncode:
             return Outcome(row.name, "FAIL", f"dvc repro ended with status {done.returncode}; its message is above")
         return compare(row, row_of_outputs(clone, row.name))
@@ -240,7 +243,7 @@ def log_loss_interval(predictions: pd.DataFrame) -> tuple[float, float]:
     """
     classes, labels = np.unique(predictions["actual"], return_inverse=True)
     scores = Scores(labels, predictions[[f"finetuned_{name}" for name in classes]].to_numpy(), tuple(classes), CONFIDENCE_LEVEL)
-    mean, *bounds = bootstrap_mean(scores.log_losses, CONFIDENCE_LEVEL)
+    mean, *bounds = bootstrap_mean(scores.log_losses, range(len(labels)), CONFIDENCE_LEVEL, resamples=RESAMPLES)
     low, high = (mean + math.sqrt(2) * (bound - mean) for bound in bounds)
     return max(0.0, low), high
 
@@ -254,8 +257,9 @@ def row_of_outputs(project: Path, name: str) -> Row:
     params, info = load_params(project / PARAMS_FILE), read_info(project / FINETUNED)
     runtime = resolve_runtime(params.runtime)
     seconds = {stage: read_json(project / SECONDS / f"{stage}.json") for stage in STAGES}
-    machine = machine_name(runtime.device, runtime.threads)
-    if (info.versions, seconds["evaluate"]["machine"]) != (library_versions(), machine):
+    machine, processor = machine_name(runtime.device, runtime.threads), processor_fingerprint()
+    evaluated = seconds["evaluate"]
+    if (info.versions, evaluated["machine"], evaluated["processor"]) != (library_versions(), machine, processor):
         raise PipelineError("The outputs were computed on another machine or by other versions. Run: dvc repro --force")
     metrics = read_json(project / EVALUATION / "metrics.json")
     predictions = project / EVALUATION / "predictions.csv"
@@ -288,7 +292,7 @@ def row_of_outputs(project: Path, name: str) -> Row:
         predictions_sha256=sha256_of(predictions),
         seconds=json.dumps({stage: round(content["seconds"], 1) for stage, content in seconds.items()}),
         machine=machine,
-        processor=processor_fingerprint(),
+        processor=processor,
         versions=json.dumps(info.versions),
     )
 
@@ -298,7 +302,7 @@ def read_rows(file: Path) -> list[Row]:
     try:
         table = pd.read_csv(file, dtype=str, keep_default_na=False)
         rows = [Row.model_validate({key: cell for key, cell in line.items() if cell}) for line in table.to_dict("records")]
-    except (FileNotFoundError, ValidationError, pd.errors.ParserError) as error:
+    except (FileNotFoundError, ValueError) as error:  # of pandas or Pydantic
         raise PipelineError(f"{file} cannot be read: {error}. Restore it with: git checkout {file}") from None
     for name, count in Counter(row.name for row in rows).items():
         if count > 1:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -128,15 +129,26 @@ def _keep_freed_memory() -> None:
 
 
 def resolve_device(wanted: str) -> torch.device:
-    """The device of a setting: auto, cpu, cuda, cuda:1, mps ...; a PipelineError where it is not here."""
+    """The device of a setting: cpu, cuda, cuda:1, mps ..., or auto: an accelerator that computes, else the processor.
+
+    A PipelineError tells that the one that was named is not here, or does not compute.
+    """
+    device = wanted
     if wanted == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        device = str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # each process has its own, and one alone must not take the processor
+            return torch.device(device)
     try:
-        torch.empty(1, device=wanted)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = f"this machine has no such device ({str(error).splitlines()[0]})"
-        raise PipelineError(f"runtime.device = {wanted}: {reason}. Set it to auto or cpu.") from None
-    return torch.device(wanted)
+        # A kernel: torch knows GPUs that it has none for, and the memory may be full.
+        torch.zeros(1, device=device).add_(1).item()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        if wanted != "auto":
+            told = f"this machine has no such device, or it does not compute ({reason})"
+            raise PipelineError(f"device = {wanted}: {told}. Set it to auto or cpu.") from None
+        print(f"{device} does not compute ({reason}): the processor is used", file=sys.stderr, flush=True)
+        device = "cpu"
+    return torch.device(device)
 
 
 def mixed_precision(device: torch.device) -> Literal["no", "bf16", "fp16"]:
@@ -174,6 +186,11 @@ def processor_fingerprint() -> str:
         names += ["CPU implementer", "CPU variant", "CPU part", "CPU revision", "Features"]  # what they are called on Arm
         known = {name: " ".join(sorted(fields.get(name, "").split())) for name in names}
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+
+def hardware(runtime: ResolvedRuntime) -> list[str]:
+    """All of the machine that decides how sums are rounded: part of the key of what is kept for a later run."""
+    return [processor_fingerprint(), machine_name(runtime.device, runtime.threads)]
 
 
 def _cpu_info() -> dict[str, str]:

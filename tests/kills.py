@@ -8,6 +8,7 @@ The suite does the same with 20 kills.
 import argparse
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -43,6 +44,7 @@ def killed_again_and_again(folder: Path, stage: str, kills: int, seed: int) -> s
     context.set_forkserver_preload([f"pipeline.stages.{name}" for name in CHECKPOINTS])
     rng, killed = np.random.default_rng(seed), 0
     (folder / CHECKPOINTS[stage]).unlink()
+    shutil.rmtree(folder / "outputs/.features")  # so that computing and caching them is killed too
     while killed < kills:
         child = context.Process(target=run_stage, args=(folder, stage))
         child.start()

@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import subprocess
 import sys
 import tomllib
 from argparse import Namespace
@@ -162,3 +163,40 @@ def test_a_variant_that_is_no_setting_of_fine_tuning_is_refused_at_once(setting:
     assert recipes.settings_of("unfreeze_finetune.layer_decay=1.0", seed=3).layer_decay == 1.0
     with pytest.raises(PipelineError, match=f"--set {re.escape(setting)}: .*Only settings of unfreeze_finetune"):
         recipes.settings_of(setting, seed=0)
+
+
+@pytest.mark.parametrize("text", ["epochs=0", "unfreeze_finetune.epochs", "head.type=[", "unfreeze_finetune.seed=1"])
+def test_what_is_no_setting_or_the_seed_is_refused_in_one_message(text: str) -> None:
+    common, recipes = (importlib.import_module(name) for name in ("common", "recipes"))
+    assert common.setting("unfreeze_finetune.learning_rate=1e-3") == {"unfreeze_finetune.learning_rate": 0.001}
+    for refuse in (common.setting, lambda text: recipes.settings_of(text, seed=0)):
+        with pytest.raises(PipelineError, match=f"--set {re.escape(text)}: "):
+            refuse(text)
+
+
+def test_a_variant_finds_no_augmented_copies_of_the_one_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ablation = importlib.import_module("ablation")
+    cache = tmp_path / "outputs/.features"
+    monkeypatch.setattr(ablation.common, "run_stage", lambda stage, *_: (cache / stage).mkdir(parents=True))
+    ablation.run_stages(tmp_path, tmp_path / "log.txt")
+    assert sorted(path.name for path in cache.iterdir()) == ["evaluate", "train-frozen-backbone"]
+
+
+def test_a_record_names_commit_and_archive_and_a_mistake_is_said_before_any_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ablation, speedrun = (importlib.import_module(name) for name in ("ablation", "speedrun"))
+    monkeypatch.setattr(speedrun, "run", lambda *_: (0.99, 60.0, "ab" * 32))
+    given = Namespace(source="photos.zip", target="accuracy=0.98", preset="fast", set=[], runs=3, seeds=1)
+    speedrun.measure(given)
+    head = ["git", "rev-parse", "HEAD"]
+    commit = subprocess.run(head, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    *_, named, _, _, row = capsys.readouterr().out.splitlines()
+    assert named == f"commit {commit}, SHA-256 of the archive: {'ab' * 32}"
+    assert "| photos.zip (`abababab…`) |" in row
+    assert row.endswith(f"| `{commit[:12]}` |")
+    given.set = ["unfreeze_finetune.epochz=0"]
+    monkeypatch.setattr(ablation.common, "lend_photos", lambda *_: None)
+    for benchmark in (ablation, speedrun):
+        with pytest.raises(PipelineError, match="epochz: there is no such setting"):
+            benchmark.measure(given)

@@ -93,6 +93,31 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, name: str, read: Call
         read(tmp_path / "model")
 
 
+@pytest.mark.parametrize("read", [read_model_state, read_ood])
+def test_files_of_two_saves_are_never_read_as_one(tmp_path: Path, read: Callable[..., object]) -> None:
+    save(tmp_path / "model", 1.0)
+    info = read_info(tmp_path / "model")
+    read(tmp_path / "model", info=info)
+    save(tmp_path / "model", 2.0)
+    with pytest.raises(PipelineError, match="is not what was saved"):
+        read(tmp_path / "model", info=info)
+
+
+def test_a_classifier_is_of_one_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training run saves right after the description was read."""
+    from pipeline.inference import classifier  # here, because the processes of the tests below import this file
+
+    def read_then_save(folder: Path) -> CheckpointInfo:
+        info = read_info(folder)
+        save(folder, 2.0)
+        return info
+
+    save(tmp_path / "model", 1.0)
+    monkeypatch.setattr(classifier, "read_info", read_then_save)
+    with pytest.raises(PipelineError, match="is not what was saved"):
+        classifier.Classifier.load(tmp_path / "model")
+
+
 def test_a_missing_description_a_broken_one_and_one_of_another_version_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="There is no checkpoint"):
         read_info(tmp_path / "model")

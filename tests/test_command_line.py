@@ -12,9 +12,10 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+from torch import Tensor
 from typer.testing import CliRunner
 
-from pipeline.__main__ import STAGES, app
+from pipeline.__main__ import STAGES, _for_a_person, app
 from pipeline.cores import usable_cores
 from pipeline.models import backends
 from pipeline.params import PARAMS_FILE, load_params
@@ -66,16 +67,24 @@ def test_presets_are_shown_with_what_was_measured_and_one_is_put_into_params(pro
     drawn = next(row for row in read_rows(ROOT / REPORTED) if row.name == "drawn")
     (project / "outputs").mkdir(exist_ok=True)
     write_rows(project / REPORTED, [drawn.model_copy(update={"name": "made-up", "params": "unfreeze_finetune.epochs=0"})])
-    for name, backbone, epochs in (("accurate", "tf_efficientnet_lite2", "auto"), ("fast", "tf_efficientnet_lite0", 0)):
+    for name, backbone, epochs in (("accurate", "tf_efficientnet_lite2", 2), ("fast", "tf_efficientnet_lite0", 0)):
         done = CliRunner().invoke(app, ["backbones", "--preset", name])
         assert done.exit_code == 0, done.output
         assert load_params().backbone.name == backbone
         assert load_params().unfreeze_finetune.epochs == epochs
-    shown = CliRunner().invoke(app, ["backbones", "test_resnet"]).output
+    shown = CliRunner().invoke(app, ["backbones"]).output
+    assert "pretrained weights" not in shown  # to list all networks takes minutes
     lines = {line.split()[0]: line for line in shown.splitlines() if line}
     assert re.search(r"9\d\.\d\d% in \d+ s \(made-up\)", lines["fast"])
     assert "not measured yet" in lines["accurate"]
     assert "no preset 'best'; there are fast, balanced, accurate" in told("backbones", "--preset", "best")
+
+
+def test_a_weights_file_is_looked_for_where_the_stages_look(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(project / "home"))
+    assert f"{project}/home/mine.pth: there is no such file" in told(
+        "summary", "--backbone", "test_resnet", "--weights", "~/mine.pth"
+    )
 
 
 def test_help_lists_every_stage_in_full_sentences() -> None:
@@ -111,6 +120,12 @@ def test_an_impossible_setting_stops_any_stage_before_it_works(project: Path) ->
 def test_an_output_folder_that_cannot_be_written_is_told(project: Path) -> None:
     (project / "data").write_text("a file in the way")
     assert "data" in told("download")
+
+
+def test_memory_that_runs_out_is_no_defect_of_the_project() -> None:
+    for error in (MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")):
+        assert str(_for_a_person(error)).startswith("The memory ran out. ")
+    assert _for_a_person(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
 
 
 def test_a_stage_that_dvc_runs_says_how_its_old_outputs_come_back(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,8 +175,15 @@ def test_doctor_fits_a_screen_and_fails_where_something_essential_is_broken(monk
     for name in ("openvino", "torch"):
         assert re.search(rf"^{name} +agrees with eager torch", done.stdout, re.MULTILINE)
 
-    monkeypatch.setattr(backends, "_openvino", lambda module, *_, **__: lambda batch: module(batch) + 1)
-    done = CliRunner().invoke(app, ["doctor"])
-    assert done.exit_code == 1
-    assert "openvino computes something else" in done.stdout
-    assert done.stdout.splitlines()[-1] == "broken: openvino"
+    def full(batch: Tensor) -> Tensor:
+        raise RuntimeError("out of memory\nwith much that nobody reads")
+
+    for broken, said in (
+        (lambda batch: batch.mean((2, 3)), "openvino computes something else"),
+        (full, "openvino out of memory"),
+    ):
+        monkeypatch.setattr(backends, "_openvino", lambda *_, broken=broken, **__: broken)
+        done = CliRunner().invoke(app, ["doctor"])
+        assert done.exit_code == 1
+        assert said in " ".join(done.stdout.split())
+        assert done.stdout.splitlines()[-1] == "broken: openvino"

@@ -86,7 +86,7 @@ def without_dogs(small: Path) -> None:
     ("changes", "message"),
     [
         ({"classes": ["Dog", "Cat"]}, "trained for the classes Dog, Cat"),
-        ({"backbone": {"name": "test_vit", "kwargs": {}, "weights": "none", "weights_sha256": None}}, "do not fit test_vit"),
+        ({"backbone": {"name": "test_vit", "kwargs": {}, "weights": "none", "weights_sha256": None}}, "was not made from"),
         (None, "none of them of Dog"),
     ],
 )

@@ -60,6 +60,8 @@ def test_a_section_that_is_missing_can_be_set(path: Path) -> None:
         ("download.sha256", "abc", ["download.sha256 = 'abc'", "[0-9a-f]{64}"]),
         ("head.dropout", 0.1, ["head: a linear head is solved and has no dropout"]),
         ("unfreeze_finetune.optimizer", "adamq", ["unfreeze_finetune.optimizer = 'adamq'", "adamw"]),
+        ("unfreeze_finetune.optimizer", "adahessian", ["there is none of this name"]),  # of second order
+        ("unfreeze_finetune.optimizer", "bnbadam8bit", ["there is none of this name"]),  # of a package that is not installed
         ("unfreeze_finetune.augmentation", "lite", ["unfreeze_finetune.augmentation = 'lite'", "light"]),
         ("unfreeze_finetune.loss", "crossentropy", ["unfreeze_finetune.loss = 'crossentropy'", "cross_entropy"]),
         ("runtime.device", "gpu", ["runtime.device = 'gpu'", "cuda"]),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import PipelineError
 from pipeline.paths import project_root, user_path
 
 
@@ -26,3 +27,8 @@ def test_a_file_of_the_copy_goes_before_that_of_the_project(tmp_path: Path, monk
         (folder / "weights").write_text(folder.name)
     monkeypatch.chdir(copy)
     assert user_path("weights").read_text() == "tmpabc"
+
+
+def test_a_home_folder_that_nobody_has() -> None:
+    with pytest.raises(PipelineError, match="~nobody-here/photos begins with a user who has no home folder"):
+        user_path("~nobody-here/photos")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +29,7 @@ from pipeline.reproduce import (
     Row,
     accuracy_tolerance,
     compare,
+    dvc,
     is_file_name,
     list_reported,
     log_loss_interval,
@@ -95,6 +97,9 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
         read_rows(file)
     file.write_text(file.read_text().replace("0.98", "much"))
     with pytest.raises(PipelineError, match=r"(?s)cannot be read.*accuracy"):
+        read_rows(file)
+    file.write_text("")
+    with pytest.raises(PipelineError, match=r"cannot be read.*git checkout"):
         read_rows(file)
 
 
@@ -243,6 +248,24 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_stages_compute_though_a_shared_cache_holds_their_outputs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC would take them by its lock or its run cache; the command counts how often it ran."""
+    shutil.copy(ROOT / PARAMS_FILE, folder)
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc/config").write_text(f"[core]\n    analytics = false\n[cache]\n    dir = {folder / 'shared'}\n")
+    stage = {"cmd": f"echo ran >> {folder / 'ran'} && echo > out", "deps": [README.name], "outs": ["out"]}
+    (folder / "dvc.yaml").write_text(json.dumps({"stages": {"only": stage}}))
+    git = ["git", "-c", "user.name=Test", "-c", "user.email=test@example.org"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    assert dvc(folder, "repro").returncode == 0
+    subprocess.run([*git, "add", ".dvc/config", "dvc.yaml", "dvc.lock", README, PARAMS_FILE], check=True)
+    subprocess.run([*git, "commit", "-qm", "computed"], check=True)
+    drawn = row("one", dataset="drawn", dataset_sha256="", weights="none", weights_sha256="")
+    monkeypatch.setattr(module, "row_of_outputs", lambda *_: drawn)
+    assert reproduce(drawn, folder, archives=[], weights=[]).verdict == "PASS"
+    assert (folder / "ran").read_text() == "ran\nran\n"
+
+
 @pytest.mark.parametrize(
     ("verdicts", "status"),
     [
@@ -266,6 +289,9 @@ def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
     for name, every in ((None, False), ("one", True)):
         with pytest.raises(PipelineError, match="--all"):
             reproduce_reported(name, every=every, archives=[], weights=[])
+    write_rows(REPORTED, [])
+    with pytest.raises(PipelineError, match="no rows to reproduce"):
+        reproduce_reported(None, every=True, archives=[], weights=[])
 
 
 def test_the_commands_list_rows_keep_measured_ones_and_make_the_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -296,9 +322,10 @@ def outputs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     metrics = {"num_test": 4, "test_fingerprint": "ef" * 32, "frozen": scores, "finetuned": scores}
     write_json(EVALUATION / "metrics.json", metrics)
     write_json(METRICS / "download.json", {"files": 7})
-    machine = runtime.machine_name(runtime.resolve_device("auto"), usable_cores())
+    device = runtime.resolve_device("auto")
+    here = {"machine": runtime.machine_name(device, usable_cores()), "processor": runtime.processor_fingerprint()}
     for stage in STAGES:
-        write_json(SECONDS / f"{stage}.json", {"seconds": 1.25, "machine": machine})
+        write_json(SECONDS / f"{stage}.json", {"seconds": 1.25, **here})
     predictions = pd.DataFrame({"actual": ["Cat", "Cat", "Dog", "Dog"], "finetuned_Cat": [0.9, 0.4, 0.2, 0.1]})
     predictions.assign(finetuned_Dog=1 - predictions["finetuned_Cat"]).to_csv(EVALUATION / "predictions.csv")
     return folder
@@ -317,7 +344,7 @@ def test_a_row_is_what_the_stages_wrote(outputs: Path) -> None:
         row_of_outputs(outputs, "here")
 
 
-@pytest.mark.parametrize("function", ["library_versions", "machine_name"])
+@pytest.mark.parametrize("function", ["library_versions", "machine_name", "processor_fingerprint"])
 def test_a_row_is_not_made_of_what_was_computed_elsewhere(
     outputs: Path, monkeypatch: pytest.MonkeyPatch, function: str
 ) -> None:

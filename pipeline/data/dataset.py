@@ -38,6 +38,7 @@ class Photos:
     ids: tuple[str, ...]
     paths: tuple[Path, ...]
     labels: Tensor  # (n,) int64
+    groups: tuple[str, ...]  # equal where photos look alike
 
     @classmethod
     def of_split(cls, manifest: pd.DataFrame, processed: Path, split: str, classes: tuple[str, ...]) -> Self:
@@ -46,14 +47,15 @@ class Photos:
         folder = processed / "images" / split
         paths = folder.as_posix() + "/" + rows["class"] + "/" + rows["id"] + ".jpg"
         labels = torch.tensor([classes.index(name) for name in rows["class"]], dtype=torch.int64)
-        return cls(tuple(rows["id"]), tuple(map(Path, paths)), labels)
+        return cls(tuple(rows["id"]), tuple(map(Path, paths)), labels, tuple(rows["group"]))
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def at(self, places: Sequence[int]) -> "Photos":
         """Some of the photos, in the order of `places`."""
-        return Photos(tuple(self.ids[i] for i in places), tuple(self.paths[i] for i in places), self.labels[list(places)])
+        ids, paths, groups = zip(*((self.ids[i], self.paths[i], self.groups[i]) for i in places), strict=True)
+        return Photos(ids, paths, self.labels[list(places)], groups)
 
 
 def data_fingerprints(manifest: pd.DataFrame) -> DataFingerprints:
@@ -94,16 +96,17 @@ def load_batches(
     """
     dataset = _Batches(photos, transform, list(batches))
     if by_processes and workers:
-        return iter(
+        return map(
+            _or_raise,
             DataLoader(
-                dataset,
+                _ErrorsReturned(dataset),
                 batch_size=None,  # an item is a batch
                 num_workers=workers,
                 pin_memory=pinned,
                 worker_init_fn=_one_thread,
                 # Of its own, so that iterating draws nothing from torch's global generator, which dropout reads.
                 generator=torch.Generator(),
-            )
+            ),
         )
 
     def load(number: int) -> Batch:
@@ -135,6 +138,28 @@ class _Batches(Dataset[Batch]):
         except OSError:
             raise PipelineError(f"{path} cannot be decoded. Store the photos anew with: dvc repro --force preprocess") from None
         return self.transform(rgb, self.photos.ids[place])
+
+
+@dataclass(frozen=True)
+class _ErrorsReturned(Dataset[Batch | PipelineError]):
+    """Batches for processes: torch would raise an error of theirs again with the text of its traceback as the message."""
+
+    batches: _Batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> Batch | PipelineError:
+        try:
+            return self.batches[number]
+        except PipelineError as error:
+            return error
+
+
+def _or_raise(batch: Batch | PipelineError) -> Batch:
+    if isinstance(batch, PipelineError):
+        raise batch
+    return batch
 
 
 def _by_threads(load: Callable[[int], Batch], numbers: range, workers: int, *, pinned: bool) -> Iterator[Batch]:

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.errors import PipelineError
-from pipeline.files import read_json
+from pipeline.files import read_json, recover_folder
 
 MANIFEST_FILE = "manifest.csv"
 SUMMARY_FILE = "summary.json"
@@ -26,6 +26,7 @@ def write_manifest(manifest: pd.DataFrame, processed: Path) -> None:
 
 def read_manifest(processed: Path) -> pd.DataFrame:
     """Read manifest.csv; every column is text but `INTEGERS`. A PipelineError says that there is none, or that it is broken."""
+    recover_folder(processed)
     path = processed / MANIFEST_FILE
     try:
         return pd.read_csv(path, dtype=str, keep_default_na=False).astype(dict.fromkeys(INTEGERS, "int64"))

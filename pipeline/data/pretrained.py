@@ -116,6 +116,7 @@ def torchvision_config(enum: Any) -> dict[str, Any]:
 @contextmanager
 def fetching(what: str, source: str) -> Iterator[None]:
     """Say what is fetched, and turn a failure of the network or a refusal of the hub into one message."""
+    import httpx2
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -130,8 +131,12 @@ def fetching(what: str, source: str) -> Iterator[None]:
         reason = f"{source} does not exist, or is private. Look at its name; for a private one {login}."
     except (errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError, errors.HFValidationError) as error:
         reason = f"{source} has no such weights: {' '.join(str(error).split())}"
-    except OSError as error:  # what huggingface_hub and urllib raise when a host cannot be reached are all of this kind
+    except (OSError, httpx2.HTTPError) as error:  # the hub's client passes on what its proxies and connections raise
         reason = f"{source} could not be reached: {error}\n{OFFLINE_WAYS}"
+    except RuntimeError as error:
+        if "invalid hash value" not in str(error):  # torch.hub's words for a download that was cut
+            raise
+        reason = f"{source} came cut short or damaged: {error}. Run the same again to fetch it anew."
     else:
         return
     raise PipelineError(reason)

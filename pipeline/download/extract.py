@@ -66,12 +66,6 @@ def extract(source: Path, folder: Path) -> None:
                 advance(1)
 
 
-def check_archive(source: Path) -> None:
-    """Raise a PipelineError where a file is no zip and no tar, or a zip that is cut short."""
-    with reading(source):
-        _open_archive(source).close()
-
-
 def max_bytes(packed: int) -> int:
     """How many bytes an archive of `packed` bytes may extract to."""
     return min(MAX_BYTES, packed * MAX_RATIO + HARMLESS_BYTES)
@@ -170,7 +164,7 @@ class _StrictTarInfo(tarfile.TarInfo):
 def _open_archive(source: Path) -> Any:
     with source.open("rb") as file:
         head = file.read(40)
-    if head.startswith(b"PK"):
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")):  # a tar begins with a name, which may begin with PK
         return zipfile.ZipFile(source)
     try:
         return tarfile.open(source, "r:*", encoding="utf-8", tarinfo=_StrictTarInfo)

@@ -11,6 +11,7 @@ Any of them may lie in folders named for train, val and test (training_set, seg_
 What is taken for what:
 
 * The first layout of LAYOUTS that fits is taken, unless another one accounts for more than twice as many photos.
+* A folder of cats beside one of dogs is a class, whatever its photos are called: one that was moved there keeps its name.
 * The classes are the topmost folders that lie side by side, below folders of splits where such hold most photos.
 * A folder that is named like documentation or samples (`STRAYS`) is no class where a folder beside it holds more photos. Any
   other folder of photos is one, however few it has.
@@ -41,7 +42,6 @@ PATH_COLUMNS = ("path", "filepath", "filename", "file_name", "file", "image", "i
 LABEL_COLUMNS = ("label", "class", "category", "breed", "labels")
 NAMES_SHOWN = 10
 DEEPEST = 100  # folders; where more lie in each other, no one's classes do
-RELABELLED = 0.05  # the most photos of a class's folder that are named for the other class
 LONGEST_NAME = 255  # bytes of a file's name, on most disks
 _SPLIT = re.compile(
     r"(?:seg[ _-]?)?(?:(train|training)|(val|valid|validation|dev)|(test|testing|eval|evaluation|hold[ _-]?out))"
@@ -138,7 +138,7 @@ def place(source: Path, root: Path, files: Mapping[str, str], folders: Sequence[
         known = ", ".join([*(layout.example for layout in LAYOUTS), "labels.csv (columns path and label)"])
         raise PipelineError(f"{source} holds no photos in a known layout. It holds {held}. Known layouts: {known}.")
     name, sets, layout = reading
-    placed = _of_one_set(source, root, files, folders, layout, sets) if layout else sets[()]
+    placed = _of_one_set(source, root, files, folders, layout, sets)
     left_out = {path: why for path, why in files.items() if why}
     for parts in sorted(set(photos).difference(_parts(photo.path) for photo in placed)):
         left_out["/".join(parts)] = _why_left_out(parts, strays) if layout else f"no label in {name}"
@@ -212,7 +212,7 @@ def _read_layout(layout: Layout, photos: Sequence[Parts]) -> _Reading:
 
 
 def _of_one_set(
-    source: Path, root: Path, files: Mapping[str, str], folders: Sequence[str], layout: Layout, sets: Sets
+    source: Path, root: Path, files: Mapping[str, str], folders: Sequence[str], layout: Layout | None, sets: Sets
 ) -> list[PlacedPhoto]:
     """The photos of one set, which lies in one folder, or in one for each split; with their splits."""
     common = len(commonprefix([*sets]))  # noqa: RUF071 - of tuples
@@ -230,7 +230,7 @@ def _of_one_set(
     for name in sorted(set(folders) - filled):
         *parent, last = _parts(name)
         is_class = tuple(parent) in splits and not is_hidden(last) and not STRAYS.fullmatch(last)
-        if is_class and layout.place((last, "0.jpg")):
+        if layout and is_class and layout.place((last, "0.jpg")):
             raise PipelineError(f"{source}: the class folder {name!r} is empty: add photos, or remove the folder.")
     if len(splits) > 1:
         return [photo._replace(split=split) for folder, split in splits.items() for photo in sets[folder]]
@@ -290,7 +290,7 @@ def _read_list(source: Path, root: Path, files: Mapping[str, str], photos: Seque
         rows = [row for table, split in splits.items() for row in _rows(source, root.joinpath(*table), split)]
         what = " and ".join(table[-1] for table in splits)
         if placed := _listed_photos(f"{source}: {what}", folder, photos, rows):
-            return [_Reading(what, {(): placed})]
+            return [_Reading(what, {folder: placed})]
     return []
 
 
@@ -332,16 +332,33 @@ def _listed_photos(
             missing.append(f"{path!r}{' (several photos)' if found else ''}")
             continue
         check_class_name(what, label)
-        photo = PlacedPhoto("/".join(found[0]), label, "/".join(found[0][len(folder) :]), split)
+        photo = PlacedPhoto("/".join(found[0]), label, "/".join(_below(folder, found[0])), split)
         if placed.setdefault(found[0], photo) != photo:
             raise PipelineError(f"{what} lists {path!r} more than once, with several classes or splits.")
     if placed and missing:
         raise PipelineError(f"{what} lists {len(missing):,} photos that are not there: {first_few(missing)}.")
     stated = [photo.split for photo in placed.values()]
-    by_folder = [next(filter(None, map(split_named, parts[len(folder) : -1])), "") for parts in placed]
-    splits = by_folder if all(by_folder) and not any(stated) else stated
+    splits = stated if any(stated) else _splits_by_folder(what, folder, placed)
     several = len(set(splits)) > 1
     return [photo._replace(split=split if several else "") for photo, split in zip(placed.values(), splits, strict=True)]
+
+
+def _splits_by_folder(what: str, folder: Parts, photos: Collection[Parts]) -> list[str]:
+    """The split that a folder around each photo of a list in `folder` is named for; all "" where a photo has none."""
+    splits = {parts: next(filter(None, map(split_named, _below(folder, parts)[:-1])), "") for parts in photos}
+    outside = next((parts for parts, split in splits.items() if not split), None)
+    held = next((parts for parts, split in splits.items() if split in ("val", "test")), None)  # a class may be called train
+    if outside and held:
+        raise PipelineError(
+            f"{what} lists {'/'.join(held)!r}, which lies in a folder of the split {splits[held]}, and {'/'.join(outside)!r}, "
+            "which lies in none: put every photo into a folder of a split, or add a column split to the list."
+        )
+    return [""] * len(splits) if outside else [*splits.values()]
+
+
+def _below(folder: Parts, parts: Parts) -> Parts:
+    """A path from a folder on; where it does not lie there, from where the two part."""
+    return parts[len(commonprefix([folder, parts])) :]  # noqa: RUF071 - of tuples
 
 
 def _photos_named(path: str, split: str, folder: Parts, named: Mapping[str, list[Parts]]) -> list[Parts]:
@@ -351,7 +368,7 @@ def _photos_named(path: str, split: str, folder: Parts, named: Mapping[str, list
     for fits in (
         lambda parts: parts[-1] == last,
         lambda parts: parts[:-1] == (*folder, *folders),
-        lambda parts: any(split_named(name) == (split or "train") for name in parts[len(folder) : -1]),
+        lambda parts: (split or "train") in map(split_named, _below(folder, parts)[:-1]),
     ):
         found = list(filter(fits, found)) or found
     return found
@@ -360,12 +377,14 @@ def _photos_named(path: str, split: str, folder: Parts, named: Mapping[str, list
 def _with_listed_splits(
     source: Path, root: Path, files: Iterable[str], folder: Parts, placed: list[PlacedPhoto]
 ) -> list[PlacedPhoto]:
-    """Give the photos the splits of a splits.csv, which lies in the folder of the classes or in the one above."""
+    """Give the photos the splits of a splits.csv, which lies in the folder of the set or in the one above."""
     beside = [parts for parts in map(_parts, files) if parts[-1].casefold() == SPLITS_FILE]
     table = next((parts for parent in (folder, folder[:-1]) for parts in beside if parts[:-1] == parent), None)
     if table is None:
         return placed
     what = f"{source}: {'/'.join(table)!r}"
+    if any(photo.split for photo in placed):
+        raise PipelineError(f"{what}: the list of labels, or folders, give photos their splits too: keep one of the two.")
     columns, rows = _read_table(root.joinpath(*table), what, ["path"], ["split"])
     if not {"path", "split"} <= set(columns):
         raise PipelineError(f"{what} needs the columns path and split, and has {', '.join(columns) or 'none'}.")
@@ -375,7 +394,7 @@ def _with_listed_splits(
         if not split or path in listed:
             raise PipelineError(f"{what} has {path!r} in the split {row['split']!r}: list a path once, as train, val or test.")
         listed[path] = split
-    paths = ["/".join(_parts(photo.path)[len(table) - 1 :]) for photo in placed]
+    paths = ["/".join(_below(table[:-1], _parts(photo.path))) for photo in placed]
     if missing := sorted(set(listed).difference(paths)):
         raise PipelineError(f"{what} lists {len(missing):,} files that are not there, such as {missing[0]!r}.")
     if unlisted := sorted(set(paths).difference(listed)):
@@ -387,13 +406,23 @@ def _with_listed_splits(
 
 
 def _find_flat(photos: Sequence[Parts]) -> set[Parts]:
-    """The folders that hold both cat.N and dog.N; one that holds hardly any of the other kind is a class folder."""
-    classes: dict[Parts, Counter[str]] = defaultdict(Counter)
-    for *folder, name in photos:
-        if match := _FLAT_NAME.fullmatch(name):
-            classes[tuple(folder)][match[1].lower()] += 1
-    # A photo that somebody has moved to another class's folder keeps its name.
-    return {folder for folder, found in classes.items() if min(found["cat"], found["dog"]) > RELABELLED * found.total()}
+    """The folders that hold both cat.N and dog.N and lie in no class folder."""
+    class_folders = _folders_of_cats_and_of_dogs(photos)
+    classes: dict[Parts, set[str]] = defaultdict(set)
+    for parts in photos:
+        match = _FLAT_NAME.fullmatch(parts[-1])
+        if match and not _those_around(parts, class_folders):
+            classes[parts[:-1]].add(match[1].lower())
+    return {folder for folder, found in classes.items() if len(found) == 2}
+
+
+def _folders_of_cats_and_of_dogs(photos: Sequence[Parts]) -> set[Parts]:
+    """Folders named for one of the two, where there is one beside them that is named for the other."""
+    named: dict[Parts, dict[Parts, str]] = defaultdict(dict)
+    for folder in {parts[:depth] for parts in photos for depth in range(1, len(parts))}:
+        if len(kinds := set(re.findall("cat|dog", folder[-1].casefold()))) == 1:
+            named[folder[:-1]][folder] = kinds.pop()
+    return {folder for kinds in named.values() if len(set(kinds.values())) == 2 for folder in kinds}
 
 
 def _place_flat(parts: Parts) -> tuple[str, str] | None:

@@ -33,8 +33,8 @@ def extract_parquet(files: list[Path], folder: Path) -> None:
     """Write the photos of Parquet files, and a list of their labels, into a folder, which is made.
 
     Raises:
-        PipelineError: a file is damaged, is a decompression bomb, has no column of pictures or of classes, or holds a class
-            that it does not name; or the disk is too small.
+        PipelineError: a file is damaged, is a decompression bomb, has no column of pictures or of classes, holds a class that
+            it does not name, or names no split where others do; or the disk is too small.
         OSError: a file cannot be written.
     """
     import pyarrow.parquet
@@ -42,6 +42,8 @@ def extract_parquet(files: list[Path], folder: Path) -> None:
     folder.mkdir(parents=True)
     splits = {path: split_named(path.stem.split("-")[0]) for path in files}
     several = len(set(splits.values())) > 1
+    if odd := [path for path, split in splits.items() if several and not split]:
+        raise PipelineError(f"{odd[0]} names no split, as files beside it do: name it for train, val or test, or move it away.")
     rows: Counter[str] = Counter()
     listed = []
     for path, split in splits.items():
@@ -85,7 +87,11 @@ def _columns(path: Path, schema: Any) -> tuple[str, str, list[str]]:
     images = [column.name for column in schema if pyarrow.types.is_struct(column.type) and "bytes" in column.type.names]
     # How the datasets library describes each column, where it wrote the file.
     features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    names = {name: feature["names"] for name, feature in features.items() if feature.get("_type") == "ClassLabel"}
+    names = {
+        name: feature["names"]
+        for name, feature in features.items()
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+    }
     labels = [name for name in names or ("label", "labels") if name in schema.names]
     if len(images) != 1 or len(labels) != 1:
         raise PipelineError(

@@ -1,20 +1,18 @@
 """Sources of photos: the published archive, an http(s) address, the Hugging Face hub, Kaggle, or what lies on this disk.
 
 The hubs' own libraries download, each into its own cache. An address is fetched into a folder that the caller clears away. The
-SHA-256 of everything downloaded is recorded on first use (as `sha256sum` writes it, a line an address); later downloads must
-have it.
+SHA-256 of everything downloaded is recorded once it is of use (as `sha256sum` writes it, a line an address); later
+downloads must have it.
 """
 
 import hashlib
 import re
-import shutil
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from pipeline.download.extract import check_archive
 from pipeline.download.fetch import fetch
-from pipeline.download.parquet import parquet_files
 from pipeline.errors import PipelineError
 from pipeline.files import cannot_write, sha256_of, write_atomically
 
@@ -28,11 +26,13 @@ OFFLINE_HINT = (
 
 
 class Source(NamedTuple):
-    """An archive or a folder on this disk, the archive's SHA-256, and a folder to remove once the photos are unpacked."""
+    """An archive or a folder on this disk, and the archive's SHA-256."""
 
     path: Path
     sha256: str | None
-    temporary: Path | None = None
+    downloads: Mapping[str, str] = {}  # address -> SHA-256, to record once the photos are unpacked
+    temporary: Path | None = None  # a folder to remove then
+    proven: bool = False  # whether its SHA-256 was known before: what is wrong with it then, another download cannot mend
 
 
 def is_download(source: str) -> bool:
@@ -43,8 +43,8 @@ def is_download(source: str) -> bool:
 def download(source: str, folder: Path, record: Path, sha256: str | None = None) -> Source:
     """Download a source of which `is_download` is true; what an interrupted download has brought is used.
 
-    Addresses are fetched into `folder`. `record` is the file with the SHA-256 of earlier downloads, which is checked and added
-    to; `sha256` is expected instead of the recorded one.
+    Addresses are fetched into `folder`. `record` is the file with the SHA-256 of earlier downloads, which are expected again;
+    `sha256` is expected instead of the recorded one.
 
     Raises:
         PipelineError: the source cannot be had, has another SHA-256, or is Kaggle without its library or a token.
@@ -77,13 +77,8 @@ def _from_address(url: str, downloads: Path, record: Path, sha256: str | None) -
     target = folder / (PurePosixPath(urlsplit(url).path).name.strip(".") or "archive")
     expected = sha256 or _read_record(record).get(url) or (MICROSOFT_SHA256 if url == MICROSOFT_URL else None)
     fetch(url, target, sha256=expected, hint=f"{OFFLINE_HINT} {_origin(record, sha256)}" if expected else OFFLINE_HINT)
-    try:
-        if not parquet_files(target):
-            check_archive(target)
-    except PipelineError:  # a page that asks to log in, say: the next run asks the server again, and nothing is recorded
-        shutil.rmtree(folder)
-        raise
-    return Source(target, _check(record, url, sha256_of(target), sha256), temporary=folder)
+    found = _checked(record, url, sha256_of(target), sha256)
+    return Source(target, found, {url: found}, temporary=folder, proven=expected is not None)
 
 
 def _from_huggingface(record: Path, sha256: str | None) -> Source:
@@ -105,12 +100,14 @@ def _from_huggingface(record: Path, sha256: str | None) -> Source:
         raise cannot_write(Path(huggingface_hub.constants.HF_HUB_CACHE), error) from error
     if not files:
         raise PipelineError(f"{HUB_DATASET} has no Parquet files at its commit {info.sha}. {OFFLINE_HINT}")
+    downloads = {}
     for name in files:
         file = Path(folder, name).resolve()  # the cache's blob, which the snapshot links to
         if (found := sha256_of(file)) != (stated[name] or found):
             raise PipelineError(f"{file} has the SHA-256 {found}, and the hub states {stated[name]}: remove it and run again.")
-        _check(record, f"https://huggingface.co/datasets/{HUB_DATASET}/{name}", found)
-    return Source(Path(folder, files[0]).parent, None)
+        address = f"https://huggingface.co/datasets/{HUB_DATASET}/{name}"
+        downloads[address] = _checked(record, address, found)
+    return Source(Path(folder, files[0]).parent, None, downloads)
 
 
 def _from_kaggle(record: Path, sha256: str | None) -> Source:
@@ -130,18 +127,23 @@ def _from_kaggle(record: Path, sha256: str | None) -> Source:
     except OSError as error:
         raise cannot_write(Path(kagglehub.config.get_cache_folder()), error) from error
     address = f"https://www.kaggle.com/c/{KAGGLE_COMPETITION}/{KAGGLE_FILE}"
-    return Source(archive, _check(record, address, sha256_of(archive), sha256))
+    found = _checked(record, address, sha256_of(archive), sha256)
+    return Source(archive, found, {address: found})
 
 
-def _check(record: Path, address: str, found: str, expected: str | None = None) -> str:
-    """Record the SHA-256 of a download, and return it; refuse another one than is expected, or else recorded."""
+def record_downloads(record: Path, downloads: Mapping[str, str]) -> None:
+    """Add the SHA-256 of downloads, by their addresses, to the record; where they are in it, it is left alone."""
     entries = _read_record(record)
-    wanted = expected or entries.get(address, found)
+    if downloads.items() - entries.items():
+        lines = (f"{value}  {key}\n" for key, value in sorted((entries | dict(downloads)).items()))
+        write_atomically(record, "".join(lines).encode())
+
+
+def _checked(record: Path, address: str, found: str, expected: str | None = None) -> str:
+    """The SHA-256 of a download; refuses another one than is expected, or else recorded."""
+    wanted = expected or _read_record(record).get(address, found)
     if found != wanted:
         raise PipelineError(f"{address} has the SHA-256 {found}, and {wanted} is expected. {_origin(record, expected)}")
-    if entries.get(address) != found:
-        lines = (f"{value}  {key}\n" for key, value in sorted((entries | {address: found}).items()))
-        write_atomically(record, "".join(lines).encode())
     return found
 
 

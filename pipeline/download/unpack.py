@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.download.extract import extract, reading, refuse_collisions
 from pipeline.download.layouts import SPLITS_FILE, Placement, by_reason, first_few, place
-from pipeline.download.listing import is_photo_name, list_files
+from pipeline.download.listing import is_hidden, is_photo_name, list_files
 from pipeline.download.parquet import extract_parquet, parquet_files
 from pipeline.errors import PipelineError
 from pipeline.files import cannot_write, check_room, printable, recover_folder, replace_folder, write_csv
@@ -55,9 +55,15 @@ def _check_apart(source: Path, destination: Path) -> None:
     reads = source.resolve()
     if reads == destination or reads in destination.parents or destination in reads.parents:
         raise PipelineError(f"{source} and {destination} lie one in the other: give a destination apart from the source.")
+    refuse_others(destination)
+
+
+def refuse_others(destination: Path) -> None:
+    """Raise a PipelineError where what is there holds anything but an earlier result, and would be lost."""
     if destination.exists() and not destination.is_dir():
         raise PipelineError(f"{destination} is a file, where a folder is to be made: move it away.")
-    if destination.exists() and (others := {path.name for path in destination.iterdir()} - {PHOTOS_FOLDER, SPLITS_FILE}):
+    names = {path.name for path in destination.iterdir() if not is_hidden(path.name)} if destination.exists() else set()
+    if others := names - {PHOTOS_FOLDER, SPLITS_FILE}:
         raise PipelineError(f"{destination} would be replaced, and holds other things ({min(others)!r}): move them away.")
 
 

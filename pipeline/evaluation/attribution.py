@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.errors import PipelineError
+from pipeline.models.concatenated import ConcatenatedNetwork
 
 HEAT = colormaps["inferno"]
 STRENGTH = 0.65  # opacity of the heat where it is highest
@@ -27,7 +28,8 @@ def grad_cam(model: Any, images: Tensor, classes: Sequence[int]) -> Tensor:
     """Grad-CAM of one class an image.
 
     The layer is the last one with feature maps on which the logit depends at more than one place. In a network that pools its
-    maps that is the last map; in one with a class token it lies before the last attention.
+    maps that is the last map; in one with a class token it lies before the last attention. Of several backbones under one head
+    it is the mean over them.
 
     Args:
         model: in eval mode, on the CPU: timm's, torchvision's, or any network with feature maps or a square grid of tokens.
@@ -40,16 +42,25 @@ def grad_cam(model: Any, images: Tensor, classes: Sequence[int]) -> Tensor:
     Raises:
         PipelineError: the network has no such layer.
     """
-    outputs, logits = _outputs_with_maps(model, images)
+    networks = [one.model for one in model.networks] if isinstance(model, ConcatenatedNetwork) else [model]
+    return _highest_1(sum(_grad_cam_of(network, model, images, classes) for network in networks))
+
+
+def _grad_cam_of(network: Any, model: nn.Module, images: Tensor, classes: Sequence[int]) -> Any:
+    """Of one backbone of the model."""
+    outputs, logits = _outputs_with_maps(network, model, images)
     of_classes = logits[range(len(images)), list(classes)].sum()
     gradients = torch.autograd.grad(of_classes, outputs, materialize_grads=True) if outputs else ()
     for output, gradient in zip(reversed(outputs), reversed(gradients), strict=True):
-        maps, slopes = _as_maps(model, output), _as_maps(model, gradient)
+        maps, slopes = _as_maps(network, output), _as_maps(network, gradient)
         if maps is not None and slopes is not None and slopes[0].abs().sum(0).count_nonzero() > 1:
             heat = (slopes.mean((2, 3), keepdim=True) * maps).sum(1, keepdim=True).relu().detach()
-            heat = functional.interpolate(heat, images.shape[2:], mode="bilinear")[:, 0]
-            return heat / heat.amax((1, 2), keepdim=True).clamp(min=torch.finfo(heat.dtype).tiny)
-    raise PipelineError(f"{type(model).__name__} has no layer with feature maps for Grad-CAM.")
+            return _highest_1(functional.interpolate(heat, images.shape[2:], mode="bilinear")[:, 0])
+    raise PipelineError(f"{type(network).__name__} has no layer with feature maps for Grad-CAM.")
+
+
+def _highest_1(heat: Any) -> Tensor:
+    return heat / heat.amax((1, 2), keepdim=True).clamp(min=torch.finfo(heat.dtype).tiny)
 
 
 def overlay(photo: Image.Image, heat: Tensor) -> Image.Image:
@@ -61,15 +72,15 @@ def overlay(photo: Image.Image, heat: Tensor) -> Image.Image:
     return Image.fromarray(mixed.astype(np.uint8))
 
 
-def _outputs_with_maps(model: Any, images: Tensor) -> tuple[list[Tensor], Tensor]:
-    """The outputs of all layers that have feature maps, in the order of computation, and the logits."""
+def _outputs_with_maps(network: Any, model: nn.Module, images: Tensor) -> tuple[list[Tensor], Tensor]:
+    """The outputs of all layers of a network that have feature maps, in the order of computation, and the model's logits."""
     outputs: list[Tensor] = []
 
     def record(module: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.requires_grad and _as_maps(model, output) is not None:
+        if isinstance(output, Tensor) and output.requires_grad and _as_maps(network, output) is not None:
             outputs.append(output)
 
-    hooks = [module.register_forward_hook(record) for module in model.modules() if module is not model]
+    hooks = [module.register_forward_hook(record) for module in network.modules() if module is not network]
     try:
         with torch.enable_grad():  # the input requires a gradient, because no parameter of a frozen network does
             return outputs, model(images.clone().requires_grad_())

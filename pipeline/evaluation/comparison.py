@@ -1,27 +1,18 @@
-"""Paired comparison of two models: McNemar's exact test and a bootstrap over photos.
+"""Paired comparison of two models: McNemar's exact test and a bootstrap over groups of photos that look alike.
 
-comparison = compare(frozen_scores, finetuned_scores)
+comparison = compare(frozen_scores, finetuned_scores, photos["group"])
 comparison.p_value, comparison.accuracy_gain, comparison.verdict
 """
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import numpy as np
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest
 
-from pipeline.evaluation.metrics import Scores
+from pipeline.evaluation.metrics import Scores, wilson
+from pipeline.training.selection import Interval, bootstrap_mean
 
 RESAMPLES = 2000
-VALUES_AT_ONCE = 1_000_000  # resampled, which bounds the memory
-
-
-class Interval(NamedTuple):
-    """A mean with the bounds of its interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -48,32 +39,25 @@ class Comparison:
         return {**dict(gains), "p_value": self.p_value, "verdict": self.verdict}
 
 
-def compare(first: Scores, second: Scores) -> Comparison:
+def compare(first: Scores, second: Scores, groups: Sequence[Hashable]) -> Comparison:
     """Compare two models by their predictions for the same photos, at the confidence level of the first's scores.
 
     McNemar's test (Note on the sampling error of the difference between correlated proportions, Psychometrika 1947) in its
-    exact form looks only at the photos that one model classifies correctly and the other does not.
+    exact form looks only at the photos that one model classifies correctly and the other does not. `groups`, (n,), are equal
+    where photos look alike; the bootstrap draws them whole, the test counts photos one by one.
     """
     level = first.confidence_level
     only_first, only_second = int((first.correct & ~second.correct).sum()), int((second.correct & ~first.correct).sum())
     differing = only_first + only_second
+    accuracy_gain = bootstrap_mean(second.correct.astype(float) - first.correct, groups, level, resamples=RESAMPLES)
+    if not differing:  # no draw differs either, though other photos might
+        most = float(wilson(0, len(first.labels), level)[1])
+        accuracy_gain = Interval(0.0, -most, most)
     return Comparison(
         only_first,
         only_second,
         float(binomtest(only_second, differing).pvalue) if differing else 1.0,
-        bootstrap_mean(second.correct.astype(float) - first.correct, level),
-        bootstrap_mean(first.log_losses - second.log_losses, level),
+        accuracy_gain,
+        bootstrap_mean(first.log_losses - second.log_losses, groups, level, resamples=RESAMPLES),
         level,
     )
-
-
-def bootstrap_mean(values: np.ndarray, confidence_level: float) -> Interval:
-    """The mean of (n,) values with its percentile interval (Efron, Bootstrap methods, Annals of Statistics 1979).
-
-    Which photos are drawn is the same in every call with n values, which are at least 2.
-    """
-    batch = max(VALUES_AT_ONCE // len(values), 1)
-    drawn = bootstrap(
-        (values,), np.mean, n_resamples=RESAMPLES, batch=batch, confidence_level=confidence_level, method="percentile", rng=0
-    )
-    return Interval(float(values.mean()), *map(float, drawn.confidence_interval))

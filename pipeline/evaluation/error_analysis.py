@@ -7,6 +7,7 @@ galleries = galleries_of(scores, photos, mistakes_shown=24)
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,11 +112,17 @@ def near_duplicates(photos: pd.DataFrame) -> Gallery:
         f"{sum(map(len, groups)):,} of {len(photos):,} test photos show the same picture as another one, in {len(groups)} "
         f"group{'s' if len(groups) != 1 else ''}. A group is never divided between splits, so none of them was trained on."
     )
+    if groups:
+        text += (
+            " Bootstrap intervals draw whole groups; Wilson’s intervals of proportions and McNemar’s test count photos one by "
+            "one, and so are too confident where groups are large."
+        )
     cards = []
     for members in groups[:DUPLICATE_GROUPS]:
         shown, count = members.head(SHOWN_OF_A_GROUP), len(members)
         pictures = [embed(path, f"Photo {photo}, one of {count} alike") for photo, path in shown[["id", "path"]].to_numpy()]
-        cards.append(Card(pictures, f"{count} × {members['class'].iloc[0]}", " · ".join(shown["id"])))
+        labels = ", ".join(f"{number} × {label}" for label, number in Counter(members["class"]).items())
+        cards.append(Card(pictures, labels, " · ".join(shown["id"])))
     return Gallery("duplicates", "Near duplicates", text, cards)
 
 

@@ -89,7 +89,9 @@ def _thirds(values: pd.Series, unit: str) -> pd.Series:
     """The third that each value lies in, named such as "100 to 200 px"; equal values stay together."""
     edges = np.unique(np.quantile(values, [1 / 3, 2 / 3]))
     edges = edges[edges < values.max()]
-    shown = [f"{edge:,.0f}" if edge >= 100 else f"{edge:.3g}" for edge in edges]
+    if not len(edges):  # two thirds or more share the largest value
+        edges = np.unique(values[values < values.max()])[-1:]
+    *shown, largest = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in (*edges, values.max())]
     between = [f"{low} to {high}{unit}" for low, high in pairwise(shown)]
-    names = [f"up to {shown[0]}{unit}", *between, f"over {shown[-1]}{unit}"] if shown else [f"all {values.iloc[0]:.3g}{unit}"]
+    names = [f"up to {shown[0]}{unit}", *between, f"over {shown[-1]}{unit}"] if shown else [f"all {largest}{unit}"]
     return pd.cut(values, [-np.inf, *edges, np.inf], labels=names)

@@ -96,9 +96,9 @@ class Classifier:
         A PipelineError tells that the folder holds no whole checkpoint, or that the device is not here.
         """
         folder = Path(folder)
-        info, ood = read_info(folder), OodDetector(**read_ood(folder))
-        model = rebuild(info, read_model_state(folder)).eval().requires_grad_(False)
-        return cls(info, model, ood, resolve_device(device))
+        info = read_info(folder)
+        ood, model = OodDetector(**read_ood(folder, info)), rebuild(info, read_model_state(folder, info=info))
+        return cls(info, model.eval().requires_grad_(False), ood, resolve_device(device))
 
     @property
     def classes(self) -> tuple[str, ...]:

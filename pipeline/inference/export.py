@@ -34,11 +34,11 @@ from torch import Tensor, nn
 
 from pipeline.checkpoint import CheckpointInfo, Preprocessing, read_info, read_model_state, refuse_other_data
 from pipeline.data.dataset import Photos, data_fingerprints
-from pipeline.data.manifest import classes_of, read_manifest
+from pipeline.data.manifest import SUMMARY_FILE, classes_of, read_manifest
 from pipeline.data.transforms import evaluation_transform
 from pipeline.errors import PipelineError
-from pipeline.files import megabytes, replace_folder, sha256_of
-from pipeline.inference.hub import licence_of, metrics_of, push, refuse_unpushable, write_card
+from pipeline.files import megabytes, read_json, replace_folder, sha256_of
+from pipeline.inference.hub import licence_of, metrics_of, published, push, refuse_unpushable, write_card
 from pipeline.models.backbone import rebuild
 from pipeline.models.backends import export_onnx, openvino_core
 from pipeline.progress import say
@@ -170,10 +170,11 @@ def export(
         (fresh / "classes.json").write_text(json.dumps(info.classes) + "\n", encoding="utf-8")
         machine = machine_name(torch.device("cpu"), torch.get_num_threads())
         compared = {"compared_on": len(trained.photos), "machine": machine, "formats": formats}
-        splits = manifest["split"].value_counts().to_dict()
-        write_card(fresh, info, metrics_of(info, evaluation), source, splits=splits, left_out=left_out, **compared)
+        near = read_json(processed / SUMMARY_FILE)["duplicates"]["near_groups"]
+        facts = {"splits": manifest["split"].value_counts().to_dict(), "near_groups": near, "left_out": left_out}
+        write_card(fresh, info, metrics_of(info, evaluation), source, **facts, **compared)
         files = {path.name: sha256_of(path) for path in sorted(fresh.iterdir())}
-        content = {"checkpoint": info.model_dump(mode="json"), **compared, "files": files}
+        content = {"checkpoint": published(info).model_dump(mode="json"), **compared, "files": files}
         (fresh / DESCRIPTION).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         replace_folder(fresh, output)
     finally:

@@ -6,6 +6,7 @@ push(Path("outputs/export"), "hf-hub:OWNER/NAME")      # to the hub, or to the o
 import json
 import re
 from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +17,7 @@ import huggingface_hub
 import timm
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, SpaceCardData
 
-from pipeline.checkpoint import MODEL_FILE, BackboneInfo, CheckpointInfo
+from pipeline.checkpoint import MODEL_FILE, SEVERAL, BackboneInfo, CheckpointInfo
 from pipeline.download.sources import HUB_DATASET
 from pipeline.errors import PipelineError
 from pipeline.files import read_json
@@ -26,10 +27,22 @@ from pipeline.progress import say
 TEMPLATE, SPACE_APP = Path(__file__).with_name("model_card.md.j2"), Path(__file__).with_name("space_app.py")
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"  # without CUDA, which Spaces without a GPU would download in vain
 LICENCES = {"none": "mit", "package": "apache-2.0"}  # of random weights, so of this project; of those from the package registry
+# The hub's identifiers of licences (https://huggingface.co/docs/hub/repositories-licenses), as far as timm's weights have them,
+# and the usual open ones. The hub refuses a card with any other, which it takes only as the name of an "other" licence.
+IDENTIFIERS = re.compile(
+    r"mit|isc|zlib|unlicense|openrail|gemma|apache-2\.0|mpl-2\.0|gpl-2\.0|lgpl-2\.1|[al]?gpl-3\.0|bsd-[23]-clause|cc0-1\.0|"
+    r"cc-by(-sa|-nd|-nc|-nc-sa|-nc-nd)?-4\.0|apple-ascl|apple-amlr|fair-noncommercial-research-license"
+)
 
 
 def licence_of(backbone: BackboneInfo) -> str:
-    """The licence of the weights that the network started from, as the hub writes it; "" where nothing at hand states it."""
+    """The licence of the weights that the network started from, in lower case.
+
+    It is "" where nothing at hand states it, and where those of several backbones differ.
+    """
+    if backbone.parts:
+        licences = {licence_of(part) for part in backbone.parts}
+        return licences.pop() if len(licences) == 1 else ""
     if backbone.weights in LICENCES:
         return LICENCES[backbone.weights]
     if backbone.weights == "pretrained":
@@ -39,6 +52,20 @@ def licence_of(backbone: BackboneInfo) -> str:
         return str(json.loads(Path(backbone.weights).with_suffix(".json").read_text(encoding="utf-8"))["licence"]).lower()
     except (OSError, ValueError, KeyError):
         return ""
+
+
+def published(info: CheckpointInfo) -> CheckpointInfo:
+    """What others may read of a checkpoint: weights files by their names alone, because paths are private."""
+    parts = tuple(part.model_copy(update={"weights": _short(part.weights)}) for part in info.backbone.parts)
+    weights = SEVERAL.join(map(_short, info.backbone.weights.split(SEVERAL)))
+    backbone = info.backbone.model_copy(update={"weights": weights, "parts": parts})
+    params = info.params | {"backbone": info.params["backbone"] | {"weights": weights}}
+    return info.model_copy(update={"backbone": backbone, "params": params})
+
+
+def _short(weights: str) -> str:
+    path = Path(weights)
+    return path.name if path.is_absolute() or {"..", "~"} & set(path.parts) else weights
 
 
 def metrics_of(info: CheckpointInfo, evaluation: Path) -> dict[str, Any] | None:
@@ -56,7 +83,7 @@ def write_card(folder: Path, info: CheckpointInfo, metrics: Mapping[str, Any] | 
     """Write README.md: the model card, with the front matter that the hub reads.
 
     `metrics` are those of `metrics_of`, and `source` is `download.source`. `facts` are what else the template shows: `splits`,
-    split -> photos; `formats`, `left_out`, `compared_on` and `machine`.
+    split -> photos; `near_groups`, of photos that look alike; `formats`, `left_out`, `compared_on` and `machine`.
     """
     licence, task = licence_of(info.backbone), "image-classification"
     dataset: dict[str, Any] = {"dataset_type": "image-folder", "dataset_split": "test"}
@@ -66,9 +93,10 @@ def write_card(folder: Path, info: CheckpointInfo, metrics: Mapping[str, Any] | 
         for key, name in (("accuracy", "Accuracy"), ("log_loss", "Log-loss"), ("roc_auc", "ROC-AUC"))
         if metrics is not None
     ]
+    known = IDENTIFIERS.fullmatch(licence)
     data = ModelCardData(
-        license=licence or "other",
-        license_name=None if licence else "unknown",
+        license=licence if known else "other",
+        license_name=None if known else re.sub(r"[^a-z0-9.]+", "-", licence).strip("-") or "unknown",
         library_name="timm",
         pipeline_tag=task,
         tags=[task, "timm", "transfer-learning", "onnx", info.backbone.name],
@@ -77,7 +105,7 @@ def write_card(folder: Path, info: CheckpointInfo, metrics: Mapping[str, Any] | 
         model_name=f"{info.backbone.name} for {', '.join(info.classes)}",
         eval_results=results or None,
     )
-    card = ModelCard.from_template(data, str(TEMPLATE), info=info, licence=licence, measured=metrics, **facts)
+    card = ModelCard.from_template(data, str(TEMPLATE), info=published(info), licence=licence, measured=metrics, **facts)
     card.save(folder / "README.md")
 
 
@@ -100,7 +128,7 @@ def refuse_unpushable(target: str | None, *, space: bool = False) -> None:
 
 
 def push(folder: Path, target: str, *, space: bool = False) -> None:
-    """Make the repository unless it is there, and upload the folder in one commit; likewise a Space of the same name.
+    """Make the repository unless it is there, and put the folder in the place of its files; likewise a Space of the same name.
 
     Raises:
         PipelineError: the hub cannot be reached or refuses, or the folder has not got what a Space loads.
@@ -108,18 +136,19 @@ def push(folder: Path, target: str, *, space: bool = False) -> None:
     name, hub = target.removeprefix(HUB_PREFIX), huggingface_hub.constants.ENDPOINT
     if space and not (folder / MODEL_FILE).exists():
         raise PipelineError("A Space loads the network with timm, in whose format this one cannot be: push it without --space.")
-    say(f"uploading {folder} to {hub}/{name}")
+    say(f"uploading {folder} to {hub}/{name}, where it takes the place of what is there")
     huggingface_hub.utils.logging.set_verbosity_error()  # its retries end in the one message below
     huggingface_hub.utils.disable_progress_bars()
     api = huggingface_hub.HfApi(endpoint=hub)
+    upload = partial(api.upload_folder, repo_id=name, delete_patterns="*")  # else files of an earlier export would stay
     try:
         api.create_repo(name, exist_ok=True)
-        done = [api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export")]
+        done = [upload(folder_path=folder, commit_message="Export")]
         if space:
             with TemporaryDirectory() as written:
                 write_space(Path(written), folder, name)
                 api.create_repo(name, repo_type="space", space_sdk="gradio", exist_ok=True)
-                done += [api.upload_folder(repo_id=name, repo_type="space", folder_path=written, commit_message="Page")]
+                done += [upload(repo_type="space", folder_path=written, commit_message="Page")]
     except (OSError, httpx2.HTTPError, RuntimeError, ValueError) as error:  # no network, a refusal, a failed file
         reason = " ".join(str(error.__cause__ or error).split()).rstrip(".")
         again = f"The export is whole in {folder}; run the command again to upload it."

@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,14 @@ CSS = """
 """
 
 
-def serve(checkpoints: Mapping[str, Path], *, host: str, port: int) -> None:
+def serve(checkpoints: Mapping[str, Path], *, host: str, port: int, device: str = "auto") -> None:
     """Load the checkpoints (name -> folder) and serve the page until Ctrl-C; port 0 is any free one from 7860 on.
 
     Raises:
         PipelineError: Gradio is not installed, a checkpoint is missing or broken, or nothing can listen there.
     """
-    with running_page({name: Classifier.load(folder) for name, folder in checkpoints.items()}, host=host, port=port) as page:
+    classifiers = {name: Classifier.load(folder, device=device) for name, folder in checkpoints.items()}
+    with running_page(classifiers, host=host, port=port) as page:
         say(f"the page: {page.local_url}  (Ctrl-C ends it)")
         page.block_thread()
 
@@ -55,42 +56,47 @@ def running_page(classifiers: Mapping[str, Classifier], *, host: str = LOCAL[0],
         from starlette.middleware.trustedhost import TrustedHostMiddleware
     except ImportError:
         raise PipelineError("The page needs Gradio, which is not installed. Install it with: uv sync --extra page") from None
+    # Gradio asks the page whether it is up, which no proxy can.
+    direct = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY", ""), *LOCAL, host]
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(filter(None, direct))
     # Other names could be a foreign site's that leads to this machine (DNS rebinding).
     own_names = Middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL] if host in LOCAL else ["*"])
     with tempfile.TemporaryDirectory(prefix="page-") as uploads:  # mode 0700
         os.environ["GRADIO_TEMP_DIR"] = uploads
 
         def answer(photo: bytes) -> tuple[None, str]:
-            for file in Path(uploads).glob("*/*"):  # Gradio puts each upload into a folder of its own
-                if file.stat().st_size == len(photo) and file.read_bytes() == photo:
-                    shutil.rmtree(file.parent)
+            with suppress(FileNotFoundError):  # the answer to somebody else's upload of the same photo was faster
+                for file in Path(uploads).glob("*/*"):  # Gradio puts each photo into a folder of its own
+                    if file.stat().st_size == len(photo) and file.read_bytes() == photo:
+                        shutil.rmtree(file.parent)
             return None, answers_of(classifiers, photo)
 
         with gradio.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 600)) as page:
             gradio.Markdown(f"# {TITLE}\n{LEAD}")
             upload = gradio.File(label=f"A photo of up to {LARGEST}", file_types=["image"], type="binary")
-            upload.upload(answer, upload, [upload, gradio.HTML()], api_visibility="private")
+            # In a queue a photo would be read when its turn comes, and the same one of somebody before it deletes it.
+            upload.upload(answer, upload, [upload, gradio.HTML()], api_visibility="private", queue=False)
         try:
-            page.launch(
-                server_name=host,
-                server_port=port or None,
-                prevent_thread_lock=True,
-                quiet=True,
-                share=False,
-                footer_links=[],
-                max_file_size=LARGEST,
-                enable_monitoring=False,
-                run_history=False,  # else the browser keeps what was asked
-                theme=gradio.themes.Default(font=("system-ui", "sans-serif"), font_mono=("monospace",)),
-                css=CSS,
-                app_kwargs={"middleware": [own_names]},
-            )
-        except OSError as error:
-            reason = str(error).split(". ")[0]  # the rest is of Gradio's own settings
-            raise PipelineError(
-                f"The page cannot listen at {host}, port {port}: {reason}. Choose another with --port."
-            ) from None
-        try:
+            try:
+                page.launch(
+                    server_name=host,
+                    server_port=port or None,
+                    prevent_thread_lock=True,
+                    quiet=True,
+                    share=False,
+                    footer_links=[],
+                    max_file_size=LARGEST,
+                    enable_monitoring=False,
+                    run_history=False,  # else the browser keeps what was asked
+                    theme=gradio.themes.Default(font=("system-ui", "sans-serif"), font_mono=("monospace",)),
+                    css=CSS,
+                    app_kwargs={"middleware": [own_names]},
+                )
+            except OSError as error:
+                reason = str(error).split(". ")[0]  # the rest is of Gradio's own settings
+                raise PipelineError(
+                    f"The page cannot listen at {host}, port {port}: {reason}. Choose another with --port."
+                ) from None
             yield page
         finally:
             page.close(verbose=False)

@@ -19,7 +19,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from pipeline.download.listing import is_hidden
+from pipeline.download.listing import is_hidden, walk
 from pipeline.errors import PipelineError
 from pipeline.files import printable, write_atomically
 from pipeline.inference.classifier import Classifier, Photo, Prediction, is_address
@@ -34,7 +34,9 @@ EXPLAINED = Path("outputs/explained")
 SKIPPED_NAMED = 5  # of the files of a folder that are no photos, so many are named
 
 
-def predict_photos(arguments: list[str], checkpoint: Path, output_format: Format, *, explain: bool) -> int:
+def predict_photos(
+    arguments: list[str], checkpoint: Path, output_format: Format, *, explain: bool, device: str = "auto"
+) -> int:
     """Predict what the arguments name, write it to standard output, and give the exit status: 1 if any photo failed.
 
     Raises:
@@ -42,7 +44,7 @@ def predict_photos(arguments: list[str], checkpoint: Path, output_format: Format
             not cat and dog, or there are no photos named N.jpg.
     """
     warnings.simplefilter("ignore")  # of decoders, on photos that they read all the same
-    classifier, refused = Classifier.load(checkpoint), list[str]()
+    classifier, refused = Classifier.load(checkpoint, device=device), list[str]()
     for_kaggle = output_format == "kaggle"
     photos = _numbered(arguments) if for_kaggle else photos_named(arguments)
     clip = _clip_of(classifier, checkpoint) if for_kaggle else 0.0
@@ -50,7 +52,7 @@ def predict_photos(arguments: list[str], checkpoint: Path, output_format: Format
     def predicted() -> Iterator[tuple[str, Prediction | Refused]]:
         for number, (name, photo, outcome) in enumerate(_answers(photos, classifier.predict_each, refused), 1):
             if explain and not isinstance(outcome, Refused):
-                file = EXPLAINED / f"{number:04d}.{Path(name).stem[:100]}.{outcome.label}.png"
+                file = EXPLAINED / f"{number:04d}.{_begin(Path(name).stem)}.{_begin(outcome.label)}.png"
                 EXPLAINED.mkdir(parents=True, exist_ok=True)
                 classifier.explain(photo, outcome.label).save(file)
                 print(f"{name}: Grad-CAM is in {file}", file=sys.stderr, flush=True)
@@ -64,7 +66,14 @@ def predict_photos(arguments: list[str], checkpoint: Path, output_format: Format
     return 1 if refused else 0
 
 
-def embed_photos(arguments: list[str], checkpoint: Path, output_format: Literal["parquet", "npy"], output: Path) -> int:
+def _begin(text: str) -> str:
+    """At most the first 100 bytes: a file system takes names of 255."""
+    return text.encode(errors="replace")[:100].decode(errors="ignore")
+
+
+def embed_photos(
+    arguments: list[str], checkpoint: Path, output_format: Literal["parquet", "npy"], output: Path, *, device: str = "auto"
+) -> int:
     """Write the features of what the arguments name, and give the exit status: 1 if any photo failed.
 
     Parquet has the columns `photo` and `features`. A .npy file holds (n, width) float32 alone, and the names of its rows stand
@@ -74,7 +83,7 @@ def embed_photos(arguments: list[str], checkpoint: Path, output_format: Literal[
         PipelineError: there is no usable checkpoint, no photo that can be read, or the file cannot be written.
     """
     warnings.simplefilter("ignore")
-    classifier, refused = Classifier.load(checkpoint), list[str]()
+    classifier, refused = Classifier.load(checkpoint, device=device), list[str]()
     answers = _answers(photos_named(arguments), classifier.embed_each, refused)
     rows = [(name, outcome) for name, _, outcome in answers if not isinstance(outcome, Refused)]
     if not rows:
@@ -109,8 +118,8 @@ def _answers(
 def photos_named(arguments: Iterable[str]) -> Iterator[NamedPhoto]:
     """The name and the photo for each file that the arguments come to, in their order, folders and patterns sorted.
 
-    A folder means the photos in it and below. `-` is the bytes of one photo on standard input. Any other file is taken for a
-    photo, and what does not exist comes out as it is, so that opening it gives the reason.
+    A folder, also one that a pattern matches, means the photos in it and below. `-` is the bytes of one photo on standard
+    input. Any other file is taken for a photo, and what does not exist comes out as it is, so that opening it gives the reason.
     """
     for argument in arguments:
         path = Path(argument)
@@ -119,14 +128,24 @@ def photos_named(arguments: Iterable[str]) -> Iterator[NamedPhoto]:
         elif is_address(argument):
             yield argument, argument
         else:
-            matching = [] if path.exists() else [Path(found) for found in glob.glob(argument, recursive=True)]
-            files = photos_in(path) if path.is_dir() else sorted(matching)
+            matching = [path] if os.path.exists(path) else sorted(map(Path, glob.glob(argument, recursive=True)))
+            files: dict[Path, None] = {}  # each once: a pattern may match a folder and what is in it
+            for found in matching:
+                files |= dict.fromkeys(photos_in(found) if os.path.isdir(found) else [found])
             yield from ((printable(str(file)), file) for file in files or [path])
 
 
 def photos_in(folder: Path) -> list[Path]:
-    """The photos in a folder and below, known by their content, sorted, none hidden; standard error tells what is skipped."""
-    files = _visible_files(folder, "*")
+    """The photos in a folder and below, known by their content, sorted, none hidden; standard error tells what is skipped.
+
+    Where a folder in it cannot be read, no photo is taken, because nobody would notice those that are missing; that folder
+    comes out instead, so that opening it gives the reason.
+    """
+    try:
+        files = _visible_files(folder)
+    except OSError as error:
+        print(f"{folder}: none of it is taken, because {error.filename} cannot be read", file=sys.stderr)
+        return [Path(error.filename)]
     photos = [path for path in files if _is_photo(path)]
     if skipped := sorted(set(files) - set(photos)):
         named = ", ".join(map(str, skipped[:SKIPPED_NAMED])) + (", ..." if len(skipped) > SKIPPED_NAMED else "")
@@ -135,10 +154,17 @@ def photos_in(folder: Path) -> list[Path]:
     return photos
 
 
-def _visible_files(folder: Path, pattern: str) -> list[Path]:
-    """The files in a folder and below, sorted, that neither are hidden nor lie in a hidden folder."""
-    files = (path for path in folder.rglob(pattern) if not any(map(is_hidden, path.relative_to(folder).parts)))
-    return sorted(path for path in files if path.is_file())
+def _visible_files(folder: Path) -> list[Path]:
+    """The files in a folder and below, sorted, that neither are hidden nor lie in a hidden folder; `walk` follows links.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    if not os.path.isdir(folder):
+        return []
+    files = (path for path, is_folder in walk(folder) if not is_folder)
+    visible = (path for path in files if not any(map(is_hidden, path.relative_to(folder).parts)))
+    return sorted(path for path in visible if os.path.isfile(path))
 
 
 def _is_photo(path: Path) -> bool:
@@ -196,7 +222,7 @@ def _clip_of(classifier: Classifier, checkpoint: Path) -> float:
 
 def _numbered(folders: Iterable[str]) -> list[NamedPhoto]:
     """The photos N.jpg in the folders and below, from the smallest N on."""
-    files = [path for folder in folders for path in _visible_files(Path(folder), "*.jpg")]
+    files = [path for folder in folders for path in _visible_files(Path(folder)) if path.suffix == ".jpg"]
     photos = sorted((int(path.stem), path) for path in files if path.stem.isascii() and path.stem.isdecimal())
     for (number, path), (next_number, other) in pairwise(photos):
         if number == next_number:

@@ -39,10 +39,10 @@ from pipeline.data.pretrained import (
     with_settings,
 )
 from pipeline.errors import PipelineError
-from pipeline.files import sha256_of
+from pipeline.files import sha256_of, sources_of
 from pipeline.models.concatenated import ConcatenatedNetwork
 from pipeline.models.head import find_heads, replace_head
-from pipeline.models.outputs import FeatureExtractor
+from pipeline.models.outputs import FeatureExtractor, check_ends_with_classifier
 from pipeline.models.weights import load_weights
 from pipeline.params import OneBackbone
 
@@ -86,14 +86,18 @@ def create_backbone(
         unsafe: unpickle the file whole; see `pipeline.models.weights.read_weights`.
 
     Raises:
-        PipelineError: there is no such network, the weights cannot be had or do not fit it, or it takes no such size.
+        PipelineError: there is no such network, the weights cannot be had or do not fit it, it takes no such size, or it does
+            something with the output of its classifier.
     """
     _refuse_impossible(name, weights)
     enum = _torchvision_weights(name, weights)
-    kwargs = _arguments(name, input_size, pretrained=enum is not None)
-    sha256, described, what = None, {}, f"the pretrained weights of {name}"
+    described = torchvision_config(enum) if enum else {}
+    kwargs = _arguments(name, weights, input_size, described)
+    sha256, what = None, f"the pretrained weights of {name}"
     if enum:
-        described, model = torchvision_config(enum), build(name, kwargs)
+        model = build(name, kwargs)
+        if isinstance(enum, torchvision.models.Inception_V3_Weights) and not name.startswith(TORCHVISION_PREFIX):
+            described |= {"mean": (0.5,) * 3, "std": (0.5,) * 3}  # to which torchvision's network changes ImageNet's itself
         with fetching(what, enum.url):
             state = enum.get_state_dict(progress=False, check_hash=True)
         load_weights(model, state, leave_out=[*find_heads(model), *AUXILIARY], strict=True)
@@ -116,16 +120,19 @@ def create_backbone(
     else:
         file = locate(weights)
         described = _description(file, name)
-        kwargs = described.get("model_kwargs", {}) | kwargs
+        kwargs = _arguments(name, weights, input_size, described)
         model = build(name, kwargs)
         load_weights(model, file, leave_out=[*find_heads(model), *AUXILIARY], strict=True, unsafe=unsafe)
         sha256 = sha256_of(file)
     if sha256 is None and (weights != "none" or ":" in name):
-        sha256 = hashlib.sha256(save({key: tensor.contiguous() for key, tensor in model.state_dict().items()})).hexdigest()
+        state = {key: tensor.contiguous().clone() for key, tensor in model.state_dict().items()}  # which may share memory
+        sha256 = hashlib.sha256(save(state)).hexdigest()
     info = BackboneInfo(name=name, kwargs=kwargs, weights=weights, weights_sha256=sha256, code_sha256=_code_sha256(name))
     preprocessing = _preprocessing(name, described, model, crop, input_size)
-    if input_size is not None:
+    if input_size is not None or described.get("input_size") or ":" in name:
         _refuse_size(model, name, preprocessing)
+    if ":" in name:
+        check_ends_with_classifier(model, preprocessing.input_size)
     return Backbone(model, info, preprocessing)
 
 
@@ -161,7 +168,7 @@ def build(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if name.startswith(TORCHVISION_PREFIX):
-            return torchvision.models.get_model(_torchvision_name(name), weights=None, **kwargs)
+            return _torchvision(name, **kwargs)
         if ":" not in name:
             return _timm(name, pretrained=False, **kwargs)
         model = getattr(own_module(name), name.partition(":")[2])()
@@ -190,8 +197,8 @@ def _build_again(backbone: BackboneInfo) -> nn.Module:
         return ConcatenatedNetwork([_build_again(part) for part in backbone.parts], **backbone.kwargs)
     if _code_sha256(backbone.name) != backbone.code_sha256:
         raise PipelineError(
-            f"The checkpoint's network was built by {backbone.name}, whose source file has changed since: put back the file "
-            f"with the sha256 {backbone.code_sha256}, or make the checkpoint again with: dvc repro"
+            f"The checkpoint's network was built by {backbone.name}, whose source has changed since: put back the one with the "
+            f"sha256 {backbone.code_sha256}, or make the checkpoint again with: dvc repro"
         )
     return build(backbone.name, backbone.kwargs)
 
@@ -226,6 +233,13 @@ def _timm(name: str, **kwargs: Any) -> Any:
         raise PipelineError(f"backbone.name = {name}: {str(error).rstrip('.')}{known}.") from None
 
 
+def _torchvision(name: str, **kwargs: Any) -> Any:
+    try:
+        return torchvision.models.get_model(_torchvision_name(name), weights=None, **kwargs)
+    except AssertionError as error:  # a size that a transformer's patches do not divide
+        raise _wrong_size(name, kwargs.get("image_size", 0), error) from None
+
+
 def _source_of_timm(name: str) -> str:
     """Where timm fetches its pretrained weights of a name."""
     with torch.device("meta"):
@@ -244,19 +258,27 @@ def _same_architecture(weights: object, architecture: str, name: str) -> None:
         )
 
 
-def _arguments(name: str, input_size: int | None, *, pretrained: bool) -> dict[str, Any]:
-    """What builds torchvision's networks without auxiliary classifiers, and timm's for another input size than their one."""
-    if name in ("torchvision/googlenet", "torchvision/inception_v3"):  # torchvision's weights of these want a change of input
-        return {"aux_logits": False, "init_weights": False, "transform_input": pretrained}
+def _arguments(name: str, weights: str, input_size: int | None, described: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that build a network: those that stand beside its weights, as model_kwargs, and those that it needs here.
+
+    torchvision's are built without auxiliary classifiers, transformers of one input size for the size that they are to have.
+    """
+    given = described.get("model_kwargs", {})
+    if name in ("torchvision/googlenet", "torchvision/inception_v3"):  # whose weights want a change of ImageNet's mean and std
+        return {"transform_input": weights != "none"} | given | {"aux_logits": False, "init_weights": False}
+    if name.startswith("torchvision/vit_"):  # whose weights have position embeddings of one size
+        wanted = with_settings(torchvision_config(_newest(name)), "model", input_size)
+        size = described.get("input_size") or wanted["input_size"]
+        return {"image_size": size[-1]} | given
     config: Any = timm.get_pretrained_cfg(name) if input_size is not None and ":" not in name else None
-    return {"img_size": input_size} if config and config.fixed_input_size else {}
+    return given | ({"img_size": input_size} if config and config.fixed_input_size else {})
 
 
 def _refuse_size(model: nn.Module, name: str, preprocessing: Preprocessing) -> None:
     """By trying it on one empty photo."""
     training = model.training
     try:
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference mode: what a network keeps of its first photo could then not be trained with
             model.eval()(torch.zeros(1, *preprocessing.input_size))
     except Exception as error:  # networks raise all kinds for a size that they do not take
         raise _wrong_size(name, preprocessing.input_size[1], error) from None
@@ -265,7 +287,10 @@ def _refuse_size(model: nn.Module, name: str, preprocessing: Preprocessing) -> N
 
 def _wrong_size(name: str, size: int, error: Exception) -> PipelineError:
     reason = [*str(error).strip().rstrip(".").splitlines(), type(error).__name__][0]
-    return PipelineError(f"backbone.input_size = {size}: {name} takes no photos of this size ({reason}). Set another or null.")
+    return PipelineError(
+        f"{name} takes no photos of {size} pixels ({reason}). Set backbone.input_size to a size that it takes; null is the "
+        "weights' own, and of several backbones the largest of these."
+    )
 
 
 def _torchvision_name(name: str) -> str:
@@ -275,10 +300,14 @@ def _torchvision_name(name: str) -> str:
     return plain
 
 
+def _newest(name: str) -> Any:
+    return torchvision.models.get_model_weights(_torchvision_name(name)).DEFAULT
+
+
 def _torchvision_weights(name: str, weights: str) -> Any:
     """torchvision's description of weights, by their name, or of its newest; None where others are meant."""
     if weights == "pretrained" and name.startswith(TORCHVISION_PREFIX):
-        return torchvision.models.get_model_weights(_torchvision_name(name)).DEFAULT
+        return _newest(name)
     if not TORCHVISION_WEIGHTS.fullmatch(weights):
         return None
     try:
@@ -304,7 +333,11 @@ def _load_package(name: str, model: nn.Module) -> str:
 
 
 def _code_sha256(name: str) -> str | None:
-    return sha256_of(Path(str(own_module(name).__file__))) if ":" in name else None
+    """Of the source that builds a network of one's own: its module, or all of its package."""
+    if ":" not in name:
+        return None
+    sources = sources_of(Path(str(own_module(name).__file__)))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sources)).hexdigest()
 
 
 def _preprocessing(name: str, described: Mapping[str, Any], model: Any, crop: str, input_size: int | None) -> Preprocessing:
@@ -312,7 +345,7 @@ def _preprocessing(name: str, described: Mapping[str, Any], model: Any, crop: st
     if ":" in name:
         config = getattr(own_module(name), "preprocessing", None) or getattr(model, "preprocessing", {})
     elif name.startswith(TORCHVISION_PREFIX):
-        config = torchvision_config(torchvision.models.get_model_weights(_torchvision_name(name)).DEFAULT)
+        config = torchvision_config(_newest(name))
     else:
         config = model.pretrained_cfg
     resolved = resolve_data_config({key: described.get(key) for key in Preprocessing.model_fields}, pretrained_cfg=config)

@@ -21,6 +21,8 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pipeline.models.backends import cudnn_flags
+
 TOLERANCE = 1e-3  # largest difference of the outputs, relative to the largest: what another order of rounding may give
 
 
@@ -41,7 +43,7 @@ def fold_batch_norm(model: nn.Module, example: Tensor) -> tuple[str, ...]:
     norms = [module for module in model.modules() if _can_fold(module)]
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), cudnn_flags(tf32=False):  # whose rounding alone can come to the tolerance
             pairs, expected = _pairs(model, norms, example)
             for convolution, norm in pairs:
                 # In a tuple, so that neither becomes a submodule of the convolution; `copy.deepcopy` carries them along.

@@ -126,6 +126,11 @@ def replace_head(
     build = partial(HEADS[type or ("mlp" if hidden else "linear")], **options)
     paths = find_heads(model)
     if isinstance(model.get_submodule(paths[0]), nn.Identity):  # made without a classifier: timm knows how to make one
+        if not hasattr(model, "reset_classifier"):
+            raise PipelineError(
+                f"{model.__class__.__name__} has nn.Identity for a classifier, at {paths[0]!r}, which does not say how wide "
+                "its input is. Put nn.Linear(width, 1) there; it is replaced."
+            )
         like = next(model.parameters())
         model.reset_classifier(num_outputs)
         model.to(like.device, like.dtype)
@@ -173,8 +178,8 @@ def replace_head_as_set(model: Any, num_outputs: int, settings: HeadSettings, *,
 def find_heads(model: Any) -> tuple[str, ...]:
     """The dotted paths of all of a network's classifiers, such as ("fc",), ("head", "head_dist") or ("fc", "aux1.fc2").
 
-    timm's networks name them; in others the usual places are searched. In a `Sequential` it is the last linear layer (or 1x1
-    convolution). Raises PipelineError where there is none.
+    timm's networks name them; in others the usual places are searched. Where a `Sequential` stands there, it is the last linear
+    layer (or 1x1 convolution) of that. Raises PipelineError where there is none.
 
     >>> import timm
     >>> find_heads(timm.create_model("test_resnet"))

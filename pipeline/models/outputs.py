@@ -2,18 +2,21 @@
 
 features = FeatureExtractor(model)(images)          # (n, width): the classifier's input
 outputs = LogitsAndFeatures(model)(images)          # (n, classes + width)
+check_ends_with_classifier(model, (3, 224, 224))    # without which the two would not be the network's
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
-from pipeline.models.head import find_heads, is_auxiliary
+from pipeline.models.head import find_heads, is_auxiliary, replace_head
 
 LINEAR = (nn.Identity, nn.Dropout, nn.Flatten, nn.AdaptiveAvgPool2d, nn.AvgPool2d)  # what may follow a classifier
+TOLERANCE = 1e-3  # largest difference of the logits, relative to the largest: what another order of rounding may give
 
 
 class FeatureExtractor(nn.Module):
@@ -58,6 +61,43 @@ class LogitsAndFeatures(FeatureExtractor):
             features = self.model(images).flatten(1)
             logits = self.head(features[:, :, None, None] if self.convolutional else features).flatten(1)
         return torch.cat([logits, features], 1)
+
+
+def check_ends_with_classifier(model: nn.Module, input_size: Sequence[int]) -> None:
+    """Refuse a network that computes anything of its classifier's output, which the modules alone do not show.
+
+    A copy with a random classifier is run on random images of (channels, height, width), as a whole and in two parts.
+
+    Raises:
+        PipelineError: the parts do not give the logits of the whole, or cannot be run.
+    """
+    generator = torch.Generator().manual_seed(0)
+    network = copy.deepcopy(model).eval()
+    replace_head(network, 2)
+    paths = find_heads(network)
+    for path in paths:  # biases too: a factor after the classifier shows in them alone
+        for parameter in network.get_submodule(path).parameters():
+            nn.init.normal_(parameter, generator=generator)
+    both, images = LogitsAndFeatures(network).eval(), torch.randn(2, *input_size, generator=generator)
+    try:
+        expected = _with_the_same_draws(network, images)
+        difference = ((_with_the_same_draws(both, images)[:, :2] - expected).abs().max() / expected.abs().max()).item()
+        reason = f"they differ by {difference:.2g} of the largest" if difference > TOLERANCE else ""
+    except Exception as error:  # networks raise all kinds
+        reason = [*str(error).strip().splitlines(), type(error).__name__][0]
+    if reason:
+        raise PipelineError(
+            f"{type(model).__name__} does something with the output of its classifier: its logits are not what the layer at "
+            f"{paths[0]!r} gives of its features ({reason}). End forward() with that layer; the losses take plain logits."
+        )
+
+
+@torch.inference_mode()
+def _with_the_same_draws(network: nn.Module, images: Tensor) -> Tensor:
+    """What a network gives, of which parts may draw in eval mode too."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return network(images)
 
 
 def _without_heads(model: nn.Module) -> nn.Module:

@@ -2,6 +2,8 @@
 
 import re
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import timm
@@ -47,11 +49,16 @@ def summarise(model: nn.Module, preprocessing: Preprocessing, *, depth: int = 2)
     return re.sub(r"Units\.([A-Z])[A-Z]*", r"\1", f"{_aligned(lines)}\n{table}")
 
 
-def show_summary(part: OneBackbone, *, outputs: int, unfrozen: str, depth: int, unsafe: bool = False) -> None:
-    """Print the summary of a backbone with a new linear head; `unfrozen` is "head", "all", or a number of blocks."""
+def show_summary(
+    part: OneBackbone, *, outputs: int, unfrozen: str, depth: int, locate: Callable[[str], Path] = Path, unsafe: bool = False
+) -> None:
+    """Print the summary of a backbone with a new linear head; `unfrozen` is "head", "all", or a number of blocks.
+
+    `locate` finds a weights file by the path that was given, and `unsafe` unpickles it whole, as for `create_backbone`.
+    """
     if unfrozen not in ("head", "all") and not unfrozen.isdigit():
         raise PipelineError(f"unfrozen = {unfrozen!r}, but should be head, all or a number of blocks.")
-    backbone = create_backbone(**part._asdict(), unsafe=unsafe)
+    backbone = create_backbone(**part._asdict(), locate=locate, unsafe=unsafe)
     replace_head(backbone.model, outputs)
     set_trainable(backbone.model, int(unfrozen) if unfrozen.isdigit() else cast(Literal["head", "all"], unfrozen))
     origin = "random" if part.weights == "none" else f"{part.weights}, sha256 {backbone.info.weights_sha256}"

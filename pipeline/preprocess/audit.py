@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.errors import PipelineError
-from pipeline.files import check_room, printable
+from pipeline.files import check_room, printable, recover_folder
 from pipeline.preprocess.photo import Task
 from pipeline.preprocess.workers import examine_all
 from pipeline.progress import progress
@@ -31,6 +31,7 @@ def audit(raw: Path, store: Path, *, stored_size: int, workers: int) -> pd.DataF
     Raises:
         PipelineError: fewer than two classes have files, or there is no room.
     """
+    recover_folder(raw)
     tasks = find_tasks(raw, store, stored_size)
     for label in {task.label for task in tasks}:
         (store / label).mkdir(parents=True, exist_ok=True)

@@ -88,7 +88,7 @@ def _check_sizes(usable: pd.DataFrame) -> None:
         label, group = worst = too_large.index[0]
         path = usable.loc[usable["sha256"] == group, "path"].min()
         raise PipelineError(
-            f"Class {label}: {held[worst]:,} of its {total[worst]:,} different photos look like {path}, and photos that look "
-            "alike must be in one split. Where they are frames of one scene, leave most of them out of the source. Where they "
-            "are different things on one background, set preprocess.duplicates to ignore: then only equal pictures do."
+            f"Class {label}: {held[worst]:,} of its {total[worst]:,} different photos look like {path}, and such a group "
+            "must be in one split. Where they are frames of one scene, leave most of them out of the source. Where they are "
+            "different things on one background, set preprocess.duplicates to ignore: then only equal pictures are grouped."
         )

@@ -90,7 +90,7 @@ def assign_splits(
 
 
 def refuse_copies_across(manifest: pd.DataFrame, predefined: Mapping[str, str]) -> pd.DataFrame:
-    """Refuse the photos that have a duplicate in a better place, so that no picture is both learnt from and scored on.
+    """Refuse the photos that have a duplicate in a better place, so that no group is both learnt from and scored on.
 
     Raises:
         PipelineError: a photo is in none of the predefined splits (path -> split).

@@ -1,10 +1,11 @@
 """The stored size that a backbone needs: what its evaluation transform shrinks photos to before the centre crop."""
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
 
 from pipeline.data import pretrained
 from pipeline.data.pretrained import TORCHVISION_PREFIX, TORCHVISION_WEIGHTS
@@ -16,6 +17,13 @@ DEFAULTS: dict[str, Any] = {"input_size": (3, 224, 224), "crop_pct": 0.875}  # t
 STEP, SMALLEST = 32, 64  # auto is a multiple of the one and not below the other, so that like backbones share stored photos
 
 
+class _Description(BaseModel):
+    """What a network or its weights say of their photos, as far as it matters here; None where they do not say it."""
+
+    input_size: tuple[int, int, int] | None = None
+    crop_pct: Annotated[float, Field(gt=0)] | None = None
+
+
 def choose_stored_size(setting: int | str, backbone: Backbone, *, locate: Callable[[str], Path] = Path) -> int:
     """The stored photos' shorter side in pixels; prints it, with a warning where it is less than the backbone needs.
 
@@ -25,7 +33,7 @@ def choose_stored_size(setting: int | str, backbone: Backbone, *, locate: Callab
         PipelineError: the name or the weights are not known, or their description cannot be read.
     """
     name = " + ".join(part.name for part in backbone.parts)
-    needed = max(needed_size(part, locate(part.weights).with_suffix(".json")) for part in backbone.parts)
+    needed = max(needed_size(part, locate(part.weights)) for part in backbone.parts)
     if setting == "auto":
         size = max(SMALLEST, math.ceil(needed / STEP) * STEP)
         say(f"photos are stored at {size} px: {name} needs {needed} px")
@@ -35,32 +43,58 @@ def choose_stored_size(setting: int | str, backbone: Backbone, *, locate: Callab
     return int(setting)
 
 
-def needed_size(backbone: OneBackbone, description: Path) -> int:
-    """The shorter side, in pixels, that timm's evaluation transform shrinks photos to; `description` may lie beside weights."""
+def needed_size(backbone: OneBackbone, weights_file: Path) -> int:
+    """The shorter side, in pixels, that timm's evaluation transform shrinks photos to.
+
+    As in training, what the weights say of each key goes before what the network says. `weights_file` need not exist.
+    """
     name, weights = backbone.name, backbone.weights
     try:
-        found = _description(name, weights, description)
-    except (ValueError, RuntimeError, KeyError, OSError) as error:
-        raise PipelineError(f"The input size of backbone {name} with weights {weights} cannot be found: {error}") from None
-    known = {key: found[key] for key in DEFAULTS if found.get(key)}
-    config = pretrained.with_settings(DEFAULTS | known, backbone.crop, backbone.input_size)
+        told = _checked(f"{name}: its preprocessing", _of_network(name, weights))
+        told |= _checked(weights_file.with_suffix(".json"), _of_weights(weights, weights_file))
+    except PipelineError:
+        raise
+    except Exception as error:  # what builds a network of one's own may raise anything
+        reason = f"{type(error).__name__}: {error}"
+        raise PipelineError(f"The input size of backbone {name} with weights {weights} cannot be found: {reason}") from error
+    config = pretrained.with_settings(DEFAULTS | told, backbone.crop, backbone.input_size)
     return math.ceil(max(config["input_size"][1:]) / config["crop_pct"])
 
 
-def _description(name: str, weights: str, beside: Path) -> dict[str, Any]:
-    """`input_size` and `crop_pct`, as far as they are known; what belongs to the weights goes first."""
+def _of_network(name: str, weights: str) -> Any:
+    """What a network says, whichever its weights are; of the hub, where weights and network are one, what those say."""
     import timm  # here, because it takes seconds
     from torchvision import models
 
-    if beside.is_file() and (told := json.loads(beside.read_text(encoding="utf-8"))).get("input_size"):
-        return told
     if weights.startswith(pretrained.HUB_PREFIX):
         return pretrained.hub_config(weights)[0]
-    given = TORCHVISION_WEIGHTS.fullmatch(weights)
-    if given or name.startswith(TORCHVISION_PREFIX):
-        enum = models.get_weight(weights) if given else models.get_model_weights(name.removeprefix(TORCHVISION_PREFIX)).DEFAULT
-        return pretrained.torchvision_config(enum)
     if ":" in name:  # a network of the user's own
-        return getattr(pretrained.own_module(name), "preprocessing", {})
+        module = pretrained.own_module(name)
+        said = getattr(module, "preprocessing", None)
+        return said or getattr(getattr(module, name.partition(":")[2])(), "preprocessing", {})
+    if name.startswith(TORCHVISION_PREFIX):
+        if (plain := name.removeprefix(TORCHVISION_PREFIX)) not in models.list_models(models):
+            raise ValueError(f"torchvision has no classifier {plain!r}")
+        return pretrained.torchvision_config(models.get_model_weights(plain).DEFAULT)
     config = timm.get_pretrained_cfg(name)
     return vars(config) if config else {}
+
+
+def _of_weights(weights: str, file: Path) -> Any:
+    """What torchvision says of weights of that name, or the JSON beside a weights file."""
+    from torchvision import models
+
+    if TORCHVISION_WEIGHTS.fullmatch(weights):
+        return pretrained.torchvision_config(models.get_weight(weights))
+    return file.with_suffix(".json").read_bytes() if file.is_file() and file.with_suffix(".json").is_file() else {}
+
+
+def _checked(what: object, said: Any) -> dict[str, Any]:
+    """`input_size` and `crop_pct`, as far as they are said; `said` is a dict, or bytes of JSON."""
+    try:
+        read = _Description.model_validate_json(said) if isinstance(said, bytes) else _Description.model_validate(said)
+    except ValidationError as error:
+        reasons = "; ".join(f"{'.'.join(map(str, one['loc']))} {one['msg']}".strip() for one in error.errors())
+        form = "input_size is three numbers (channels, height, width), crop_pct one above 0"
+        raise PipelineError(f"{what} cannot be used ({reasons}): {form}.") from None
+    return read.model_dump(exclude_none=True)

@@ -2,17 +2,18 @@
 
 Run it with `dvc repro download`, or bare with `python -m pipeline download`. Settings: `download` in params.yaml.
 Where the source has predefined splits, data/raw/splits.csv lists them. data/archives.sha256 records the SHA-256 of every
-download on first use; later downloads must have it.
+download once it is unpacked; later downloads must have it.
 """
 
 import shutil
 import time
 from collections import Counter
+from pathlib import Path
 
 from pipeline.cores import worker_count
 from pipeline.download.drawn import draw_petimages
-from pipeline.download.sources import download, is_download, local
-from pipeline.download.unpack import unpack_photos
+from pipeline.download.sources import Source, download, is_download, local, record_downloads
+from pipeline.download.unpack import refuse_others, unpack_photos
 from pipeline.errors import PipelineError
 from pipeline.files import replace_folder, write_csv, write_json
 from pipeline.params import Download, Params
@@ -22,17 +23,15 @@ from pipeline.paths import ARCHIVES, DOWNLOADS, METRICS, PLOTS, RAW, SECONDS, pr
 def run(params: Params) -> None:
     """Make data/raw, whole or not at all."""
     started = time.monotonic()
-    settings, sha256 = params.download, None
+    settings, record, sha256 = params.download, project_root() / ARCHIVES, None
     if settings.source == "drawn":
         _draw(settings, max(worker_count(params.runtime.workers), 1))
     else:
         if is_download(settings.source):
-            source = download(settings.source, DOWNLOADS, project_root() / ARCHIVES, settings.sha256)
+            source = download(settings.source, DOWNLOADS, record, settings.sha256)
         else:
             source = local(user_path(settings.source), settings.sha256)
-        unpack_photos(source.path, RAW)
-        if source.temporary:
-            shutil.rmtree(source.temporary)
+        _unpack(source, record)
         sha256 = source.sha256
     files = [path for path in RAW.glob("PetImages/*/*") if path.is_file()]
     classes = Counter(path.parent.name for path in files)
@@ -42,9 +41,23 @@ def run(params: Params) -> None:
     write_json(SECONDS / "download.json", {"seconds": time.monotonic() - started})
 
 
+def _unpack(source: Source, record: Path) -> None:
+    """Make data/raw of a source. What was downloaded goes; where that is of no use, the next run asks for it again."""
+    try:
+        unpack_photos(source.path, RAW)
+        record_downloads(record, source.downloads)
+    except PipelineError:
+        if source.temporary and not source.proven:
+            shutil.rmtree(source.temporary)
+        raise
+    if source.temporary:
+        shutil.rmtree(source.temporary)
+
+
 def _draw(settings: Download, workers: int) -> None:
     if settings.sha256 is not None:
         raise PipelineError("download.sha256 is set, but drawn photos come from no archive. Set it to null.")
+    refuse_others(RAW)
     fresh = RAW.with_name(f".{RAW.name}.drawing")
     shutil.rmtree(fresh, ignore_errors=True)
     draw_petimages(fresh, num_photos=settings.drawn_photos, seed=settings.seed, workers=workers)

@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import torch
 from ruamel.yaml import YAML
 
 from pipeline.checkpoint import MODEL_FILE, CheckpointInfo, DataFingerprints, read_info, read_model_state, refuse_other_data
@@ -30,11 +32,12 @@ from pipeline.evaluation.report import Report, provenance, render_report
 from pipeline.evaluation.slices import accuracy_by_slice
 from pipeline.files import read_json, sha256_of, write_csv, write_json
 from pipeline.models.backbone import rebuild
-from pipeline.params import Params
+from pipeline.params import Params, settings_sha256
 from pipeline.paths import EPOCHS, EVALUATION, FINETUNED, FROZEN, METRICS, OUT_OF_FOLD, PROCESSED, SECONDS, TRAIN_FEATURES
 from pipeline.progress import say
 from pipeline.runtime import machine_name, processor_fingerprint, resolve_runtime
-from pipeline.training.probe import read_out_of_fold
+from pipeline.training.calibration import fit_temperature
+from pipeline.training.probe import SMALLEST, read_out_of_fold
 
 CHECKPOINTS = {"frozen": FROZEN, "finetuned": FINETUNED}
 
@@ -62,8 +65,9 @@ def run(params: Params) -> None:
     used = manifest[manifest["split"] != ""].sort_values("id", ignore_index=True)
     used["path"] = used["id"].map({photo: path for of in splits.values() for photo, path in zip(of.ids, of.paths, strict=True)})
     photos = used[used["split"] == "test"].reset_index(drop=True).assign(**predictions.measured)
-    cross_validated = _cross_validated(used, scores["frozen"])
-    issues = label_issues(used, cross_validated)
+    examined = used if infos["frozen"].solved else used[used["split"] != "test"]  # an MLP knows nothing of the folds' heads
+    cross_validated = _cross_validated(examined, scores["frozen"])
+    issues = label_issues(examined, cross_validated)
     num_parameters = sum(parameter.numel() for parameter in models["finetuned"].parameters())
 
     fresh = EVALUATION.with_name(f".{EVALUATION.name}.new")
@@ -74,14 +78,14 @@ def run(params: Params) -> None:
     shown = error_analysis.most_confident(scores["finetuned"], photos, infos["finetuned"].preprocessing)
     report = Report(
         scores=scores,
-        comparison=compare(scores["frozen"], scores["finetuned"]),
+        comparison=compare(scores["frozen"], scores["finetuned"], photos["group"].tolist()),
         cross_validated=cross_validated,
         slices=accuracy_by_slice(photos, scores),
         infos=infos,
         epochs=epochs,
         galleries=[
             *error_analysis.galleries_of(scores["finetuned"], photos, mistakes_shown=params.evaluate.mistakes_shown),
-            error_analysis.label_issue_gallery(issues, len(used)),
+            error_analysis.label_issue_gallery(issues, len(examined)),
             error_analysis.near_duplicates(photos),
             error_analysis.grad_cam_gallery(scores, photos, models, shown),
             error_analysis.nearest_neighbours(
@@ -94,6 +98,8 @@ def run(params: Params) -> None:
     )
     (fresh / "report.html").write_text(render_report(report), encoding="utf-8")
     facts = {"num_test": len(test), "test_fingerprint": fingerprint(manifest, "test"), "num_parameters": num_parameters}
+    # DVC shows metrics beside a params.yaml that may have been changed since.
+    facts |= {"val_fingerprint": infos["frozen"].data.val, "settings_sha256": settings_sha256(params)}
     write_json(fresh / "metrics.json", facts | _metrics(report, num_label_issues=len(issues)))
     EVALUATION.mkdir(parents=True, exist_ok=True)
     for file in fresh.iterdir():  # one by one: DVC keeps a file of its own in the same folder
@@ -113,6 +119,9 @@ def _read_infos(classes: tuple[str, ...], data: DataFingerprints) -> dict[str, C
         wanted = {"val_accuracy", "val_log_loss", *(["alpha"] if name == "finetuned" else ["ood_auroc", "ood_fpr95"])}
         if missing := sorted(wanted.difference(infos[name].metrics)):
             raise PipelineError(f"{folder} was saved without {', '.join(missing)}. Make it again with: dvc repro")
+    frozen, finetuned = infos.values()
+    if (frozen.backbone, frozen.preprocessing) != (finetuned.backbone, finetuned.preprocessing):
+        raise PipelineError(f"{FINETUNED} was not made from {FROZEN}: their backbones differ. Make both again with: dvc repro")
     return infos
 
 
@@ -149,13 +158,17 @@ def _read_epochs() -> pd.DataFrame:
         raise PipelineError(f"{EPOCHS} cannot be used ({error}). Make it again with: dvc repro") from None
 
 
-def _cross_validated(used: pd.DataFrame, frozen: Scores) -> Scores:
-    """Every photo that is used, by a frozen head that never saw it."""
-    tested = used["split"] == "test"
-    of_test = pd.DataFrame(frozen.probabilities, used["id"][tested], frozen.classes)  # the checkpoint was not fitted on them
-    seen = read_out_of_fold(OUT_OF_FOLD, frozen.classes, used["id"][~tested].tolist())
-    probabilities = pd.concat([seen, of_test]).loc[used["id"]].to_numpy()
-    labels = used["class"].map(frozen.classes.index).to_numpy()
+def _cross_validated(examined: pd.DataFrame, frozen: Scores) -> Scores:
+    """Photos by a frozen head that never saw them: the checkpoint's for test photos, that of the other folds for the rest."""
+    labels = examined["class"].map(frozen.classes.index).to_numpy()
+    tested = (examined["split"] == "test").to_numpy()
+    seen = read_out_of_fold(OUT_OF_FOLD, frozen.classes, examined["id"][~tested].tolist())
+    logits = torch.from_numpy(seen.to_numpy()).clamp(min=SMALLEST).log()
+    calibrated = (logits / fit_temperature(logits, torch.from_numpy(labels[~tested]))).softmax(1)
+    probabilities = np.empty((len(examined), len(frozen.classes)))
+    probabilities[~tested] = calibrated.numpy()
+    if tested.any():
+        probabilities[tested] = frozen.probabilities
     return Scores(labels, probabilities, frozen.classes, frozen.confidence_level)
 
 

@@ -57,8 +57,8 @@ def run(params: Params) -> None:
     train_labels, val_labels = splits["train"].labels, splits["val"].labels
     weight = class_weight(params.head.class_weight, train_labels)
     ids = [*splits["train"].ids, *splits["val"].ids]
-    groups = manifest.set_index("id").loc[ids, "group"].tolist()
-    probe, tried = _fit(backbone.info, train, train_labels, val, val_labels, groups[: len(train)], weight)
+    groups = [*splits["train"].groups, *splits["val"].groups]
+    probe, tried = _fit(backbone.info, train, train_labels, val, val_labels, splits["train"].groups, weight)
     if params.head.type == "linear":
         set_linear_head(model, probe.weight, probe.bias)
         val_logits = probe.logits(val)
@@ -73,9 +73,9 @@ def run(params: Params) -> None:
     metrics = {
         "val_log_loss": float(cross_fitted_losses(val_logits, val_labels, weight).mean()),
         "val_accuracy": float((val_logits.argmax(1) == val_labels).double().mean()),
-        "l2": probe.best.l2,
         "clip": best_clip(cross_fitted_losses(val_logits, val_labels)),
     }
+    metrics |= {"l2": probe.best.l2} if len(probe.solved) == 1 else {}  # a blend has a strength for each backbone
     chosen = sample_by_class(train_labels)
     sample = train[chosen], train_labels[chosen]
     metrics["ood_auroc"], metrics["ood_fpr95"] = score_on_held_back_classes(*sample, val, val_labels)

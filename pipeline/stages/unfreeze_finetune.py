@@ -40,7 +40,7 @@ from pipeline.paths import (
     TRACKING,
     TRAINING_CURVES,
 )
-from pipeline.runtime import resolve_runtime
+from pipeline.runtime import hardware, resolve_runtime
 from pipeline.training.activations import SplitNetwork, recipe_of
 from pipeline.training.calibration import best_clip, class_weight, cross_fitted_losses, fit_temperature
 from pipeline.training.finetune import finetune
@@ -76,7 +76,7 @@ def run(params: Params) -> None:
         class_weight=params.head.class_weight,
         backend=choice,
         device=runtime.device.type,
-        threads=runtime.threads,
+        hardware=hardware(runtime),
         processes=runtime.processes,
         precision=runtime.mixed_precision,
     )
@@ -146,7 +146,7 @@ def _solve_again(
 
 def _ood_of_trained(network: SplitNetwork, train: Photos, val: Photos) -> dict[str, Tensor]:
     """An OOD detector on the features of the network as it is now."""
-    chosen, others = sample_by_class(train.labels), sample_by_class(val.labels)
+    chosen = sample_by_class(train.labels)
     train_features = network.trained_features("train", train, chosen)
-    val_features = network.trained_features("val", val, others)
+    val_features = network.trained_features("val", val, list(range(len(val))))
     return OodDetector.fit(train_features, train.labels[chosen], val_features).tensors()

@@ -22,14 +22,14 @@ from pipeline.checkpoint import BackboneInfo, Preprocessing, library_versions
 from pipeline.data.dataset import Photos, Transform
 from pipeline.data.transforms import TrainingTransform
 from pipeline.files import sha256_of
-from pipeline.models.backends import Backend, build_backend
+from pipeline.models.backends import Backend, build_backend, candidates
 from pipeline.models.concatenated import ConcatenatedNetwork
 from pipeline.models.freezing import fractions_of_operations, frozen_fingerprint, set_trainable
 from pipeline.models.outputs import LogitsAndFeatures
 from pipeline.models.splitting import split_model
 from pipeline.params import UnfreezeFinetune
 from pipeline.progress import say
-from pipeline.runtime import ResolvedRuntime
+from pipeline.runtime import ResolvedRuntime, hardware
 from pipeline.training.features import (
     BATCH_SIZE,
     MAX_CACHE_BYTES,
@@ -91,7 +91,7 @@ class SplitNetwork:
         if self.split is None and unfrozen_blocks != "all":
             say("this network cannot be split below the blocks that learn, so the frozen ones compute in every step")
         self.low_resolution = self._find_low_resolution()
-        self._backends: dict[tuple[int, bool], Backend] = {}
+        self._backends: dict[tuple[int, tuple[str, ...]], Backend] = {}
 
     def use_cache(self, folder: Path, backbone: BackboneInfo, photos: str) -> None:
         """Cache features and activations under keys of all that decides them; `photos` is the fingerprint of those stored."""
@@ -107,7 +107,7 @@ class SplitNetwork:
             "backend": self.choice,
             "device": self.runtime.device.type,
             "precision": self.runtime.mixed_precision,
-            "threads": self.runtime.threads,
+            "hardware": hardware(self.runtime),
             "processes": self.runtime.processes,  # by which chunks are long
             "versions": library_versions(),
             "code": [sha256_of(PIPELINE / name) for name in CODE],
@@ -122,16 +122,14 @@ class SplitNetwork:
     def backend(self, photos: Photos, *, low_resolution: bool = False, float32: bool = False) -> Backend:
         """What computes the frozen part, or all where nothing is split, from pixels; checked on the first photos."""
         preprocessing = self.preprocessing_of(low_resolution)
-        size = preprocessing.input_size[1]
-        if (size, float32) not in self._backends:
-            other = self._backends.get((size, not float32))
-            if other is not None and other.name in ("openvino", "torch"):  # it computes in float32 already
-                return other
+        # Where the hardware has float32 alone, what is wanted in float32 is no other backend.
+        key = preprocessing.input_size[1], tuple(candidates(self.choice, self.runtime.device, float32=float32))
+        if key not in self._backends:
             module = copy.deepcopy(self.split.frozen if self.split else self.outputs).eval()
-            self._backends[size, float32] = backend_for(
+            self._backends[key] = backend_for(
                 module, photos, preprocessing, choice=self.choice, runtime=self.runtime, float32=float32
             )
-        return self._backends[size, float32]
+        return self._backends[key]
 
     def preprocessing_of(self, low_resolution: bool) -> Preprocessing:
         """The network's own, or that of smaller photos."""
@@ -157,7 +155,7 @@ class SplitNetwork:
         size = preprocessing.input_size[1]
         name = f"augmented copy {copy_number}, {size} px" if copy_number else "photos as they are"
         [values] = run_inference(
-            lambda pixels: _stored(backend.run(pixels), precise),
+            lambda pixels: backend.run(pixels) if precise else to_float16(backend.run(pixels)),
             photos,
             augmented(preprocessing, augmentation, seed, copy_number),
             runtime=self.runtime,
@@ -182,7 +180,8 @@ class SplitNetwork:
 
         def run(pixels: Tensor) -> tuple[Tensor, ...]:
             activations = lower(pixels)
-            return (upper(activations)[:, self.classes :], _stored(activations, precise))[: len(caches)]
+            stored = activations if precise else to_float16(activations)
+            return (upper(activations)[:, self.classes :], stored)[: len(caches)]
 
         transform, description = evaluation(self.preprocessing), f"features of {split}"
         return run_inference(run, photos, transform, runtime=self.runtime, description=description, caches=caches)[0].tensor()
@@ -259,5 +258,7 @@ def random_images(preprocessing: Preprocessing) -> Tensor:
     return torch.randn(2, *preprocessing.input_size, generator=torch.Generator().manual_seed(0))
 
 
-def _stored(activations: Tensor, float32: bool) -> Tensor:
-    return activations if float32 else activations.half()
+def to_float16(activations: Tensor) -> Tensor:
+    """Activations in float16, where what is beyond its 65,504 becomes the largest that it holds, not infinite."""
+    largest = torch.finfo(torch.float16).max
+    return activations.clamp(-largest, largest).half()

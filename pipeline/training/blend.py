@@ -43,6 +43,7 @@ def fit_several(
         The head, and the log-loss of each backbone alone, blended and concatenated.
     """
     concatenated = fit_probe(train, train_labels, val, val_labels, weight=weight)
+    names = [name if list(names).count(name) == 1 else f"{name} ({number})" for number, name in enumerate(names, 1)]
     alone: list[Probe] = []
     unseen: dict[str, Tensor] = {}
     for name, of_train, of_val in zip(names, train.split(list(widths), 1), val.split(list(widths), 1), strict=True):
@@ -60,7 +61,7 @@ def fit_several(
     unseen["blended"] = torch.stack(weighted).sum(0)
     unseen["concatenated"] = out_of_fold(train, train_labels, groups, concatenated.solved, weight)
     scored = {name: cross_fitted_losses(logits, train_labels, weight).numpy() for name, logits in unseen.items()}
-    _, low = gain_beyond_chance(scored["concatenated"] - scored["blended"])
+    _, low = gain_beyond_chance(scored["concatenated"] - scored["blended"], groups)
     tried = {name: float(values.mean()) for name, values in scored.items()}
     say("out-of-fold log-loss: " + ", ".join(f"{name} {value:.4f}" for name, value in tried.items()))
     say(f"{'the blend' if low > 0 else 'the head on all features side by side'} is kept")

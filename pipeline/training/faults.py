@@ -26,13 +26,13 @@ UNTOUCHED = (
 )
 
 
-def check_loss(losses: Sequence[float], *, num_classes: int, learning_rate: float) -> None:
+def check_loss(losses: Sequence[float], *, guessing: float, learning_rate: float) -> None:
     """Stop a training whose loss, in nats a photo and of every step so far, is no longer finite or has exploded.
 
     Raises:
         PipelineError: the last loss is NaN or infinite, or the mean of the last `WINDOW` is `EXPLODED` times that of guessing.
     """
-    recent, guessing = sum(losses[-WINDOW:]) / WINDOW, math.log(num_classes)
+    recent = sum(losses[-WINDOW:]) / WINDOW
     if not math.isfinite(losses[-1]):
         what = f"is {losses[-1]}"
     elif len(losses) >= WINDOW and recent > EXPLODED * guessing:

@@ -38,7 +38,7 @@ from pipeline.models.same_padding import fix_same_padding
 from pipeline.params import UnfreezeFinetune
 from pipeline.progress import progress, say
 from pipeline.runtime import broadcast
-from pipeline.training.activations import SplitNetwork, augmented, random_images, recipe_of
+from pipeline.training.activations import SplitNetwork, augmented, random_images, recipe_of, to_float16
 from pipeline.training.calibration import fit_temperature
 from pipeline.training.faults import check_loss, explain_faults
 from pipeline.training.features import batch_size_on
@@ -48,6 +48,7 @@ from pipeline.training.schedule import copy_of_epoch, learning_rate
 from pipeline.training.selection import ALPHAS, Candidate, Choice, choose
 from pipeline.training.tracking import Tracking
 
+MAX_BYTES_ON_DEVICE = 2**30  # of a copy's activations, which stay on a GPU for an epoch; more come batch by batch
 FEW_COPIES = 4  # augmented ones, below which a strong augmentation is seen too seldom to mean much
 
 
@@ -220,11 +221,11 @@ class Trainer:
         places = [batch[runtime.rank :: runtime.processes] or batch[:1] for batch in in_batches(order, self.batch_size)]
         number, low = self.copy_of(epoch)
         augmentation, seed = self.settings.augmentation, self.settings.seed
-        if self.cached:
+        if self.cached and self.val_activations is not None:
             cached = network.activations(
                 "train", self.train, copy_number=number, low_resolution=low, augmentation=augmentation, seed=seed
             )
-            if device.type == "cpu":
+            if device.type == "cpu" or 2 * self.val_activations[0].numel() * len(self.train) > MAX_BYTES_ON_DEVICE:
                 return ((cached.rows(batch), self.train.labels[batch]) for batch in places)
             values, all_labels = cached.tensor().to(device), self.train.labels.to(device)
             return ((values[batch], all_labels[batch]) for batch in places)
@@ -236,7 +237,7 @@ class Trainer:
         if network.split is None:
             return ((normalise(pixels.to(device), preprocessing), labels) for pixels, labels in loaded)
         run = network.backend(self.train, low_resolution=low).run
-        return ((run(pixels.to(device)).half(), labels) for pixels, labels in loaded)
+        return ((to_float16(run(pixels.to(device))), labels) for pixels, labels in loaded)
 
     def _step(self, step: int, inputs: Tensor, labels: Tensor, photos: int) -> float:
         """One update from a batch that `_batches` gave, of `photos` in all processes; returns the mean loss over those."""
@@ -260,7 +261,9 @@ class Trainer:
         if processes > 1:
             loss_sum = float(self.accelerator.reduce(torch.tensor(loss_sum, device=self.runtime.device), "sum"))
         self.losses.append(loss_sum)
-        check_loss(self.losses, num_classes=self.classes, learning_rate=rate)
+        # A photo of a rare class may count so much that a single one looks like an explosion.
+        guessing = math.log(self.classes) * (1.0 if self.weight is None else self.weight.max().item())
+        check_loss(self.losses, guessing=guessing, learning_rate=rate)
         if self.settings.gradient_clipping is not None:
             self.accelerator.clip_grad_norm_(self.trainable.parameters(), self.settings.gradient_clipping)
         self.optimizer.step()
@@ -327,7 +330,7 @@ class Trainer:
                 logits[alpha] = self._val_logits(self.ema.module)
             logits[1.0] = self.val_logits["best"]
         frozen, *candidates = (self._score(alpha, best if alpha else 0, values) for alpha, values in logits.items())
-        choice = broadcast(self.runtime, lambda: choose(frozen, candidates))
+        choice = broadcast(self.runtime, lambda: choose(frozen, candidates, self.val.groups))
         say(choice.reason)
         alpha = choice.candidate.alpha
         self.trainable.load_state_dict(self._between(alpha))

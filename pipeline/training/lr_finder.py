@@ -16,6 +16,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from pipeline.checkpoint import read_info, read_model_state, refuse_other_data
 from pipeline.data.dataset import Photos, data_fingerprints
@@ -27,6 +28,7 @@ from pipeline.params import Params, UnfreezeFinetune
 from pipeline.progress import progress, say
 from pipeline.runtime import resolve_runtime
 from pipeline.training.activations import SplitNetwork, recipe_of
+from pipeline.training.calibration import class_weight
 from pipeline.training.faults import explain_faults
 from pipeline.training.features import BATCH_SIZE
 from pipeline.training.finetune import Trainer
@@ -49,13 +51,14 @@ class _Sweep(Trainer):
 
 
 def try_learning_rates(
-    network: SplitNetwork, train: Photos, settings: UnfreezeFinetune, rates: Sequence[float]
+    network: SplitNetwork, train: Photos, settings: UnfreezeFinetune, rates: Sequence[float], weight: Tensor | None = None
 ) -> pd.DataFrame:
     """Train one step at each of the rising rates, from the frozen checkpoint, until the smoothed loss is `EXPLODED`.
 
+    `weight`, (classes,), is what a photo of each class counts.
     Columns: learning_rate, the loss of the step before it was taken, and smoothed, the running mean of the losses up to there.
     """
-    sweep = _Sweep(network, train, train.at(range(min(BATCH_SIZE, len(train)))), settings)
+    sweep = _Sweep(network, train, train.at(range(min(BATCH_SIZE, len(train)))), settings, weight=weight)
     sweep.rates = rates
     sweep.set_training_mode()
     smoothed: list[float] = []
@@ -110,6 +113,7 @@ def show_learning_rates(params: Params, checkpoint: Path, data: Path, figure: Pa
     model = rebuild(info, read_model_state(checkpoint))
     runtime, settings = resolve_runtime(params.runtime), params.unfreeze_finetune
     train = Photos.of_split(manifest, data, "train", classes)
+    weight = class_weight(params.head.class_weight, train.labels)
     recipe = recipe_of(model, info.preprocessing, settings, len(train))
     if not recipe.unfrozen_blocks:
         raise PipelineError(f"{info.backbone.name} is not fine-tuned, so there is no learning rate to find.")
@@ -118,7 +122,7 @@ def show_learning_rates(params: Params, checkpoint: Path, data: Path, figure: Pa
     train = train.at(range(0, len(train), math.ceil(len(train) / (STEPS * recipe.batch_size))))  # no more than all steps see
     choice = params.train_frozen_backbone.backend
     network = SplitNetwork(model, recipe.unfrozen_blocks, info.preprocessing, choice=choice, runtime=runtime)
-    tried = try_learning_rates(network, train, settings, np.geomspace(LOWEST, HIGHEST, STEPS).tolist())
+    tried = try_learning_rates(network, train, settings, np.geomspace(LOWEST, HIGHEST, STEPS).tolist(), weight)
     suggested = suggest(tried)
     figure.parent.mkdir(parents=True, exist_ok=True)
     rows = tried.to_dict("records")

@@ -39,7 +39,7 @@ MAX_ITERATIONS = 2000
 GRADIENT_TOLERANCE = 1e-6  # largest element of the gradient at a solution, of two classes
 PATH_TOLERANCE = 1e-4  # of the strengths that are compared, and of probabilities that are looked at, not reported
 SMALLEST = 1e-15  # of an out-of-fold probability, so that its logarithm is finite
-FOLDS = 10  # of the out-of-fold probabilities; fewer where a class has fewer groups
+FOLDS = 10  # of the out-of-fold probabilities; fewer where else a class would be missing from what a head is fitted on
 
 
 @dataclass(frozen=True)
@@ -169,15 +169,19 @@ def read_out_of_fold(file: Path, classes: Sequence[str], ids: Sequence[str]) -> 
 
 def _folds(classes: np.ndarray, groups: np.ndarray) -> tuple[int, list[tuple[np.ndarray, np.ndarray]]]:
     """How many folds, and the places to fit on and to predict of each, by class and group."""
-    groups_of = [len(np.unique(groups[classes == index])) for index in range(classes.max() + 1)]
-    folds = min(FOLDS, *(count for count in groups_of if count > 1), FOLDS)
-    single = np.array(groups_of)[classes] == 1
+    groups_of = np.array([len(np.unique(groups[classes == index])) for index in range(classes.max() + 1)])
+    single = groups_of[classes] == 1
     alone, others = np.flatnonzero(single), np.flatnonzero(~single)
     parts = [(np.arange(len(classes)), alone)] if len(alone) else []
-    if len(others):
-        divided = StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(others, classes[others], groups[others])
-        parts += [(np.sort(np.concatenate([others[rest], alone])), others[part]) for rest, part in divided]
-    return folds, parts
+    if not len(others):
+        return FOLDS, parts
+    for folds in range(min(FOLDS, max(groups_of)), 1, -1):
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a class with fewer photos than folds
+            divided = StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(others, classes[others], groups[others])
+            found = [(np.sort(np.concatenate([others[rest], alone])), others[part]) for rest, part in divided]
+        if all(len(np.unique(classes[rest])) == len(groups_of) for rest, _ in found):
+            break
+    return folds, parts + found
 
 
 class _RegressionFromFrequencies(LogisticRegression):

@@ -1,7 +1,7 @@
 """The recipe of fine-tuning and its schedules: pure functions of settings, network, number of photos and step.
 
 recipe = choose_recipe(settings, fractions_of_operations(model, (3, 224, 224)), num_photos=16_000)
-print(recipe)          # 2 blocks unfrozen, 2 epochs, 2 copies of each photo, ...
+print(recipe)          # 2 blocks unfrozen, 4 epochs, 2 copies of each photo, ...
 """
 
 import math
@@ -54,10 +54,10 @@ def choose_recipe(
     usual_batch_size = 16 if few else 32
     # About 32,000 photos in all, augmented or not, but 2 to 8 copies of each.
     copies = min(max(round(32_000 / num_photos), 2), 8)
-    # Each of many photos is seen twice, of few 4 times, and up to 8 times where that gives under 200 steps: fewer photos need
-    # more passes, yet learn nothing new from ever more of them. A rule of this kind replaces a search (Kolesnikov et al., Big
-    # Transfer, ECCV 2020); docs/log.md has what it was chosen by.
-    epochs = min(max(round(200 * usual_batch_size / num_photos), 4), 8) if few else 2
+    # Each photo is seen 4 times, and up to 8 times where that gives under 200 steps: fewer photos need more passes, yet learn
+    # nothing new from ever more of them. A rule of this kind replaces a search (Kolesnikov et al., Big Transfer, ECCV 2020);
+    # docs/log.md has what it was chosen by.
+    epochs = min(max(round(200 * usual_batch_size / num_photos), 4), 8)
     budget = _set(settings.budget, 2.0 * epochs)
     affordable = [
         number

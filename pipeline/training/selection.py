@@ -1,17 +1,20 @@
 """Model selection on validation: which fine-tuned weights are best, and whether they beat the frozen ones beyond chance.
 
-    choice = choose(frozen, [candidate, ...])
+    choice = choose(frozen, [candidate, ...], val.groups)
     choice.candidate, choice.gain, choice.reason
 
 Candidates are the best epoch's weights and points between them and the frozen ones (WiSE-FT: Wortsman et al., Robust fine-
 tuning of zero-shot models, CVPR 2022). They are compared by log-loss with a cross-fitted temperature. The best of several
-candidates looks better than it is, so it replaces the frozen weights only where a paired bootstrap shows a gain.
+candidates looks better than it is, so it replaces the frozen weights only where a paired bootstrap shows a gain. The bound is
+that of one comparison: it is not widened for the number of candidates, which are much alike.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy.stats import bootstrap
 from torch import Tensor
 
@@ -19,8 +22,17 @@ from pipeline.training.calibration import cross_fitted_losses
 
 ALPHAS = (0.25, 0.5, 0.75)  # fractions of the fine-tuned weights that are tried besides all of them
 CONFIDENCE_LEVEL = 0.95  # one-sided, of the gain over the frozen weights
+FEWEST_GROUPS = 10  # of fewer photos that do not look alike, a bootstrap takes noise for a gain too often
 RESAMPLES = 10_000
 VALUES_AT_ONCE = 1_000_000  # resampled, which bounds the memory
+
+
+class Interval(NamedTuple):
+    """A mean with the bounds of its interval."""
+
+    mean: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -54,30 +66,64 @@ class Choice:
     reason: str
 
 
-def choose(frozen: Candidate, candidates: Sequence[Candidate]) -> Choice:
-    """The best candidate, if its gain over the frozen weights (alpha 0) is above zero beyond chance; else those."""
+def choose(frozen: Candidate, candidates: Sequence[Candidate], groups: Sequence[Hashable]) -> Choice:
+    """The best candidate, if its gain over the frozen weights (alpha 0) is above zero beyond chance; else those.
+
+    `groups` say which of the n photos look alike: equal ones are of one group.
+    """
     if not candidates:
         return Choice(frozen, 0.0, 0.0, "Frozen weights kept: nothing was fine-tuned.")
     best = min(candidates, key=lambda one: one.log_loss)
-    gain, low = gain_beyond_chance(frozen.losses - best.losses)
+    gain, low = gain_beyond_chance(frozen.losses - best.losses, groups)
     what = f"{best.alpha:.0%} of epoch {best.epoch}"
     shown = f"validation log-loss {best.log_loss:.4f} against {frozen.log_loss:.4f} of the frozen checkpoint"
     bound = f"gain {gain:.4f}, at least {low:.4f} with {CONFIDENCE_LEVEL:.0%} confidence, {len(best.losses):,} photos"
+    if len(set(groups)) < FEWEST_GROUPS:
+        few = f"fewer than {FEWEST_GROUPS} different validation photos show no gain"
+        return Choice(frozen, gain, low, f"Frozen weights kept: fine-tuning gave {shown}, and {few}.")
     if low > 0:
         return Choice(best, gain, low, f"Fine-tuned weights kept ({what}): {shown} ({bound}).")
     return Choice(frozen, gain, low, f"Frozen weights kept: fine-tuning gave {shown} ({bound}), which may be chance.")
 
 
-def gain_beyond_chance(differences: np.ndarray) -> tuple[float, float]:
-    """Mean of paired differences (n,) and its one-sided lower bound (Efron, Bootstrap methods, Annals of Statistics 1979)."""
-    bound = bootstrap(
-        (differences,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        batch=max(VALUES_AT_ONCE // len(differences), 1),
-        confidence_level=CONFIDENCE_LEVEL,
-        alternative="greater",
+def gain_beyond_chance(differences: np.ndarray, groups: Sequence[Hashable]) -> tuple[float, float]:
+    """Mean of paired differences (n,) and its one-sided lower bound."""
+    gain = bootstrap_mean(differences, groups, CONFIDENCE_LEVEL, resamples=RESAMPLES, alternative="greater")
+    return gain.mean, gain.low
+
+
+def bootstrap_mean(
+    values: np.ndarray,
+    groups: Sequence[Hashable],
+    confidence_level: float,
+    *,
+    resamples: int,
+    alternative: Literal["two-sided", "greater"] = "two-sided",
+) -> Interval:
+    """The mean of (n,) values with its percentile interval (Efron, Bootstrap methods, Annals of Statistics 1979).
+
+    Whole groups are drawn, because near duplicates tell little more than one of them (Davison and Hinkley, Bootstrap methods
+    and their application, 1997, section 3.8). Which are drawn is the same in every call with as many groups. Of one group the
+    interval is infinite.
+    """
+    places = pd.factorize(np.asarray(groups))[0]
+    sums, photos = np.bincount(places, values), np.bincount(places)
+    if len(sums) < 2:
+        return Interval(float(values.mean()), -np.inf, np.inf)
+
+    def mean(sums: Any, photos: Any, axis: int) -> Any:
+        return sums.sum(axis) / photos.sum(axis)
+
+    drawn = bootstrap(
+        (sums, photos),
+        mean,
+        paired=True,
+        vectorized=True,
+        n_resamples=resamples,
+        batch=max(VALUES_AT_ONCE // len(sums), 1),
+        confidence_level=confidence_level,
+        alternative=alternative,
         method="percentile",
         rng=0,
     )
-    return float(differences.mean()), float(bound.confidence_interval.low)
+    return Interval(float(values.mean()), *map(float, drawn.confidence_interval))

@@ -33,7 +33,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Photos:
         path = processed / "images" / "train" / name / f"{name}.{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(generator.integers(0, 255, (40, 50, 3), np.uint8)).save(path)
-        rows.append({"id": f"{name}.{number}", "class": name, "split": "train"})
+        rows.append({"id": f"{name}.{number}", "class": name, "split": "train", "group": f"{number}"})
     return Photos.of_split(pd.DataFrame(rows), processed, "train", ("cat", "dog"))
 
 
@@ -132,6 +132,14 @@ def test_a_photo_that_cannot_be_read_is_reported_at_its_turn_and_ends_the_thread
     with pytest.raises(PipelineError, match=r"missing\.jpg cannot be decoded"):
         next(batches)
     assert not decoding()
+
+
+def test_a_process_that_loads_photos_gives_the_reason_alone(photos: Photos, tmp_path: Path) -> None:
+    broken = replace(photos, paths=(tmp_path / "missing.jpg", *photos.paths[1:]))
+    loaded = load_batches(broken, augmented(PREPROCESSING, "light", 0, 1), [[0, 1]], workers=1, by_processes=True)
+    with pytest.raises(PipelineError) as caught:
+        list(loaded)
+    assert str(caught.value).startswith(str(tmp_path / "missing.jpg"))
 
 
 def test_batches_that_are_not_taken_are_not_decoded(photos: Photos) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.data.manifest import read_manifest, summary
+from pipeline.data.manifest import INTEGERS, read_manifest, summary
 from pipeline.errors import PipelineError
 
 COLUMNS = ["id", "class", "status", "reason", "width", "height", "stored_bytes", "pixel_hash", "group", "split"]
@@ -50,3 +50,9 @@ def test_a_manifest_that_cannot_be_read_can_be_made_again(tmp_path: Path, conten
         (tmp_path / "manifest.csv").write_text(content)
     with pytest.raises(PipelineError, match=r"manifest.csv cannot be used .* Make it again with: dvc repro preprocess"):
         read_manifest(tmp_path)
+
+
+def test_a_manifest_whose_replacement_was_killed_is_there_again(tmp_path: Path) -> None:
+    (tmp_path / ".processed.old").mkdir()
+    (tmp_path / ".processed.old/manifest.csv").write_text(",".join(INTEGERS))
+    assert list(read_manifest(tmp_path / "processed").columns) == list(INTEGERS)

@@ -202,6 +202,11 @@ def test_what_is_no_archive(tmp_path: Path, content: bytes, message: str) -> Non
     assert_refused(tmp_path / "photos.zip", message)
 
 
+def test_a_tar_that_begins_as_zips_do(tmp_path: Path) -> None:
+    source = pack("tar", {f"PK/{name}/0.jpg": b"" for name in ("Cat", "Dog")}, tmp_path)
+    assert unpack_photos(source, tmp_path / "raw").classes == {"Cat": 1, "Dog": 1}
+
+
 PIECES = st.sampled_from(
     ["..", ".", "", "PetImages", "Cat", "Dog", "cat", "cat.1.jpg", "a.jpg", "FOLDER", "\\", "C:", "~", "\n", " "]
 )

@@ -107,6 +107,8 @@ def photos(*folders: str, number: int = 3) -> dict[str, bytes]:
 TWO, MANY = photos("cats", "dogs"), photos("cats", "dogs", number=50)
 FLAT_TRAIN = {f"train/train/{name}.{i}.jpg": b"" for name in ("cat", "dog") for i in range(3)}
 BREEDS = b"id,breed\n0,pug\n1,pug\n2,husky\n"
+P_SPLITS = b"path,split\np/0.jpg,train\np/1.jpg,train\np/2.jpg,test"
+TRAIN_AND_TEST = b"path,label\ntrain/0.jpg,a\ntrain/1.jpg,b\ntest/0.jpg,a\ntest/1.jpg,b"
 
 
 @pytest.mark.parametrize(
@@ -130,6 +132,14 @@ BREEDS = b"id,breed\n0,pug\n1,pug\n2,husky\n"
             "",
             {},
         ),
+        (
+            {f"cats/cat.{i}.jpg": b"" for i in range(60)}
+            | {f"{'cats' if i < 4 else 'dogs'}/dog.{i}.jpg": b"" for i in range(60)},
+            "cats 64, dogs 56",
+            "",
+            {},
+        ),
+        ({f"train/{'dog' if i < 3 else 'cat'}.{i}.jpg": b"" for i in range(100)}, "Cat 97, Dog 3", "", {}),
         # splits as Kaggle packs them, and classes that are called like splits
         (
             photos(*(f"{split}_set/{split}_set/{name}" for split in ("training", "test") for name in ("cats", "dogs"))),
@@ -177,6 +187,24 @@ BREEDS = b"id,breed\n0,pug\n1,pug\n2,husky\n"
             "a 1, b 1",
             "train 1",
             {NO_PHOTO: 2, "no label in label.csv and labels.csv": 1},
+        ),
+        (
+            {**photos("p"), "labels.csv": b"id,label\n0,a\n1,b\n2,b", "splits.csv": P_SPLITS},
+            "a 1, b 2",
+            "test 1, train 2",
+            {NO_PHOTO: 2},
+        ),
+        (
+            {**photos("x/train", "x/test", number=2), "x/annotations/labels.csv": TRAIN_AND_TEST},
+            "a 2, b 2",
+            "test 2, train 2",
+            {NO_PHOTO: 1},
+        ),
+        (
+            {**photos("bus", "train", number=1), "labels.csv": b"path,label\nbus/0.jpg,a\ntrain/0.jpg,b"},
+            "a 1, b 1",
+            "",
+            {NO_PHOTO: 1},
         ),
         # class names as they are written
         (photos("का", "कि", "age <5", "age >5", "C#", "C+", "😀"), "C# 3, C+ 3, age <5 3, age >5 3, का 3, कि 3, 😀 3", "", {}),
@@ -303,6 +331,11 @@ def splits(table: bytes) -> dict[str, bytes]:
         (labels("id,label,split\n0,a,spare"), "has '0' in the split 'spare': say train, val or test"),
         (labels("id,label\n0,Cat\n1,cat"), "'PetImages/Cat' and 'PetImages/cat' would be one"),
         (labels("id,label\n0,a\n1,a"), r"one class only \(a\)"),
+        (
+            {**photos("train", "test", "more", number=2), "labels.csv": TRAIN_AND_TEST + b"\nmore/0.jpg,a"},
+            "'test/0.jpg', which lies in a folder of the split test, and 'more/0.jpg', which lies in none",
+        ),
+        ({**labels("id,label,split\n0,a,train\n1,b,test"), "splits.csv": b""}, "'splits.csv': the list of labels, or folders"),
         (splits(b"path\nPetImages/Cat/0.jpg"), "needs the columns path and split, and has path"),
         (splits(b"path,split\nPetImages/Cat/0.jpg,spare"), "has 'PetImages/Cat/0.jpg' in the split 'spare': list a path once"),
         (splits(b"path,split\na,train\na,test"), "list a path once, as train, val or test"),

@@ -30,7 +30,8 @@ def hub_parquet(path: Path, photos: list[bytes | None], labels: list[Any], featu
 
 def test_photos_become_files_by_class_and_row(tmp_path: Path) -> None:
     hub_parquet(tmp_path / "set/train-00000-of-00002.parquet", [b"a", b"bb", b"", b"dddd", b"e"], [0, 1, 0, 1, 1])
-    hub_parquet(tmp_path / "set/train-00001-of-00002.parquet", [b"f", None], [0, 0])
+    captions = {"captions": [{"dtype": "string"}]}  # as earlier versions of the library write a list
+    hub_parquet(tmp_path / "set/train-00001-of-00002.parquet", [b"f", None], [0, 0], FEATURES | captions)
     unpacked = unpack_photos(tmp_path / "set", tmp_path / "raw")
     assert (unpacked.classes, unpacked.splits) == ({"cat": 4, "dog": 3}, {})
     assert files_below(tmp_path / "raw") == {
@@ -51,6 +52,9 @@ def test_several_splits_are_kept(tmp_path: Path) -> None:
     assert read_splits(tmp_path / "raw") == {
         f"PetImages/{label}/{split}_{row}.jpg": split for split in ("test", "train") for row, label in enumerate(("cat", "dog"))
     }
+    hub_parquet(tmp_path / "set/extra-00000-of-00001.parquet", [b""], [0])
+    with pytest.raises(PipelineError, match=r"extra-00000-of-00001\.parquet names no split, as files beside it do"):
+        unpack_photos(tmp_path / "set", tmp_path / "raw")
 
 
 def test_one_file_and_classes_in_words(tmp_path: Path) -> None:

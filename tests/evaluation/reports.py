@@ -53,7 +53,7 @@ def report_of(folder: Path, classes: tuple[str, ...], *, alpha: float = 0.5) -> 
     heat = [embed(photos["path"][0], "a photo & its <heat>", f"{name}: {classes[0]} 97%") for name in ("photo", "frozen")]
     return Report(
         scores=scores,
-        comparison=compare(scores["frozen"], tuned),
+        comparison=compare(scores["frozen"], tuned, photos["group"].tolist()),
         cross_validated=scores["frozen"],
         slices=accuracy_by_slice(photos, scores),
         infos={

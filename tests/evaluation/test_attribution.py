@@ -13,6 +13,7 @@ from pipeline.checkpoint import Preprocessing
 from pipeline.errors import PipelineError
 from pipeline.evaluation.attribution import grad_cam, overlay
 from pipeline.evaluation.error_analysis import grad_cam_gallery, most_confident
+from pipeline.models.concatenated import ConcatenatedNetwork
 from tests.evaluation.reports import made_up
 
 SIZE = Preprocessing(
@@ -84,6 +85,23 @@ def test_networks_of_every_layout(name: str) -> None:
     assert heat.max() == 1
     assert torch.equal(model(images), before)
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_of_several_backbones_each_is_heard() -> None:
+    """Each sees one corner: the heat lies on both, not on what the last backbone saw alone."""
+    image, quiet = torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32)
+    image[..., :8, :8], image[..., 24:, 24:] = 1.0, -1.0
+    quiet[..., :8, :8] = 1.0
+    bright, dark = Corner(), Corner()
+    model = ConcatenatedNetwork([bright, dark], [2, 2]).eval()
+    with torch.no_grad():
+        model.head = nn.Linear(4, 1, bias=False)
+        model.head.weight.copy_(torch.tensor([[1.0, 0.0, 0.0, 1.0]]))  # what is bright to the first, dark to the second
+    heat = grad_cam(model, image, [0])[0]
+    assert heat.max() == 1
+    assert heat[[3, 28], [3, 28]].numpy() == pytest.approx(1, abs=0.01)
+    assert heat[3, 28] == 0
+    assert grad_cam(model, quiet, [0])[0, 28, 28] == 0
 
 
 def test_a_network_without_maps_is_refused_and_the_report_gives_the_reason(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from pipeline.evaluation.comparison import Comparison, bootstrap_mean, compare
+from pipeline.evaluation.comparison import RESAMPLES, Comparison, compare
 from pipeline.evaluation.metrics import Scores
+from pipeline.training.selection import bootstrap_mean
 
 
 def scores_of(wrong: list[int], count: int = 40, *, confidence: float = 0.9, level: float = 0.95) -> Scores:
@@ -18,7 +19,7 @@ def scores_of(wrong: list[int], count: int = 40, *, confidence: float = 0.9, lev
 
 def ten_against_two(level: float = 0.95) -> tuple[Comparison, Comparison]:
     first, second = scores_of(list(range(10)), level=level), scores_of([10, 11], level=level)
-    return compare(first, second), compare(second, first)
+    return compare(first, second, range(40)), compare(second, first, range(40))
 
 
 def test_the_p_value_is_mcnemars_exact_one() -> None:
@@ -35,11 +36,13 @@ def test_the_verdict_holds_at_the_confidence_level() -> None:
     assert [one.verdict for one in ten_against_two(0.99)] == ["no different", "no different"]
 
 
-def test_equal_models_differ_in_nothing() -> None:
+def test_equal_models_differ_in_nothing_that_so_many_photos_can_show() -> None:
     scores = scores_of([0, 1])
-    comparison = compare(scores, scores)
+    comparison = compare(scores, scores, range(40))
     assert comparison.as_dict() == {
-        **dict.fromkeys(("accuracy_gain", "accuracy_gain_low", "accuracy_gain_high"), 0.0),
+        "accuracy_gain": 0.0,
+        "accuracy_gain_low": -comparison.accuracy_gain.high,
+        "accuracy_gain_high": pytest.approx(0.0876, abs=1e-4),  # Wilson's bound of 0 in 40
         **dict.fromkeys(("log_loss_gain", "log_loss_gain_low", "log_loss_gain_high"), 0.0),
         "p_value": 1.0,
         "verdict": "no different",
@@ -47,14 +50,14 @@ def test_equal_models_differ_in_nothing() -> None:
 
 
 def test_a_lower_log_loss_is_a_gain() -> None:
-    gain = compare(scores_of([], confidence=0.6), scores_of([], confidence=0.9)).log_loss_gain
+    gain = compare(scores_of([], confidence=0.6), scores_of([], confidence=0.9), range(40)).log_loss_gain
     assert gain.mean == pytest.approx(np.log(0.9 / 0.6))
     assert gain.low > 0
 
 
 def test_the_bootstrap_agrees_with_the_normal_interval_of_many_photos_and_turns_with_the_sign() -> None:
     differences = np.random.default_rng(1).choice([-1.0, 0.0, 1.0], 4000, p=[0.1, 0.75, 0.15])
-    gain, opposite = bootstrap_mean(differences, 0.95), bootstrap_mean(-differences, 0.95)
+    gain, opposite = (bootstrap_mean(one, range(4000), 0.95, resamples=RESAMPLES) for one in (differences, -differences))
     half = 1.96 * differences.std() / np.sqrt(4000)
     assert gain == pytest.approx((differences.mean(), gain.mean - half, gain.mean + half), abs=0.15 * half)
     assert opposite == pytest.approx((-gain.mean, -gain.high, -gain.low), abs=1e-12)

@@ -11,10 +11,10 @@ from markupsafe import escape
 
 from pipeline.checkpoint import SolvedBlock
 from pipeline.evaluation.comparison import compare
-from pipeline.evaluation.error_analysis import Card, Gallery, Picture
+from pipeline.evaluation.error_analysis import Card, Gallery, Picture, near_duplicates
 from pipeline.evaluation.metrics import METRICS, Scores
 from pipeline.evaluation.report import columns, render_report, verdict
-from tests.evaluation.reports import report_of
+from tests.evaluation.reports import made_up, report_of
 
 AGAIN = {"out_of_fold_log_loss": 0.021, "out_of_fold_accuracy": 0.99}
 CHROMIUM = Path("/usr/bin/chromium")
@@ -146,6 +146,13 @@ def test_the_last_row_of_a_gallery_is_as_full_as_it_can_be(cards: int, pictures:
     assert columns(Gallery("anchor", "title", "text", [one] * cards), 4, 6) == expected
 
 
+def test_near_duplicates_show_every_label_and_what_they_do_to_intervals(tmp_path: Path) -> None:
+    photos, _ = made_up(tmp_path, ("cat", "dog"), count=12)  # those after the tenth are alone
+    gallery, none = near_duplicates(photos), near_duplicates(photos[10:])
+    assert {card.title for card in gallery.cards} == {"1 × cat, 1 × dog"}
+    assert ("Wilson" in gallery.text, "Wilson" in none.text) == (True, False)
+
+
 def test_curves_of_a_good_model_are_zoomed_in_and_also_shown_whole(tmp_path: Path) -> None:
     report = report_of(tmp_path, ("cat", "dog"))
     assert "oomed in" not in render_report(report)
@@ -163,12 +170,12 @@ def test_a_perfect_model_has_no_empty_tables_and_no_tiny_gains(tmp_path: Path) -
     one = Scores(labels, np.eye(25)[labels], tuple(f"breed {n}" for n in range(25)), 0.95)
     almost = Scores(labels, 0.999999999 * one.probabilities + 0.000000001 / 25, one.classes, 0.95)
     scores = {"frozen": one, "finetuned": almost}
-    report = replace(report_of(tmp_path, ("cat", "dog")), scores=scores, comparison=compare(one, almost))
+    report = replace(report_of(tmp_path, ("cat", "dog")), scores=scores, comparison=compare(one, almost, range(100)))
     page = render_report(report)
     assert "No classes are confused" in page
     assert 'class="dense pairs"' not in page
     assert "log-loss +0.000 nats" in page
-    assert "gain in accuracy: Accuracy 0.0000, 0.0000 to 0.0000" in page
+    assert "gain in accuracy: Accuracy 0.0000, -0.0370 to 0.0370" in page
     assert not re.search(r"\de[−-]?\d+</text>", page), "no ticks such as 2e-13"
 
 

@@ -53,6 +53,16 @@ def test_every_photo_is_in_one_slice_of_each_kind_named_by_its_bounds() -> None:
 
 
 @pytest.mark.parametrize(
+    ("sides", "names"),
+    [([200] * 3 + [400] * 3 + [500] * 14, ["up to 400 px", "over 400 px"]), ([3024] * 20, ["all 3,024 px"])],
+)
+def test_photos_are_all_alike_only_where_they_are(sides: list[int], names: list[str]) -> None:
+    scores = Scores(np.zeros(20, dtype=int), np.full((20, 2), 0.5), ("a", "b"), 0.95)
+    slices = accuracy_by_slice(table(20).assign(width=sides, height=sides), {"model": scores})
+    assert [one.name for one in slices if one.property == "shorter side"] == names
+
+
+@pytest.mark.parametrize(
     ("of_70_and_80", "sentence"),
     [
         ((56, 48), "It matters: “square” is 20.0 points above “wide” (95% interval +5.2 to +33.4)."),

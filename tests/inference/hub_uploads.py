@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face hub, as far as an upload of small files goes: create, validate cards, preupload, commit."""
+"""A stand-in for the Hugging Face hub, as far as an upload of small files goes: create, list, validate, preupload, commit."""
 
 import base64
 import json
@@ -53,13 +53,21 @@ class _Handler(BaseHTTPRequestHandler):
             files = [line["value"] for line in lines if line["key"] == "file"]
             repository = self.path.removeprefix("/api/").split("/commit/")[0]
             self.server.files |= {f"{repository}/{file['path']}": base64.b64decode(file["content"]) for file in files}
+            for line in lines:
+                if line["key"] == "deletedFile":
+                    del self.server.files[f"{repository}/{line['value']['path']}"]
             self.server.commits += 1
             self._json({"commitUrl": f"{self.server.url}/someone/cats/commit/{40 * '1'}", "commitOid": 40 * "1"})
         else:
             self._json({"error": self.path}, 404)
 
     def do_GET(self) -> None:
-        self._json({"error": self.path}, 404)
+        repository, _, revision = self.path.removeprefix("/api/").partition("/tree/")
+        if revision.startswith("main"):
+            names = [name.removeprefix(f"{repository}/") for name in self.server.files if name.startswith(f"{repository}/")]
+            self._json([{"type": "file", "path": name, "size": 1, "oid": 40 * "1"} for name in names])
+        else:
+            self._json({"error": self.path}, 404)
 
     def _body(self) -> bytes:
         if "Content-Length" in self.headers:

@@ -20,6 +20,7 @@ from pipeline.errors import PipelineError
 from pipeline.inference import Classifier, Photo, Prediction
 from pipeline.inference.classifier import open_photo
 from pipeline.models.backbone import rebuild
+from pipeline.runtime import resolve_device
 
 
 @pytest.mark.parametrize("name", ["frozen", "finetuned"])
@@ -154,3 +155,13 @@ def test_a_checkpoint_that_cannot_be_used_is_refused(checkpoint: Path, tmp_path:
         Classifier.load(poor)
     with pytest.raises(PipelineError, match="no such device"):
         Classifier.load(checkpoint, device="cuda:99")
+
+
+def test_an_accelerator_that_does_not_compute_is_named_and_the_processor_used(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("meta"))
+    assert resolve_device("auto") == torch.device("cpu")
+    assert capsys.readouterr().err.startswith("meta does not compute (")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert resolve_device("auto") == torch.device("meta")  # each of the processes gets one of its own later

@@ -1,12 +1,14 @@
 """An export works in every format without this project's code, and one that differs is never put in place."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import numpy as np
@@ -25,7 +27,7 @@ from pipeline.files import sha256_of
 from pipeline.inference import Classifier
 from pipeline.inference import export as export_module
 from pipeline.inference.export import EXPORT_FORMATS, Loaded, Trained, Unsupported, export, with_preprocessing
-from pipeline.inference.hub import licence_of, push, refuse_unpushable, write_space
+from pipeline.inference.hub import licence_of, published, push, refuse_unpushable, write_card, write_space
 from pipeline.models.backbone import rebuild
 from tests.inference.hub_uploads import stand_in_hub
 
@@ -110,15 +112,69 @@ def test_the_card_is_what_the_hub_reads_and_what_was_measured(exported: Path, ch
     assert not {"{{", "{%", "None"} & set(card.text.split())
 
 
+def backbone(weights: str, name: str = "resnet18.a1_in1k", *parts: BackboneInfo) -> BackboneInfo:
+    return BackboneInfo(name=name, kwargs={}, weights=weights, weights_sha256=None, parts=parts)
+
+
 def test_the_licence_is_that_of_the_weights(tmp_path: Path) -> None:
     def licence(weights: str) -> str:
-        return licence_of(BackboneInfo(name="resnet18.a1_in1k", kwargs={}, weights=weights, weights_sha256=None))
+        return licence_of(backbone(weights))
 
     (tmp_path / "mine.json").write_text('{"licence": "BSD-3-Clause"}')
     assert licence("none") == "mit"
     assert licence("package") == licence("pretrained") == "apache-2.0"
     assert licence(str(tmp_path / "mine.pth")) == "bsd-3-clause"
     assert licence(str(tmp_path / "other.pth")) == licence("hf-hub:someone/cats") == ""
+
+
+@pytest.mark.parametrize(("first", "licence"), [("pretrained", "apache-2.0"), ("none", "")])
+def test_of_several_backbones_the_licence_is_known_where_they_have_the_same(first: str, licence: str) -> None:
+    parts = backbone(first), backbone("pretrained", "convnext_tiny.fb_in1k")
+    assert licence_of(backbone("pretrained", "resnet18.a1_in1k + convnext_tiny.fb_in1k", *parts)) == licence
+
+
+@pytest.mark.parametrize(
+    ("licence", "identifier", "name"),
+    [
+        ("BSD-3-Clause", "bsd-3-clause", None),
+        ("dinov3-license", "other", "dinov3-license"),
+        ("My terms, of 2026", "other", "my-terms-of-2026"),
+    ],
+)
+def test_a_card_names_a_licence_as_the_hub_takes_it_and_a_weights_file_without_its_path(
+    checkpoint: Path, tmp_path: Path, licence: str, identifier: str, name: str | None
+) -> None:
+    weights = tmp_path / "mine.pth"
+    weights.with_suffix(".json").write_text(json.dumps({"licence": licence}))
+    info = read_info(checkpoint)
+    params = info.params | {"backbone": info.params["backbone"] | {"weights": str(weights)}}
+    info = info.model_copy(update={"backbone": backbone(str(weights)), "params": params})
+    facts = {"splits": {}, "formats": [], "left_out": {}, "compared_on": 0, "machine": ""}
+    for near_groups, alike in ((0, "photos of equal pixels"), (3, "near-duplicates")):
+        write_card(tmp_path, info, None, "drawn", near_groups=near_groups, **facts)
+        card = huggingface_hub.ModelCard.load(tmp_path / "README.md")
+        assert f"{alike} never lie in two" in card.text
+    assert (card.data.license, card.data.license_name) == (identifier, name)
+    assert "(`mine.pth`)" in card.text
+    assert str(tmp_path) not in card.content + published(info).model_dump_json()
+
+
+def test_the_code_of_a_card_turns_a_photo_upright(
+    exported: Path, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(photos[0]) as photo:
+        photo.save(tmp_path / "upright.png")
+        photo.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "sideways.png", exif=exif)
+    monkeypatch.chdir(exported)
+    for code in re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)[:2]:
+        logits = []
+        for name in ("upright.png", "sideways.png"):
+            names: dict[str, Any] = {}
+            exec(code.replace("FOLDER", str(exported)).replace("photo.jpg", str(tmp_path / name)), names)
+            logits.append(names["logits"].tolist())
+        assert logits[0] == logits[1]
 
 
 @pytest.mark.parametrize(
@@ -214,6 +270,7 @@ def test_a_push_uploads_every_file_and_a_space(exported: Path, tmp_path: Path, m
     with stand_in_hub("hf_right") as hub:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
         refuse_unpushable("hf-hub:someone/cats", space=True)
+        hub.files = {f"{kind}/someone/cats/earlier.bin": b"" for kind in ("models", "spaces")}
         push(exported, "hf-hub:someone/cats", space=True)
         assert list(hub.repositories) == ["models/someone/cats", "spaces/someone/cats"]
         assert hub.repositories["spaces/someone/cats"]["sdk"] == "gradio"

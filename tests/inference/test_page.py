@@ -3,6 +3,9 @@
 import os
 import stat
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ import requests
 
 from pipeline.errors import PipelineError
 from pipeline.inference import Classifier
+from pipeline.inference import page as page_module
 from pipeline.inference.page import running_page, serve
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -26,6 +30,9 @@ def files_in(folder: Path) -> list[Path]:
 def test_a_foreign_site_gets_nothing_and_what_is_missing_is_one_sentence(
     direct: None, classifier: Classifier, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # where nobody answers
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")
     with running_page({"frozen": classifier}) as page, requests.Session() as session:
         for name, status in (("127.0.0.1", 200), ("localhost", 200), ("evil.example", 400), ("127.0.0.1.evil.example", 400)):
             assert session.get(page.local_url, headers={"Host": f"{name}:{page.server_port}"}, timeout=60).status_code == status
@@ -37,6 +44,31 @@ def test_a_foreign_site_gets_nothing_and_what_is_missing_is_one_sentence(
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(PipelineError, match="uv sync --extra page"), running_page({"frozen": classifier}):
         pass
+
+
+def test_two_people_who_give_the_same_photo_are_answered_at_once(
+    direct: None, classifier: Classifier, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradio keeps equal uploads in one file, and the first answer deletes it: nobody's photo may wait there for a turn."""
+    both = threading.Barrier(2, timeout=60)
+    monkeypatch.setattr(page_module, "answers_of", lambda classifiers, photo: str(both.wait()))
+    with running_page({"frozen": classifier}) as page, ThreadPoolExecutor() as pool:
+        api, uploads = f"{page.local_url}gradio_api", Path(os.environ["GRADIO_TEMP_DIR"])
+
+        def upload() -> str:
+            return requests.post(f"{api}/upload", files={"files": photos[0].read_bytes()}, timeout=60).json()[0]
+
+        def answer_to(path: str) -> str:
+            asked = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}], "fn_index": 0, "session_hash": "any"}
+            return requests.post(f"{api}/run/predict", json=asked, timeout=60).json()["data"][1]
+
+        [event] = requests.get(f"{page.local_url}config", timeout=60).json()["dependencies"]
+        assert event["queue"] is False  # so a browser asks as `answer_to` does
+        first = pool.submit(answer_to, upload())
+        while files_in(uploads):
+            time.sleep(0.01)
+        assert {answer_to(upload()), first.result()} == {"0", "1"}
+        assert files_in(uploads) == []
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no {CHROMIUM}; on Debian: apt-get install chromium")

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +34,24 @@ def call(*arguments: object, stdin: bytes | None = None) -> Result:
 def loaded_once(classifier: Classifier, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading takes seconds, which each command would wait for."""
     load = Classifier.load
-    monkeypatch.setattr(Classifier, "load", lambda folder: classifier if folder == checkpoint else load(folder))
+
+    def loaded(folder: Path, device: str) -> Classifier:
+        return classifier if (folder, device) == (checkpoint, "auto") else load(folder, device=device)
+
+    monkeypatch.setattr(Classifier, "load", loaded)
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Without the rights of root, who may read everything."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.setresuid(65534, 65534, 0)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.setresuid(0, 0, 0)
 
 
 @pytest.fixture
@@ -85,14 +104,17 @@ def test_files_patterns_and_standard_input_as_json(folder: Path, checkpoint: Pat
 def test_a_table_flags_what_is_out_of_distribution_and_grad_cam_is_drawn(folder: Path, checkpoint: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
     Image.fromarray(noise).save("noise.png")
-    shutil.copy("mine/1.jpg", "mine/deeper/1.jpg")
-    done = call("predict", "mine/1.jpg", "mine/deeper/1.jpg", "noise.png", "--checkpoint", checkpoint, "--explain")
+    long = f"mine/{83 * chr(0x72AC)}.jpg"  # 253 bytes
+    for copied in ("mine/deeper/1.jpg", long):
+        shutil.copy("mine/1.jpg", copied)
+    photos = ("mine/1.jpg", "mine/deeper/1.jpg", long, "noise.png")
+    done = call("predict", *photos, "--checkpoint", checkpoint, "--explain")
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["label", "probability", "photo"]
     assert lines[-1].endswith("noise.png  (out of distribution)")
     drawn = sorted((folder / "outputs/explained").iterdir())
-    assert len(drawn) == 3
+    assert len(drawn) == 4
     assert len({Image.open(file).size for file in drawn}) == 1
 
 
@@ -104,6 +126,43 @@ def test_nothing_to_predict_is_an_error(folder: Path, checkpoint: Path) -> None:
     missing = call("predict", "mine/0.jpg", "--checkpoint", "nowhere")
     assert missing.exit_code == 1
     assert "dvc repro" in missing.stderr
+
+
+@pytest.mark.parametrize("argument", ["linked", "mine/deep*", "mine/deep*/**"])
+def test_links_to_folders_are_followed_and_a_pattern_means_the_photos_of_a_folder_once(folder: Path, argument: str) -> None:
+    (folder / "linked").mkdir()
+    (folder / "linked/deeper").symlink_to(folder / "mine/deeper")
+    (folder / "linked/circle").symlink_to(folder / "linked")
+    top = argument.split("/")[0]
+    assert [name for name, _ in photos_named([argument])] == [f"{top}/deeper/4.jpg", f"{top}/deeper/5.jpg"]
+
+
+def test_what_may_not_be_read_gets_its_reason_and_the_rest_its_answers(folder: Path, checkpoint: Path) -> None:
+    (folder / "secret").mkdir()
+    (folder / "checkpoint.json").write_text("{}")
+    for unreadable in ("secret", "mine/deeper", "checkpoint.json"):
+        (folder / unreadable).chmod(0)
+    folder.chmod(0o755)
+    with unprivileged():
+        photos = ("secret", "secret/0.jpg", "mine", "mine/1.jpg")
+        done = call("predict", *photos, "--checkpoint", checkpoint, "--format", "csv")
+        broken = call("predict", "mine/1.jpg", "--checkpoint", ".")
+    assert done.exit_code == 1
+    assert [line.split(",")[0] for line in done.stdout.splitlines()] == ["photo", "mine/1.jpg"]
+    assert done.stderr.splitlines() == [
+        "secret: none of it is taken, because secret cannot be read",
+        "mine: none of it is taken, because mine/deeper cannot be read",
+        *(f"{name}: cannot be read: Permission denied" for name in ("secret", "secret/0.jpg", "mine/deeper")),
+    ]
+    assert broken.stderr.startswith("\nerror: checkpoint.json cannot be read: Permission denied. Make it readable for you.")
+
+
+def test_a_device_is_taken_from_the_command_line(folder: Path, project: Path) -> None:
+    (folder / "outputs").symlink_to(project / "outputs")
+    for command in (("predict", "mine/1.jpg"), ("embed", "mine/1.jpg"), ("page",)):
+        done = call(*command, "--device", "meta")
+        assert done.exit_code == 1
+        assert "error: device = meta: " in done.stderr
 
 
 def test_addresses(direct: None, checkpoint: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +217,8 @@ def test_kaggle_refuses_other_classes_and_folders_and_wants_a_clip(
         return done.stderr
 
     (folder / "none").mkdir()
-    assert "1.jpg, 2.jpg" in told("none")
+    for empty in ("none", "nowhere"):
+        assert "1.jpg, 2.jpg" in told(empty)
     shutil.copy("mine/0.jpg", "mine/deeper/00.jpg")
     assert "same number" in told("mine")
     (folder / "mine/deeper/00.jpg").unlink()

@@ -21,13 +21,13 @@ from PIL import Image
 from safetensors.torch import load_file, save, save_file
 from timm.models import save_for_hf
 from torch import nn
-from torchvision.models import WeightsEnum
+from torchvision.models import WeightsEnum, vision_transformer
 
 from pipeline.checkpoint import Preprocessing, read_info, save_checkpoint
 from pipeline.data.transforms import evaluation_pixels, evaluation_transform, normalise
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of
-from pipeline.models.backbone import PACKAGES, Backbone, create_backbone, rebuild
+from pipeline.models.backbone import PACKAGES, Backbone, build, create_backbone, rebuild
 from pipeline.models.head import replace_head, replace_head_as_set
 from pipeline.params import Backbone as BackboneSettings
 from pipeline.params import Head as HeadSettings
@@ -157,6 +157,55 @@ def test_torchvisions_networks_with_its_newest_weights_and_rebuilt(in_torchs_cac
         assert torch.equal(rebuilt.eval()(images), logits)
 
 
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("torchvision/inception_v3", "inception_v3_google-0cc3c7bd.pth"),
+        ("inception_v3", "Inception_V3_Weights.IMAGENET1K_V1"),
+    ],
+)
+def test_inceptions_weights_get_photos_as_torchvision_gives_them(
+    in_torchs_cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, weights: str
+) -> None:
+    """From a file and in timm's network too: what goes into the first convolution is the same."""
+    monkeypatch.chdir(tmp_path)
+    published = torchvision.models.inception_v3(transform_input=True, init_weights=False)
+    in_torchs_cache("Inception_V3_Weights.IMAGENET1K_V1", published)
+    backbone = create_backbone(name, weights)
+    photo, seen = torch.rand(1, 3, 75, 75), []
+    wanted = torchvision.models.Inception_V3_Weights.IMAGENET1K_V1.transforms()
+    for model, normalised in ((published, wanted), (backbone.model, backbone.preprocessing)):
+        model.Conv2d_1a_3x3.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        model.eval()(torchvision.transforms.functional.normalize(photo, normalised.mean, normalised.std))
+    torch.testing.assert_close(*seen)
+    if Path(weights).is_file():
+        describe(Path(weights), model_kwargs={"transform_input": False})
+        assert create_backbone(name, weights).info.kwargs["transform_input"] is False
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "size"),
+    [
+        ("vit_h_14", "none", 518),
+        ("vit_h_14", "pretrained", 518),
+        ("vit_b_16", "ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1", 384),
+        ("vit_b_16", "vit_b_16_swag-9ac1b537.pth", 384),
+    ],
+)
+def test_torchvisions_transformers_are_of_the_size_of_their_weights(
+    in_torchs_cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, weights: str, size: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(vision_transformer, "EncoderBlock", lambda *_: nn.Identity())  # which would be gigabytes
+    published = torchvision.models.get_model(name, image_size=size)
+    for known in ("ViT_H_14_Weights", "ViT_B_16_Weights"):
+        in_torchs_cache(f"{known}.IMAGENET1K_SWAG_E2E_V1", published)
+    describe(tmp_path / weights, input_size=[3, size, size])
+    backbone = create_backbone(f"torchvision/{name}", weights)
+    assert backbone.preprocessing.input_size == (3, size, size)
+    assert rebuilt_from(backbone)(torch.zeros(1, 3, size, size)).shape == (1, 2)
+
+
 def rebuilt_from(backbone: Backbone) -> nn.Module:
     """With a head of two outputs, by what a checkpoint holds."""
     head = replace_head_as_set(backbone.model, 2, HeadSettings())
@@ -212,12 +261,19 @@ def test_crop_and_input_size_may_be_set_and_a_rebuilt_network_has_them(tmp_path:
     torch.testing.assert_close(rebuilt_from(backbone).eval().forward_features(images), features)
 
 
-@pytest.mark.parametrize("name", ["test_vit", "test_maxvit"])
+@pytest.mark.parametrize("name", ["test_vit", "test_maxvit", "torchvision/vit_b_32"])
 def test_an_input_size_that_a_network_does_not_take_is_refused(name: str) -> None:
-    sentence = rf"^backbone\.input_size = 100: {name} takes no photos of this size \(.*\)\. Set"
+    sentence = rf"^{name} takes no photos of 100 pixels \(.*\)\. Set backbone\.input_size to"
     with pytest.raises(PipelineError, match=sentence) as told:
         create_backbone(name, "none", input_size=100)
     assert len(str(told.value).splitlines()) == 1
+
+
+def test_a_described_input_size_that_a_network_does_not_take_is_refused(weights: Path) -> None:
+    save_file(timm.create_model("test_vit3").state_dict(), weights)
+    describe(weights, input_size=[3, 96, 96])
+    with pytest.raises(PipelineError, match=r"^test_vit3 takes no photos of 96 pixels"):
+        create_backbone("test_vit3", str(weights))
 
 
 @pytest.mark.parametrize(("number", "size", "crop_pct"), [(0, 224, 0.875), (2, 260, 0.89)])
@@ -276,7 +332,8 @@ def own_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "my_network.py").write_text(OWN)
     yield tmp_path / "my_network.py"
-    sys.modules.pop("my_network", None)
+    for name in ("my_network", "my_package", "my_package.net"):
+        sys.modules.pop(name, None)
 
 
 def test_a_network_of_ones_own_is_built_loaded_and_rebuilt(own_network: Path) -> None:
@@ -292,7 +349,51 @@ def test_a_network_of_ones_own_is_built_loaded_and_rebuilt(own_network: Path) ->
     images, rebuilt = torch.randn(2, 3, 9, 9), rebuilt_from(backbone)
     assert torch.equal(rebuilt.eval()(images), backbone.model.eval()(images))
     own_network.write_text(OWN + "# changed\n")
-    with pytest.raises(PipelineError, match="my_network:build, whose source file has changed since"):
+    with pytest.raises(PipelineError, match="my_network:build, whose source has changed since"):
+        rebuilt_from(backbone)
+
+
+OF_OWN = [
+    ("nn.AdaptiveAvgPool2d(1), ", "", r"^my_network:build takes no photos of 224 pixels \(.*mat1 .*\)\. Set backbone"),
+    ("nn.Linear(6, 10)", "nn.Identity()", r"nn\.Identity for a classifier, at 'fc'.*\. Put nn\.Linear\(width, 1\) there"),
+    ("return Network()", "return Network().body", "No classifier found in Sequential"),
+    *(
+        ("self.fc(self.body(images))", after, rf"does something with the output of its classifier.*\({why}.*End forward\(\)")
+        for after, why in (
+            ("self.fc(self.body(images)).log_softmax(1)", "they differ by"),
+            ("self.fc(self.body(images)) * 2", "they differ by"),
+            ("self.fc(self.body(images)).sigmoid()", "they differ by"),
+            ("{'logits': self.fc(self.body(images))}", "'dict' object has no"),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("code", "other", "message"), OF_OWN)
+def test_a_network_of_ones_own_that_cannot_be_used_is_refused_at_once(
+    own_network: Path, code: str, other: str, message: str
+) -> None:
+    own_network.write_text(OWN.replace(code, other))
+    with pytest.raises(PipelineError, match=message):
+        create_backbone("my_network:build", "none")
+
+
+def test_a_network_of_ones_own_may_share_weights_and_stays_as_it_was_built(own_network: Path) -> None:
+    own_network.write_text(OWN.replace("self.fc =", "self.same = self.body; self.fc ="))
+    random = torch.get_rng_state()
+    state, built = create_backbone("my_network:build", "none").model.state_dict(), build("my_network:build", {}).state_dict()
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(state[name], tensor) for name, tensor in built.items())
+
+
+def test_any_file_of_the_package_of_ones_own_network_counts(own_network: Path) -> None:
+    package = own_network.with_name("my_package")
+    package.mkdir()
+    (package / "__init__.py").write_text("from my_package.net import build\n")
+    (package / "net.py").write_text(OWN)
+    backbone = create_backbone("my_package:build", "none")
+    (package / "net.py").write_text(OWN + "# changed\n")
+    with pytest.raises(PipelineError, match="my_package:build, whose source has changed since"):
         rebuilt_from(backbone)
 
 
@@ -339,6 +440,24 @@ def test_without_a_network_each_source_gives_its_one_message(weights: str, sourc
     assert "Without a network: set backbone.weights to a local weights file" in str(told.value)
 
 
+class _RefusingProxy(BaseHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_CONNECT(self) -> None:
+        self.send_error(403)
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("weights", ["pretrained", "hf-hub:timm/resnet18.a1_in1k"])
+def test_a_proxy_that_refuses_is_told_in_one_message(monkeypatch: pytest.MonkeyPatch, weights: str) -> None:
+    with running(ThreadingHTTPServer(("127.0.0.1", 0), _RefusingProxy)) as proxy:
+        for name in ("https_proxy", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.server_address[1]}")
+        with pytest.raises(PipelineError, match=r"huggingface\.co/timm/resnet18\S* could not be reached: .*403"):
+            create_backbone("resnet18", weights)
+
+
 class HubServer(ThreadingHTTPServer):
     """As much of the Hugging Face hub as a download needs: a folder's files are those of a repository's main branch."""
 
@@ -371,7 +490,8 @@ class _Handler(BaseHTTPRequestHandler):
         return content or b""
 
     def do_GET(self) -> None:
-        self.server.fetched.append(self.path.rpartition("/")[2])
+        if self.path in self.server.files:  # the library also asks a hub which agents there are, once a process
+            self.server.fetched.append(self.path.rpartition("/")[2])
         self.wfile.write(self.do_HEAD())
 
 
@@ -416,6 +536,17 @@ def test_a_repository_that_cannot_be_used_is_told_as_what_it_is_by_whoever_asks_
         with pytest.raises(PipelineError, match=message) as of_photos:
             needed_size(BackboneSettings(name="resnet50", weights="hf-hub:somebody/pets"), Path("none.json"))
         assert "reached" not in str(of_network.value) + str(of_photos.value)
+
+
+def test_a_download_of_torchvisions_that_was_cut_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, served) -> None:
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published/resnet18-f37072fd.pth").write_bytes(b"the first bytes")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(urllib.request, "_opener", None)
+    with served(tmp_path / "published") as server:
+        monkeypatch.setattr(WeightsEnum, "url", f"{server.url}/somebody/pets/resolve/main/resnet18-f37072fd.pth")
+        with pytest.raises(PipelineError, match=r"resnet18-f37072fd\.pth came cut short or damaged: invalid hash value"):
+            create_backbone("resnet18", "ResNet18_Weights.IMAGENET1K_V1")
 
 
 def test_weights_of_anybodys_on_the_hub_are_downloaded_once_and_known_by_their_hash(tmp_path: Path, served) -> None:

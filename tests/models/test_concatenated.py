@@ -1,7 +1,6 @@
 """Several backbones as one network: each sees what it would see alone, and a checkpoint rebuilds it."""
 
 import torch
-from torch import nn
 
 from pipeline.checkpoint import CheckpointInfo
 from pipeline.models.backbone import create_backbone, create_backbones, rebuild
@@ -39,11 +38,11 @@ def test_each_network_sees_what_it_would_see_alone_and_a_checkpoint_rebuilds_it(
 
 
 def test_several_of_one_name_are_several_and_the_largest_photos_go_to_all() -> None:
-    found = create_backbones(Backbone(name=["test_resnet", "test_resnet", "test_vit"], weights="none").parts)
-    sizes = [create_backbone(name, "none").preprocessing.input_size for name in ("test_resnet", "test_vit")]
-    assert found.preprocessing.input_size == max(sizes)
-    assert found.info.name == "test_resnet + test_resnet + test_vit"
-    assert isinstance(found.model.get_submodule("head"), nn.Linear)
+    """Of 160 and of 224 px: the first is a transformer, which takes no other size than the one that it is built for."""
+    found = create_backbones(Backbone(name=["test_vit3", "test_vit3", "torchvision/shufflenet_v2_x0_5"], weights="none").parts)
+    assert found.preprocessing.input_size == (3, 224, 224)
+    assert found.info.name == "test_vit3 + test_vit3 + torchvision/shufflenet_v2_x0_5"
+    assert found.model.eval()(torch.zeros(2, 3, 224, 224)).shape == (2, 1)
 
 
 def _normalised(pixels: torch.Tensor, backbone) -> torch.Tensor:

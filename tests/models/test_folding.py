@@ -85,3 +85,10 @@ def test_a_convolution_whose_output_is_used_elsewhere_is_left_as_it_was() -> Non
     model = UsesTwice().eval()
     assert fold_batch_norm(model, torch.randn(1, 3, 4, 4)) == ()
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_the_comparison_is_made_in_float32_on_a_gpu_too() -> None:
+    model, allowed = timm.create_model("test_resnet").eval(), []
+    model.register_forward_pre_hook(lambda *_: allowed.append(torch.backends.cudnn.allow_tf32))
+    assert fold_batch_norm(model, torch.randn(1, 3, 32, 32))
+    assert allowed == [False, False]

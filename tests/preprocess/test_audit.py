@@ -78,6 +78,11 @@ def test_every_file_has_a_row_and_every_photo_is_stored_whatever_the_number_of_w
         assert image.size == tuple(rows.loc["dog.5", ["stored_width", "stored_height"]]) == (48, round(69 * 48 / 60))
 
 
+def test_photos_whose_replacement_was_killed_are_there_again(raw: Path, tmp_path: Path) -> None:
+    raw.rename(tmp_path / ".raw.old")
+    assert len(audit(raw, tmp_path / "store", stored_size=48, workers=2)) == 44
+
+
 def test_two_classes_are_needed(tmp_path: Path) -> None:
     save(tmp_path / "PetImages/Cat/0.jpg", picture())
     with pytest.raises(PipelineError, match="holds files of 1 classes, and two or more are needed"):

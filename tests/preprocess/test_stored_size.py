@@ -3,12 +3,13 @@
 import importlib
 import json
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.params import Backbone
+from pipeline.params import Backbone, OneBackbone
 from pipeline.preprocess.stored_size import choose_stored_size, needed_size
 
 
@@ -28,29 +29,66 @@ from pipeline.preprocess.stored_size import choose_stored_size, needed_size
     ],
 )
 def test_what_is_needed_is_the_input_size_over_the_crop(name: str, weights: str, needed: int, settings: dict) -> None:
-    assert needed_size(*Backbone(name=name, weights=weights, **settings).parts, Path("none.json")) == needed
+    assert needed_size(*Backbone(name=name, weights=weights, **settings).parts, Path("none")) == needed
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], OneBackbone]]:
+    """Writes a module of the present folder, and gives the backbone that it builds."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+
+    def own(source: str) -> OneBackbone:
+        (tmp_path / "net_of_mine.py").write_text(source)
+        importlib.invalidate_caches()
+        return Backbone(name="net_of_mine:build", weights="none").parts[0]
+
+    yield own
+    sys.modules.pop("net_of_mine", None)
 
 
 @pytest.mark.parametrize(
-    ("preprocessing", "needed"),
-    [("{'input_size': (3, 384, 384), 'crop_pct': 1.0}", 384), ("{'crop_pct': 0.7}", 320), (None, 256)],
+    ("source", "needed"),
+    [
+        ("preprocessing = {'input_size': (3, 384, 384), 'crop_pct': 1.0}\ndef build(): ...", 384),
+        ("preprocessing = {'crop_pct': 0.7}\ndef build(): ...", 320),
+        ("class build:\n    preprocessing = {'crop_pct': 0.7}", 320),
+        ("def build(): ...", 256),
+    ],
 )
-def test_a_network_of_ones_own_says_it_in_its_module(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preprocessing: str | None, needed: int
-) -> None:
-    said = f"preprocessing = {preprocessing}\n" if preprocessing else ""
-    (tmp_path / "net_of_mine.py").write_text(f"{said}def build(): ...\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    monkeypatch.delitem(sys.modules, "net_of_mine", raising=False)
-    importlib.invalidate_caches()
-    assert needed_size(*Backbone(name="net_of_mine:build", weights="none").parts, Path("none.json")) == needed
-    monkeypatch.delitem(sys.modules, "net_of_mine")
+def test_a_network_of_ones_own_says_it_or_its_module(own: Callable[[str], OneBackbone], source: str, needed: int) -> None:
+    assert needed_size(own(source), Path("none")) == needed
 
 
-def test_a_description_of_the_weights_goes_before_the_network(tmp_path: Path) -> None:
-    (tmp_path / "pets.json").write_text(json.dumps({"input_size": [3, 96, 128], "crop_pct": 0.8}))
-    assert needed_size(*Backbone(name="test_resnet", weights="pets.pth").parts, tmp_path / "pets.json") == 160
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def build(:", "SyntaxError|invalid syntax"),
+        ("def build(): raise OSError('no such disk')", "cannot be found: OSError: no such disk"),
+        ("preprocessing = {'input_size': 64}\ndef build(): ...", r"its preprocessing cannot be used \(input_size "),
+    ],
+)
+def test_a_network_of_ones_own_that_fails(own: Callable[[str], OneBackbone], source: str, message: str) -> None:
+    with pytest.raises(PipelineError, match=message):
+        needed_size(own(source), Path("none"))
+
+
+@pytest.mark.parametrize(
+    ("description", "needed"),
+    [({"input_size": [3, 96, 128], "crop_pct": 0.8}, 160), ({"crop_pct": 0.8, "input_size": None}, 200)],
+)
+def test_each_key_beside_the_weights_goes_before_the_networks(tmp_path: Path, description: dict, needed: int) -> None:
+    (tmp_path / "pets.pth").touch()
+    (tmp_path / "pets.json").write_text(json.dumps(description))
+    assert needed_size(*Backbone(name="test_resnet", weights="pets.pth").parts, tmp_path / "pets.pth") == needed
+
+
+@pytest.mark.parametrize("content", ["[]", '{"input_size": 224}', '{"crop_pct": 0}', "{"])
+def test_a_description_that_cannot_be_used(tmp_path: Path, content: str) -> None:
+    (tmp_path / "pets.pth").touch()
+    (tmp_path / "pets.json").write_text(content)
+    with pytest.raises(PipelineError, match=r"pets\.json cannot be used \(.*\): input_size is three numbers"):
+        needed_size(*Backbone(name="test_resnet", weights="pets.pth").parts, tmp_path / "pets.pth")
 
 
 @pytest.mark.parametrize(
@@ -71,6 +109,8 @@ def test_a_number_that_is_too_small_warns(setting: int, warns: bool, capsys: pyt
     assert ("384 px" in printed) == warns
 
 
-def test_an_unknown_name_is_an_error() -> None:
-    with pytest.raises(PipelineError, match="The input size of backbone torchvision/nosuch with weights none cannot be found"):
-        choose_stored_size("auto", Backbone(name="torchvision/nosuch", weights="none"))
+@pytest.mark.parametrize("name", ["nosuch", "fcn_resnet50"])  # which segments
+def test_an_unknown_name_is_an_error(name: str) -> None:
+    message = f"The input size of backbone torchvision/{name} with weights none cannot be found: .* no classifier '{name}'"
+    with pytest.raises(PipelineError, match=message):
+        choose_stored_size("auto", Backbone(name=f"torchvision/{name}", weights="none"))

@@ -16,7 +16,7 @@ from pipeline.errors import PipelineError
 from pipeline.params import load_params
 from pipeline.stages.download import run as run_stage
 from pipeline.stages.inputs import run as run_inputs
-from tests.clones import ROOT, run, set_params
+from tests.clones import ROOT, clone, run, set_params
 from tests.download.http_server import Answer, MisbehavingServer, serve
 from tests.download.packing import files_below, zipped
 from tests.download.test_parquet import hub_parquet
@@ -103,14 +103,18 @@ def test_an_address_that_gave_a_page_first_is_asked_again(
     server: tuple[dict[str, bytes], str], project: Path, download: Download
 ) -> None:
     files, address = server
-    whole = cat_and_dog(b"whole")
-    for content, message in ((b"<html>log in</html>", "begins with b'<html>"), (whole[:-30], "cut short")):
+    whole, useless = cat_and_dog(b"whole"), zipped({"readme.txt": b""})
+    cases = {b"<html>log in</html>": "begins with b'<html>", whole[:-30]: "cut short", useless: "no photos in a known layout"}
+    for content, message in cases.items():
         files["/photos.zip"] = content
         assert message in download(f"{address}/photos.zip", fails=True)
         assert not (project / "data/archives.sha256").exists()
     files["/photos.zip"] = whole
     download(f"{address}/photos.zip")
     assert photos_of(project)["Dog/0.jpg"] == b"whole"
+    files["/photos.zip"] = useless
+    download(f"{address}/photos.zip", fails=True, sha256=hashlib.sha256(useless).hexdigest())
+    assert list((project / "data/.downloads").rglob("photos.zip"))  # what is expected is not asked for twice
 
 
 def test_a_path(project: Path, download: Download) -> None:
@@ -149,11 +153,58 @@ def test_a_photo_replaced_behind_a_link_is_noticed(project: Path) -> None:
     assert len(seen) == 2
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("data/raw", "= data/raw overlaps with data/raw, which DVC removes"),
+        ("data/raw/mine.zip", "mine.zip overlaps with data/raw"),
+        ("data", "= data overlaps with data/raw"),
+        ("data/processed/images", "images overlaps with data/processed"),
+        ("drawn", r"data/raw would be replaced, and holds other things \('cats'\)"),
+    ],
+)
+def test_photos_in_an_output_are_refused_by_the_first_stage(project: Path, source: str, message: str) -> None:
+    (project / "data/raw/cats").mkdir(parents=True)
+    set_params(project, {"download.source": source})
+    with pytest.raises(PipelineError, match=message):
+        run_inputs(load_params())
+
+
+def test_dvc_does_not_remove_photos_that_lie_in_an_output(tmp_path: Path) -> None:
+    folder = clone(tmp_path)
+    photo = folder / "data/raw/cats/0.jpg"
+    photo.parent.mkdir(parents=True)
+    photo.write_bytes(b"mine")
+    set_params(folder, {"download.source": "data/raw"})
+    done = run(folder, "dvc", "repro", "download", check=False)
+    assert "error: download.source = data/raw overlaps" in done.stderr
+    assert photo.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("init", ["", "import ("], ids=["whole", "broken"])
+def test_the_package_of_a_network_is_hashed_whole(project: Path, monkeypatch: pytest.MonkeyPatch, init: str) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    package = project / ("broken_package" if init else "whole_package")
+    package.mkdir()
+    (package / "__init__.py").write_text(init)
+    (package / "net.py").write_text("from .layers import build")
+    set_params(project, {"backbone.name": f"{package.name}.net:build", "backbone.weights": "none"})
+    seen = set()
+    for content in ("def build(): ...", "def build(): pass"):
+        (package / "layers.py").write_text(content)
+        run_inputs(load_params())
+        seen.add((project / "data/inputs/network.json").read_text())
+    assert len(seen) == (1 if init else 2)  # what is broken is for the stage that needs it to say
+
+
 def test_drawn_photos(project: Path, download: Download) -> None:
     download("drawn", drawn_photos=60)
     assert len(photos_of(project)) >= 50
     assert json.loads((project / "outputs/metrics/download.json").read_text())["archive_sha256"] is None
     assert "drawn photos come from no archive" in download("drawn", fails=True, sha256="0" * 64)
+    (project / "data/raw/thesis.tex").write_text("years of work")
+    assert "holds other things ('thesis.tex')" in download("drawn", fails=True, sha256=None)
+    assert (project / "data/raw/thesis.tex").is_file()
 
 
 # What was downloaded first is what is downloaded ever after

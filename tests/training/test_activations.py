@@ -12,9 +12,10 @@ from torch import nn
 from pipeline.checkpoint import BackboneInfo, Preprocessing
 from pipeline.data.dataset import Photos, epoch_order
 from pipeline.errors import PipelineError
+from pipeline.models import backends
 from pipeline.models.outputs import FeatureExtractor
 from pipeline.training import activations
-from pipeline.training.activations import SplitNetwork
+from pipeline.training.activations import SplitNetwork, to_float16
 from tests.training import tiny
 
 
@@ -57,6 +58,24 @@ def test_both_stages_share_the_activations_of_the_photos_as_they_are(tmp_path: P
         torch.testing.assert_close(outputs[:, 2:], expected, rtol=5e-3, atol=5e-3)
     with pytest.raises(PipelineError, match=r"008\.jpg cannot be decoded"):
         again.activations("train", photos, copy_number=1)
+
+
+def test_what_is_wanted_in_16_bits_is_computed_so_whatever_was_asked_for_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a processor with bfloat16 (here torch's): validation comes first, in float32, and training photos after it."""
+    monkeypatch.setattr(backends, "candidates", lambda *_, float32: ["torch" if float32 else "torch bfloat16"])
+    monkeypatch.setattr(activations, "candidates", backends.candidates)
+    photos = tiny.photos(tmp_path / "photos")
+    for first in (True, False):
+        network = tiny.network()
+        asked = {float32: network.backend(photos, float32=float32) for float32 in (first, not first)}
+        assert {float32: backend.name for float32, backend in asked.items()} == {True: "torch", False: "torch bfloat16"}
+        assert network.backend(photos, float32=True) is asked[True]
+
+
+def test_what_float16_cannot_hold_becomes_the_largest_that_it_can() -> None:
+    assert to_float16(torch.tensor([1.5, 1e6, -1e6])).tolist() == [1.5, 65504.0, -65504.0]
 
 
 def test_epochs_go_through_the_copies_at_low_resolution_first_and_the_originals_last(tmp_path: Path) -> None:
@@ -137,7 +156,7 @@ def key(
     runtime = replace(tiny.RUNTIME, processes=processes)
     network = SplitNetwork(own or tiny.model(), blocks, preprocessing, choice=choice, runtime=runtime)
     network.use_cache(folder, BackboneInfo(name="test_resnet", kwargs={}, weights="none", weights_sha256=None), photos)
-    cache = network._cache_of("train", Photos(ids, (), torch.empty(0)), 1, 64, [augmentation, 0])
+    cache = network._cache_of("train", Photos(ids, (), torch.empty(0), ids), 1, 64, [augmentation, 0])
     assert cache
     return cache._folder.name
 

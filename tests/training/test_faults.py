@@ -29,11 +29,11 @@ def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path) -> None:
 
 def test_an_exploded_loss_stops_the_training() -> None:
     high = [EXPLODED * 0.7 * 1.01] * (WINDOW - 1)
-    check_loss([0.1, *high], num_classes=2, learning_rate=0.1)
-    check_loss([*high, 1.0], num_classes=2, learning_rate=0.1)
-    check_loss([*high, high[0]], num_classes=4, learning_rate=0.1)
+    check_loss([0.1, *high], guessing=0.7, learning_rate=0.1)
+    check_loss([*high, 1.0], guessing=0.7, learning_rate=0.1)
+    check_loss([*high, high[0]], guessing=1.4, learning_rate=0.1)
     with pytest.raises(PipelineError, match=rf"exploded: 2\.83 over the last {WINDOW} steps.* at step {WINDOW} "):
-        check_loss([*high, high[0]], num_classes=2, learning_rate=0.1)
+        check_loss([*high, high[0]], guessing=0.7, learning_rate=0.1)
 
 
 class Deadly(TrainingTransform):

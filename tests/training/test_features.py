@@ -30,7 +30,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Photos:
     paths = [folder / f"{number:03d}.png" for number in range(NUM_PHOTOS)]
     for number, path in enumerate(paths):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
-    return Photos(tuple(path.stem for path in paths), tuple(paths), torch.zeros(NUM_PHOTOS, dtype=torch.int64))
+    ids = tuple(path.stem for path in paths)
+    return Photos(ids, tuple(paths), torch.zeros(NUM_PHOTOS, dtype=torch.int64), ids)
 
 
 @pytest.fixture(autouse=True)

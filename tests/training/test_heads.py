@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from pipeline.training.blend import fit_several
 from pipeline.training.calibration import class_weight, cross_fitted_losses, fit_temperature
 from pipeline.training.mlp import EPOCHS, PATIENCE, train_mlp
 from pipeline.training.probe import PATIENCE as STRENGTHS_WITHOUT_GAIN
-from pipeline.training.probe import fit_probe, out_of_fold, solve_head
+from pipeline.training.probe import _folds, fit_probe, out_of_fold, solve_head
 
 
 def clusters(num_classes: int, count: int = 300) -> tuple[Tensor, Tensor]:
@@ -126,6 +127,14 @@ def test_a_class_with_one_photo_and_its_duplicate_is_in_all_folds() -> None:
     assert out_of_fold(features[[0, 20, 40]], labels[[0, 20, 40]], ["a", "b", "c"], solved(3)).argmax(1).tolist() == [0, 1, 2]
 
 
+def test_a_class_with_few_photos_leaves_the_others_their_ten_folds() -> None:
+    labels = torch.tensor([0] * 50 + [1] * 50 + [2, 2]).numpy()
+    folds, parts = _folds(labels, np.arange(102))
+    assert (folds, len(parts)) == (10, 10)
+    assert all(set(labels[rest]) == {0, 1, 2} for rest, _ in parts)
+    assert sorted(np.concatenate([part for _, part in parts])) == list(range(102))
+
+
 def test_with_few_groups_a_fold_is_solved_with_the_strength_that_its_photos_ask_for() -> None:
     """Two folds: each half is predicted by the solution on the other half, at the same strength of the mean loss."""
     features, labels = clusters(2, 8)
@@ -177,6 +186,9 @@ def test_of_several_backbones_the_heads_are_blended_where_that_is_better_beyond_
     for part in (slice(0, 4), slice(4, None)):
         alone = fit_probe(train[:, part], train_labels, val[:, part], val_labels)
         assert cross_entropy(probe.logits(val), val_labels) < cross_entropy(alone.logits(val[:, part]), val_labels)
+    twice, tried = fit_several(train, train_labels, val, val_labels, groups, widths=widths, names=["a", "a"])
+    assert list(tried) == ["a (1) alone", "a (2) alone", "blended", "concatenated"]
+    assert torch.equal(twice.weight, probe.weight)
     # What a checkpoint says of it is enough to solve it again.
     for mine, again in zip((probe.weight, probe.bias), solve_head(train, train_labels, probe.solved), strict=True):
         torch.testing.assert_close(mine, again, rtol=1e-3, atol=1e-4)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import timm
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -56,7 +57,7 @@ def test_what_nobody_sets_costs_no_more_than_the_budget_or_the_least_there_is(
     settings = UnfreezeFinetune(budget=budget)
     recipe = choose_recipe(settings, fractions, num_photos, is_split=is_split)
     assert recipe == choose_recipe(settings, fractions, num_photos, is_split=is_split)
-    epochs = min(max(round(200 * 16 / num_photos), 4), 8) if num_photos < 8000 else 2
+    epochs = min(max(round(200 * 16 / num_photos), 4), 8)
     most = 2 * epochs if budget == "auto" else budget
     assert recipe.cost <= most + 1e-9 or recipe.epochs == 1
     assert 1 <= recipe.copies <= recipe.epochs <= 8
@@ -79,8 +80,8 @@ def test_what_somebody_sets_is_taken_whatever_it_costs(num_photos: int, fraction
 @pytest.mark.parametrize(
     ("name", "size", "num_photos", "blocks", "epochs", "copies", "budget"),
     [
-        ("mobilenetv2_100", 224, 16_000, 3, 2, 2, "auto"),
-        ("mobilenetv2_100", 224, 16_000, 2, 2, 2, 3.0),
+        ("mobilenetv2_100", 224, 16_000, 3, 4, 2, "auto"),
+        ("mobilenetv2_100", 224, 16_000, 1, 4, 2, 3.0),
         ("mobilenetv2_100", 224, 16_000, 1, 2, 2, 2.0),
         ("resnet50", 224, 840, 1, 4, 4, "auto"),
         ("vit_small_patch16_224", 224, 300, 6, 8, 8, "auto"),
@@ -107,7 +108,10 @@ def test_the_suggestion_is_the_middle_of_the_valley() -> None:
 
 
 def test_real_steps_at_rising_rates(tmp_path: Path) -> None:
-    found = try_learning_rates(tiny.network(), tiny.photos(tmp_path / "photos"), tiny.settings(), RATES)
+    photos = tiny.photos(tmp_path / "photos")
+    found = try_learning_rates(tiny.network(), photos, tiny.settings(), RATES)
+    weighted = try_learning_rates(tiny.network(), photos, tiny.settings(), RATES, torch.tensor([1.5, 0.5]))
+    assert weighted["loss"][0] != found["loss"][0]
     assert found["learning_rate"].tolist() == RATES[: len(found)]
     assert STEPS // 2 < len(found) <= STEPS
     suggested = suggest(found)

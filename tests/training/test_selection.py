@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from pipeline.training import selection
 from pipeline.training.calibration import FOLDS, HIGHEST, best_clip, cross_fitted_losses, fit_temperature
-from pipeline.training.selection import Candidate, choose, gain_beyond_chance
+from pipeline.training.selection import FEWEST_GROUPS, Candidate, bootstrap_mean, choose, gain_beyond_chance
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -77,13 +77,13 @@ def test_what_noise_makes_better_is_seldom_kept_and_what_is_clearly_better_is() 
     for seed in range(200):
         rng = np.random.default_rng(seed)
         frozen, *others = rng.exponential(0.1, (5, 300))
-        choice = choose(candidate(frozen, 0.0), [candidate(losses) for losses in others])
+        choice = choose(candidate(frozen, 0.0), [candidate(losses) for losses in others], range(300))
         looked_better += choice.gain > 0
         fooled += choice.candidate.alpha > 0
     assert looked_better > 140
     assert fooled < 40  # 20 of 200 for one candidate that is tried twice; the best of four independent ones is the worst case
     better = candidate(0.8 * frozen + rng.normal(0, 0.01, 300), 0.5)
-    choice = choose(candidate(frozen, 0.0), [candidate(others[0]), better])
+    choice = choose(candidate(frozen, 0.0), [candidate(others[0]), better], range(300))
     assert choice.candidate is better
     assert 0 < choice.gain_low < choice.gain == pytest.approx(frozen.mean() - better.log_loss)
     assert choice.reason.startswith("Fine-tuned weights kept (50% of epoch 1)")
@@ -95,7 +95,7 @@ def test_no_candidate_is_kept_whose_mean_gain_is_not_above_zero(gains: list[np.n
     size = min(map(len, gains))
     frozen = candidate(np.full(size, 5.0), 0.0)
     candidates = [candidate(5.0 - gain[:size]) for gain in gains]
-    choice = choose(frozen, candidates)
+    choice = choose(frozen, candidates, range(size))
     assert choice.candidate in (frozen, min(candidates, key=lambda one: one.log_loss))
     if choice.candidate is frozen:
         assert choice.reason.startswith("Frozen weights kept")
@@ -109,10 +109,29 @@ def test_no_candidate_is_kept_whose_mean_gain_is_not_above_zero(gains: list[np.n
 def test_more_photos_with_the_same_differences_show_a_small_gain(gains: np.ndarray) -> None:
     assume(gains.std() > 0)
     gains = gains - gains.mean() + 0.2 * gains.std()
-    once, often = gain_beyond_chance(gains), gain_beyond_chance(np.tile(gains, 400 // len(gains)))
+    many = np.tile(gains, 400 // len(gains))
+    once, often = gain_beyond_chance(gains, range(len(gains))), gain_beyond_chance(many, range(len(many)))
     assert often[0] == pytest.approx(once[0])
     assert often[1] > 0
     assert once[1] <= once[0]
+
+
+@given(differences, st.integers(2, 5))
+@settings(max_examples=50)
+def test_copies_of_the_photos_make_no_gain_surer(gains: np.ndarray, copies: int) -> None:
+    once = bootstrap_mean(gains, range(len(gains)), 0.95, resamples=1000)
+    copied = bootstrap_mean(np.repeat(gains, copies), np.repeat(np.arange(len(gains)), copies), 0.95, resamples=1000)
+    assert copied == pytest.approx(once, abs=1e-9)
+
+
+@pytest.mark.parametrize("photos_a_group", [1, 50])
+def test_a_handful_of_different_photos_shows_no_gain(photos_a_group: int) -> None:
+    groups = np.repeat(np.arange(FEWEST_GROUPS), photos_a_group)
+    frozen, better = candidate(np.full(len(groups), 1.0), 0.0), candidate(np.full(len(groups), 0.5))
+    assert choose(frozen, [better], groups).candidate is better
+    choice = choose(frozen, [better], np.minimum(groups, FEWEST_GROUPS - 2))
+    assert choice.candidate is frozen
+    assert "fewer than 10 different validation photos" in choice.reason
 
 
 @pytest.mark.parametrize(("photos", "mistakes"), [(20, 0), (178, 0), (3000, 0), (3000, 15)])

@@ -45,7 +45,8 @@ def photos(folder: Path, count: int = 40) -> Photos:
         noise[..., 2 * (index % 2)] += 25
         Image.fromarray(noise).save(folder / f"{index:03d}.jpg")
     paths = tuple(sorted(folder.glob("*.jpg")))
-    return Photos(tuple(path.stem for path in paths), paths, torch.arange(count) % 2)
+    ids = tuple(path.stem for path in paths)
+    return Photos(ids, paths, torch.arange(count) % 2, ids)
 
 
 def model(name: str = "test_resnet", **arguments: Any) -> torch.nn.Module:
