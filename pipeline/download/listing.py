@@ -57,11 +57,12 @@ def walk(folder: Path) -> Iterator[tuple[Path, bool]]:
     """Every path below a folder, and whether it is a folder that is read; links are followed as the module says.
 
     Raises:
-        OSError: a folder cannot be read.
+        OSError: a folder cannot be read, which of a hidden one does not matter.
     """
 
     def fail(error: OSError) -> None:
-        raise error
+        if not is_hidden(Path(error.filename).name):
+            raise error
 
     read = [folder.resolve()]
     for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):

@@ -35,6 +35,10 @@ IDENTIFIERS = re.compile(
 )
 
 
+# Files of an export, of which a later one may lack some: left there, they would go on being the old network.
+NETWORKS = ("model.safetensors", "config.json", "model*.onnx", "openvino_model.*", "model.pt2", "model.pte")
+
+
 def licence_of(backbone: BackboneInfo) -> str:
     """The licence of the weights that the network started from, in lower case.
 
@@ -128,7 +132,7 @@ def refuse_unpushable(target: str | None, *, space: bool = False) -> None:
 
 
 def push(folder: Path, target: str, *, space: bool = False) -> None:
-    """Make the repository unless it is there, and put the folder in the place of its files; likewise a Space of the same name.
+    """Make the repository unless it is there, and upload the folder in the place of an earlier export; likewise a Space.
 
     Raises:
         PipelineError: the hub cannot be reached or refuses, or the folder has not got what a Space loads.
@@ -136,14 +140,14 @@ def push(folder: Path, target: str, *, space: bool = False) -> None:
     name, hub = target.removeprefix(HUB_PREFIX), huggingface_hub.constants.ENDPOINT
     if space and not (folder / MODEL_FILE).exists():
         raise PipelineError("A Space loads the network with timm, in whose format this one cannot be: push it without --space.")
-    say(f"uploading {folder} to {hub}/{name}, where it takes the place of what is there")
+    say(f"uploading {folder} to {hub}/{name}, in the place of any earlier export there")
     huggingface_hub.utils.logging.set_verbosity_error()  # its retries end in the one message below
     huggingface_hub.utils.disable_progress_bars()
     api = huggingface_hub.HfApi(endpoint=hub)
-    upload = partial(api.upload_folder, repo_id=name, delete_patterns="*")  # else files of an earlier export would stay
+    upload = partial(api.upload_folder, repo_id=name)
     try:
         api.create_repo(name, exist_ok=True)
-        done = [upload(folder_path=folder, commit_message="Export")]
+        done = [upload(folder_path=folder, commit_message="Export", delete_patterns=[*NETWORKS])]
         if space:
             with TemporaryDirectory() as written:
                 write_space(Path(written), folder, name)

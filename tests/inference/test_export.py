@@ -270,14 +270,15 @@ def test_a_push_uploads_every_file_and_a_space(exported: Path, tmp_path: Path, m
     with stand_in_hub("hf_right") as hub:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
         refuse_unpushable("hf-hub:someone/cats", space=True)
-        hub.files = {f"{kind}/someone/cats/earlier.bin": b"" for kind in ("models", "spaces")}
+        others = {"models/someone/cats/notes.txt": b"kept"}
+        hub.files = {"models/someone/cats/model.pte": b"of an earlier export"} | others
         push(exported, "hf-hub:someone/cats", space=True)
         assert list(hub.repositories) == ["models/someone/cats", "spaces/someone/cats"]
         assert hub.repositories["spaces/someone/cats"]["sdk"] == "gradio"
         model = {f"models/someone/cats/{path.name}": path.read_bytes() for path in exported.iterdir()}
         space = {f"spaces/someone/cats/{name}" for name in ("README.md", "app.py", "requirements.txt")}
-        assert {name: content for name, content in hub.files.items() if name not in space} == model
-        assert set(hub.files) == {*model, *space}
+        assert {name: content for name, content in hub.files.items() if name not in space} == model | others
+        assert set(hub.files) == {*model, *space, *others}
         assert hub.commits == 2
         validated = {card["repoType"]: card["content"] for card in hub.cards}
         assert set(validated) == {"model", "space"}

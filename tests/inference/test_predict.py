@@ -139,16 +139,18 @@ def test_links_to_folders_are_followed_and_a_pattern_means_the_photos_of_a_folde
 
 def test_what_may_not_be_read_gets_its_reason_and_the_rest_its_answers(folder: Path, checkpoint: Path) -> None:
     (folder / "secret").mkdir()
+    (folder / "card/.Trashes").mkdir(parents=True)
+    shutil.copy(folder / "mine/1.jpg", folder / "card/1.jpg")
     (folder / "checkpoint.json").write_text("{}")
-    for unreadable in ("secret", "mine/deeper", "checkpoint.json"):
+    for unreadable in ("secret", "mine/deeper", "card/.Trashes", "checkpoint.json"):
         (folder / unreadable).chmod(0)
     folder.chmod(0o755)
     with unprivileged():
-        photos = ("secret", "secret/0.jpg", "mine", "mine/1.jpg")
+        photos = ("secret", "secret/0.jpg", "mine", "mine/1.jpg", "card")
         done = call("predict", *photos, "--checkpoint", checkpoint, "--format", "csv")
         broken = call("predict", "mine/1.jpg", "--checkpoint", ".")
     assert done.exit_code == 1
-    assert [line.split(",")[0] for line in done.stdout.splitlines()] == ["photo", "mine/1.jpg"]
+    assert [line.split(",")[0] for line in done.stdout.splitlines()] == ["photo", "mine/1.jpg", "card/1.jpg"]
     assert done.stderr.splitlines() == [
         "secret: none of it is taken, because secret cannot be read",
         "mine: none of it is taken, because mine/deeper cannot be read",
