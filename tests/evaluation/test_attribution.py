@@ -89,11 +89,9 @@ def test_networks_of_every_layout(name: str) -> None:
 
 def test_of_several_backbones_each_is_heard() -> None:
     """Each sees one corner: the heat lies on both, not on what the last backbone saw alone."""
-    image, quiet = torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32)
+    image = torch.zeros(1, 3, 32, 32)
     image[..., :8, :8], image[..., 24:, 24:] = 1.0, -1.0
-    quiet[..., :8, :8] = 1.0
-    bright, dark = Corner(), Corner()
-    model = ConcatenatedNetwork([bright, dark], [2, 2]).eval()
+    model = ConcatenatedNetwork([Corner(), Corner()], [2, 2]).eval()
     with torch.no_grad():
         model.head = nn.Linear(4, 1, bias=False)
         model.head.weight.copy_(torch.tensor([[1.0, 0.0, 0.0, 1.0]]))  # what is bright to the first, dark to the second
@@ -101,7 +99,6 @@ def test_of_several_backbones_each_is_heard() -> None:
     assert heat.max() == 1
     assert heat[[3, 28], [3, 28]].numpy() == pytest.approx(1, abs=0.01)
     assert heat[3, 28] == 0
-    assert grad_cam(model, quiet, [0])[0, 28, 28] == 0
 
 
 def test_a_network_without_maps_is_refused_and_the_report_gives_the_reason(tmp_path: Path) -> None:
