@@ -137,9 +137,8 @@ def test_a_photo_that_cannot_be_read_is_reported_at_its_turn_and_ends_the_thread
 def test_a_process_that_loads_photos_gives_the_reason_alone(photos: Photos, tmp_path: Path) -> None:
     broken = replace(photos, paths=(tmp_path / "missing.jpg", *photos.paths[1:]))
     loaded = load_batches(broken, augmented(PREPROCESSING, "light", 0, 1), [[0, 1]], workers=1, by_processes=True)
-    with pytest.raises(PipelineError) as caught:
+    with pytest.raises(PipelineError, match=rf"^{tmp_path}/missing\.jpg cannot be decoded"):
         list(loaded)
-    assert str(caught.value).startswith(str(tmp_path / "missing.jpg"))
 
 
 def test_batches_that_are_not_taken_are_not_decoded(photos: Photos) -> None:

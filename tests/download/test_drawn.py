@@ -44,11 +44,12 @@ def test_ctrl_c_is_raised_once_the_workers_are_gone() -> None:
         with _pool(2) as pool:
             os.kill(os.getpid(), signal.SIGINT)
             assert list(pool.map(abs, [-1, -2])) == [1, 2]
-            assert len(multiprocessing.active_children()) > 0
+            assert len(multiprocessing.active_children()) > len(others)
 
+    others = multiprocessing.active_children()  # of tests before, which may still be ending
     with pytest.raises(KeyboardInterrupt):
         work()
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= set(others)
 
 
 @pytest.fixture(scope="module")
