@@ -34,6 +34,12 @@ def printable(name: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", name)
 
 
+def public_name(weights: str) -> str:
+    """Weights as they are set, but of a file outside the project only its name: its path is private."""
+    path = Path(weights)
+    return path.name if path.is_absolute() or {"..", "~"} & set(path.parts) else weights
+
+
 def megabytes(size: int) -> str:
     """12_345_678 (bytes) -> '12.3 MB'."""
     return f"{size / 1e6:,.1f} MB"

@@ -28,7 +28,7 @@ from pipeline.data.pretrained import HUB_PREFIX, TORCHVISION_WEIGHTS
 from pipeline.errors import PipelineError
 from pipeline.evaluation.comparison import RESAMPLES
 from pipeline.evaluation.metrics import Scores
-from pipeline.files import read_json, sha256_of
+from pipeline.files import public_name, read_json, sha256_of
 from pipeline.params import PARAMS_FILE, Params, change_params, load_params
 from pipeline.paths import EVALUATION, FINETUNED, METRICS, PROCESSED, SECONDS, user_path
 from pipeline.progress import say
@@ -277,7 +277,7 @@ def row_of_outputs(project: Path, name: str) -> Row:
         dataset_sha256=archive_sha256,
         photos=int((read_manifest(project / PROCESSED)["split"] != "").sum()),
         backbone=info.backbone.name,
-        weights=SEVERAL.join(map(_short, weights if len(set(weights)) > 1 else weights[:1])),
+        weights=SEVERAL.join(map(public_name, weights if len(set(weights)) > 1 else weights[:1])),
         weights_sha256=info.backbone.weights_sha256 or "",
         params="; ".join(f"{key}={json.dumps(value)}" for key, value in differing.items()),
         seed="/".join(seeds[:1] if len(set(seeds)) == 1 else seeds),
@@ -392,12 +392,6 @@ def _cells(family: list[Row]) -> list[str]:
         " or ".join(sorted({f"{row.n_test:,}" for row in family})),
         f"{statistics.mean(sum(json.loads(row.seconds).values()) for row in family):,.0f} s",
     ]
-
-
-def _short(weights: str) -> str:
-    """Weights as they are set, but of a file outside the project only its name."""
-    path = Path(weights)
-    return path.name if path.is_absolute() or ".." in path.parts else weights
 
 
 def _hashed(text: str, sha256: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.stages.inputs import REMOVED
 from tests.clones import ROOT
 
 STAGES = ("download", "preprocess", "train-frozen-backbone", "unfreeze-finetune", "evaluate")
@@ -42,6 +43,11 @@ def imported_files(file: Path) -> set[Path]:
             names.update([node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)])
     paths = {ROOT.joinpath(*name.split(".")).with_suffix(".py") for name in names if name.split(".")[0] == "pipeline"}
     return {path for path in paths if path.is_file()}
+
+
+def test_no_photos_are_read_from_a_folder_that_dvc_removes() -> None:
+    outs = {out for stage in STAGES for out in DEFINITIONS[stage]["outs"] if isinstance(out, str)}
+    assert {str(folder) for folder in REMOVED} == {out for out in outs if not Path(out).suffix}
 
 
 @pytest.mark.parametrize("stage", STAGES)

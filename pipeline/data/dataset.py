@@ -99,7 +99,7 @@ def load_batches(
         return map(
             _or_raise,
             DataLoader(
-                _ErrorsReturned(dataset),
+                dataset,
                 batch_size=None,  # an item is a batch
                 num_workers=workers,
                 pin_memory=pinned,
@@ -110,7 +110,7 @@ def load_batches(
         )
 
     def load(number: int) -> Batch:
-        pixels, labels = dataset[number]
+        pixels, labels = _or_raise(dataset[number])
         return pixels.pin_memory() if pinned else pixels, labels
 
     numbers = range(len(dataset))
@@ -118,7 +118,9 @@ def load_batches(
 
 
 @dataclass(frozen=True)
-class _Batches(Dataset[Batch]):
+class _Batches(Dataset[Batch | PipelineError]):
+    """An error is given, not raised: torch would raise that of a process again with its traceback in the message."""
+
     photos: Photos
     transform: Transform
     places: Sequence[Sequence[int]]
@@ -126,9 +128,13 @@ class _Batches(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, number: int) -> Batch:
+    def __getitem__(self, number: int) -> Batch | PipelineError:
         places = self.places[number]
-        return torch.from_numpy(np.stack([self._pixels(place) for place in places])), self.photos.labels[list(places)]
+        try:
+            pixels = np.stack([self._pixels(place) for place in places])
+        except PipelineError as error:
+            return error
+        return torch.from_numpy(pixels), self.photos.labels[list(places)]
 
     def _pixels(self, place: int) -> np.ndarray:
         path = self.photos.paths[place]
@@ -138,22 +144,6 @@ class _Batches(Dataset[Batch]):
         except OSError:
             raise PipelineError(f"{path} cannot be decoded. Store the photos anew with: dvc repro --force preprocess") from None
         return self.transform(rgb, self.photos.ids[place])
-
-
-@dataclass(frozen=True)
-class _ErrorsReturned(Dataset[Batch | PipelineError]):
-    """Batches for processes: torch would raise an error of theirs again with the text of its traceback as the message."""
-
-    batches: _Batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, number: int) -> Batch | PipelineError:
-        try:
-            return self.batches[number]
-        except PipelineError as error:
-            return error
 
 
 def _or_raise(batch: Batch | PipelineError) -> Batch:

@@ -49,9 +49,10 @@ def compare(first: Scores, second: Scores, groups: Sequence[Hashable]) -> Compar
     level = first.confidence_level
     only_first, only_second = int((first.correct & ~second.correct).sum()), int((second.correct & ~first.correct).sum())
     differing = only_first + only_second
-    accuracy_gain = bootstrap_mean(second.correct.astype(float) - first.correct, groups, level, resamples=RESAMPLES)
-    if not differing:  # no draw differs either, though other photos might
-        most = float(wilson(0, len(first.labels), level)[1])
+    if differing:
+        accuracy_gain = bootstrap_mean(second.correct.astype(float) - first.correct, groups, level, resamples=RESAMPLES)
+    else:  # no draw differs either, though other photos might
+        most = float(wilson(0, len(set(groups)), level)[1])
         accuracy_gain = Interval(0.0, -most, most)
     return Comparison(
         only_first,

@@ -6,7 +6,6 @@ push(Path("outputs/export"), "hf-hub:OWNER/NAME")      # to the hub, or to the o
 import json
 import re
 from collections.abc import Mapping
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +19,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, SpaceCardData
 from pipeline.checkpoint import MODEL_FILE, SEVERAL, BackboneInfo, CheckpointInfo
 from pipeline.download.sources import HUB_DATASET
 from pipeline.errors import PipelineError
-from pipeline.files import read_json
+from pipeline.files import public_name, read_json
 from pipeline.models.backbone import HUB_PREFIX
 from pipeline.progress import say
 
@@ -33,8 +32,6 @@ IDENTIFIERS = re.compile(
     r"mit|isc|zlib|unlicense|openrail|gemma|apache-2\.0|mpl-2\.0|gpl-2\.0|lgpl-2\.1|[al]?gpl-3\.0|bsd-[23]-clause|cc0-1\.0|"
     r"cc-by(-sa|-nd|-nc|-nc-sa|-nc-nd)?-4\.0|apple-ascl|apple-amlr|fair-noncommercial-research-license"
 )
-
-
 # Files of an export, of which a later one may lack some: left there, they would go on being the old network.
 NETWORKS = ("model.safetensors", "config.json", "model*.onnx", "openvino_model.*", "model.pt2", "model.pte")
 
@@ -60,16 +57,11 @@ def licence_of(backbone: BackboneInfo) -> str:
 
 def published(info: CheckpointInfo) -> CheckpointInfo:
     """What others may read of a checkpoint: weights files by their names alone, because paths are private."""
-    parts = tuple(part.model_copy(update={"weights": _short(part.weights)}) for part in info.backbone.parts)
-    weights = SEVERAL.join(map(_short, info.backbone.weights.split(SEVERAL)))
+    parts = tuple(part.model_copy(update={"weights": public_name(part.weights)}) for part in info.backbone.parts)
+    weights = SEVERAL.join(map(public_name, info.backbone.weights.split(SEVERAL)))
     backbone = info.backbone.model_copy(update={"weights": weights, "parts": parts})
     params = info.params | {"backbone": info.params["backbone"] | {"weights": weights}}
     return info.model_copy(update={"backbone": backbone, "params": params})
-
-
-def _short(weights: str) -> str:
-    path = Path(weights)
-    return path.name if path.is_absolute() or {"..", "~"} & set(path.parts) else weights
 
 
 def metrics_of(info: CheckpointInfo, evaluation: Path) -> dict[str, Any] | None:
@@ -144,15 +136,14 @@ def push(folder: Path, target: str, *, space: bool = False) -> None:
     huggingface_hub.utils.logging.set_verbosity_error()  # its retries end in the one message below
     huggingface_hub.utils.disable_progress_bars()
     api = huggingface_hub.HfApi(endpoint=hub)
-    upload = partial(api.upload_folder, repo_id=name)
     try:
         api.create_repo(name, exist_ok=True)
-        done = [upload(folder_path=folder, commit_message="Export", delete_patterns=[*NETWORKS])]
+        done = [api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export", delete_patterns=[*NETWORKS])]
         if space:
             with TemporaryDirectory() as written:
                 write_space(Path(written), folder, name)
                 api.create_repo(name, repo_type="space", space_sdk="gradio", exist_ok=True)
-                done += [upload(repo_type="space", folder_path=written, commit_message="Page")]
+                done += [api.upload_folder(repo_id=name, repo_type="space", folder_path=written, commit_message="Page")]
     except (OSError, httpx2.HTTPError, RuntimeError, ValueError) as error:  # no network, a refusal, a failed file
         reason = " ".join(str(error.__cause__ or error).split()).rstrip(".")
         again = f"The export is whole in {folder}; run the command again to upload it."

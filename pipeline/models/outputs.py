@@ -82,7 +82,7 @@ def check_ends_with_classifier(model: nn.Module, input_size: Sequence[int]) -> N
     try:
         expected = _with_the_same_draws(network, images)
         difference = ((_with_the_same_draws(both, images)[:, :2] - expected).abs().max() / expected.abs().max()).item()
-        reason = f"they differ by {difference:.2g} of the largest" if difference > TOLERANCE else ""
+        reason = "" if difference <= TOLERANCE else f"they differ by {difference:.2g} of the largest"  # also by NaN
     except Exception as error:  # networks raise all kinds
         reason = [*str(error).strip().splitlines(), type(error).__name__][0]
     if reason:

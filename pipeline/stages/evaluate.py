@@ -65,7 +65,8 @@ def run(params: Params) -> None:
     used = manifest[manifest["split"] != ""].sort_values("id", ignore_index=True)
     used["path"] = used["id"].map({photo: path for of in splits.values() for photo, path in zip(of.ids, of.paths, strict=True)})
     photos = used[used["split"] == "test"].reset_index(drop=True).assign(**predictions.measured)
-    examined = used if infos["frozen"].solved else used[used["split"] != "test"]  # an MLP knows nothing of the folds' heads
+    # The heads that were fitted on folds are linear: what an MLP says of test photos is no part of the same score.
+    examined = used if infos["frozen"].solved else used[used["split"] != "test"]
     cross_validated = _cross_validated(examined, scores["frozen"])
     issues = label_issues(examined, cross_validated)
     num_parameters = sum(parameter.numel() for parameter in models["finetuned"].parameters())

@@ -103,13 +103,12 @@ def bootstrap_mean(
     """The mean of (n,) values with its percentile interval (Efron, Bootstrap methods, Annals of Statistics 1979).
 
     Whole groups are drawn, because near duplicates tell little more than one of them (Davison and Hinkley, Bootstrap methods
-    and their application, 1997, section 3.8). Which are drawn is the same in every call with as many groups. Of one group the
-    interval is infinite.
+    and their application, 1997, section 3.8). Which are drawn is the same in every call with as many groups. Of a single
+    group the photos are drawn, of which there are at least 2.
     """
-    places = pd.factorize(np.asarray(groups))[0]
+    places, names = pd.factorize(np.asarray(groups))
+    places = places if len(names) > 1 else np.arange(len(values))
     sums, photos = np.bincount(places, values), np.bincount(places)
-    if len(sums) < 2:
-        return Interval(float(values.mean()), -np.inf, np.inf)
 
     def mean(sums: Any, photos: Any, axis: int) -> Any:
         return sums.sum(axis) / photos.sum(axis)

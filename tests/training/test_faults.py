@@ -16,7 +16,7 @@ import torch
 
 from pipeline.data.transforms import TrainingTransform
 from pipeline.errors import PipelineError
-from pipeline.training import activations
+from pipeline.training import activations, faults
 from pipeline.training.faults import EXPLODED, WINDOW, check_loss, explain_faults
 from tests.clones import ROOT
 from tests.training import tiny
@@ -34,6 +34,15 @@ def test_an_exploded_loss_stops_the_training() -> None:
     check_loss([*high, high[0]], guessing=1.4, learning_rate=0.1)
     with pytest.raises(PipelineError, match=rf"exploded: 2\.83 over the last {WINDOW} steps.* at step {WINDOW} "):
         check_loss([*high, high[0]], guessing=0.7, learning_rate=0.1)
+
+
+def test_photos_of_a_rare_class_that_count_much_are_no_explosion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faults, "WINDOW", 1)
+    trainer = tiny.trainer(tmp_path)
+    trainer.weight = torch.tensor([0.1, 30.0]).double()
+    trainer.start()
+    trainer.train_epoch(tiny.resume_folder(tmp_path, 1e6))
+    assert max(trainer.losses) > EXPLODED * 0.7
 
 
 class Deadly(TrainingTransform):

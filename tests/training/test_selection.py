@@ -124,6 +124,11 @@ def test_copies_of_the_photos_make_no_gain_surer(gains: np.ndarray, copies: int)
     assert copied == pytest.approx(once, abs=1e-9)
 
 
+def test_of_a_single_group_the_photos_are_drawn() -> None:
+    gains = np.array([0.1, 0.4, -0.2])
+    assert bootstrap_mean(gains, ["one"] * 3, 0.95, resamples=1000) == bootstrap_mean(gains, range(3), 0.95, resamples=1000)
+
+
 @pytest.mark.parametrize("photos_a_group", [1, 50])
 def test_a_handful_of_different_photos_shows_no_gain(photos_a_group: int) -> None:
     groups = np.repeat(np.arange(FEWEST_GROUPS), photos_a_group)
