@@ -27,8 +27,7 @@ COMPARABLE = ["test_fingerprint", "val_fingerprint", "class_weight"]
 def show_leaderboard() -> None:
     """Print the experiments, those that can be compared in one table.
 
-    Raises:
-        PipelineError: DVC fails, or no experiment has a result.
+    A PipelineError says that DVC fails, or no experiment has a result.
     """
     done = dvc(Path(), "exp", "show", "--all-commits", "--json")
     if done.returncode:

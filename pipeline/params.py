@@ -262,9 +262,8 @@ class Params(Section):
 def load_params(path: Path = PARAMS_FILE) -> Params:
     """Read and check params.yaml.
 
-    Raises:
-        PipelineError: the file is missing, is no YAML, or holds a key or value that is not allowed; every such key is
-            named in the one message.
+    A PipelineError says that the file is missing, is no YAML, or holds a key or value that is not allowed; every such key is
+    named in the one message.
     """
     try:
         # DVC reads params.yaml with ruamel.yaml too: YAML 1.2, where 1e-3 is a number.

@@ -251,8 +251,7 @@ def log_loss_interval(predictions: pd.DataFrame) -> tuple[float, float]:
 def row_of_outputs(project: Path, name: str) -> Row:
     """What the stages wrote in `project`, as a row of this machine.
 
-    Raises:
-        PipelineError: an output is missing or was computed elsewhere, or the photos came from a folder.
+    A PipelineError says that an output is missing or was computed elsewhere, or the photos came from a folder.
     """
     params, info = load_params(project / PARAMS_FILE), read_info(project / FINETUNED)
     runtime = resolve_runtime(params.runtime)

@@ -77,10 +77,8 @@ def gather(runtime: ResolvedRuntime, own: list[T]) -> list[T]:
 def resolve_runtime(runtime: Runtime) -> ResolvedRuntime:
     """Settle what `auto` means on this machine, and set torch up so that the same inputs give the same bits.
 
-    Started as one of several processes, this one joins the others and waits until they are all there.
-
-    Raises:
-        PipelineError: the device that was asked for is not here, or not once for each process.
+    Started as one of several processes, this one joins the others and waits until they are all there. A PipelineError says that
+    the device that was asked for is not here, or not once for each process.
     """
     device = resolve_device(runtime.device)
     _keep_freed_memory()

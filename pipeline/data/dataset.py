@@ -89,10 +89,8 @@ def load_batches(
     Threads load photos for evaluation: what decodes and resizes releases Python's lock, and nothing is copied from one process
     to another. Augmentation is Python code, which holds that lock, so for training processes of torch's DataLoader load them,
     and `transform` must be picklable. Each of the `workers` is up to `BATCHES_AHEAD` batches ahead; without any, a batch is
-    loaded when the caller asks for it. `pinned` batches lie in memory that a GPU reads by itself.
-
-    Raises:
-        PipelineError: a stored photo cannot be decoded any more.
+    loaded when the caller asks for it. `pinned` batches lie in memory that a GPU reads by itself. A PipelineError says that a
+    stored photo cannot be decoded any more.
     """
     dataset = _Batches(photos, transform, list(batches))
     if by_processes and workers:

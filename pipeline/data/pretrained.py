@@ -61,8 +61,7 @@ def package_file(name: str) -> Path:
 def hub_config(weights: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
     """Of weights "hf-hub:OWNER/NAME": timm's configuration, the architecture, and the arguments that build it.
 
-    Raises:
-        PipelineError: the repository cannot be read, or is not of timm's format.
+    A PipelineError says that the repository cannot be read, or is not of timm's format.
     """
     from timm.models import load_model_config_from_hf
 

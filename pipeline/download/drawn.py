@@ -35,11 +35,9 @@ THUMBS_DB = bytes.fromhex("d0cf11e0a1b11ae1") + bytes(504)  # the header of the 
 def draw_petimages(destination: Path, *, num_photos: int, seed: int, workers: int = WORKERS) -> None:
     """Draw cats and dogs as `destination`/PetImages/{Cat,Dog}/N.jpg, with a few defective files among them.
 
-    A file depends on the seed, its class and its index alone. Files that are there already are overwritten.
-    Half of the `num_photos` files are cats. `workers` is the number of processes that draw.
-
-    Raises:
-        PipelineError: a file cannot be written.
+    A file depends on the seed, its class and its index alone. Files that are there already are overwritten. Half of the
+    `num_photos` files are cats. `workers` is the number of processes that draw. A PipelineError says that a file cannot be
+    written.
     """
     tasks = [(folder, index) for index in range((num_photos + 1) // 2) for folder in FOLDERS][:num_photos]
     root = destination / "PetImages"

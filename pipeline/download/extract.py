@@ -43,9 +43,8 @@ class _Member(NamedTuple):
 def extract(source: Path, folder: Path) -> None:
     """Extract a zip or a tar (plain, or compressed by gzip, bzip2 or xz) into a folder, which is made.
 
-    Raises:
-        PipelineError: the file is damaged or no archive, a member is refused (see the module), or the disk is too small.
-        OSError: a file cannot be written.
+    A PipelineError says that the file is damaged or no archive, a member is refused (see the module), or the disk is too small;
+    an OSError that a file cannot be written.
     """
     with reading(source):
         archive = _open_archive(source)
@@ -79,8 +78,7 @@ def folded(name: str) -> str:
 def refuse_collisions(source: Path, paths: Iterable[str]) -> None:
     """Refuse files that would be one file, or folders that would be one folder, on a disk that ignores case.
 
-    Raises:
-        PipelineError: two paths are the same, or differ only in case or in how their accents are encoded.
+    A PipelineError says that two paths are the same, or differ only in case or in how their accents are encoded.
     """
     known: dict[str, str] = {}
     for path in paths:

@@ -55,8 +55,7 @@ def fetch(
         backoff: seconds before the second attempt; doubled before each further one.
         timeouts: seconds to wait for a connection, and for any next bytes.
 
-    Raises:
-        PipelineError: the file could not be had, the disk is too small, or a file cannot be written.
+    A PipelineError says that the file could not be had, the disk is too small, or a file cannot be written.
     """
     download = _Download(url, destination, sha256, timeouts)
     try:

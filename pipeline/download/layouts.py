@@ -117,9 +117,8 @@ def place(source: Path, root: Path, files: Mapping[str, str], folders: Sequence[
         root: the folder with what it holds.
         files, folders: what lies in it, as `list_files` lists it.
 
-    Raises:
-        PipelineError: no layout fits, there are fewer than two classes, one of them is an empty folder, a list of labels or
-            of splits does not fit the photos, or most photos are Git LFS pointers.
+    A PipelineError says that no layout fits, there are fewer than two classes, one of them is an empty folder, a list of labels
+    or of splits does not fit the photos, or most photos are Git LFS pointers.
     """
     photos = [_parts(path) for path, why in files.items() if not why]
     pointers = [path for path, why in files.items() if why == POINTER]

@@ -56,8 +56,7 @@ def list_files(source: Path, folder: Path) -> tuple[dict[str, str], list[str]]:
 def walk(folder: Path) -> Iterator[tuple[Path, bool]]:
     """Every path below a folder, and whether it is a folder that is read; links are followed as the module says.
 
-    Raises:
-        OSError: a folder cannot be read, which of a hidden one does not matter.
+    An OSError says that a folder cannot be read, which of a hidden one does not matter.
     """
 
     def fail(error: OSError) -> None:

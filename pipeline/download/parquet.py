@@ -32,10 +32,9 @@ def parquet_files(source: Path) -> list[Path]:
 def extract_parquet(files: list[Path], folder: Path) -> None:
     """Write the photos of Parquet files, and a list of their labels, into a folder, which is made.
 
-    Raises:
-        PipelineError: a file is damaged, is a decompression bomb, has no column of pictures or of classes, holds a class that
-            it does not name, or names no split where others do; or the disk is too small.
-        OSError: a file cannot be written.
+    A PipelineError says that a file is damaged, is a decompression bomb, has no column of pictures or of classes, holds a class
+    that it does not name, or names no split where others do, or that the disk is too small; an OSError that a file cannot be
+    written.
     """
     import pyarrow.parquet
 

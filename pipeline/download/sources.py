@@ -44,10 +44,8 @@ def download(source: str, folder: Path, record: Path, sha256: str | None = None)
     """Download a source of which `is_download` is true; what an interrupted download has brought is used.
 
     Addresses are fetched into `folder`. `record` is the file with the SHA-256 of earlier downloads, which are expected again;
-    `sha256` is expected instead of the recorded one.
-
-    Raises:
-        PipelineError: the source cannot be had, has another SHA-256, or is Kaggle without its library or a token.
+    `sha256` is expected instead of the recorded one. A PipelineError says that the source cannot be had, has another SHA-256,
+    or is Kaggle without its library or a token.
     """
     if source == "huggingface":
         return _from_huggingface(record, sha256)
@@ -57,11 +55,7 @@ def download(source: str, folder: Path, record: Path, sha256: str | None = None)
 
 
 def local(path: Path, sha256: str | None = None) -> Source:
-    """A source on this disk.
-
-    Raises:
-        PipelineError: it does not exist, or does not have the expected SHA-256.
-    """
+    """A source on this disk. A PipelineError says that it does not exist, or does not have the expected SHA-256."""
     if not path.exists():
         raise PipelineError(f"{path} does not exist: set download.source to what you have, or to drawn.")
     found = sha256_of(path) if path.is_file() else None

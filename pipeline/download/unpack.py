@@ -28,9 +28,8 @@ def unpack_photos(source: Path, destination: Path) -> Placement:
         source: a zip, a tar, a folder, or Parquet files. Where an archive holds no photos but one train.zip, that is unpacked.
         destination: a folder to make. One that holds nothing but an earlier result is replaced once all is written.
 
-    Raises:
-        PipelineError: the source is missing, damaged, no archive, unsafe, in no known layout or of fewer than two
-            classes; the disk is too small; or a file cannot be written. The destination is then as it was before.
+    A PipelineError says that the source is missing, damaged, no archive, unsafe, in no known layout or of fewer than two
+    classes; the disk is too small; or a file cannot be written. The destination is then as it was before.
     """
     destination = destination.resolve()
     _check_apart(source, destination)

@@ -39,8 +39,7 @@ def grad_cam(model: Any, images: Tensor, classes: Sequence[int]) -> Tensor:
     Returns:
         (n, height, width) float32: from 0 to 1 at the highest place of the image; all 0 where no place speaks for the class.
 
-    Raises:
-        PipelineError: the network has no such layer.
+    A PipelineError says that the network has no such layer.
     """
     networks = [one.model for one in model.networks] if isinstance(model, ConcatenatedNetwork) else [model]
     return _highest_1(sum(_grad_cam_of(network, model, images, classes) for network in networks))

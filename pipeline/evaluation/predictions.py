@@ -35,10 +35,7 @@ def predict(
     """Run every checkpoint (name -> network in eval mode, on the CPU) on the photos.
 
     Checkpoints with the same weights run once, and so does the frozen part that different ones have in common. Classes and
-    preprocessing are the same for all.
-
-    Raises:
-        PipelineError: a probability is not finite.
+    preprocessing are the same for all. A PipelineError says that a probability is not finite.
     """
     weights = {name: infos[name].files[MODEL_FILE] for name in models}
     different = {weights[name]: model for name, model in models.items()}

@@ -113,8 +113,7 @@ class Classifier:
                 width) in grey, (height, width, 3) in RGB or (height, width, 4) in RGBA, of uint8 or of floats from 0 to 1.
                 An array or a file is always one photo.
 
-        Raises:
-            PipelineError: a photo cannot be read or decoded; the message names the first such one.
+        A PipelineError says that a photo cannot be read or decoded; the message names the first such one.
         """
         one = isinstance(photos, str | Path | bytes | bytearray | Image.Image | np.ndarray) or hasattr(photos, "read")
         photos = [photos] if one else list(photos)  # type: ignore[list-item, arg-type]

@@ -144,10 +144,8 @@ def export(
     """Write the folder, compare every format on the validation photos in `processed`, and print how far each lies from it.
 
     An earlier export is replaced. The model card has the metrics in the folder `evaluation` and the `source` of the photos.
-    With `push_to`, "hf-hub:OWNER/NAME", the folder is uploaded too, and with `space` a Space that shows it.
-
-    Raises:
-        PipelineError: there is no checkpoint or no photos, a format differs, or the folder cannot be written or uploaded.
+    With `push_to`, "hf-hub:OWNER/NAME", the folder is uploaded too, and with `space` a Space that shows it. A PipelineError
+    says that there is no checkpoint or no photos, a format differs, or the folder cannot be written or uploaded.
     """
     info = read_info(checkpoint)
     if push_to or space:
@@ -236,10 +234,8 @@ def with_preprocessing(network: onnx.ModelProto, preprocessing: Preprocessing) -
     ONNX Runtime's 8-bit antialiased Resize follows Pillow's; now and then a pixel differs by a level or two of 255.
 
     The network takes "images", (n, 3, side, side) float32, normalised. The whole takes "photos", (n, height, width, 3) uint8,
-    RGB, of any height and width.
-
-    Raises:
-        Unsupported: ONNX has no counterpart of the interpolation, or the input is no square, or a bordered part of the photo.
+    RGB, of any height and width. `Unsupported` says that ONNX has no counterpart of the interpolation, or that the input is no
+    square, or a bordered part of the photo.
     """
     channels, height, width = preprocessing.input_size
     if preprocessing.interpolation not in ONNX_INTERPOLATION:

@@ -126,8 +126,7 @@ def refuse_unpushable(target: str | None, *, space: bool = False) -> None:
 def push(folder: Path, target: str, *, space: bool = False) -> None:
     """Make the repository unless it is there, and upload the folder in the place of an earlier export; likewise a Space.
 
-    Raises:
-        PipelineError: the hub cannot be reached or refuses, or the folder has not got what a Space loads.
+    A PipelineError says that the hub cannot be reached or refuses, or the folder has not got what a Space loads.
     """
     name, hub = target.removeprefix(HUB_PREFIX), huggingface_hub.constants.ENDPOINT
     if space and not (folder / MODEL_FILE).exists():

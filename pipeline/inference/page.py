@@ -37,8 +37,7 @@ CSS = """
 def serve(checkpoints: Mapping[str, Path], *, host: str, port: int, device: str = "auto") -> None:
     """Load the checkpoints (name -> folder) and serve the page until Ctrl-C; port 0 is any free one from 7860 on.
 
-    Raises:
-        PipelineError: Gradio is not installed, a checkpoint is missing or broken, or nothing can listen there.
+    A PipelineError says that Gradio is not installed, a checkpoint is missing or broken, or nothing can listen there.
     """
     classifiers = {name: Classifier.load(folder, device=device) for name, folder in checkpoints.items()}
     with running_page(classifiers, host=host, port=port) as page:

@@ -39,9 +39,8 @@ def predict_photos(
 ) -> int:
     """Predict what the arguments name, write it to standard output, and give the exit status: 1 if any photo failed.
 
-    Raises:
-        PipelineError: there is no usable checkpoint, or nothing that Grad-CAM could look at. For Kaggle also: the classes are
-            not cat and dog, or there are no photos named N.jpg.
+    A PipelineError says that there is no usable checkpoint, or nothing that Grad-CAM could look at. For Kaggle also: that the
+    classes are not cat and dog, or there are no photos named N.jpg.
     """
     warnings.simplefilter("ignore")  # of decoders, on photos that they read all the same
     classifier, refused = Classifier.load(checkpoint, device=device), list[str]()
@@ -77,10 +76,8 @@ def embed_photos(
     """Write the features of what the arguments name, and give the exit status: 1 if any photo failed.
 
     Parquet has the columns `photo` and `features`. A .npy file holds (n, width) float32 alone, and the names of its rows stand
-    beside it, a line each, in the file with .txt added.
-
-    Raises:
-        PipelineError: there is no usable checkpoint, no photo that can be read, or the file cannot be written.
+    beside it, a line each, in the file with .txt added. A PipelineError says that there is no usable checkpoint, no photo that
+    can be read, or the file cannot be written.
     """
     warnings.simplefilter("ignore")
     classifier, refused = Classifier.load(checkpoint, device=device), list[str]()
@@ -157,8 +154,7 @@ def photos_in(folder: Path) -> list[Path]:
 def _visible_files(folder: Path) -> list[Path]:
     """The files in a folder and below, sorted, that neither are hidden nor lie in a hidden folder; `walk` follows links.
 
-    Raises:
-        OSError: a folder cannot be read.
+    An OSError says that a folder cannot be read.
     """
     if not os.path.isdir(folder):
         return []

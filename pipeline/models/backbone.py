@@ -85,9 +85,8 @@ def create_backbone(
         locate: from that path as it was written to where the file is.
         unsafe: unpickle the file whole; see `pipeline.models.weights.read_weights`.
 
-    Raises:
-        PipelineError: there is no such network, the weights cannot be had or do not fit it, it takes no such size, or it does
-            something with the output of its classifier.
+    A PipelineError says that there is no such network, the weights cannot be had or do not fit it, it takes no such size, or it
+    does something with the output of its classifier.
     """
     _refuse_impossible(name, weights)
     enum = _torchvision_weights(name, weights)
@@ -180,8 +179,7 @@ def build(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
 def rebuild(info: CheckpointInfo, state: dict[str, Tensor]) -> nn.Module:
     """The network that a checkpoint describes, with its head and weights.
 
-    Raises:
-        PipelineError: the weights do not fit the network, or a network of one's own is built by other code than then.
+    A PipelineError says that the weights do not fit the network, or a network of one's own is built by other code than then.
     """
     model = _build_again(info.backbone)
     replace_head(model, initialisation="zeros", **info.head.model_dump(exclude={"path", "initialisation"}))

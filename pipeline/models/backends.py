@@ -64,9 +64,8 @@ def build_backend(
         float32: compute in float32 whatever the choice, as evaluation and prediction do: bfloat16 rounds in other places where
             the same layers stand in another graph, so only float32 gives the network's own outputs on every machine.
 
-    Raises:
-        PipelineError: the backend that was asked for by name cannot run here or cannot run this network, or its error is above
-            the tolerance, or the outputs of eager torch are not finite.
+    A PipelineError says that the backend that was asked for by name cannot run here or cannot run this network, or its error is
+    above the tolerance, or the outputs of eager torch are not finite.
     """
     with torch.inference_mode():
         expected = module(example)

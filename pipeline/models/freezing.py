@@ -40,8 +40,7 @@ def set_trainable(model: nn.Module, unfrozen: Literal["all", "head"] | int | Seq
         unfrozen: "all": nothing is frozen; "head": all but the head is; a number: so many of the topmost blocks learn
             with the head, as `blocks_of` counts them; dotted names of modules or parameters: just these learn.
 
-    Raises:
-        PipelineError: more blocks are asked for than the network has, or a name is not in it.
+    A PipelineError says that more blocks are asked for than the network has, or a name is not in it.
     """
     learns = _learning(model, unfrozen)
     for name, parameter in model.named_parameters():

@@ -117,8 +117,7 @@ def replace_head(
         hidden: widths of hidden layers; activation (timm's name), norm (none, batch or layer) and dropout are of these.
         initialisation: of the output layer's weight, a key of `INITIALISATIONS`; hidden layers get `initialise_new`'s.
 
-    Raises:
-        PipelineError: no classifier is found, or there is no such activation or initialisation.
+    A PipelineError says that no classifier is found, or there is no such activation or initialisation.
     """
     if initialisation not in INITIALISATIONS:
         raise PipelineError(f"head.initialisation = {initialisation!r}, but should be one of {', '.join(INITIALISATIONS)}.")
@@ -158,9 +157,8 @@ def replace_head_as_set(model: Any, num_outputs: int, settings: HeadSettings, *,
     """Replace the head by the one that section `head` of params.yaml describes; settings that are null get their defaults.
 
     A linear head starts at zero, because it is solved. Returns what a checkpoint holds, from which `backbone.rebuild` makes it.
-
-    Raises:
-        PipelineError: as `replace_head`; or an MLP is asked for where the classifier is more than one layer on the features.
+    A PipelineError is that of `replace_head`, or says that an MLP is asked for where the classifier is more than one layer on
+    the features.
     """
     info = HeadInfo(path="", type=settings.type, num_outputs=num_outputs, initialisation="zeros")
     if settings.type != "linear":
@@ -208,11 +206,9 @@ def set_linear_head(model: nn.Module, weight: Tensor, bias: Tensor) -> None:
 
     Of several classifiers side by side each gets the probe, or where each has features of its own (CrossViT) its columns of it;
     auxiliary ones, which VOLO adds to the output, are set to zero. Where a head begins with BatchNorm (LeViT, EfficientViT,
-    RepViT), the probe is solved for that norm, which stays as it is. Weight and bias are (classes, features) and (classes,).
-
-    Raises:
-        PipelineError: the head has hidden layers, the probe is of another shape, or the head's own norm multiplies a feature by
-            zero; the network is untouched then.
+    RepViT), the probe is solved for that norm, which stays as it is. Weight and bias are (classes, features) and (classes,). A
+    PipelineError says that the head has hidden layers, the probe is of another shape, or the head's own norm multiplies a
+    feature by zero; the network is untouched then.
     """
     paths = find_heads(model)
     main = [path for path in paths if not is_auxiliary(path)]

@@ -24,10 +24,8 @@ class FeatureExtractor(nn.Module):
 
     It shares the network's modules and weights and leaves the network as it is. timm's networks are asked for it
     (`forward_head(pre_logits=True)`); others are run without their classifier. Where several classifiers have inputs of their
-    own, the features are all of them side by side.
-
-    Raises:
-        PipelineError: what follows the classifier is not linear (SqueezeNet's ReLU), so its logits are no linear probe.
+    own, the features are all of them side by side. A PipelineError says that what follows the classifier is not linear
+    (SqueezeNet's ReLU), so its logits are no linear probe.
     """
 
     model: Any
@@ -66,10 +64,8 @@ class LogitsAndFeatures(FeatureExtractor):
 def check_ends_with_classifier(model: nn.Module, input_size: Sequence[int]) -> None:
     """Refuse a network that computes anything of its classifier's output, which the modules alone do not show.
 
-    A copy with a random classifier is run on random images of (channels, height, width), as a whole and in two parts.
-
-    Raises:
-        PipelineError: the parts do not give the logits of the whole, or cannot be run.
+    A copy with a random classifier is run on random images of (channels, height, width), as a whole and in two parts. A
+    PipelineError says that the parts do not give the logits of the whole, or cannot be run.
     """
     generator = torch.Generator().manual_seed(0)
     network = copy.deepcopy(model).eval()

@@ -94,8 +94,7 @@ def load_weights(
         leave_out: dotted names of modules that are not to be loaded, whatever the file holds for them.
         strict: whether anything missing, unexpected or of another shape is an error.
 
-    Raises:
-        PipelineError: the file cannot be read, or less than half of the wanted tensors fit; the model is untouched then.
+    A PipelineError says that the file cannot be read, or less than half of the wanted tensors fit; the model is untouched then.
 
     >>> model = nn.Linear(3, 2)
     >>> print(load_weights(model, {"module.weight": torch.ones(2, 3), "scale": torch.ones(1)}))
@@ -130,8 +129,7 @@ def read_weights(file: Path, *, part: str | None = None, unsafe: bool = False) -
         unsafe: unpickle whole, as a file made by `torch.save(model)` needs. A pickle is a program: loading it runs whatever
             its maker put in, with your rights. Only for files from people whom you would let sit at this machine.
 
-    Raises:
-        PipelineError: there is no such file; it is broken; it needs `unsafe`; it holds no weights, or several models.
+    A PipelineError says that there is no such file; it is broken; it needs `unsafe`; it holds no weights, or several models.
     """
     content = _content(file, unsafe)
     if part is not None:

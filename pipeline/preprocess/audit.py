@@ -25,11 +25,9 @@ def audit(raw: Path, store: Path, *, stored_size: int, workers: int) -> pd.DataF
 
     Returns one row a file, sorted by path, whatever the number of workers. `status` is "kept", "repaired" (decoded in full, but
     something had to be done; `reason` says what, separated by "; ") or "refused" (`reason` says why). In a reason, details
-    stand behind ": ". Width and height are those of the upright photo, and `stored_size` is the upper bound of a stored
-    photo's shorter side, in pixels. Beside the manifest's columns there is `thumbnail`, for `group_duplicates`.
-
-    Raises:
-        PipelineError: fewer than two classes have files, or there is no room.
+    stand behind ": ". Width and height are those of the upright photo, and `stored_size` is the upper bound of a stored photo's
+    shorter side, in pixels. Beside the manifest's columns there is `thumbnail`, for `group_duplicates`. A PipelineError says
+    that fewer than two classes have files, or there is no room.
     """
     recover_folder(raw)
     tasks = find_tasks(raw, store, stored_size)

@@ -63,9 +63,7 @@ class Decoded(NamedTuple):
 def decode(data: bytes) -> Decoded:
     """Decode one photo from the file's bytes.
 
-    Raises:
-        Refused: whatever is wrong with the bytes.
-        MemoryError: the pixels do not fit into memory.
+    `Refused` says what is wrong with the bytes, a MemoryError that the pixels do not fit into memory.
     """
     if not data:
         raise Refused("empty file")

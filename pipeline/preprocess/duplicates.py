@@ -21,12 +21,10 @@ def group_duplicates(manifest: pd.DataFrame, *, near: bool = True) -> pd.DataFra
     """Add the column `group`, drop `thumbnail`, and refuse equal pictures with several labels.
 
     Nobody can tell which label of equal pixels is right. Pictures that only look alike may well differ in what the label is
-    about, such as a scratch: they are kept, and a group may hold several classes. A group's name is the smallest SHA-256 of
-    its members' files, so it depends on neither decoder, names nor order; that of refused rows is empty. Unless `near`, only
-    equal pictures are grouped.
-
-    Raises:
-        PipelineError: near duplicates of one photo are more than a tenth of a class, and more than `MAX_GROUP`.
+    about, such as a scratch: they are kept, and a group may hold several classes. A group's name is the smallest SHA-256 of its
+    members' files, so it depends on neither decoder, names nor order; that of refused rows is empty. Unless `near`, only equal
+    pictures are grouped. A PipelineError says that near duplicates of one photo are more than a tenth of a class, and more than
+    `MAX_GROUP`.
     """
     usable = manifest[manifest["status"] != "refused"]
     group = usable["sha256"].groupby(usable["pixel_hash"]).transform("min")

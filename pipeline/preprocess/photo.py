@@ -45,9 +45,7 @@ def refused_row(task: Task, reason: str) -> Row:
 def examine(task: Task) -> Row:
     """Decode one file and store it; returns its manifest row, and the photo's `thumbnail`.
 
-    Raises:
-        OSError: the stored photo cannot be written.
-        MemoryError: the pixels do not fit into memory.
+    An OSError says that the stored photo cannot be written, a MemoryError that the pixels do not fit into memory.
     """
     if task.size > MAX_FILE_BYTES:
         return refused_row(task, "file too large")
@@ -77,11 +75,8 @@ def stored_jpeg(data: bytes, decoded: Decoded, stored_size: int) -> bytes:
     """The photo as it is stored: the bytes of a JPEG whose shorter side is at most `stored_size` pixels, in the same aspect.
 
     An upright RGB or grey JPEG that is small enough is stored byte for byte, because encoding again would lose detail.
-    Everything else is encoded at quality 95 with full colour resolution. Shrinking uses Lanczos, which keeps more fine
-    detail (fur, whiskers) than averaging and does not alias.
-
-    Raises:
-        Refused: it is longer than a JPEG can be.
+    Everything else is encoded at quality 95 with full colour resolution. Shrinking uses Lanczos, which keeps more fine detail
+    (fur, whiskers) than averaging and does not alias. `Refused` says that it is longer than a JPEG can be.
     """
     fits = min(decoded.image.size) <= stored_size
     if fits and decoded.format == "JPEG" and decoded.mode in ("RGB", "L") and decoded.orientation == 1:

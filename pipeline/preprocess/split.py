@@ -40,10 +40,8 @@ def read_splits(raw: Path) -> dict[str, str]:
 def mle_bench_splits(manifest: pd.DataFrame) -> dict[str, str]:
     """Path -> "test" or "train", as MLE-bench divides the 25,000 published photos (Chan et al., MLE-bench, 2024).
 
-    Its test split is a tenth of all their names, whichever of them are at hand; PetImages/Cat/7.jpg is its cat.7.jpg.
-
-    Raises:
-        PipelineError: a photo is none of the published ones.
+    Its test split is a tenth of all their names, whichever of them are at hand; PetImages/Cat/7.jpg is its cat.7.jpg. A
+    PipelineError says that a photo is none of the published ones.
     """
     published = sorted(f"{name}.{number}.jpg" for name in ("cat", "dog") for number in range(12_500))
     test = set(train_test_split(published, test_size=0.1, random_state=0)[1])
@@ -64,11 +62,8 @@ def assign_splits(
 
     Of every class each split gets its fraction of the photos (above 0, they sum to 1), within the size of the class's largest
     group, and at least one photo. Only groups of several classes may make a class deviate further. `predefined` has the split
-    of each path where the photos come with splits.
-
-    Raises:
-        PipelineError: a class has too few different photos, or too few of its own; or the predefined splits lack train, a
-            class or a photo.
+    of each path where the photos come with splits. A PipelineError says that a class has too few different photos, or too few
+    of its own; or the predefined splits lack train, a class or a photo.
     """
     usable = manifest[manifest["status"] != "refused"]
     given = _given(usable, predefined) if predefined else pd.Series("train", index=usable.index)
@@ -92,8 +87,7 @@ def assign_splits(
 def refuse_copies_across(manifest: pd.DataFrame, predefined: Mapping[str, str]) -> pd.DataFrame:
     """Refuse the photos that have a duplicate in a better place, so that no group is both learnt from and scored on.
 
-    Raises:
-        PipelineError: a photo is in none of the predefined splits (path -> split).
+    A PipelineError says that a photo is in none of the predefined splits (path -> split).
     """
     usable = manifest[manifest["status"] != "refused"]
     places = _given(usable, predefined).map(KEPT_FIRST.index)

@@ -27,10 +27,8 @@ class _Description(BaseModel):
 def choose_stored_size(setting: int | str, backbone: Backbone, *, locate: Callable[[str], Path] = Path) -> int:
     """The stored photos' shorter side in pixels; prints it, with a warning where it is less than the backbone needs.
 
-    `setting` is "auto", or a number that is taken as it is. `locate` finds a weights file by the path that params.yaml has.
-
-    Raises:
-        PipelineError: the name or the weights are not known, or their description cannot be read.
+    `setting` is "auto", or a number that is taken as it is. `locate` finds a weights file by the path that params.yaml has. A
+    PipelineError says that the name or the weights are not known, or their description cannot be read.
     """
     name = " + ".join(part.name for part in backbone.parts)
     needed = max(needed_size(part, locate(part.weights)) for part in backbone.parts)

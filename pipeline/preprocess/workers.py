@@ -22,10 +22,8 @@ def examine_all(tasks: Sequence[Task], workers: int, seconds: float = SECONDS_PE
     """Examine every file with `workers` processes; yields rows in no particular order.
 
     A file whose worker dies, runs out of memory or takes more than `seconds` is examined again after all others, alone, since
-    others may have taken the memory that it needs. If it fails again, it is refused.
-
-    Raises:
-        OSError: a stored photo cannot be written.
+    others may have taken the memory that it needs. If it fails again, it is refused. An OSError says that a stored photo cannot
+    be written.
     """
     context, failed = _fork_server(), []
     for task, outcome in _outcomes(tasks, workers, seconds, context):

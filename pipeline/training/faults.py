@@ -29,8 +29,8 @@ UNTOUCHED = (
 def check_loss(losses: Sequence[float], *, guessing: float, learning_rate: float) -> None:
     """Stop a training whose loss, in nats a photo and of every step so far, is no longer finite or has exploded.
 
-    Raises:
-        PipelineError: the last loss is NaN or infinite, or the mean of the last `WINDOW` is `EXPLODED` times that of guessing.
+    A PipelineError says that the last loss is NaN or infinite, or the mean of the last `WINDOW` is `EXPLODED` times that of
+    guessing.
     """
     recent = sum(losses[-WINDOW:]) / WINDOW
     if not math.isfinite(losses[-1]):

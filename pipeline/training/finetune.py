@@ -84,10 +84,9 @@ def finetune(
 ) -> Finetuned:
     """Train until validation has not improved for `settings.patience` epochs, or all epochs are done, then choose.
 
-    `weight`, (classes,), is what a photo of each class counts, in the training loss and in every choice; None: all alike.
-
-    Raises:
-        PipelineError: the loss is no longer finite or has exploded, memory or the disk is full, or a frozen tensor has moved.
+    `weight`, (classes,), is what a photo of each class counts, in the training loss and in every choice; None: all alike. A
+    PipelineError says that the loss is no longer finite or has exploded, memory or the disk is full, or a frozen tensor has
+    moved.
     """
     trainer: Trainer | None = None
     beginning = "the activations of the photos"

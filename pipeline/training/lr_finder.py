@@ -85,10 +85,8 @@ def try_learning_rates(
 def suggest(tried: pd.DataFrame) -> float:
     """The middle of the longest falling run of smoothed losses; the run may skip losses that do not fit.
 
-    As fastai does, the first tenth is left out, where the mean is of few losses, and so are the last five, where it explodes.
-
-    Raises:
-        PipelineError: nothing falls.
+    As fastai does, the first tenth is left out, where the mean is of few losses, and so are the last five, where it explodes. A
+    PipelineError says that nothing falls.
     """
     looked_at = tried[STEPS // 10 : -5]
     smoothed = looked_at["smoothed"].tolist()

@@ -31,10 +31,8 @@ def train_mlp(
     """Train a head, (n, width) -> (n, classes), in place by AdamW until validation has not improved for `PATIENCE` epochs.
 
     Features are (n, width), labels (n,) int64; `weight`, (classes,), is what a photo of each class counts; `seed` is that of
-    the order of photos and of dropout. Returns the epoch that is kept and its validation log-loss in nats.
-
-    Raises:
-        PipelineError: the validation log-loss is no finite number.
+    the order of photos and of dropout. Returns the epoch that is kept and its validation log-loss in nats. A PipelineError says
+    that the validation log-loss is no finite number.
     """
     optimizer = torch.optim.AdamW(head.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     loss_of = nn.CrossEntropyLoss(None if weight is None else weight.float())

@@ -80,10 +80,8 @@ def fit_probe(
 
     The path starts at the strongest, where all features count little, and each solution is the start of the next. It ends where
     the validation log-loss has not fallen for `PATIENCE` strengths. Features are (n, width), labels (n,) int64, every class
-    present; `weight`, (classes,), is what a photo of each class counts in all means.
-
-    Raises:
-        PipelineError: a feature is not finite.
+    present; `weight`, (classes,), is what a photo of each class counts in all means. A PipelineError says that a feature is not
+    finite.
     """
     if not (torch.isfinite(train_features).all() and torch.isfinite(val_features).all()):
         raise PipelineError("The backbone gives features that are not finite; its weights are broken or unfit.")

@@ -41,11 +41,8 @@ ROWS, COLUMNS = 4, 6  # of validation photos in TensorBoard
 class Tracking:
     """DVC's curves and all trackers of one run.
 
-    DVC removes outputs before it runs a stage, so a run that resumes writes the curves' earlier points anew from its state,
-    and ends with the same files, byte for byte.
-
-    Raises:
-        PipelineError: the package of a tracker is not installed.
+    DVC removes outputs before it runs a stage, so a run that resumes writes the curves' earlier points anew from its state, and
+    ends with the same files, byte for byte. A PipelineError says that the package of a tracker is not installed.
     """
 
     trackers: Sequence[str]  # of "tensorboard", "wandb" and "mlflow"
