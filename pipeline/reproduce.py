@@ -12,9 +12,8 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -92,8 +91,7 @@ class Row(BaseModel):
         return self.dataset_sha256 or self.dataset, self.backbone, self.weights_sha256 or self.weights, settings or "default"
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of one row: a key of `EXIT_STATUS`, and lines of (what, reported, measured, PASS, FAIL, OTHER or nothing)."""
 
     name: str

@@ -9,9 +9,9 @@ matrix products depend on the processor. An angle is given as a `turn`, the tang
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import sqrt
 from random import Random
+from typing import NamedTuple
 
 from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFilter, ImageOps
 
@@ -156,8 +156,7 @@ def darker(image: Image.Image) -> Image.Image:
     return image.point(lambda value: value * 7 // 10)
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(NamedTuple):
     """Coordinates of a part of the drawing: its origin and unit in pixels, its turn, and whether it is mirrored (-1)."""
 
     x: float

@@ -5,7 +5,7 @@ comparison.p_value, comparison.accuracy_gain, comparison.verdict
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from scipy.stats import binomtest
 
@@ -15,8 +15,7 @@ from pipeline.training.selection import Interval, bootstrap_mean
 RESAMPLES = 2000
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """Two models on the same photos, at a confidence level for the intervals and the verdict."""
 
     only_first: int  # photos that the first model alone classifies correctly

@@ -9,7 +9,6 @@ import base64
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -35,8 +34,7 @@ FIRST_MISTAKES = "first mistakes of the fine-tuned checkpoint, then its most con
 SIDE = 320  # pixels, about twice what photos are shown at, for screens that show two pixels as one
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """An image inside a page: `source` is a data address; width and height are in pixels; `label` may stand below."""
 
     source: str
@@ -46,8 +44,7 @@ class Picture:
     label: str = ""
 
 
-@dataclass(frozen=True)
-class Card:
+class Card(NamedTuple):
     """One or several pictures of one photo, a title and a note, and the confidence of its prediction in [0, 1]."""
 
     pictures: Sequence[Picture]
@@ -56,8 +53,7 @@ class Card:
     confidence: float | None = None
 
 
-@dataclass(frozen=True)
-class Gallery:
+class Gallery(NamedTuple):
     """Cards under a heading: a photo each, or a row of pictures each."""
 
     anchor: str

@@ -9,7 +9,7 @@ A further metric is a further line of `METRICS`: it is then part of metrics.json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -137,8 +137,7 @@ class Scores:
         return (one_hot[:, 1], self.probabilities[:, 1]) if len(self.classes) == 2 else (one_hot, self.probabilities)
 
 
-@dataclass(frozen=True)
-class Metric:
+class Metric(NamedTuple):
     """A metric: its name in metrics.json, its function, and its label, meaning and format in the report."""
 
     name: str

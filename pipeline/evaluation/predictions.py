@@ -5,7 +5,7 @@ predictions.probabilities["frozen"]           # (n, classes) float64
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +21,7 @@ from pipeline.runtime import ResolvedRuntime
 from pipeline.training.features import backend_for, evaluation, first_pixels, run_inference
 
 
-@dataclass(frozen=True)
-class Predictions:
+class Predictions(NamedTuple):
     """For n photos, in the order of their ids."""
 
     probabilities: dict[str, np.ndarray]  # checkpoint -> (n, classes) float64, the softmax of its logits

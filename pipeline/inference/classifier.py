@@ -15,10 +15,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from itertools import chain, islice, pairwise
 from pathlib import Path
-from typing import BinaryIO, Self, TypeGuard, TypeVar
+from typing import BinaryIO, NamedTuple, Self, TypeGuard, TypeVar
 
 import numpy as np
 import requests
@@ -49,8 +48,7 @@ SECONDS_TO_FETCH = 120.0
 MAX_FETCHED_BYTES = 64 * 2**20
 
 
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(NamedTuple):
     """What a checkpoint predicts for one photo.
 
     Attributes:

@@ -190,7 +190,7 @@ def _write(
             probability = 0.5 if isinstance(outcome, Refused) else outcome.probabilities[dog]
             print(f"{int(Path(name).stem)},{np.clip(probability, clip, 1 - clip):.6g}")
     elif output_format == "json":
-        print(json.dumps([{"photo": name} | vars(one) for name, one in rows], indent=2))
+        print(json.dumps([{"photo": name} | one._asdict() for name, one in rows], indent=2))
     elif output_format == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(["photo", "label", "probability", *classes, "is_ood", "ood_score"])

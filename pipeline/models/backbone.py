@@ -12,9 +12,8 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -49,8 +48,7 @@ from pipeline.params import OneBackbone
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # torchvision's; networks are built without them
 
 
-@dataclass(frozen=True)
-class Backbone:
+class Backbone(NamedTuple):
     """A network with its pretrained weights, its own classifier still in place."""
 
     model: nn.Module

@@ -16,9 +16,8 @@ import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,8 +40,7 @@ AUTOCAST = {"torch": None, "torch bfloat16": torch.bfloat16, "torch float16": to
 PIECE = 8  # photos that one thread takes of a batch at once
 
 
-@dataclass(frozen=True)
-class Backend:
+class Backend(NamedTuple):
     """`run` maps (n, channels, height, width) float32 to (n, outputs) float32, for any n, on the device of the batch."""
 
     name: str

@@ -12,8 +12,7 @@ scaled to length 1 first, since their length tells more of contrast than of cont
 """
 
 import warnings
-from dataclasses import asdict, dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -27,8 +26,7 @@ MOST_PHOTOS = 2000  # of a split: more change the covariance little
 MOST_HELD_BACK = 4  # classes, one after another
 
 
-@dataclass(frozen=True)
-class OodDetector:
+class OodDetector(NamedTuple):
     """The fitted detector; its fields, all float32, are what a checkpoint stores."""
 
     means: Tensor  # (classes, width): the mean unit-length feature of each class
@@ -61,7 +59,7 @@ class OodDetector:
 
     def tensors(self) -> dict[str, Tensor]:
         """For `save_checkpoint`; `OodDetector(**tensors)` is the same again."""
-        return asdict(self)
+        return self._asdict()
 
     def scores(self, features: Tensor) -> Tensor:
         """OOD scores of features (n, width): Mahalanobis distances in multiples of the threshold, (n,)."""

@@ -16,8 +16,8 @@ network itself has to be traceable, which it is in nearly all of timm.
 import copy
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
 from operator import attrgetter
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -25,8 +25,7 @@ from torch import Tensor, fx, nn
 TOLERANCE = 1e-4  # largest difference between the split and the whole network, relative to the largest output
 
 
-@dataclass(frozen=True)
-class SplitModel:
+class SplitModel(NamedTuple):
     """`trainable(frozen(images))` is the network's output; both hold the network's own modules and parameters."""
 
     frozen: nn.Module  # (n, channels, height, width) -> activations (n, ...)

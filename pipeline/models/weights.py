@@ -11,10 +11,9 @@ import argparse
 import pickle
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path, PosixPath
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
@@ -48,8 +47,7 @@ SHOWN = 20  # names in a message
 LEAST = 0.5  # the fraction of the wanted tensors that must fit: below, they are another network's
 
 
-@dataclass(frozen=True)
-class LoadReport:
+class LoadReport(NamedTuple):
     """What became of every tensor, by the model's names; `str` of it is a message."""
 
     loaded: tuple[str, ...]

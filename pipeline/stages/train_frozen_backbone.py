@@ -98,7 +98,7 @@ def run(params: Params) -> None:
         versions=library_versions(),
     )
     save_checkpoint(FROZEN, info, model.state_dict(), OodDetector.fit(*sample, val).tensors())
-    write_csv(PLOTS / "l2_strengths.csv", [{"log10_l2": math.log10(one.l2)} | vars(one) for one in probe.tried])
+    write_csv(PLOTS / "l2_strengths.csv", [{"log10_l2": math.log10(one.l2)} | one._asdict() for one in probe.tried])
     # Probabilities of heads that never saw the photo: the evaluation scores them, and looks for label issues by them.
     unseen = out_of_fold(torch.cat([train, val]), torch.cat([train_labels, val_labels]), groups, probe.solved, weight)
     write_out_of_fold(OUT_OF_FOLD, classes, ids, unseen)

@@ -8,7 +8,6 @@ Statistical Science 1986), so it is one linear head too.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -51,8 +50,7 @@ def fit_several(
         unseen[f"{name} alone"] = out_of_fold(of_train, train_labels, groups, alone[-1].solved, weight)
     factors = _factors([*unseen.values()], train_labels, weight)
     blend = list(zip(factors, alone, strict=True))
-    blended = replace(
-        concatenated,
+    blended = concatenated._replace(
         weight=torch.cat([factor * probe.weight for factor, probe in blend], 1),
         bias=torch.stack([factor * probe.bias for factor, probe in blend]).sum(0),
         solved=tuple(probe.solved[0].model_copy(update={"factor": factor}) for factor, probe in blend),

@@ -17,9 +17,8 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from timm.optim import create_optimizer_v2
@@ -52,8 +51,7 @@ MAX_BYTES_ON_DEVICE = 2**30  # of a copy's activations, which stay on a GPU for 
 FEW_COPIES = 4  # augmented ones, below which a strong augmentation is seen too seldom to mean much
 
 
-@dataclass(frozen=True)
-class Epoch:
+class Epoch(NamedTuple):
     """What one epoch gave; epoch 0 is the frozen checkpoint, whose training loss is unknown."""
 
     epoch: int
@@ -63,8 +61,7 @@ class Epoch:
     val_accuracy: float
 
 
-@dataclass(frozen=True)
-class Finetuned:
+class Finetuned(NamedTuple):
     """The weights that are kept, why, their logits (n, classes) of the validation photos, and the course of training."""
 
     model_state: dict[str, Tensor]
@@ -371,7 +368,7 @@ class Trainer:
         return f"step {len(self.losses) + 1:,} (epoch {len(self.history)})"
 
     def _rows(self) -> list[dict[str, Any]]:
-        return [vars(epoch) for epoch in self.history]
+        return [epoch._asdict() for epoch in self.history]
 
 
 def _best(history: list[Epoch]) -> int:

@@ -12,9 +12,8 @@ underperform out of distribution, ICLR 2022) show why the head should be converg
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -42,8 +41,7 @@ SMALLEST = 1e-15  # of an out-of-fold probability, so that its logarithm is fini
 FOLDS = 10  # of the out-of-fold probabilities; fewer where else a class would be missing from what a head is fitted on
 
 
-@dataclass(frozen=True)
-class Strength:
+class Strength(NamedTuple):
     """How one L2 strength did on validation."""
 
     l2: float
@@ -52,8 +50,7 @@ class Strength:
     iterations: int
 
 
-@dataclass(frozen=True)
-class Probe:
+class Probe(NamedTuple):
     """A solved head on raw features: weight (classes, width), bias (classes,), float32; how it was solved, what was tried."""
 
     weight: Tensor

@@ -6,8 +6,7 @@ print(recipe)          # 2 blocks unfrozen, 4 epochs, 2 copies of each photo, ..
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from pipeline.params import UnfreezeFinetune
@@ -17,8 +16,7 @@ MOST_OPERATIONS = 0.5  # the fraction of a network's operations that is unfrozen
 FORWARD_AND_BACKWARD = 3  # what a training step costs, in forward passes (Kaplan et al., Scaling laws, 2020, section 2.1)
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(NamedTuple):
     """How a network is fine-tuned; `cost` is in passes of all training photos through the whole network, at full resolution."""
 
     unfrozen_blocks: int | str

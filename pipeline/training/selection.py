@@ -10,7 +10,6 @@ that of one comparison: it is not widened for the number of candidates, which ar
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -35,8 +34,7 @@ class Interval(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """Weights and what they are worth on validation: `alpha` of the best epoch's, 1 - `alpha` of the frozen ones."""
 
     alpha: float
@@ -56,8 +54,7 @@ class Candidate:
         return float(self.losses.mean())
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """The candidate that is kept, its gain in validation log-loss over the frozen weights, and why it is kept."""
 
     candidate: Candidate
