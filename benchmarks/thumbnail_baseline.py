@@ -20,7 +20,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from pipeline.download.drawn import FOLDERS, draw_petimages
+from pipeline.download.drawn_photo import FOLDERS, draw_petimages
 
 THUMBNAIL = 16  # pixels on a side
 FOLDS = 5

@@ -25,8 +25,7 @@ from pipeline.checkpoint import SEVERAL, library_versions, read_info
 from pipeline.data.manifest import read_manifest
 from pipeline.data.pretrained import HUB_PREFIX, TORCHVISION_WEIGHTS
 from pipeline.errors import PipelineError
-from pipeline.evaluation.comparison import RESAMPLES
-from pipeline.evaluation.metrics import Scores
+from pipeline.evaluation.metrics import RESAMPLES, Scores
 from pipeline.files import public_name, read_json, sha256_of
 from pipeline.params import PARAMS_FILE, Params, change_params, load_params
 from pipeline.paths import EVALUATION, FINETUNED, METRICS, PROCESSED, SECONDS, user_path

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.errors import PipelineError
-from pipeline.models.concatenated import ConcatenatedNetwork
+from pipeline.models.outputs import ConcatenatedNetwork
 
 HEAT = colormaps["inferno"]
 STRENGTH = 0.65  # opacity of the heat where it is highest

@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.evaluation.comparison import Comparison
-from pipeline.evaluation.metrics import Scores
+from pipeline.evaluation.metrics import Comparison, Scores
 
 NAMES = {"frozen": "Frozen", "finetuned": "Fine-tuned"}
 STYLES = {"frozen": "first", "finetuned": "second"}  # the page's CSS variables and classes

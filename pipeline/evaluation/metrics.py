@@ -1,12 +1,13 @@
 """Metrics of predicted probabilities: accuracy, ROC and precision-recall curves, log-loss, Brier score, calibration (ECE).
 
-scores = Scores(labels, probabilities, classes=("cat", "dog"), confidence_level=0.95)
-scores.metrics["accuracy"], scores.accuracy_interval, scores.roc
+    scores = Scores(labels, probabilities, classes=("cat", "dog"), confidence_level=0.95)
+    scores.metrics["accuracy"], scores.accuracy_interval, scores.roc
+    compare(frozen_scores, finetuned_scores, photos["group"]).verdict      # McNemar's test, and a bootstrap over groups
 
 A further metric is a further line of `METRICS`: it is then part of metrics.json and of the report's table.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 from sklearn.metrics import (
     average_precision_score,
     balanced_accuracy_score,
@@ -26,6 +27,8 @@ from sklearn.metrics import (
     roc_auc_score,
     roc_curve,
 )
+
+from pipeline.training.selection import Interval, bootstrap_mean
 
 CLIP = 1e-15  # as Kaggle clips: a wrong prediction with probability 1 costs 34.5 nats, not infinitely many
 BINS = 15  # of confidence, for the reliability diagram and the ECE
@@ -201,3 +204,54 @@ def _thinned(curve: pd.DataFrame) -> pd.DataFrame:
     curve = curve[~inside]
     places = np.linspace(0, len(curve) - 1, min(len(curve), POINTS)).round().astype(int)
     return curve.iloc[places].reset_index(drop=True)
+
+
+RESAMPLES = 2000
+
+
+class Comparison(NamedTuple):
+    """Two models on the same photos, at a confidence level for the intervals and the verdict."""
+
+    only_first: int  # photos that the first model alone classifies correctly
+    only_second: int
+    p_value: float  # of McNemar's exact test that both are equally often correct
+    accuracy_gain: Interval  # positive where the second model is better
+    log_loss_gain: Interval  # likewise, in nats
+    confidence_level: float
+
+    @property
+    def verdict(self) -> str:
+        """The second model is "better", "worse" or "no different", by accuracy at the confidence level."""
+        direction = "better" if self.only_second > self.only_first else "worse"
+        return direction if self.p_value < 1 - self.confidence_level else "no different"
+
+    def as_dict(self) -> dict[str, float | str]:
+        """Gains with their intervals, p-value and verdict, for metrics.json."""
+        names = [f"{name}_gain{bound}" for name in ("accuracy", "log_loss") for bound in ("", "_low", "_high")]
+        gains = zip(names, [*self.accuracy_gain, *self.log_loss_gain], strict=True)
+        return {**dict(gains), "p_value": self.p_value, "verdict": self.verdict}
+
+
+def compare(first: Scores, second: Scores, groups: Sequence[Hashable]) -> Comparison:
+    """Compare two models by their predictions for the same photos, at the confidence level of the first's scores.
+
+    McNemar's test (Note on the sampling error of the difference between correlated proportions, Psychometrika 1947) in its
+    exact form looks only at the photos that one model classifies correctly and the other does not. `groups`, (n,), are equal
+    where photos look alike; the bootstrap draws them whole, the test counts photos one by one.
+    """
+    level = first.confidence_level
+    only_first, only_second = int((first.correct & ~second.correct).sum()), int((second.correct & ~first.correct).sum())
+    differing = only_first + only_second
+    if differing:
+        accuracy_gain = bootstrap_mean(second.correct.astype(float) - first.correct, groups, level, resamples=RESAMPLES)
+    else:  # no draw differs either, though other photos might
+        most = float(wilson(0, len(set(groups)), level)[1])
+        accuracy_gain = Interval(0.0, -most, most)
+    return Comparison(
+        only_first,
+        only_second,
+        float(binomtest(only_second, differing).pvalue) if differing else 1.0,
+        accuracy_gain,
+        bootstrap_mean(first.log_losses - second.log_losses, groups, level, resamples=RESAMPLES),
+        level,
+    )

@@ -17,10 +17,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.checkpoint import MODEL_FILE, CheckpointInfo, library_versions
 from pipeline.data.manifest import fingerprint
-from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.error_analysis import Gallery
 from pipeline.evaluation.figures import LEGEND, NAMES, STYLES, accuracy_chart, draw_charts, gain_charts
-from pipeline.evaluation.metrics import METRICS, Metric, Scores
+from pipeline.evaluation.metrics import METRICS, Comparison, Metric, Scores
 from pipeline.evaluation.slices import Slice, clearest_difference
 from pipeline.models.ood import IN_DISTRIBUTION
 

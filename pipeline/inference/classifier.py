@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from pipeline.checkpoint import CheckpointInfo, read_info, read_model_state, read_ood
 from pipeline.cores import usable_cores
 from pipeline.data.transforms import evaluation_pixels, normalise
-from pipeline.download.fetch import USER_AGENT, refuse_step_down
+from pipeline.download.sources import USER_AGENT, refuse_step_down
 from pipeline.errors import PipelineError
 from pipeline.files import megabytes
 from pipeline.models.backbone import rebuild

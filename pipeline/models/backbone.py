@@ -39,9 +39,8 @@ from pipeline.data.pretrained import (
 )
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of, sources_of
-from pipeline.models.concatenated import ConcatenatedNetwork
 from pipeline.models.head import find_heads, replace_head
-from pipeline.models.outputs import FeatureExtractor, check_ends_with_classifier
+from pipeline.models.outputs import ConcatenatedNetwork, FeatureExtractor, check_ends_with_classifier
 from pipeline.models.weights import load_weights
 from pipeline.params import OneBackbone
 

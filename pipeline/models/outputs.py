@@ -1,8 +1,9 @@
-"""The features of a network, and its logits with them, in one pass.
+"""The features of a network, its logits with them in one pass, and several networks' features under one head.
 
 features = FeatureExtractor(model)(images)          # (n, width): the classifier's input
 outputs = LogitsAndFeatures(model)(images)          # (n, classes + width)
 check_ends_with_classifier(model, (3, 224, 224))    # without which the two would not be the network's
+both = ConcatenatedNetwork([first, second], widths=[1280, 1280], normalised=[of_first, of_second])
 """
 
 import copy
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.checkpoint import Preprocessing
 from pipeline.errors import PipelineError
 from pipeline.models.head import find_heads, is_auxiliary, replace_head
 
@@ -120,3 +122,41 @@ def _with_own_children(module: Any) -> Any:
     copied = copy.copy(module)
     copied._modules = dict(module._modules)
     return copied
+
+
+class ConcatenatedNetwork(nn.Module):
+    """Networks side by side, without their own classifiers, under one head: (n, 3, height, width) -> (n, outputs).
+
+    Args:
+        models: with their classifiers in place, which are left out.
+        widths: how many features each has.
+        normalised: each one's preprocessing, of which mean and std are used; none where a state dict is going to say it.
+    """
+
+    factors: Tensor  # (networks, 3, 1, 1): images normalised for the first network, times these,
+    summands: Tensor  # plus these, are normalised for each
+
+    def __init__(self, models: Sequence[Any], widths: Sequence[int], normalised: Sequence[Preprocessing] = ()) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(map(_without_classifiers, models))
+        self.register_buffer("factors", torch.ones(len(models), 3, 1, 1))
+        self.register_buffer("summands", torch.zeros(len(models), 3, 1, 1))
+        if normalised:
+            mean, std = (torch.tensor([getattr(one, name) for one in normalised])[..., None, None] for name in ("mean", "std"))
+            self.factors[:], self.summands[:] = std[0] / std, (mean[0] - mean) / std
+        self.head = nn.Linear(sum(widths), 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of normalised images."""
+        features = []
+        for index, network in enumerate(self.networks):
+            features.append(network(images * self.factors[index] + self.summands[index]))
+        return self.head(torch.cat(features, 1))
+
+
+def _without_classifiers(model: Any) -> FeatureExtractor:
+    paths, extractor = find_heads(model), FeatureExtractor(model)
+    if extractor.by_timm:
+        for path in paths:
+            model.set_submodule(path, nn.Identity())
+    return extractor

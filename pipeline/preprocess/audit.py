@@ -11,8 +11,7 @@ import pandas as pd
 
 from pipeline.errors import PipelineError
 from pipeline.files import check_room, printable, recover_folder
-from pipeline.preprocess.photo import Task
-from pipeline.preprocess.workers import examine_all
+from pipeline.preprocess.photo import Task, examine_all
 from pipeline.progress import progress
 
 PHOTOS_FOLDER = "PetImages"

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from pipeline.cores import worker_count
-from pipeline.download.drawn import draw_petimages
+from pipeline.download.drawn_photo import draw_petimages
 from pipeline.download.sources import Source, download, is_download, local, record_downloads
 from pipeline.download.unpack import refuse_others, unpack_photos
 from pipeline.errors import PipelineError

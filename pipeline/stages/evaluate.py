@@ -24,9 +24,8 @@ from pipeline.data.dataset import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, fingerprint, read_manifest
 from pipeline.errors import PipelineError
 from pipeline.evaluation import error_analysis
-from pipeline.evaluation.comparison import compare
-from pipeline.evaluation.label_issues import label_issues
-from pipeline.evaluation.metrics import Scores
+from pipeline.evaluation.error_analysis import label_issues
+from pipeline.evaluation.metrics import Scores, compare
 from pipeline.evaluation.predictions import predict
 from pipeline.evaluation.report import Report, provenance, render_report
 from pipeline.evaluation.slices import accuracy_by_slice

@@ -25,11 +25,10 @@ from pipeline.paths import FEATURES, FROZEN, METRICS, OUT_OF_FOLD, PLOTS, PROCES
 from pipeline.progress import say
 from pipeline.runtime import resolve_runtime
 from pipeline.training.activations import SplitNetwork, recipe_of
-from pipeline.training.blend import fit_several
 from pipeline.training.calibration import best_clip, class_weight, cross_fitted_losses, fit_temperature
 from pipeline.training.features import write_features
 from pipeline.training.mlp import train_mlp
-from pipeline.training.probe import Probe, fit_probe, out_of_fold, write_out_of_fold
+from pipeline.training.probe import Probe, fit_probe, fit_several, out_of_fold, write_out_of_fold
 
 STAGE = "train-frozen-backbone"
 

@@ -23,9 +23,8 @@ from pipeline.data.dataset import Photos, Transform
 from pipeline.data.transforms import TrainingTransform
 from pipeline.files import sha256_of
 from pipeline.models.backends import Backend, build_backend, candidates
-from pipeline.models.concatenated import ConcatenatedNetwork
 from pipeline.models.freezing import fractions_of_operations, frozen_fingerprint, set_trainable
-from pipeline.models.outputs import LogitsAndFeatures
+from pipeline.models.outputs import ConcatenatedNetwork, LogitsAndFeatures
 from pipeline.models.splitting import split_model
 from pipeline.params import UnfreezeFinetune
 from pipeline.progress import say
@@ -48,10 +47,7 @@ PIPELINE = Path(__file__).resolve().parents[1]
 # The code that decides an activation, beside libraries and tensors.
 CODE = (
     *("data/dataset.py", "data/transforms.py", "training/activations.py", "training/features.py"),
-    *(
-        f"models/{name}.py"
-        for name in ("backbone", "concatenated", "same_padding", "head", "outputs", "freezing", "splitting", "backends")
-    ),
+    *(f"models/{name}.py" for name in ("backbone", "folding", "head", "outputs", "freezing", "splitting", "backends")),
 )
 
 

@@ -30,10 +30,9 @@ from pipeline.data.dataset import Batch, Photos, epoch_order, in_batches, load_b
 from pipeline.data.transforms import normalise
 from pipeline.errors import PipelineError
 from pipeline.models.backends import cudnn_flags
-from pipeline.models.folding import fold_batch_norm, unfold_batch_norm
+from pipeline.models.folding import fix_same_padding, fold_batch_norm, unfold_batch_norm
 from pipeline.models.freezing import frozen_fingerprint, parameter_groups
 from pipeline.models.head import apply_temperature
-from pipeline.models.same_padding import fix_same_padding
 from pipeline.params import UnfreezeFinetune
 from pipeline.progress import progress, say
 from pipeline.runtime import broadcast

@@ -1,13 +1,14 @@
-"""The linear probe: logistic regression on frozen features, solved to convergence.
+"""The linear probe: logistic regression on frozen features of one backbone or several, solved to convergence.
 
     probe = fit_probe(train_features, train_labels, val_features, val_labels)
-    logits = probe.logits(features)
     log_probabilities = out_of_fold(features, labels, groups, probe.solved)      # by heads that did not see the photo
     weight, bias = solve_head(all_features, all_labels, probe.solved)            # on more photos, once strengths are chosen
 
 Training a head on a frozen backbone by gradient steps is a slow way to solve a convex problem. L-BFGS solves it exactly, in
 seconds, and the L2 strength is chosen on validation log-loss. Kumar et al. (Fine-tuning can distort pretrained features and
-underperform out of distribution, ICLR 2022) show why the head should be converged before the backbone moves.
+underperform out of distribution, ICLR 2022) show why the head should be converged before the backbone moves. Of several
+backbones there is one head on all features side by side, or a blend of one on each: a sum of log-probabilities, each with a
+factor (Genest and Zidek, Combining probability distributions, Statistical Science 1986), so one linear head too.
 """
 
 import warnings
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import pandas as pd
 import torch
+from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
@@ -25,11 +27,14 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from pipeline.checkpoint import SolvedBlock
 from pipeline.errors import PipelineError
 from pipeline.files import write_atomically
-from pipeline.progress import progress
+from pipeline.progress import progress, say
+from pipeline.training.calibration import cross_fitted_losses
+from pipeline.training.selection import gain_beyond_chance
 
 # From the strongest to the weakest: ten decades in steps of a third.
 L2_STRENGTHS = tuple(10 ** (3 - step / 3) for step in range(31))
@@ -214,3 +219,59 @@ def _softmax_head(model: LogisticRegression, scaler: StandardScaler) -> tuple[Te
     if len(weight) == 1:  # two classes: one logit z; softmax over (-z/2, z/2) is its sigmoid
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     return torch.from_numpy(weight), torch.from_numpy(bias)
+
+
+def fit_several(
+    train: Tensor,
+    train_labels: Tensor,
+    val: Tensor,
+    val_labels: Tensor,
+    groups: Sequence[str],
+    *,
+    widths: Sequence[int],
+    names: Sequence[str],
+    weight: Tensor | None = None,
+) -> tuple[Probe, dict[str, float]]:
+    """The head on features side by side, unless a blend is better beyond chance; and what each is worth.
+
+    Strengths are chosen on validation. All else is judged on training photos, of which there are more, each predicted by heads
+    that did not see it. The other arguments are those of `fit_probe`; `groups` are of training photos, `widths` say whose
+    columns are whose.
+
+    Returns:
+        The head, and the log-loss of each backbone alone, blended and concatenated.
+    """
+    concatenated = fit_probe(train, train_labels, val, val_labels, weight=weight)
+    names = [name if list(names).count(name) == 1 else f"{name} ({number})" for number, name in enumerate(names, 1)]
+    alone: list[Probe] = []
+    unseen: dict[str, Tensor] = {}
+    for name, of_train, of_val in zip(names, train.split(list(widths), 1), val.split(list(widths), 1), strict=True):
+        alone.append(fit_probe(of_train, train_labels, of_val, val_labels, weight=weight))
+        unseen[f"{name} alone"] = out_of_fold(of_train, train_labels, groups, alone[-1].solved, weight)
+    factors = _factors([*unseen.values()], train_labels, weight)
+    blend = list(zip(factors, alone, strict=True))
+    blended = concatenated._replace(
+        weight=torch.cat([factor * probe.weight for factor, probe in blend], 1),
+        bias=torch.stack([factor * probe.bias for factor, probe in blend]).sum(0),
+        solved=tuple(probe.solved[0].model_copy(update={"factor": factor}) for factor, probe in blend),
+    )
+    weighted = [factor * one for factor, one in zip(factors, unseen.values(), strict=True)]
+    unseen["blended"] = torch.stack(weighted).sum(0)
+    unseen["concatenated"] = out_of_fold(train, train_labels, groups, concatenated.solved, weight)
+    scored = {name: cross_fitted_losses(logits, train_labels, weight).numpy() for name, logits in unseen.items()}
+    _, low = gain_beyond_chance(scored["concatenated"] - scored["blended"], groups)
+    tried = {name: float(values.mean()) for name, values in scored.items()}
+    say("out-of-fold log-loss: " + ", ".join(f"{name} {value:.4f}" for name, value in tried.items()))
+    say(f"{'the blend' if low > 0 else 'the head on all features side by side'} is kept")
+    return blended if low > 0 else concatenated, tried
+
+
+def _factors(unseen: Sequence[Tensor], labels: Tensor, weight: Tensor | None) -> list[float]:
+    """How much each head's log-probabilities count, none less than 0."""
+
+    def loss(factors: np.ndarray) -> float:
+        logits = sum((factor * one for factor, one in zip(factors.tolist(), unseen, strict=True)), start=0 * unseen[0])
+        return cross_entropy(logits, labels, weight=weight).item()
+
+    start = np.full(len(unseen), 1 / len(unseen))
+    return minimize(loss, start, bounds=[(0, None)] * len(unseen), method="L-BFGS-B").x.tolist()
