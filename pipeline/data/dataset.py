@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from pipeline.checkpoint import DataFingerprints
 from pipeline.data.manifest import fingerprint
 from pipeline.errors import PipelineError
 
+S, T = TypeVar("S"), TypeVar("T")
 Batch = tuple[Tensor, Tensor]
 Transform = Callable[[Image.Image, str], np.ndarray]  # photo and its id -> (height, width, channels) uint8
 
@@ -101,7 +102,6 @@ def load_batches(
                 batch_size=None,  # an item is a batch
                 num_workers=workers,
                 pin_memory=pinned,
-                worker_init_fn=_one_thread,
                 # Of its own, so that iterating draws nothing from torch's global generator, which dropout reads.
                 generator=torch.Generator(),
             ),
@@ -111,8 +111,11 @@ def load_batches(
         pixels, labels = _or_raise(dataset[number])
         return pixels.pin_memory() if pinned else pixels, labels
 
-    numbers = range(len(dataset))
-    return _by_threads(load, numbers, workers, pinned=pinned) if workers else map(load, numbers)
+    if not workers:
+        return map(load, range(len(dataset)))
+    # A new thread takes a GPU of its own choice to pin memory for.
+    same_device = partial(torch.cuda.set_device, torch.cuda.current_device()) if pinned else None
+    return ahead(load, range(len(dataset)), workers, BATCHES_AHEAD * workers, same_device)
 
 
 @dataclass(frozen=True)
@@ -150,23 +153,18 @@ def _or_raise(batch: Batch | PipelineError) -> Batch:
     return batch
 
 
-def _by_threads(load: Callable[[int], Batch], numbers: range, workers: int, *, pinned: bool) -> Iterator[Batch]:
-    """The batches in order, each made whole by one thread."""
-    # A new thread takes a GPU of its own choice to pin memory for.
-    same_device = partial(torch.cuda.set_device, torch.cuda.current_device()) if pinned else None
-    pool = ThreadPoolExecutor(workers, "decoding", same_device)
-    under_way: deque[Future[Batch]] = deque()
+def ahead(
+    function: Callable[[S], T], items: Iterable[S], threads: int, most: int, initializer: Callable[[], None] | None = None
+) -> Iterator[T]:
+    """What a function gives of each item, in order, by threads; so many items are begun before one's result is waited for."""
+    pool = ThreadPoolExecutor(threads, "decoding", initializer)
+    under_way: deque[Future[T]] = deque()
     try:
-        for number in numbers:
-            under_way.append(pool.submit(load, number))
-            if len(under_way) > BATCHES_AHEAD * workers:
+        for item in items:
+            under_way.append(pool.submit(function, item))
+            if len(under_way) > most:
                 yield under_way.popleft().result()
         while under_way:
             yield under_way.popleft().result()
     finally:  # also where the caller takes no more of them
         pool.shutdown(cancel_futures=True)
-
-
-def _one_thread(worker: int) -> None:
-    """Workers run beside each other and beside the training: more threads each would only contend."""
-    torch.set_num_threads(1)

@@ -13,9 +13,8 @@ processor the network runs in float32, 32 photos at a time, while threads decode
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
-from itertools import chain, islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self, TypeGuard, TypeVar
 
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 
 from pipeline.checkpoint import CheckpointInfo, read_info, read_model_state, read_ood
 from pipeline.cores import usable_cores
+from pipeline.data.dataset import ahead
 from pipeline.data.transforms import evaluation_pixels, normalise
 from pipeline.download.sources import USER_AGENT, refuse_step_down
 from pipeline.errors import PipelineError
@@ -128,18 +128,11 @@ class Classifier:
 
     def _each(self, photos: Iterable[Photo], answers: Callable[[Tensor, Tensor], Iterable[T]]) -> Iterator[T | Refused]:
         """What `answers` makes of logits and features, a photo in turn; the next batch is decoded while the network runs."""
-        photos, pool = iter(photos), ThreadPoolExecutor(usable_cores())
-        batches: Iterator[Iterable[np.ndarray | Refused]] = (
-            pool.map(self._prepare, batch) for batch in iter(lambda: list(islice(photos, BATCH_SIZE)), [])
-        )
-        try:
-            for under_way, _ in pairwise(chain(batches, [()])):  # a pair, so that the next one is begun
-                prepared = list(under_way)
-                arrays = [one for one in prepared if not isinstance(one, Refused)]
-                found = iter(answers(*self._outputs(arrays)) if arrays else [])
-                yield from (one if isinstance(one, Refused) else next(found) for one in prepared)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        prepared = ahead(self._prepare, photos, usable_cores(), BATCH_SIZE)
+        while batch := list(islice(prepared, BATCH_SIZE)):
+            arrays = [one for one in batch if not isinstance(one, Refused)]
+            found = iter(answers(*self._outputs(arrays)) if arrays else [])
+            yield from (one if isinstance(one, Refused) else next(found) for one in batch)
 
     def explain(self, photo: Photo, label: str) -> Image.Image:
         """Grad-CAM: the photo as the network sees it, in grey, with the places that raised the logit of `label` in colours.

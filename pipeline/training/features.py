@@ -13,11 +13,8 @@ import hashlib
 import io
 import json
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from itertools import islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from pipeline.checkpoint import Preprocessing
-from pipeline.data.dataset import Batch, Photos, Transform, in_batches, load_batches
+from pipeline.data.dataset import Batch, Photos, Transform, ahead, in_batches, load_batches
 from pipeline.data.transforms import evaluation_pixels, normalise
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of, write_atomically, write_hashed
@@ -224,11 +221,8 @@ def _ahead(
     A GPU is asynchronous by itself. A backend on the processor needs a thread for that, which on a GPU would cost seconds:
     cuDNN plans each layer anew in every thread.
     """
-    begun: deque[Callable[[], tuple[Tensor, ...]]] = deque()
-    with ThreadPoolExecutor(BATCHES_AT_A_TIME) as pool:
-        for pixels, _ in batches:
-            begun.append(partial(tuple, run(pixels)) if asynchronous else pool.submit(run, pixels).result)
-            if len(begun) == BATCHES_AT_A_TIME:
-                yield tuple(part.cpu() for part in begun.popleft()())
-        for result in begun:
-            yield tuple(part.cpu() for part in result())
+    inputs = (pixels for pixels, _ in batches)
+    begun = ahead(run, inputs, BATCHES_AT_A_TIME, BATCHES_AT_A_TIME - 1)
+    if asynchronous:
+        begun = (one for one, _ in pairwise(chain(map(run, inputs), [()])))
+    return (tuple(part.cpu() for part in one) for one in begun)
