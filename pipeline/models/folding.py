@@ -14,8 +14,8 @@ Strided depthwise convolutions, folded or not, compute in the precision of their
 finds their gradient in bfloat16 by a plain loop, ten times slower than in float32.
 
 With stride 2, "same" padding of an even size is one row and column more on one side. timm pads by a copy of every input
-(`Conv2dSame`). Here the convolution pads both sides alike, and the kernel gets a leading row and column of zeros instead. That
-is measured on processors; on other devices timm's way stays.
+(`Conv2dSame`), which a training step pays for forward and backward. Here the convolution pads both sides alike, and the kernel
+gets a leading row and column of zeros instead. That is measured on processors; on other devices timm's way stays.
 """
 
 from types import MethodType
