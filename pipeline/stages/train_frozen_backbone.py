@@ -6,12 +6,11 @@ Run it with `dvc repro train-frozen-backbone`, or bare with `python -m pipeline 
 
 import math
 import time
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.checkpoint import BackboneInfo, CheckpointInfo, library_versions, save_checkpoint
+from pipeline.checkpoint import CheckpointInfo, library_versions, save_checkpoint
 from pipeline.data.dataset import Photos, data_fingerprints
 from pipeline.data.manifest import classes_of, read_manifest, read_stored_size, stored_fingerprint
 from pipeline.errors import PipelineError
@@ -28,7 +27,7 @@ from pipeline.training.activations import SplitNetwork, recipe_of
 from pipeline.training.calibration import best_clip, class_weight, cross_fitted_losses, fit_temperature
 from pipeline.training.features import write_features
 from pipeline.training.mlp import train_mlp
-from pipeline.training.probe import Probe, fit_probe, fit_several, out_of_fold, write_out_of_fold
+from pipeline.training.probe import Labelled, fit_probe, fit_several, out_of_fold, write_out_of_fold
 
 STAGE = "train-frozen-backbone"
 
@@ -50,34 +49,35 @@ def run(params: Params) -> None:
     choice = params.train_frozen_backbone.backend
     network = SplitNetwork(model, recipe.unfrozen_blocks, preprocessing, choice=choice, runtime=runtime)
     network.use_cache(FEATURES, backbone.info, stored_fingerprint(manifest))
-    train, val = (network.features(name, photos) for name, photos in splits.items())
+    train, val = (Labelled(network.features(name, photos), photos.labels, photos.groups) for name, photos in splits.items())
     if not runtime.is_main:
         return
-    train_labels, val_labels = splits["train"].labels, splits["val"].labels
-    weight = class_weight(params.head.class_weight, train_labels)
-    ids = [*splits["train"].ids, *splits["val"].ids]
-    groups = [*splits["train"].groups, *splits["val"].groups]
-    probe, tried = _fit(backbone.info, train, train_labels, val, val_labels, splits["train"].groups, weight)
+    weight = class_weight(params.head.class_weight, train.labels)
+    if parts := backbone.info.parts:  # what each is worth alone and together
+        names, widths = [part.name for part in parts], backbone.info.kwargs["widths"]
+        probe, tried = fit_several(train, val, widths=widths, names=names, weight=weight)
+    else:
+        probe, tried = fit_probe(train, val, weight=weight), {}
     if params.head.type == "linear":
         set_linear_head(model, probe.weight, probe.bias)
-        val_logits = probe.logits(val)
+        val_logits = probe.logits(val.features)
     else:
         say(f"training an MLP head; a linear probe has a validation log-loss of {probe.best.log_loss:.4f}")
-        val_logits = _train_mlp(model.get_submodule(head.path), train, train_labels, val, val_labels, weight)
-    temperature = fit_temperature(val_logits, val_labels, weight)
+        val_logits = _train_mlp(model.get_submodule(head.path), train, val, weight)
+    temperature = fit_temperature(val_logits, val.labels, weight)
     apply_temperature(model, temperature)
     set_trainable(model, "head")
     if frozen_fingerprint(model) != before:
         raise PipelineError("The frozen backbone moved while its head was solved. This is a defect: please report it.")
     metrics = {
-        "val_log_loss": float(cross_fitted_losses(val_logits, val_labels, weight).mean()),
-        "val_accuracy": float((val_logits.argmax(1) == val_labels).double().mean()),
-        "clip": best_clip(cross_fitted_losses(val_logits, val_labels)),
+        "val_log_loss": float(cross_fitted_losses(val_logits, val.labels, weight).mean()),
+        "val_accuracy": float((val_logits.argmax(1) == val.labels).double().mean()),
+        "clip": best_clip(cross_fitted_losses(val_logits, val.labels)),
     }
     metrics |= {"l2": probe.best.l2} if len(probe.solved) == 1 else {}  # a blend has a strength for each backbone
-    chosen = sample_by_class(train_labels)
-    sample = train[chosen], train_labels[chosen]
-    metrics["ood_auroc"], metrics["ood_fpr95"] = score_on_held_back_classes(*sample, val, val_labels)
+    chosen = sample_by_class(train.labels)
+    sample = train.features[chosen], train.labels[chosen]
+    metrics["ood_auroc"], metrics["ood_fpr95"] = score_on_held_back_classes(*sample, val.features, val.labels)
     say(f"frozen: validation log-loss {metrics['val_log_loss']:.4f}, accuracy {metrics['val_accuracy']:.2%}")
     say(f"out-of-distribution AUROC of a held-back class against the others: {metrics['ood_auroc']:.4f}")
 
@@ -96,40 +96,24 @@ def run(params: Params) -> None:
         heads_tried=tried,
         versions=library_versions(),
     )
-    save_checkpoint(FROZEN, info, model.state_dict(), OodDetector.fit(*sample, val).tensors())
+    save_checkpoint(FROZEN, info, model.state_dict(), OodDetector.fit(*sample, val.features).tensors())
     write_csv(PLOTS / "l2_strengths.csv", [{"log10_l2": math.log10(one.l2)} | one._asdict() for one in probe.tried])
     # Probabilities of heads that never saw the photo: the evaluation scores them, and looks for label issues by them.
-    unseen = out_of_fold(torch.cat([train, val]), torch.cat([train_labels, val_labels]), groups, probe.solved, weight)
-    write_out_of_fold(OUT_OF_FOLD, classes, ids, unseen)
-    write_features(TRAIN_FEATURES, train)
+    features, labels = (torch.cat(parts) for parts in ((train.features, val.features), (train.labels, val.labels)))
+    both = Labelled(features, labels, [*train.groups, *val.groups])
+    ids = [*splits["train"].ids, *splits["val"].ids]
+    write_out_of_fold(OUT_OF_FOLD, classes, ids, out_of_fold(both, probe.solved, weight))
+    write_features(TRAIN_FEATURES, train.features)
     write_json(METRICS / f"{STAGE}.json", metrics)
     write_json(SECONDS / f"{STAGE}.json", {"seconds": time.monotonic() - started})
 
 
-def _fit(
-    info: BackboneInfo,
-    train: Tensor,
-    train_labels: Tensor,
-    val: Tensor,
-    val_labels: Tensor,
-    groups: Sequence[str],
-    weight: Tensor | None,
-) -> tuple[Probe, dict[str, float]]:
-    """The linear probe; of several backbones, also what each is worth alone and together."""
-    if not info.parts:
-        return fit_probe(train, train_labels, val, val_labels, weight=weight), {}
-    names, widths = [part.name for part in info.parts], info.kwargs["widths"]
-    return fit_several(train, train_labels, val, val_labels, groups, widths=widths, names=names, weight=weight)
-
-
-def _train_mlp(
-    head: nn.Module, train: Tensor, train_labels: Tensor, val: Tensor, val_labels: Tensor, weight: Tensor | None
-) -> Tensor:
+def _train_mlp(head: nn.Module, train: Labelled, val: Labelled, weight: Tensor | None) -> Tensor:
     """Validation logits of the trained head."""
-    maps = isinstance(head.get_submodule("output"), nn.Conv2d)  # over pooled maps that were not flattened
-    as_input = (lambda features: features[:, :, None, None]) if maps else (lambda features: features)
+    if isinstance(head.get_submodule("output"), nn.Conv2d):  # over pooled maps that were not flattened
+        train, val = (part._replace(features=part.features[:, :, None, None]) for part in (train, val))
     whole = nn.Sequential(head, nn.Flatten())
-    epoch, log_loss = train_mlp(whole, as_input(train), train_labels, as_input(val), val_labels, weight=weight)
+    epoch, log_loss = train_mlp(whole, train, val, weight=weight)
     say(f"MLP head of epoch {epoch}: validation log-loss {log_loss:.4f}")
     with torch.no_grad():
-        return whole(as_input(val))
+        return whole(val.features)

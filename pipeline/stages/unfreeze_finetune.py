@@ -44,7 +44,7 @@ from pipeline.runtime import hardware, resolve_runtime
 from pipeline.training.activations import SplitNetwork, recipe_of
 from pipeline.training.calibration import best_clip, class_weight, cross_fitted_losses, fit_temperature
 from pipeline.training.finetune import finetune
-from pipeline.training.probe import SMALLEST, read_out_of_fold, solve_head
+from pipeline.training.probe import SMALLEST, Labelled, read_out_of_fold, solve_head
 from pipeline.training.resume import ResumeFolder, hash_inputs
 from pipeline.training.tracking import Tracking
 
@@ -103,14 +103,14 @@ def run(params: Params) -> None:
     metrics["clip"] = best_clip(cross_fitted_losses(result.val_logits, val.labels))
     ood = _ood_of_trained(network, train, val) if kept.alpha else read_ood(FROZEN)
     refit = not kept.alpha and bool(info.solved)
-    features = [network.features("train", train), network.features("val", val)] if refit else []
+    features = torch.cat([network.features("train", train), network.features("val", val)]) if refit else None
     if not runtime.is_main:
         return
 
-    if refit:
-        labels, model = torch.cat([train.labels, val.labels]), rebuild(info, state)
+    if features is not None:
+        photos, model = Labelled(features, torch.cat([train.labels, val.labels])), rebuild(info, state)
         out_of_fold = read_out_of_fold(OUT_OF_FOLD, classes, [*train.ids, *val.ids]).to_numpy()
-        metrics |= _solve_again(model, info.solved, torch.cat(features), labels, out_of_fold, weight)
+        metrics |= _solve_again(model, info.solved, photos, out_of_fold, weight)
         state = model.state_dict()
         note += " The head was solved again on training and validation photos together: out-of-fold log-loss "
         note += f"{metrics['out_of_fold_log_loss']:.4f}, accuracy {metrics['out_of_fold_accuracy']:.2%}."
@@ -124,19 +124,14 @@ def run(params: Params) -> None:
 
 
 def _solve_again(
-    model: nn.Module,
-    solved: Sequence[SolvedBlock],
-    features: Tensor,
-    labels: Tensor,
-    out_of_fold: np.ndarray,
-    weight: Tensor | None,
+    model: nn.Module, solved: Sequence[SolvedBlock], photos: Labelled, out_of_fold: np.ndarray, weight: Tensor | None
 ) -> dict[str, float]:
     """Solve the head on training and validation photos, with an out-of-fold temperature; returns out-of-fold metrics.
 
     Every choice is made by then, so validation photos need not be held back any longer.
     """
-    unseen = torch.from_numpy(out_of_fold).clamp(min=SMALLEST).log()
-    set_linear_head(model, *solve_head(features, labels, solved, weight))
+    unseen, labels = torch.from_numpy(out_of_fold).clamp(min=SMALLEST).log(), photos.labels
+    set_linear_head(model, *solve_head(photos, solved, weight))
     apply_temperature(model, fit_temperature(unseen, labels, weight))
     losses = cross_fitted_losses(unseen, labels, weight)
     accuracy = (unseen.argmax(1) == labels).double().mean().item()

@@ -1,8 +1,8 @@
 """The linear probe: logistic regression on frozen features of one backbone or several, solved to convergence.
 
-    probe = fit_probe(train_features, train_labels, val_features, val_labels)
-    log_probabilities = out_of_fold(features, labels, groups, probe.solved)      # by heads that did not see the photo
-    weight, bias = solve_head(all_features, all_labels, probe.solved)            # on more photos, once strengths are chosen
+    probe = fit_probe(Labelled(train_features, train_labels), Labelled(val_features, val_labels))
+    log_probabilities = out_of_fold(labelled, probe.solved)      # by heads that did not see the photo
+    weight, bias = solve_head(labelled, probe.solved)            # on more photos, once strengths are chosen
 
 Training a head on a frozen backbone by gradient steps is a slow way to solve a convex problem. L-BFGS solves it exactly, in
 seconds, and the L2 strength is chosen on validation log-loss. Kumar et al. (Fine-tuning can distort pretrained features and
@@ -46,6 +46,14 @@ SMALLEST = 1e-15  # of an out-of-fold probability, so that its logarithm is fini
 FOLDS = 10  # of the out-of-fold probabilities; fewer where else a class would be missing from what a head is fitted on
 
 
+class Labelled(NamedTuple):
+    """Features of photos, (n, width), with their labels, (n,) int64; `groups`, (n,), are equal where photos look alike."""
+
+    features: Tensor
+    labels: Tensor
+    groups: Sequence[str] = ()
+
+
 class Strength(NamedTuple):
     """How one L2 strength did on validation."""
 
@@ -70,32 +78,25 @@ class Probe(NamedTuple):
 
 
 def fit_probe(
-    train_features: Tensor,
-    train_labels: Tensor,
-    val_features: Tensor,
-    val_labels: Tensor,
-    *,
-    l2_strengths: Sequence[float] = L2_STRENGTHS,
-    weight: Tensor | None = None,
+    train: Labelled, val: Labelled, *, l2_strengths: Sequence[float] = L2_STRENGTHS, weight: Tensor | None = None
 ) -> Probe:
     """Solve the regression along a path of L2 strengths and keep the one with the least validation log-loss.
 
     The path starts at the strongest, where all features count little, and each solution is the start of the next. It ends where
-    the validation log-loss has not fallen for `PATIENCE` strengths. Features are (n, width), labels (n,) int64, every class
-    present; `weight`, (classes,), is what a photo of each class counts in all means. A PipelineError says that a feature is not
-    finite.
+    the validation log-loss has not fallen for `PATIENCE` strengths. Every class is present; `weight`, (classes,), is what a
+    photo of each class counts in all means. A PipelineError says that a feature is not finite.
     """
-    if not (torch.isfinite(train_features).all() and torch.isfinite(val_features).all()):
+    if not (torch.isfinite(train.features).all() and torch.isfinite(val.features).all()):
         raise PipelineError("The backbone gives features that are not finite; its weights are broken or unfit.")
-    scaler = StandardScaler().fit(train_features.double().numpy())
-    scaled_train, scaled_val = (scaler.transform(part.double().numpy()) for part in (train_features, val_features))
-    model = _regression(weight, PATH_TOLERANCE, train_labels)
-    counts, labels = None if weight is None else weight[val_labels].numpy(), val_labels.numpy()
+    scaler = StandardScaler().fit(train.features.double().numpy())
+    scaled_train, scaled_val = (scaler.transform(part.features.double().numpy()) for part in (train, val))
+    model = _regression(weight, PATH_TOLERANCE, train.labels)
+    counts, labels = None if weight is None else weight[val.labels].numpy(), val.labels.numpy()
     tried: list[Strength] = []
     with _unconverged(), progress("solving the linear probe", total=None, unit="L2 strengths") as advance:
         for l2 in sorted(l2_strengths, reverse=True):
             model.set_params(C=1 / (l2 * len(scaled_train)))
-            model.fit(scaled_train, train_labels.numpy())
+            model.fit(scaled_train, train.labels.numpy())
             probabilities = model.predict_proba(scaled_val)
             loss = float(log_loss(labels, probabilities, labels=model.classes_, sample_weight=counts))
             accuracy = float((probabilities.argmax(1) == labels).mean())
@@ -104,13 +105,11 @@ def fit_probe(
             best = min(tried, key=lambda one: one.log_loss)
             if len(tried) - tried.index(best) > PATIENCE:
                 break
-    solved = (SolvedBlock(width=train_features.shape[1], l2=best.l2),)
-    return Probe(*solve_head(train_features, train_labels, solved, weight), solved, best, tuple(tried))
+    solved = (SolvedBlock(width=train.features.shape[1], l2=best.l2),)
+    return Probe(*solve_head(train, solved, weight), solved, best, tuple(tried))
 
 
-def solve_head(
-    features: Tensor, labels: Tensor, solved: Sequence[SolvedBlock], weight: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def solve_head(photos: Labelled, solved: Sequence[SolvedBlock], weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Solve the regression of each block of columns: weight (classes, width) and bias (classes,), float32, on raw features.
 
     The objective is the mean cross-entropy plus l2 / 2 times the squared norm of the weights (without the bias). Features are
@@ -118,30 +117,29 @@ def solve_head(
     folded into what is returned.
     """
     weights, biases = [], []
-    for block, columns in zip(solved, features.split([block.width for block in solved], 1), strict=True):
+    for block, columns in zip(solved, photos.features.split([block.width for block in solved], 1), strict=True):
         scaler = StandardScaler()
         scaled = scaler.fit_transform(columns.double().numpy())
-        model = _regression(weight, GRADIENT_TOLERANCE, labels, C=1 / (block.l2 * len(scaled)))
+        model = _regression(weight, GRADIENT_TOLERANCE, photos.labels, C=1 / (block.l2 * len(scaled)))
         with _unconverged():
-            model.fit(scaled, labels.numpy())
+            model.fit(scaled, photos.labels.numpy())
         own_weight, own_bias = _softmax_head(model, scaler)
         weights.append(block.factor * own_weight)
         biases.append(block.factor * own_bias)
     return torch.cat(weights, 1).float(), torch.stack(biases).sum(0).float()
 
 
-def out_of_fold(
-    features: Tensor, labels: Tensor, groups: Sequence[str], solved: Sequence[SolvedBlock], weight: Tensor | None = None
-) -> Tensor:
+def out_of_fold(photos: Labelled, solved: Sequence[SolvedBlock], weight: Tensor | None = None) -> Tensor:
     """Each photo's log-probabilities by heads that were solved on the folds that it is not in: (n, classes) float64.
 
     A fitted head agrees with its training labels, the wrong ones included. Fitted on the other folds, it does not know the
     photo's label, and a confident contradiction is worth a look. A group of duplicates is never divided between folds. A class
     whose photos are one group is in all folds, because a head without it could not know it.
     """
-    folds, parts = _folds(labels.numpy(), np.asarray(groups))
+    labels = photos.labels
+    folds, parts = _folds(labels.numpy(), np.asarray(photos.groups))
     logits = torch.zeros(len(labels), int(labels.max()) + 1, dtype=torch.float64)
-    for block, columns in zip(solved, features.split([block.width for block in solved], 1), strict=True):
+    for block, columns in zip(solved, photos.features.split([block.width for block in solved], 1), strict=True):
         strength = 1 / (block.l2 * len(labels) * (folds - 1) / folds)
         model = make_pipeline(StandardScaler(), _regression(weight, PATH_TOLERANCE, labels, C=strength))
         with _unconverged():
@@ -222,33 +220,26 @@ def _softmax_head(model: LogisticRegression, scaler: StandardScaler) -> tuple[Te
 
 
 def fit_several(
-    train: Tensor,
-    train_labels: Tensor,
-    val: Tensor,
-    val_labels: Tensor,
-    groups: Sequence[str],
-    *,
-    widths: Sequence[int],
-    names: Sequence[str],
-    weight: Tensor | None = None,
+    train: Labelled, val: Labelled, *, widths: Sequence[int], names: Sequence[str], weight: Tensor | None = None
 ) -> tuple[Probe, dict[str, float]]:
     """The head on features side by side, unless a blend is better beyond chance; and what each is worth.
 
     Strengths are chosen on validation. All else is judged on training photos, of which there are more, each predicted by heads
-    that did not see it. The other arguments are those of `fit_probe`; `groups` are of training photos, `widths` say whose
-    columns are whose.
+    that did not see it. The other arguments are those of `fit_probe`; `widths` say whose columns are whose.
 
     Returns:
         The head, and the log-loss of each backbone alone, blended and concatenated.
     """
-    concatenated = fit_probe(train, train_labels, val, val_labels, weight=weight)
+    concatenated = fit_probe(train, val, weight=weight)
     names = [name if list(names).count(name) == 1 else f"{name} ({number})" for number, name in enumerate(names, 1)]
     alone: list[Probe] = []
     unseen: dict[str, Tensor] = {}
-    for name, of_train, of_val in zip(names, train.split(list(widths), 1), val.split(list(widths), 1), strict=True):
-        alone.append(fit_probe(of_train, train_labels, of_val, val_labels, weight=weight))
-        unseen[f"{name} alone"] = out_of_fold(of_train, train_labels, groups, alone[-1].solved, weight)
-    factors = _factors([*unseen.values()], train_labels, weight)
+    columns = (part.features.split(list(widths), 1) for part in (train, val))
+    for name, of_train, of_val in zip(names, *columns, strict=True):
+        own = train._replace(features=of_train)
+        alone.append(fit_probe(own, val._replace(features=of_val), weight=weight))
+        unseen[f"{name} alone"] = out_of_fold(own, alone[-1].solved, weight)
+    factors = _factors([*unseen.values()], train.labels, weight)
     blend = list(zip(factors, alone, strict=True))
     blended = concatenated._replace(
         weight=torch.cat([factor * probe.weight for factor, probe in blend], 1),
@@ -257,9 +248,9 @@ def fit_several(
     )
     weighted = [factor * one for factor, one in zip(factors, unseen.values(), strict=True)]
     unseen["blended"] = torch.stack(weighted).sum(0)
-    unseen["concatenated"] = out_of_fold(train, train_labels, groups, concatenated.solved, weight)
-    scored = {name: cross_fitted_losses(logits, train_labels, weight).numpy() for name, logits in unseen.items()}
-    _, low = gain_beyond_chance(scored["concatenated"] - scored["blended"], groups)
+    unseen["concatenated"] = out_of_fold(train, concatenated.solved, weight)
+    scored = {name: cross_fitted_losses(logits, train.labels, weight).numpy() for name, logits in unseen.items()}
+    _, low = gain_beyond_chance(scored["concatenated"] - scored["blended"], train.groups)
     tried = {name: float(values.mean()) for name, values in scored.items()}
     say("out-of-fold log-loss: " + ", ".join(f"{name} {value:.4f}" for name, value in tried.items()))
     say(f"{'the blend' if low > 0 else 'the head on all features side by side'} is kept")
