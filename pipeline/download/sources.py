@@ -167,7 +167,9 @@ def _read_record(record: Path) -> dict[str, str]:
 USER_AGENT = "Mozilla/5.0 (compatible; cats-and-dogs-transfer/0.1)"
 _CHUNK_BYTES = 2**16
 _PROGRESS_BYTES = 2**20  # an attempt that brings this much before it breaks off does not count as a failed one
-_LONGEST_WAIT = 120.0  # seconds between two attempts
+ATTEMPTS = 5  # in a row that may bring next to nothing
+BACKOFF, _LONGEST_WAIT = 1.0, 120.0  # seconds before the second attempt, doubled before each further one, and at most
+TIMEOUTS = 10.0, 60.0  # seconds to wait for a connection, and for any next bytes
 _TEMPORARY = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses after which another attempt may succeed
 
 
@@ -179,35 +181,18 @@ class _Failure(Exception):
         self.final, self.wait = final, wait
 
 
-def fetch(
-    url: str,
-    destination: Path,
-    *,
-    sha256: str | None = None,
-    hint: str = "",
-    attempts: int = 5,
-    backoff: float = 1.0,
-    timeouts: tuple[float, float] = (10.0, 60.0),
-) -> None:
+def fetch(url: str, destination: Path, *, sha256: str | None = None, hint: str = "") -> None:
     """Download a file; the destination appears whole and verified, or not at all. Proxies are taken from the environment.
 
-    Args:
-        url: http:// or https://.
-        destination: left as it is where it has the expected SHA-256 already.
-        sha256: the expected SHA-256, in lower-case hexadecimal.
-        hint: what a person can do where the download fails; ends the error's text.
-        attempts: how many attempts in a row may bring next to nothing.
-        backoff: seconds before the second attempt; doubled before each further one.
-        timeouts: seconds to wait for a connection, and for any next bytes.
-
-    A PipelineError says that the file could not be had, the disk is too small, or a file cannot be written.
+    A destination that has the expected `sha256` already, in lower-case hexadecimal, is left as it is. A PipelineError says that
+    the file could not be had, and ends with `hint`, or that the disk is too small, or a file cannot be written.
     """
-    download = _Download(url, destination, sha256, timeouts)
+    download = _Download(url, destination, sha256)
     try:
         if destination.is_file() and sha256 in (None, sha256_of(destination)):
             return
         destination.parent.mkdir(parents=True, exist_ok=True)
-        download.run(attempts, backoff)
+        download.run()
     except _Failure as failure:
         lines = [f"{url} could not be downloaded: {failure}"]
         if download.continues():
@@ -218,8 +203,8 @@ def fetch(
 
 
 class _Download:
-    def __init__(self, url: str, destination: Path, sha256: str | None, timeouts: tuple[float, float]) -> None:
-        self.url, self.destination, self.sha256, self.timeouts = url, destination, sha256, timeouts
+    def __init__(self, url: str, destination: Path, sha256: str | None) -> None:
+        self.url, self.destination, self.sha256 = url, destination, sha256
         self.part = destination.with_name(f"{destination.name}.part")
         # JSON: the address, the version as If-Range takes it, and the size in bytes (null where it is not known).
         self.note = destination.with_name(f"{destination.name}.part.json")
@@ -242,7 +227,7 @@ class _Download:
         self.part.unlink(missing_ok=True)
         return _Failure(reason, final=final)
 
-    def run(self, attempts: int, backoff: float) -> None:
+    def run(self) -> None:
         """Try until the file is there; raises the last attempt's `_Failure`."""
         most, failed = self.arrived(), 0
         while True:
@@ -252,8 +237,8 @@ class _Download:
                 # Compared with the most there ever was: a server that cannot resume must not keep us for ever.
                 failed = 0 if self.arrived() >= most + _PROGRESS_BYTES else failed + 1
                 most = max(most, self.arrived())
-                wait = max(failure.wait, min(backoff * 2 ** max(failed - 1, 0), _LONGEST_WAIT))
-                if failure.final or failed >= attempts or wait > _LONGEST_WAIT:
+                wait = max(failure.wait, min(BACKOFF * 2 ** max(failed - 1, 0), _LONGEST_WAIT))
+                if failure.final or failed >= ATTEMPTS or wait > _LONGEST_WAIT:
                     raise
                 say(f"{self.url}: {failure}; trying again in {wait:.0f} s")
             time.sleep(wait)
@@ -280,7 +265,7 @@ class _Download:
         if known:
             headers |= {"Range": f"bytes={self.arrived()}-", "If-Range": known[0]}
         hooks = {"response": refuse_step_down}
-        with requests.get(self.url, headers=headers, stream=True, timeout=self.timeouts, hooks=hooks) as response:
+        with requests.get(self.url, headers=headers, stream=True, timeout=TIMEOUTS, hooks=hooks) as response:
             if response.status_code == 416:
                 raise self.dropped("the server does not have the range that was asked for")
             if response.status_code not in (200, 206):
