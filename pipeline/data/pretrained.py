@@ -4,11 +4,12 @@ Imports are made inside, because they take seconds. `preprocess`, which stores p
 that build networks.
 """
 
+import difflib
 import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -110,6 +111,53 @@ def torchvision_config(enum: Any) -> dict[str, Any]:
         "interpolation": transform.interpolation.value,
         "crop_pct": crop / resized,
     }
+
+
+def torchvision_name(name: str) -> str:
+    """NAME of "torchvision/NAME"; a PipelineError says that torchvision has no such classifier."""
+    import torchvision
+
+    known = torchvision.models.list_models(torchvision.models)
+    if (plain := name.removeprefix(TORCHVISION_PREFIX)) not in known:
+        raise PipelineError(f"torchvision {torchvision.__version__} has no classifier {plain!r}{nearest(plain, known)}.")
+    return plain
+
+
+def torchvision_weights(name: str, weights: str) -> Any:
+    """torchvision's description of weights, by their name, or of its newest; None where others are meant."""
+    from torchvision import models
+
+    if weights == "pretrained" and name.startswith(TORCHVISION_PREFIX):
+        return models.get_model_weights(torchvision_name(name)).DEFAULT
+    if not TORCHVISION_WEIGHTS.fullmatch(weights):
+        return None
+    try:
+        return models.get_weight(weights)
+    except (ValueError, AttributeError, KeyError):
+        raise PipelineError(
+            f"backbone.weights = {weights}: torchvision has no weights of this name. Its names are such as "
+            "ResNet50_Weights.IMAGENET1K_V2."
+        ) from None
+
+
+def network_config(name: str, model: Any = None) -> Any:
+    """What a network or its module says of its photos, in timm's words, whichever its weights are (None: not built yet)."""
+    import timm
+
+    if ":" in name:
+        module = own_module(name)
+        said = getattr(module, "preprocessing", None)
+        return said or getattr(model or getattr(module, name.partition(":")[2])(), "preprocessing", {})
+    if name.startswith(TORCHVISION_PREFIX):
+        return torchvision_config(torchvision_weights(name, "pretrained"))
+    config = model.pretrained_cfg if model else timm.get_pretrained_cfg(name)
+    return config if isinstance(config, dict) else vars(config) if config else {}
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """The end of a sentence about an unknown name: the known names that look most like it."""
+    near = difflib.get_close_matches(name, known, n=5, cutoff=0.4)
+    return f"; the nearest names are {', '.join(near)}" if near else ""
 
 
 @contextmanager

@@ -7,7 +7,6 @@ A network of one's own is what `build()` returns: an nn.Module whose head `repla
 the module or of the network, a dict, may say input_size, mean, std, interpolation, crop_pct and crop_mode.
 """
 
-import difflib
 import hashlib
 import json
 import warnings
@@ -32,9 +31,13 @@ from pipeline.data.pretrained import (
     fetching,
     hub_address,
     hub_config,
+    nearest,
+    network_config,
     own_module,
     package_file,
     torchvision_config,
+    torchvision_name,
+    torchvision_weights,
     with_settings,
 )
 from pipeline.errors import PipelineError
@@ -86,7 +89,7 @@ def create_backbone(
     does something with the output of its classifier.
     """
     _refuse_impossible(name, weights)
-    enum = _torchvision_weights(name, weights)
+    enum = torchvision_weights(name, weights)
     described = torchvision_config(enum) if enum else {}
     kwargs = _arguments(name, weights, input_size, described)
     sha256, what = None, f"the pretrained weights of {name}"
@@ -209,12 +212,6 @@ def _refuse_impossible(name: str, weights: str) -> None:
         raise PipelineError(f"backbone.weights = {weights} is of timm's format; {name} takes pretrained, none or a file.")
 
 
-def nearest(name: str, known: list[str]) -> str:
-    """The end of a sentence about an unknown name: the known names that look most like it."""
-    near = difflib.get_close_matches(name, known, n=5, cutoff=0.4)
-    return f"; the nearest names are {', '.join(near)}" if near else ""
-
-
 def _timm(name: str, **kwargs: Any) -> Any:
     try:
         with warnings.catch_warnings():
@@ -230,7 +227,7 @@ def _timm(name: str, **kwargs: Any) -> Any:
 
 def _torchvision(name: str, **kwargs: Any) -> Any:
     try:
-        return torchvision.models.get_model(_torchvision_name(name), weights=None, **kwargs)
+        return torchvision.models.get_model(torchvision_name(name), weights=None, **kwargs)
     except AssertionError as error:  # a size that a transformer's patches do not divide
         raise _wrong_size(name, kwargs.get("image_size", 0), error) from None
 
@@ -262,7 +259,7 @@ def _arguments(name: str, weights: str, input_size: int | None, described: Mappi
     if name in ("torchvision/googlenet", "torchvision/inception_v3"):  # whose weights want a change of ImageNet's mean and std
         return {"transform_input": weights != "none"} | given | {"aux_logits": False, "init_weights": False}
     if name.startswith("torchvision/vit_"):  # whose weights have position embeddings of one size
-        wanted = with_settings(torchvision_config(_newest(name)), "model", input_size)
+        wanted = with_settings(network_config(name), "model", input_size)
         size = described.get("input_size") or wanted["input_size"]
         return {"image_size": size[-1]} | given
     config: Any = timm.get_pretrained_cfg(name) if input_size is not None and ":" not in name else None
@@ -288,32 +285,6 @@ def _wrong_size(name: str, size: int, error: Exception) -> PipelineError:
     )
 
 
-def _torchvision_name(name: str) -> str:
-    known = torchvision.models.list_models(torchvision.models)
-    if (plain := name.removeprefix(TORCHVISION_PREFIX)) not in known:
-        raise PipelineError(f"torchvision {torchvision.__version__} has no classifier {plain!r}{nearest(plain, known)}.")
-    return plain
-
-
-def _newest(name: str) -> Any:
-    return torchvision.models.get_model_weights(_torchvision_name(name)).DEFAULT
-
-
-def _torchvision_weights(name: str, weights: str) -> Any:
-    """torchvision's description of weights, by their name, or of its newest; None where others are meant."""
-    if weights == "pretrained" and name.startswith(TORCHVISION_PREFIX):
-        return _newest(name)
-    if not TORCHVISION_WEIGHTS.fullmatch(weights):
-        return None
-    try:
-        return torchvision.models.get_weight(weights)
-    except (ValueError, AttributeError, KeyError):
-        raise PipelineError(
-            f"backbone.weights = {weights}: torchvision has no weights of this name. Its names are such as "
-            "ResNet50_Weights.IMAGENET1K_V2."
-        ) from None
-
-
 def _load_package(name: str, model: nn.Module) -> str:
     """Load the ImageNet weights that a package holds, tensor by tensor in order; returns the file's SHA-256."""
     try:
@@ -337,13 +308,8 @@ def _code_sha256(name: str) -> str | None:
 
 def _preprocessing(name: str, described: Mapping[str, Any], model: Any, crop: str, input_size: int | None) -> Preprocessing:
     """Settings go before what is described beside the weights, and that before the network's own configuration."""
-    if ":" in name:
-        config = getattr(own_module(name), "preprocessing", None) or getattr(model, "preprocessing", {})
-    elif name.startswith(TORCHVISION_PREFIX):
-        config = torchvision_config(_newest(name))
-    else:
-        config = model.pretrained_cfg
-    resolved = resolve_data_config({key: described.get(key) for key in Preprocessing.model_fields}, pretrained_cfg=config)
+    stated = {key: described.get(key) for key in Preprocessing.model_fields}
+    resolved = resolve_data_config(stated, pretrained_cfg=network_config(name, model))
     channels, *sides = resolved["input_size"]
     if channels == 1:  # grey, as red, green and blue
         resolved |= {"input_size": (3, *sides)} | {key: (*resolved[key][:1],) * 3 for key in ("mean", "std")}

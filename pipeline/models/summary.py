@@ -14,8 +14,9 @@ from rich.table import Table
 from torch import nn
 
 from pipeline.checkpoint import Preprocessing
+from pipeline.data.pretrained import nearest
 from pipeline.errors import PipelineError
-from pipeline.models.backbone import create_backbone, nearest
+from pipeline.models.backbone import create_backbone
 from pipeline.models.freezing import set_trainable
 from pipeline.models.head import find_heads, replace_head
 from pipeline.params import OneBackbone

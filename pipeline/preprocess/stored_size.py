@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from pipeline.data import pretrained
-from pipeline.data.pretrained import TORCHVISION_PREFIX, TORCHVISION_WEIGHTS
 from pipeline.errors import PipelineError
 from pipeline.params import Backbone, OneBackbone
 from pipeline.progress import say
@@ -48,8 +47,13 @@ def needed_size(backbone: OneBackbone, weights_file: Path) -> int:
     """
     name, weights = backbone.name, backbone.weights
     try:
-        told = _checked(f"{name}: its preprocessing", _of_network(name, weights))
-        told |= _checked(weights_file.with_suffix(".json"), _of_weights(weights, weights_file))
+        of_hub = weights.startswith(pretrained.HUB_PREFIX)  # where weights and network are one
+        said = pretrained.hub_config(weights)[0] if of_hub else pretrained.network_config(name)
+        told = _checked(f"{name}: its preprocessing", said)
+        if enum := pretrained.torchvision_weights(name, weights):
+            told |= _checked(weights, pretrained.torchvision_config(enum))
+        elif weights_file.is_file() and (description := weights_file.with_suffix(".json")).is_file():
+            told |= _checked(description, description.read_bytes())
     except PipelineError:
         raise
     except Exception as error:  # what builds a network of one's own may raise anything
@@ -57,34 +61,6 @@ def needed_size(backbone: OneBackbone, weights_file: Path) -> int:
         raise PipelineError(f"The input size of backbone {name} with weights {weights} cannot be found: {reason}") from error
     config = pretrained.with_settings(DEFAULTS | told, backbone.crop, backbone.input_size)
     return math.ceil(max(config["input_size"][1:]) / config["crop_pct"])
-
-
-def _of_network(name: str, weights: str) -> Any:
-    """What a network says, whichever its weights are; of the hub, where weights and network are one, what those say."""
-    import timm  # here, because it takes seconds
-    from torchvision import models
-
-    if weights.startswith(pretrained.HUB_PREFIX):
-        return pretrained.hub_config(weights)[0]
-    if ":" in name:  # a network of the user's own
-        module = pretrained.own_module(name)
-        said = getattr(module, "preprocessing", None)
-        return said or getattr(getattr(module, name.partition(":")[2])(), "preprocessing", {})
-    if name.startswith(TORCHVISION_PREFIX):
-        if (plain := name.removeprefix(TORCHVISION_PREFIX)) not in models.list_models(models):
-            raise ValueError(f"torchvision has no classifier {plain!r}")
-        return pretrained.torchvision_config(models.get_model_weights(plain).DEFAULT)
-    config = timm.get_pretrained_cfg(name)
-    return vars(config) if config else {}
-
-
-def _of_weights(weights: str, file: Path) -> Any:
-    """What torchvision says of weights of that name, or the JSON beside a weights file."""
-    from torchvision import models
-
-    if TORCHVISION_WEIGHTS.fullmatch(weights):
-        return pretrained.torchvision_config(models.get_weight(weights))
-    return file.with_suffix(".json").read_bytes() if file.is_file() and file.with_suffix(".json").is_file() else {}
 
 
 def _checked(what: object, said: Any) -> dict[str, Any]:
