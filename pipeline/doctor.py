@@ -1,7 +1,4 @@
-"""What this machine has and whether it works, on one screen, for bug reports.
-
-python -m pipeline doctor
-"""
+"""What this machine has and whether it works, on one screen, for bug reports."""
 
 import importlib.metadata
 import os

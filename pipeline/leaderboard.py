@@ -1,7 +1,4 @@
-"""Leaderboard of DVC experiments, ranked by validation log-loss, with the test scores shown and the looks at them counted.
-
-show_leaderboard()
-"""
+"""Leaderboard of DVC experiments, ranked by validation log-loss, with the test scores shown and the looks at them counted."""
 
 import json
 from collections.abc import Sequence

@@ -1,8 +1,5 @@
 """The schema of params.yaml: every setting with its type, bounds and default.
 
-    params = load_params()                 # reads params.yaml of the current folder
-    params.unfreeze_finetune.epochs
-
 Every stage reads the whole file first, so a mistake in any section stops the work before it begins, whichever stage runs
 next. All mistakes are listed in one `PipelineError`: the key, the value and what is allowed.
 """

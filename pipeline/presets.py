@@ -1,8 +1,4 @@
-"""Presets: three choices that are known to be worth their time, by name.
-
-show_presets()                  # with what was measured of them
-use_preset("accurate")          # writes its settings into params.yaml
-"""
+"""Presets: three choices that are known to be worth their time, by name."""
 
 import json
 from typing import Any

@@ -1,9 +1,4 @@
-"""Where and how the work runs: device, precision, processes, threads, workers, and what makes it repeat bit for bit.
-
-runtime = resolve_runtime(params.runtime)
-runtime.device, runtime.workers, runtime.mixed_precision
-runtime.rank, runtime.processes     # 0 of 1, unless torchrun, `accelerate launch` or pipeline/launch.py started several
-"""
+"""Where and how the work runs: device, precision, processes, threads, workers, and what makes it repeat bit for bit."""
 
 import ctypes
 import hashlib

@@ -1,8 +1,5 @@
 """From stored photos to batches of pixels, decoded ahead of those who ask for them.
 
-    photos = Photos.of_split(manifest, Path("data/processed"), "train", classes)
-    for pixels, labels in load_batches(photos, transform, in_batches(range(len(photos)), 32), workers=2): ...
-
 Nothing about order is state: the permutation is a function of (seed, epoch), and a photo's augmentation of (seed, epoch, id).
 """
 

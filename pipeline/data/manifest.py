@@ -1,8 +1,4 @@
-"""The manifest: a row for every downloaded file, also for the refused ones; its summary, and the fingerprints of the data.
-
-manifest = read_manifest(Path("data/processed"))
-manifest[manifest["status"] == "refused"][["path", "reason"]]
-"""
+"""The manifest: a row for every downloaded file, also for the refused ones; its summary, and the fingerprints of the data."""
 
 import hashlib
 from collections import Counter

@@ -1,9 +1,5 @@
 """From a decoded photo to the network's input: timm's evaluation transform, and albumentations for training.
 
-    pixels = evaluation_pixels(preprocessing)(image)        # PIL image -> (height, width, 3) uint8
-    images = normalise(pixels[None], preprocessing)         # (n, 3, height, width) float32
-    changed = TrainingTransform(preprocessing, "light", seed=0)(image, epoch=1, photo_id="cat.0")
-
 A photo's augmentation is a function of (seed, epoch, photo id) alone: the generators are set before each call, so the number
 of workers, the order of photos and any resumption change nothing. Imports are made inside, because params.yaml is checked
 against `AUGMENTATIONS` by stages that need no torch.

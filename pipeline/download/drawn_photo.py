@@ -1,7 +1,5 @@
 """Photos of cats, dogs and a few other things, drawn with Pillow, and files of them in the layout of the published set.
 
-    photo = draw_photo("cat", Random("any key"))  # RGB, sides of 180 to 364 pixels
-
 Cats and dogs share their scenes, coats, colours, poses, sizes and light; what differs is their anatomy.
 
 Only integers, Pillow's raster operations and scalar double-precision + - * / and square roots are used: sines, float arrays and

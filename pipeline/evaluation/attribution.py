@@ -1,8 +1,5 @@
 """Attribution: Grad-CAM, the places in a photo that speak for a class, for convolutional networks and transformers.
 
-heat = grad_cam(model, images, classes=[0, 1])          # (n, height, width) in [0, 1]
-picture = overlay(photo, heat[0])
-
 Grad-CAM (Selvaraju et al., ICCV 2017) weights the channels of a late layer by the mean gradient of the class's logit.
 """
 

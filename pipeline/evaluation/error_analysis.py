@@ -1,7 +1,5 @@
 """Error analysis: galleries of mistakes, uncertain photos, label issues, near duplicates, nearest neighbours and Grad-CAM.
 
-galleries = galleries_of(scores, photos, mistakes_shown=24)
-
 `photos` has a row for each test photo, in the order of the scores: `id`, `path` (of the stored photo), `class` and `group`.
 """
 

@@ -1,8 +1,4 @@
-"""Predictions of several checkpoints for the same photos, in float32 and in one pass: each photo is decoded once.
-
-predictions = predict(models, infos, photos, runtime)
-predictions.probabilities["frozen"]           # (n, classes) float64
-"""
+"""Predictions of several checkpoints for the same photos, in float32 and in one pass: each photo is decoded once."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

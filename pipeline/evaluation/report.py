@@ -1,7 +1,5 @@
 """report.html: metrics, figures, slices and galleries of both checkpoints on one page that needs no other file and no network.
 
-page = render_report(Report(classes, scores, ...))
-
 Words and layout are in report.html.j2; here are the figures, and the sentences that depend on numbers. The page is a function
 of its inputs alone: it holds no time, no machine and no revision.
 """

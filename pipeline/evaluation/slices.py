@@ -1,9 +1,4 @@
-"""Accuracy by slice: by size, shape, brightness, sharpness and file format of the photos, each with its interval.
-
-properties = brightness_and_sharpness(pixels)                 # while the network gets the same batch
-slices = accuracy_by_slice(photos, scores)
-clearest_difference(slices[:3], "finetuned", 0.95)            # whether it matters, in a sentence
-"""
+"""Accuracy by slice: by size, shape, brightness, sharpness and file format of the photos, each with its interval."""
 
 import math
 from collections.abc import Mapping, Sequence

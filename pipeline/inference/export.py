@@ -1,8 +1,5 @@
 """Export a network: timm's Hugging Face layout, ONNX (also with preprocessing), OpenVINO, torch.export, ExecuTorch.
 
-    python -m pipeline export
-    python -m pipeline export --checkpoint outputs/frozen --output outputs/export-frozen --push hf-hub:OWNER/NAME
-
 Each export format is loaded again from its files and its logits are compared with the checkpoint's on validation photos. The
 folder is put in place only if all agree. `export.json` holds what was compared, each format's megabytes and milliseconds a
 photo, and the sha256 of every other file.

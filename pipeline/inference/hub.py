@@ -1,7 +1,4 @@
-"""The Hugging Face hub: a model card from measured numbers alone, the upload of an export, and a Space that shows it.
-
-push(Path("outputs/export"), "hf-hub:OWNER/NAME")      # to the hub, or to the one that HF_ENDPOINT names
-"""
+"""The Hugging Face hub: a model card from measured numbers alone, the upload of an export, and a Space that shows it."""
 
 import json
 import re

@@ -1,7 +1,5 @@
 """A local page in Gradio: drop a photo, see what both checkpoints predict, how confident they are, and where they looked.
 
-    python -m pipeline page            # http://127.0.0.1:7860
-
 Photos stay on this machine: an upload lies in a private temporary folder until it is answered, and the answer's pictures lie
 inside the page itself. The page asks no other host for anything, and answers only requests that name it by its own address.
 """

@@ -1,8 +1,4 @@
-"""The commands `predict` and `embed`: photos in, a row each out, and a reason for each that cannot be read.
-
-for name, photo in photos_named(["holiday/", "*.png", "https://example.org/cat.jpg", "-"]):
-    ...
-"""
+"""The commands `predict` and `embed`: photos in, a row each out, and a reason for each that cannot be read."""
 
 import csv
 import glob

@@ -1,8 +1,5 @@
 """Backbones: timm's, torchvision's or one's own, with weights from a file, a hub or a package, and their preprocessing.
 
-    backbone = create_backbone("mobilenetv2_100", weights="weights/mobilenetv2_100.safetensors")
-    backbone.model, backbone.preprocessing.input_size
-
 A network of one's own is what `build()` returns: an nn.Module whose head `replace_head` finds. An attribute `preprocessing` of
 the module or of the network, a dict, may say input_size, mean, std, interpolation, crop_pct and crop_mode.
 """

@@ -1,7 +1,5 @@
 """Load weights from any file, wholly or in part, with a report of what was loaded and what was not.
 
-    report = load_weights(model, Path("somewhere.pth"), leave_out=find_heads(model))
-
 Names are compared before anything is copied, wrappers' prefixes are removed, published checkpoints are renamed by timm's own
 filters (Swin, DINOv2, old DenseNets), a first convolution over grey photos is spread over three channels, and nothing is
 unpickled unless `unsafe` asks for it.

@@ -1,10 +1,4 @@
-"""Temperature scaling: one number, fitted on validation, that makes a network's probabilities calibrated.
-
-temperature = fit_temperature(val_logits, val_labels)
-losses = cross_fitted_losses(val_logits, val_labels)       # what it is worth on photos that it was not fitted on
-weight = class_weight("balanced", train_labels)            # for either, so that every class counts alike
-clip = best_clip(losses)                                   # for a competition that scores by log-loss
-"""
+"""Temperature scaling: one number, fitted on validation, that makes a network's probabilities calibrated."""
 
 import numpy as np
 import torch

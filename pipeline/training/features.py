@@ -1,9 +1,5 @@
 """Features and activations of photos: computed once by the fastest backend, and cached on disk.
 
-    backend = backend_for(module, photos, preprocessing, choice="auto", runtime=runtime)
-    [features] = run_inference(backend.run, photos, evaluation, runtime=runtime, description="features", caches=[cache])
-    features.tensor()                    # (n, width) float32
-
 What frozen layers compute of a photo is the same in every epoch and in every stage, so it is computed once. The cache
 (outputs/.features) is no stage's output: without it the same bits are computed again, and nothing but time is lost. A run
 that is killed goes on with the photos that it had not come to.

@@ -1,8 +1,5 @@
 """Fine-tuning a network from its linear probe: the training loop.
 
-    result = finetune(network, train, val, settings, resume, tracking)
-    result.model_state, result.choice.reason, result.history
-
 The recipe: AdamW (or another of timm's optimizers) with layer-wise learning-rate decay, linear warm-up and a cosine,
 BatchNorm in eval and folded, channels_last, mixed precision by Accelerate, and early stopping on validation log-loss. What is
 scored is an exponential moving average (EMA) of the weights (Polyak and Juditsky, Acceleration of stochastic approximation by

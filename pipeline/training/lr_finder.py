@@ -1,7 +1,5 @@
 """Find a learning rate for fine-tuning: train a little while the rate grows from step to step, and see what the loss does.
 
-    uv run python -m pipeline lr-find        # writes outputs/learning_rates.svg and .csv, and nothing that a stage makes
-
 The test is Smith's (Cyclical learning rates for training neural networks, WACV 2017). The suggestion is fastai's "valley" rule
 (Howard and Gugger, 2020): the middle of the longest run of falling losses. It is a place to start from, not an optimum: the
 loss here is of the first steps alone, and validation has the last word.

@@ -1,7 +1,5 @@
 """Training an MLP head on cached features, with early stopping on validation log-loss.
 
-    epoch, log_loss = train_mlp(head, train, val)      # `head` has the best epoch's weights
-
 The backbone is frozen, so an epoch is a pass over the features alone, and hundreds of epochs take seconds.
 """
 

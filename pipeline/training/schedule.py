@@ -1,8 +1,4 @@
-"""The recipe of fine-tuning and its schedules: pure functions of settings, network, number of photos and step.
-
-recipe = choose_recipe(settings, fractions_of_operations(model, (3, 224, 224)), num_photos=16_000)
-print(recipe)          # 2 blocks unfrozen, 4 epochs, 2 copies of each photo, ...
-"""
+"""The recipe of fine-tuning and its schedules: pure functions of settings, network, number of photos and step."""
 
 import math
 from collections.abc import Sequence

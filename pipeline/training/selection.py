@@ -1,8 +1,5 @@
 """Model selection on validation: which fine-tuned weights are best, and whether they beat the frozen ones beyond chance.
 
-    choice = choose(frozen, [candidate, ...], val.groups)
-    choice.candidate, choice.gain, choice.reason
-
 Candidates are the best epoch's weights and points between them and the frozen ones (WiSE-FT: Wortsman et al., Robust fine-
 tuning of zero-shot models, CVPR 2022). They are compared by log-loss with a cross-fitted temperature. The best of several
 candidates looks better than it is, so it replaces the frozen weights only where a paired bootstrap shows a gain. The bound is

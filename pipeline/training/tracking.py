@@ -1,11 +1,5 @@
 """What watches a training: the curves that DVC draws, and Accelerate's trackers that `runtime.trackers` names.
 
-    tracking = Tracking(["tensorboard"], Path("outputs/tracking"), curves, epochs, name, settings, classes, val, network, size)
-    tracking.start(losses, history, total_steps=400, rate_of=rate_of)
-    tracking.step(losses)                                    # after each step
-    tracking.epoch(history, len(losses), model, logits)      # after each validation
-    tracking.finish(metrics, Path("outputs/finetuned"))
-
 A tracker sees copies and numbers, draws from no random generator of the training, and so changes no bit of the result. One
 that fails is left out from then on, with one line: nobody loses a training because a disk or a server of curves is full.
 """
