@@ -28,15 +28,10 @@ def grad_cam(model: Any, images: Tensor, classes: Sequence[int]) -> Tensor:
     maps that is the last map; in one with a class token it lies before the last attention. Of several backbones under one head
     it is the mean over them.
 
-    Args:
-        model: in eval mode, on the CPU: timm's, torchvision's, or any network with feature maps or a square grid of tokens.
-        images: (n, 3, height, width), normalised.
-        classes: the index of a class for each image.
-
-    Returns:
-        (n, height, width) float32: from 0 to 1 at the highest place of the image; all 0 where no place speaks for the class.
-
-    A PipelineError says that the network has no such layer.
+    The model is in eval mode, on the CPU: timm's, torchvision's, or any network with feature maps or a square grid of tokens.
+    From normalised images, (n, 3, height, width), and the index of a class for each come (n, height, width) float32: from 0 to
+    1 at the highest place of the image; all 0 where no place speaks for the class. A PipelineError says that there is no such
+    layer.
     """
     networks = [one.model for one in model.networks] if isinstance(model, ConcatenatedNetwork) else [model]
     return _highest_1(sum(_grad_cam_of(network, model, images, classes) for network in networks))

@@ -27,11 +27,10 @@ class Slice:
 
 
 def brightness_and_sharpness(pixels: Tensor) -> Tensor:
-    """Brightness and sharpness of photos as the network gets them, (n, height, width, 3) uint8.
+    """Brightness and sharpness, (n, 2), of photos as the network gets them, (n, height, width, 3) uint8.
 
-    Returns:
-        (n, 2): the mean luma in [0, 1], and the standard deviation of its Laplacian, which is low where a photo is blurred
-        (Pech-Pacheco et al., Diatom autofocusing in brightfield microscopy, ICPR 2000).
+    The mean luma in [0, 1], and the standard deviation of its Laplacian, which is low where a photo is blurred (Pech-Pacheco et
+    al., Diatom autofocusing in brightfield microscopy, ICPR 2000).
     """
     luma = (pixels * (torch.tensor(LUMA, device=pixels.device) / 255)).sum(3)
     neighbours = luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1] + luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]

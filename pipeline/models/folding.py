@@ -38,12 +38,8 @@ def fold_batch_norm(model: nn.Module, example: Tensor) -> tuple[str, ...]:
     Which layer follows which is seen in one forward pass, and the folded network is compared with the plain one on it: a
     network that uses a convolution's output in some other place too is left as it was.
 
-    Args:
-        model: in the mode it is going to be trained in; BatchNorm layers in training mode are left alone.
-        example: (n, channels, height, width) float32, on the model's device.
-
-    Returns:
-        The dotted paths of the folded BatchNorm layers.
+    The model is in the mode it is going to be trained in; BatchNorm layers in training mode are left alone. The example is
+    (n, channels, height, width) float32, on the model's device. Returns the dotted paths of the folded layers.
     """
     training = model.training
     norms = [module for module in model.modules() if _can_fold(module)]

@@ -127,10 +127,8 @@ def _with_own_children(module: Any) -> Any:
 class ConcatenatedNetwork(nn.Module):
     """Networks side by side, without their own classifiers, under one head: (n, 3, height, width) -> (n, outputs).
 
-    Args:
-        models: with their classifiers in place, which are left out.
-        widths: how many features each has.
-        normalised: each one's preprocessing, of which mean and std are used; none where a state dict is going to say it.
+    The models have their classifiers in place, which are left out, and so many features (`widths`). `normalised` is each one's
+    preprocessing, of which mean and std are used; none where a state dict is going to say it.
     """
 
     factors: Tensor  # (networks, 3, 1, 1): images normalised for the first network, times these,

@@ -35,12 +35,9 @@ class SplitModel(NamedTuple):
 def split_model(model: nn.Module, example: Tensor) -> SplitModel | None:
     """Split a network below its lowest learning parameter.
 
-    Args:
-        model: in the mode in which both parts are going to run; `set_trainable` has decided what learns.
-        example: (n, channels, height, width) on the model's device, on which the parts are compared with the whole.
-
-    Returns:
-        None where everything learns, the forward cannot be traced, or several tensors lead from what is frozen to what learns.
+    The model is in the mode in which both parts are going to run; `set_trainable` has decided what learns. On the example,
+    (n, channels, height, width) on the model's device, the parts are compared with the whole. None where everything learns, the
+    forward cannot be traced, or several tensors lead from what is frozen to what learns.
     """
     # What a forward takes besides the images, such as the attention mask of timm's transformers, gets its default.
     arguments = list(inspect.signature(model.forward).parameters.values())[1:]

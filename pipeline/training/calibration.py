@@ -28,11 +28,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, weight: Tensor | None = None
     The log-loss is convex in 1 / temperature, so the minimum is the only one; it is sought between 0.05 and 20. On photos that
     are all predicted right it would run away to zero, though so many photos cannot show that mistakes never happen. There
     the labels are taken to be wrong once in n + 2 times (Platt, Probabilistic outputs for support vector machines, 1999).
-
-    Args:
-        logits: (n, classes), finite.
-        labels: (n,) int64.
-        weight: (classes,), what a photo of each class counts; None: all alike.
+    Logits are (n, classes), finite, labels (n,) int64; `weight`, (classes,), is what a photo of each class counts.
     """
     values = logits.double()
     num_photos, num_classes = values.shape
