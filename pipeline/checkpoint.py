@@ -25,7 +25,6 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -139,7 +138,7 @@ def library_versions() -> dict[str, str]:
 def save_checkpoint(folder: Path, info: CheckpointInfo, model_state: Mapping[str, Tensor], ood: Mapping[str, Tensor]) -> None:
     """Write a checkpoint folder atomically: an OSError, of a full disk say, leaves the old one as it was.
 
-    `info.files` is filled in here; `model_state`, of any device, is a state dict, and `ood` is `OodDetector.tensors()`.
+    `info.files` is filled in here; `model_state`, of any device, is a state dict, and `ood` has the fields of an `OodDetector`.
     """
     temporary = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -222,11 +221,8 @@ def _read_tensors(folder: Path, name: str, device: str | torch.device, info: Che
         raise PipelineError(f"{path} is missing. {_AGAIN}")
     if sha256_of(path) != expected:
         raise PipelineError(f"{path} is not what was saved: its sha256 differs from the one in {INFO_FILE}. {_AGAIN}")
-    try:
-        # The file is mapped, not read, until a tensor is touched; safetensors itself knows no meta device.
-        return {name: tensor.to(device) for name, tensor in load_file(path).items()}
-    except SafetensorError as error:
-        raise PipelineError(f"{path} cannot be read: {error}. {_AGAIN}") from None
+    # The file is mapped, not read, until a tensor is touched; safetensors itself knows no meta device.
+    return {name: tensor.to(device) for name, tensor in load_file(path).items()}
 
 
 def refuse_other_data(info: CheckpointInfo, folder: Path, classes: tuple[str, ...], data: DataFingerprints) -> None:

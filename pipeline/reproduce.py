@@ -26,7 +26,7 @@ from pipeline.data.manifest import read_manifest
 from pipeline.data.pretrained import HUB_PREFIX, TORCHVISION_WEIGHTS
 from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import RESAMPLES, Scores
-from pipeline.files import public_name, read_json, sha256_of
+from pipeline.files import public_name, read_json, sha256_of, write_atomically
 from pipeline.params import PARAMS_FILE, Params, change_params, load_params
 from pipeline.paths import EVALUATION, FINETUNED, METRICS, PROCESSED, SECONDS, user_path
 from pipeline.progress import say
@@ -308,10 +308,8 @@ def read_rows(file: Path) -> list[Row]:
 
 def write_rows(file: Path, rows: Sequence[Row]) -> None:
     """Replace the file atomically."""
-    fresh = file.with_name(f".{file.name}.new")
     table = pd.DataFrame([row.model_dump() for row in rows], columns=list(Row.model_fields), dtype=object)
-    table.to_csv(fresh, index=False, lineterminator="\n")
-    fresh.replace(file)
+    write_atomically(file, table.to_csv(index=False, lineterminator="\n").encode())
 
 
 def results_table(rows: Sequence[Row]) -> str:

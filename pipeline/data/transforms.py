@@ -35,7 +35,7 @@ AUGMENTATIONS = {
 
 
 class TrainingTransform:
-    """Random crop, mirror image, rotation and colour jitter: (PIL image, epoch, id) -> (height, width, 3) uint8 array.
+    """Random crop, mirror image, rotation and colour jitter: (PIL image, id, epoch) -> (height, width, 3) uint8 array.
 
     The crop covers between `least_area` and all of the photo, in aspect ratios from 3/4 to 4/3 (Szegedy et al., Going deeper
     with convolutions, 2015), and is mirrored half of the time. Where evaluation squashes or pads photos, it is a crop of one
@@ -75,7 +75,7 @@ class TrainingTransform:
         self._compose = albumentations.Compose(steps)
         self._seed = seed
 
-    def __call__(self, image: Image.Image, epoch: int, photo_id: str) -> np.ndarray:
+    def __call__(self, image: Image.Image, photo_id: str, epoch: int) -> np.ndarray:
         key = hashlib.blake2b(f"{self._seed}/{epoch}/{photo_id}".encode(), digest_size=4).digest()
         self._compose.set_random_seed(int.from_bytes(key, "little"))
         pixels = np.asarray(self._whole(image) if self._whole else image)

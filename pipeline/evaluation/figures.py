@@ -189,15 +189,11 @@ def _axes(percent: str = "", height: float = HEIGHT - TOP - BOTTOM, *, left: flo
     )
     for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
         axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-        axis.set_major_formatter(_percentage if name in percent else "{x:,.4g}")
+        axis.set_major_formatter((lambda x, _: f"{100 * x:.4g}%".replace("-", "−")) if name in percent else "{x:,.4g}")
     axes.xaxis.set_label_coords(0.5, -34 / height)
     axes.yaxis.set_label_coords(-50 / (WIDTH - RIGHT - left), 0.5)
     axes.set(**settings)
     return axes
-
-
-def _percentage(value: float, _: Any) -> str:
-    return f"{100 * value:.4g}%".replace("-", "−")
 
 
 def _line(axes: Axes, points: pd.DataFrame, style: str, radii: float | Sequence[float] = 0) -> None:

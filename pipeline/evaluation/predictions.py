@@ -1,7 +1,6 @@
 """Predictions of several checkpoints for the same photos, in float32 and in one pass: each photo is decoded once."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,20 +16,14 @@ from pipeline.runtime import ResolvedRuntime
 from pipeline.training.features import backend_for, evaluation, first_pixels, run_inference
 
 
-class Predictions(NamedTuple):
-    """For n photos, in the order of their ids."""
-
-    probabilities: dict[str, np.ndarray]  # checkpoint -> (n, classes) float64, the softmax of its logits
-    measured: dict[str, np.ndarray]  # brightness and sharpness -> (n,) of the photos as the networks get them
-
-
 def predict(
     models: Mapping[str, nn.Module], infos: Mapping[str, CheckpointInfo], photos: Photos, runtime: ResolvedRuntime
-) -> Predictions:
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Run every checkpoint (name -> network in eval mode, on the CPU) on the photos.
 
-    Checkpoints with the same weights run once, and so does the frozen part that different ones have in common. Classes and
-    preprocessing are the same for all. A PipelineError says that a probability is not finite.
+    Returns name -> probabilities (n, classes) float64, in the order of the photos' ids, and brightness and sharpness (n,) of
+    the photos as the networks get them. Checkpoints with the same weights run once, and so does the frozen part that different
+    ones have in common. Classes and preprocessing are the same for all. A PipelineError says that a probability is not finite.
     """
     weights = {name: infos[name].files[MODEL_FILE] for name in models}
     different = {weights[name]: model for name, model in models.items()}
@@ -52,7 +45,5 @@ def predict(
     if not all(np.isfinite(part).all() for part in probabilities):
         raise PipelineError("A predicted probability is not a finite number; a checkpoint is broken. Run: dvc repro --force")
     by_weights = dict(zip(different, probabilities, strict=True))
-    return Predictions(
-        probabilities={name: by_weights[key] for name, key in weights.items()},
-        measured=dict(zip(MEASURED, measured.double().numpy().T, strict=True)),
-    )
+    of_photos = dict(zip(MEASURED, measured.double().numpy().T, strict=True))
+    return {name: by_weights[key] for name, key in weights.items()}, of_photos

@@ -131,7 +131,9 @@ class Classifier:
         prepared = ahead(self._prepare, photos, usable_cores(), BATCH_SIZE)
         while batch := list(islice(prepared, BATCH_SIZE)):
             arrays = [one for one in batch if not isinstance(one, Refused)]
-            found = iter(answers(*self._outputs(arrays)) if arrays else [])
+            # Logits (n, classes) and features (n, width).
+            outputs = self._backend.run(self._normalised(arrays)).tensor_split([len(self.classes)], dim=1) if arrays else ()
+            found = iter(answers(*outputs) if outputs else [])
             yield from (one if isinstance(one, Refused) else next(found) for one in batch)
 
     def explain(self, photo: Photo, label: str) -> Image.Image:
@@ -161,10 +163,6 @@ class Classifier:
     def _normalised(self, arrays: list[np.ndarray]) -> Tensor:
         """Photos as `_prepare` gives them -> (n, 3, height, width) float32."""
         return normalise(torch.from_numpy(np.stack(arrays)), self.info.preprocessing)
-
-    def _outputs(self, arrays: list[np.ndarray]) -> tuple[Tensor, ...]:
-        """Logits (n, classes) and features (n, width)."""
-        return self._backend.run(self._normalised(arrays)).tensor_split([len(self.classes)], dim=1)
 
     def _predictions(self, logits: Tensor, features: Tensor) -> list[Prediction]:
         predictions = []

@@ -3,7 +3,8 @@
 import json
 import re
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -107,11 +108,8 @@ def refuse_unpushable(target: str | None, *, space: bool = False) -> None:
     if not re.fullmatch(rf"{HUB_PREFIX}[\w.-]+/[\w.-]+", target or ""):
         example = f"{HUB_PREFIX}OWNER/NAME, such as {HUB_PREFIX}someone/cats-and-dogs"
         raise PipelineError(f"--push {target}: write {example}." if target else f"--space goes with --push {example}.")
-    if space:
-        try:
-            version("gradio")
-        except PackageNotFoundError:
-            raise PipelineError("--space needs Gradio, which is not installed. Install it with: uv sync --extra page") from None
+    if space and find_spec("gradio") is None:
+        raise PipelineError("--space needs Gradio, which is not installed. Install it with: uv sync --extra page")
     if huggingface_hub.get_token() is None:
         hub = huggingface_hub.constants.ENDPOINT
         raise PipelineError(

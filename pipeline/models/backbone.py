@@ -164,7 +164,10 @@ def build(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if name.startswith(TORCHVISION_PREFIX):
-            return _torchvision(name, **kwargs)
+            try:
+                return torchvision.models.get_model(torchvision_name(name), weights=None, **kwargs)
+            except AssertionError as error:  # a size that a transformer's patches do not divide
+                raise _wrong_size(name, kwargs.get("image_size", 0), error) from None
         if ":" not in name:
             return _timm(name, pretrained=False, **kwargs)
         model = getattr(own_module(name), name.partition(":")[2])()
@@ -220,13 +223,6 @@ def _timm(name: str, **kwargs: Any) -> Any:
         tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
         known = f"; timm has {', '.join(tags)}" if tags else nearest(name, timm.list_models())
         raise PipelineError(f"backbone.name = {name}: {str(error).rstrip('.')}{known}.") from None
-
-
-def _torchvision(name: str, **kwargs: Any) -> Any:
-    try:
-        return torchvision.models.get_model(torchvision_name(name), weights=None, **kwargs)
-    except AssertionError as error:  # a size that a transformer's patches do not divide
-        raise _wrong_size(name, kwargs.get("image_size", 0), error) from None
 
 
 def _source_of_timm(name: str) -> str:

@@ -27,7 +27,7 @@ MOST_HELD_BACK = 4  # classes, one after another
 
 
 class OodDetector(NamedTuple):
-    """The fitted detector; its fields, all float32, are what a checkpoint stores."""
+    """The fitted detector; its fields, all float32, are what a checkpoint stores: `OodDetector(**read_ood(folder))`."""
 
     means: Tensor  # (classes, width): the mean unit-length feature of each class
     factor: Tensor  # (width, width): its product with its own transpose is the inverse of the shared covariance
@@ -56,10 +56,6 @@ class OodDetector(NamedTuple):
         unscaled = cls(means.float(), factor.float().contiguous(), torch.tensor(1.0))
         threshold = np.quantile(unscaled.scores(val_features).numpy(), IN_DISTRIBUTION)
         return cls(unscaled.means, unscaled.factor, torch.tensor(threshold, dtype=torch.float32))
-
-    def tensors(self) -> dict[str, Tensor]:
-        """For `save_checkpoint`; `OodDetector(**tensors)` is the same again."""
-        return self._asdict()
 
     def scores(self, features: Tensor) -> Tensor:
         """OOD scores of features (n, width): Mahalanobis distances in multiples of the threshold, (n,)."""

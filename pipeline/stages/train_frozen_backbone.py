@@ -96,7 +96,7 @@ def run(params: Params) -> None:
         heads_tried=tried,
         versions=library_versions(),
     )
-    save_checkpoint(FROZEN, info, model.state_dict(), OodDetector.fit(*sample, val.features).tensors())
+    save_checkpoint(FROZEN, info, model.state_dict(), OodDetector.fit(*sample, val.features)._asdict())
     write_csv(PLOTS / "l2_strengths.csv", [{"log10_l2": math.log10(one.l2)} | one._asdict() for one in probe.tried])
     # Probabilities of heads that never saw the photo: the evaluation scores them, and looks for label issues by them.
     features, labels = (torch.cat(parts) for parts in ((train.features, val.features), (train.labels, val.labels)))

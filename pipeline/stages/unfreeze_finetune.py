@@ -144,4 +144,4 @@ def _ood_of_trained(network: SplitNetwork, train: Photos, val: Photos) -> dict[s
     chosen = sample_by_class(train.labels)
     train_features = network.trained_features("train", train, chosen)
     val_features = network.trained_features("val", val, list(range(len(val))))
-    return OodDetector.fit(train_features, train.labels[chosen], val_features).tensors()
+    return OodDetector.fit(train_features, train.labels[chosen], val_features)._asdict()

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -242,11 +241,7 @@ def augmented(preprocessing: Preprocessing, augmentation: str, seed: int, copy_n
     """An augmented copy of each photo, (photo, id) -> pixels; copy 0 is the photo as it is for evaluation."""
     if copy_number == 0:
         return evaluation(preprocessing)
-    return partial(_augmented, TrainingTransform(preprocessing, augmentation, seed), copy_number)
-
-
-def _augmented(transform: TrainingTransform, copy_number: int, image: Any, photo_id: str) -> np.ndarray:
-    return transform(image, copy_number, photo_id)
+    return partial(TrainingTransform(preprocessing, augmentation, seed), epoch=copy_number)
 
 
 def random_images(preprocessing: Preprocessing) -> Tensor:
