@@ -134,10 +134,8 @@ def torchvision_weights(name: str, weights: str) -> Any:
     try:
         return models.get_weight(weights)
     except (ValueError, AttributeError, KeyError):
-        raise PipelineError(
-            f"backbone.weights = {weights}: torchvision has no weights of this name. Its names are such as "
-            "ResNet50_Weights.IMAGENET1K_V2."
-        ) from None
+        advice = "Its names are such as ResNet50_Weights.IMAGENET1K_V2."
+        raise PipelineError(f"backbone.weights = {weights}: torchvision has no weights of this name. {advice}") from None
 
 
 def network_config(name: str, model: Any = None) -> Any:

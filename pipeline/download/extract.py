@@ -100,10 +100,8 @@ def reading(what: object) -> Iterator[None]:
     except Exception as error:  # the standard library raises a dozen kinds over a damaged archive
         if isinstance(error, OSError) and error.errno is not None:  # gzip and bz2 report damage without a number
             raise PipelineError(f"{what} cannot be read: {error.strerror}.") from error
-        raise PipelineError(
-            f"{what} is damaged, cut short or packed in an unknown way ({error}): download the archive again, or unpack it by "
-            "other means and give the folder."
-        ) from error
+        advice = "download the archive again, or unpack it by other means and give the folder."
+        raise PipelineError(f"{what} is damaged, cut short or packed in an unknown way ({error}): {advice}") from error
 
 
 def _within_limits(source: Path, members: Iterable[_Member]) -> list[_Member]:
@@ -123,10 +121,8 @@ def _within_limits(source: Path, members: Iterable[_Member]) -> list[_Member]:
             if len(listed) > MAX_MEMBERS:
                 raise PipelineError(f"{source} holds more than {MAX_MEMBERS:,} members, which is refused.")
             if size > limit:
-                raise PipelineError(
-                    f"{source} is refused as a decompression bomb: it would unpack to more than {megabytes(limit)} "
-                    f"(reached at {path.as_posix()!r})."
-                )
+                reason = f"it would unpack to more than {megabytes(limit)} (reached at {path.as_posix()!r})."
+                raise PipelineError(f"{source} is refused as a decompression bomb: {reason}")
             advance(1)
     return listed
 

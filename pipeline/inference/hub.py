@@ -112,10 +112,8 @@ def refuse_unpushable(target: str | None, *, space: bool = False) -> None:
         raise PipelineError("--space needs Gradio, which is not installed. Install it with: uv sync --extra page")
     if huggingface_hub.get_token() is None:
         hub = huggingface_hub.constants.ENDPOINT
-        raise PipelineError(
-            f"--push {target} needs a token of {hub} that may write. Make one at {hub}/settings/tokens, then run "
-            "`hf auth login` or set HF_TOKEN."
-        )
+        advice = f"Make one at {hub}/settings/tokens, then run `hf auth login` or set HF_TOKEN."
+        raise PipelineError(f"--push {target} needs a token of {hub} that may write. {advice}")
 
 
 def push(folder: Path, target: str, *, space: bool = False) -> None:

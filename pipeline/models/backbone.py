@@ -194,10 +194,8 @@ def _build_again(backbone: BackboneInfo) -> nn.Module:
     if backbone.parts:
         return ConcatenatedNetwork([_build_again(part) for part in backbone.parts], **backbone.kwargs)
     if _code_sha256(backbone.name) != backbone.code_sha256:
-        raise PipelineError(
-            f"The checkpoint's network was built by {backbone.name}, whose source has changed since: put back the one with the "
-            f"sha256 {backbone.code_sha256}, or make the checkpoint again with: dvc repro"
-        )
+        reason = f"put back the one with the sha256 {backbone.code_sha256}, or make the checkpoint again with: dvc repro"
+        raise PipelineError(f"The checkpoint's network was built by {backbone.name}, whose source has changed since: {reason}")
     return build(backbone.name, backbone.kwargs)
 
 
@@ -237,10 +235,8 @@ def _source_of_timm(name: str) -> str:
 
 def _same_architecture(weights: object, architecture: str, name: str) -> None:
     if architecture != name.split(".")[0]:
-        raise PipelineError(
-            f"{weights} holds weights of {architecture}, but backbone.name is {name}. Set backbone.name={architecture}, or "
-            "other weights."
-        )
+        advice = f"Set backbone.name={architecture}, or other weights."
+        raise PipelineError(f"{weights} holds weights of {architecture}, but backbone.name is {name}. {advice}")
 
 
 def _arguments(name: str, weights: str, input_size: int | None, described: Mapping[str, Any]) -> dict[str, Any]:
@@ -325,10 +321,8 @@ def _description(file: Path, name: str) -> dict[str, Any]:
         raise PipelineError(f"{description_file}, which describes {file.name}, is not valid JSON: {error}") from None
     _same_architecture(file, description.get("architecture", name.split(".")[0]), name)
     if description.get("sha256", sha256 := sha256_of(file)) != sha256:
-        raise PipelineError(
-            f"{file} is not the file that {description_file.name} describes: its sha256 is {sha256}, not "
-            f"{description['sha256']}. It was damaged or exchanged; fetch or make it again."
-        )
+        reason = f"its sha256 is {sha256}, not {description['sha256']}. It was damaged or exchanged; fetch or make it again."
+        raise PipelineError(f"{file} is not the file that {description_file.name} describes: {reason}")
     # Without the input channels: photos have three, over which `load_weights` spreads a single grey one.
     if (channels := description.get("model_kwargs", {}).pop("in_chans", 3)) not in (1, 3):
         raise PipelineError(

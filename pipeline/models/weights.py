@@ -108,10 +108,8 @@ def load_weights(
     wanted = len(own) - len(report.left_out)
     if (strict and not report.complete) or len(report.loaded) < max(1, LEAST * wanted):
         differences = str(report).partition("\n")[2]
-        raise PipelineError(
-            f"{what} does not fit {type(model).__name__}: {len(report.loaded)} of {wanted} tensors match by name and shape; "
-            f"nothing was loaded.\n{differences}"
-        )
+        reason = f"{len(report.loaded)} of {wanted} tensors match by name and shape; nothing was loaded.\n{differences}"
+        raise PipelineError(f"{what} does not fit {type(model).__name__}: {reason}")
     model.load_state_dict(fitting, strict=False, assign=any(tensor.is_meta for tensor in own.values()))
     return report
 

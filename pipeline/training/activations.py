@@ -68,13 +68,7 @@ class SplitNetwork:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        unfrozen_blocks: int | str,
-        preprocessing: Preprocessing,
-        *,
-        choice: str,
-        runtime: ResolvedRuntime,
+        self, model: nn.Module, unfrozen_blocks: int | str, preprocessing: Preprocessing, choice: str, runtime: ResolvedRuntime
     ) -> None:
         set_trainable(model, unfrozen_blocks)
         self.model, self.unfrozen_blocks, self.preprocessing = model, unfrozen_blocks, preprocessing

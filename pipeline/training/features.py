@@ -147,13 +147,7 @@ def first_pixels(photos: Photos, preprocessing: Preprocessing) -> Tensor:
 
 
 def backend_for(
-    module: nn.Module,
-    photos: Photos,
-    preprocessing: Preprocessing,
-    *,
-    choice: str,
-    runtime: ResolvedRuntime,
-    float32: bool = False,
+    module: nn.Module, photos: Photos, preprocessing: Preprocessing, *, choice: str, runtime: ResolvedRuntime, float32: bool
 ) -> Backend:
     """A backend for `module` that takes photos as they are loaded, checked on the first; the rest as in `build_backend`."""
     whole, example = FromPixels(module, preprocessing).eval(), first_pixels(photos, preprocessing)

@@ -305,10 +305,8 @@ class Trainer:
 
     def _score(self, alpha: float, epoch: int, logits: Tensor) -> Candidate:
         if not torch.isfinite(logits).all():
-            raise PipelineError(
-                f"The network gives no finite outputs after epoch {epoch}. Lower unfreeze_finetune.learning_rate. "
-                "The frozen checkpoint is untouched."
-            )
+            advice = "Lower unfreeze_finetune.learning_rate. The frozen checkpoint is untouched."
+            raise PipelineError(f"The network gives no finite outputs after epoch {epoch}. {advice}")
         return broadcast(self.runtime, lambda: Candidate.of(alpha, epoch, logits, self.val.labels, self.weight))
 
     def result(self) -> Finetuned:
