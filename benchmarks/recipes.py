@@ -43,7 +43,7 @@ from pipeline.models.ood import sample_by_class
 from pipeline.params import UnfreezeFinetune, load_params
 from pipeline.paths import user_path
 from pipeline.training.activations import SplitNetwork, recipe_of
-from pipeline.training.calibration import fit_temperature
+from pipeline.training.selection import fit_temperature
 from pipeline.training.features import backend_for, evaluation, run_inference
 from pipeline.training.finetune import Trainer
 from pipeline.training.probe import fit_probe, read_out_of_fold

@@ -35,8 +35,8 @@ from pipeline.params import Params, settings_sha256
 from pipeline.paths import EPOCHS, EVALUATION, FINETUNED, FROZEN, METRICS, OUT_OF_FOLD, PROCESSED, SECONDS, TRAIN_FEATURES
 from pipeline.progress import say
 from pipeline.runtime import machine_name, processor_fingerprint, resolve_runtime
-from pipeline.training.calibration import fit_temperature
 from pipeline.training.probe import SMALLEST, read_out_of_fold
+from pipeline.training.selection import fit_temperature
 
 CHECKPOINTS = {"frozen": FROZEN, "finetuned": FINETUNED}
 

@@ -24,10 +24,9 @@ from pipeline.paths import FEATURES, FROZEN, METRICS, OUT_OF_FOLD, PLOTS, PROCES
 from pipeline.progress import say
 from pipeline.runtime import resolve_runtime
 from pipeline.training.activations import SplitNetwork, recipe_of
-from pipeline.training.calibration import best_clip, class_weight, cross_fitted_losses, fit_temperature
 from pipeline.training.features import write_features
-from pipeline.training.mlp import train_mlp
-from pipeline.training.probe import Labelled, fit_probe, fit_several, out_of_fold, write_out_of_fold
+from pipeline.training.probe import Labelled, fit_probe, fit_several, out_of_fold, train_mlp, write_out_of_fold
+from pipeline.training.selection import best_clip, class_weight, cross_fitted_losses, fit_temperature
 
 STAGE = "train-frozen-backbone"
 

@@ -42,10 +42,10 @@ from pipeline.paths import (
 )
 from pipeline.runtime import hardware, resolve_runtime
 from pipeline.training.activations import SplitNetwork, recipe_of
-from pipeline.training.calibration import best_clip, class_weight, cross_fitted_losses, fit_temperature
 from pipeline.training.finetune import finetune
 from pipeline.training.probe import SMALLEST, Labelled, read_out_of_fold, solve_head
 from pipeline.training.resume import ResumeFolder, hash_inputs
+from pipeline.training.selection import best_clip, class_weight, cross_fitted_losses, fit_temperature
 from pipeline.training.tracking import Tracking
 
 STAGE = "unfreeze-finetune"

@@ -34,13 +34,12 @@ from pipeline.params import UnfreezeFinetune
 from pipeline.progress import progress, say
 from pipeline.runtime import broadcast
 from pipeline.training.activations import SplitNetwork, augmented, random_images, recipe_of, to_float16
-from pipeline.training.calibration import fit_temperature
 from pipeline.training.faults import check_loss, explain_faults
 from pipeline.training.features import batch_size_on
 from pipeline.training.losses import LOSSES
 from pipeline.training.resume import ResumeFolder
 from pipeline.training.schedule import copy_of_epoch, learning_rate
-from pipeline.training.selection import ALPHAS, Candidate, Choice, choose
+from pipeline.training.selection import ALPHAS, Candidate, Choice, choose, fit_temperature
 from pipeline.training.tracking import Tracking
 
 MAX_BYTES_ON_DEVICE = 2**30  # of a copy's activations, which stay on a GPU for an epoch; more come batch by batch

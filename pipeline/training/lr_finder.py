@@ -26,10 +26,10 @@ from pipeline.params import Params, UnfreezeFinetune
 from pipeline.progress import progress, say
 from pipeline.runtime import resolve_runtime
 from pipeline.training.activations import SplitNetwork, recipe_of
-from pipeline.training.calibration import class_weight
 from pipeline.training.faults import explain_faults
 from pipeline.training.features import BATCH_SIZE
 from pipeline.training.finetune import Trainer
+from pipeline.training.selection import class_weight
 
 LOWEST, HIGHEST, STEPS = 1e-6, 1.0, 100
 SMOOTHING = 0.95  # share of the mean so far in the mean with the next loss

@@ -1,4 +1,4 @@
-"""The linear probe: logistic regression on frozen features of one backbone or several, solved to convergence.
+"""Heads on frozen features of one backbone or several: the linear probe, solved to convergence, and an MLP.
 
     probe = fit_probe(Labelled(train_features, train_labels), Labelled(val_features, val_labels))
     log_probabilities = out_of_fold(labelled, probe.solved)      # by heads that did not see the photo
@@ -8,9 +8,12 @@ Training a head on a frozen backbone by gradient steps is a slow way to solve a 
 seconds, and the L2 strength is chosen on validation log-loss. Kumar et al. (Fine-tuning can distort pretrained features and
 underperform out of distribution, ICLR 2022) show why the head should be converged before the backbone moves. Of several
 backbones there is one head on all features side by side, or a blend of one on each: a sum of log-probabilities, each with a
-factor (Genest and Zidek, Combining probability distributions, Statistical Science 1986), so one linear head too.
+factor (Genest and Zidek, Combining probability distributions, Statistical Science 1986), so one linear head too. An MLP head is
+trained on the cached features instead, where hundreds of epochs take seconds.
 """
 
+import copy
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,15 +29,14 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from pipeline.checkpoint import SolvedBlock
 from pipeline.errors import PipelineError
 from pipeline.files import write_atomically
 from pipeline.progress import progress, say
-from pipeline.training.calibration import cross_fitted_losses
-from pipeline.training.selection import gain_beyond_chance
+from pipeline.training.selection import cross_fitted_losses, gain_beyond_chance
 
 # From the strongest to the weakest: ten decades in steps of a third.
 L2_STRENGTHS = tuple(10 ** (3 - step / 3) for step in range(31))
@@ -266,3 +268,49 @@ def _factors(unseen: Sequence[Tensor], labels: Tensor, weight: Tensor | None) ->
 
     start = np.full(len(unseen), 1 / len(unseen))
     return minimize(loss, start, bounds=[(0, None)] * len(unseen), method="L-BFGS-B").x.tolist()
+
+
+MLP_EPOCHS, MLP_PATIENCE, BATCH_SIZE = 200, 20, 256
+LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.01
+
+
+def train_mlp(
+    head: nn.Module, train: Labelled, val: Labelled, *, weight: Tensor | None = None, seed: int = 0
+) -> tuple[int, float]:
+    """Train a head, (n, width) -> (n, classes), in place by AdamW until validation has not improved for `MLP_PATIENCE` epochs.
+
+    `weight`, (classes,), is what a photo of each class counts; `seed` is that of the order of photos and of dropout. Returns
+    the epoch that is kept and its validation log-loss in nats. A PipelineError says that the latter is no finite number.
+    """
+    optimizer = torch.optim.AdamW(head.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    loss_of = nn.CrossEntropyLoss(None if weight is None else weight.float())
+    best_epoch, lowest = 0, _log_loss(head, val, loss_of)
+    best_state = copy.deepcopy(head.state_dict())
+    with torch.random.fork_rng(devices=[]), progress("training the MLP head", total=MLP_EPOCHS, unit="epochs") as advance:
+        torch.manual_seed(seed)
+        for epoch in range(1, MLP_EPOCHS + 1):
+            head.train()
+            for places in torch.randperm(len(train.labels)).split(BATCH_SIZE):
+                if len(places) == 1 and len(train.labels) > 1:
+                    continue  # BatchNorm cannot normalise a single photo
+                loss = loss_of(head(train.features[places]), train.labels[places])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            log_loss = _log_loss(head, val, loss_of)
+            advance(1, note=f"validation log-loss {log_loss:.4f}")
+            if log_loss < lowest:
+                best_epoch, lowest, best_state = epoch, log_loss, copy.deepcopy(head.state_dict())
+            elif epoch - best_epoch >= MLP_PATIENCE:
+                break
+    head.load_state_dict(best_state)
+    head.eval()
+    if not math.isfinite(lowest):
+        raise PipelineError("The MLP head gives no finite validation log-loss. Choose another norm or initialisation.")
+    return best_epoch, lowest
+
+
+def _log_loss(head: nn.Module, photos: Labelled, loss_of: nn.Module) -> float:
+    head.eval()
+    with torch.no_grad():
+        return loss_of(head(photos.features), photos.labels).item()
