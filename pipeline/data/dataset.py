@@ -23,6 +23,7 @@ from pipeline.data.manifest import fingerprint
 from pipeline.errors import PipelineError
 
 S, T = TypeVar("S"), TypeVar("T")
+Places = Iterable[Sequence[int]]  # of the photos of each batch
 Batch = tuple[Tensor, Tensor]
 Transform = Callable[[Image.Image, str], np.ndarray]  # photo and its id -> (height, width, channels) uint8
 
@@ -74,13 +75,7 @@ def in_batches(order: Sequence[int], batch_size: int) -> list[list[int]]:
 
 
 def load_batches(
-    photos: Photos,
-    transform: Transform,
-    batches: Iterable[Sequence[int]],
-    *,
-    workers: int,
-    by_processes: bool = False,
-    pinned: bool = False,
+    photos: Photos, transform: Transform, batches: Places, *, workers: int, by_processes: bool = False, pinned: bool = False
 ) -> Iterator[Batch]:
     """Pixels (n, height, width, channels) uint8 and labels (n,) int64 of each batch of places, in order.
 
@@ -92,17 +87,9 @@ def load_batches(
     """
     dataset = _Batches(photos, transform, list(batches))
     if by_processes and workers:
-        return map(
-            _or_raise,
-            DataLoader(
-                dataset,
-                batch_size=None,  # an item is a batch
-                num_workers=workers,
-                pin_memory=pinned,
-                # Of its own, so that iterating draws nothing from torch's global generator, which dropout reads.
-                generator=torch.Generator(),
-            ),
-        )
+        # An item is a batch. Without a generator of its own, iterating draws from torch's global one, which dropout reads.
+        loader = DataLoader(dataset, batch_size=None, num_workers=workers, pin_memory=pinned, generator=torch.Generator())
+        return map(_or_raise, loader)
 
     def load(number: int) -> Batch:
         pixels, labels = _or_raise(dataset[number])

@@ -247,11 +247,6 @@ def compare(first: Scores, second: Scores, groups: Sequence[Hashable]) -> Compar
     else:  # no draw differs either, though other photos might
         most = float(wilson(0, len(set(groups)), level)[1])
         accuracy_gain = Interval(0.0, -most, most)
-    return Comparison(
-        only_first,
-        only_second,
-        float(binomtest(only_second, differing).pvalue) if differing else 1.0,
-        accuracy_gain,
-        bootstrap_mean(first.log_losses - second.log_losses, groups, level, resamples=RESAMPLES),
-        level,
-    )
+    p_value = float(binomtest(only_second, differing).pvalue) if differing else 1.0
+    log_loss_gain = bootstrap_mean(first.log_losses - second.log_losses, groups, level, resamples=RESAMPLES)
+    return Comparison(only_first, only_second, p_value, accuracy_gain, log_loss_gain, level)

@@ -76,14 +76,9 @@ class Classifier:
     def __init__(self, info: CheckpointInfo, model: nn.Module, ood: OodDetector, device: torch.device) -> None:
         """Use `Classifier.load`."""
         self.info, self._model, self._ood = info, model, ood
-        self._backend = build_backend(
-            LogitsAndFeatures(model).eval(),
-            torch.randn(2, *info.preprocessing.input_size, generator=torch.Generator().manual_seed(0)),
-            choice="auto",
-            device=device,
-            threads=usable_cores(),
-            float32=True,
-        )
+        module, threads = LogitsAndFeatures(model).eval(), usable_cores()
+        example = torch.randn(2, *info.preprocessing.input_size, generator=torch.Generator().manual_seed(0))
+        self._backend = build_backend(module, example, choice="auto", device=device, threads=threads, float32=True)
         self._transform = evaluation_pixels(info.preprocessing)
         self._explaining = threading.Lock()  # Grad-CAM hangs hooks into the network
 

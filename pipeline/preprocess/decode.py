@@ -32,15 +32,10 @@ register_heif_opener(thumbnails=False)
 Image.MAX_IMAGE_PIXELS = MAX_JPEG_PIXELS  # Pillow's own bound, from which on it warns, is lower
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # up to 64 MB of text or profile do not spoil the pixels
 EXIF_ORIENTATION = 0x0112
-TRANSPOSITIONS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+TO = Image.Transpose
+# What puts a photo of EXIF orientation 2 to 8 upright.
+UPRIGHT = TO.FLIP_LEFT_RIGHT, TO.ROTATE_180, TO.FLIP_TOP_BOTTOM, TO.TRANSPOSE, TO.ROTATE_270, TO.TRANSVERSE, TO.ROTATE_90
+TRANSPOSITIONS = dict(enumerate(UPRIGHT, 2))
 CONVERTED = {"CMYK": "CMYK converted", "YCbCr": "YCbCr converted", "P": "palette expanded", "RGBX": "padding dropped"}
 CORNER = 8  # pixels a side of what a JPEG ends with: one block
 SCAN_END = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # in coded data 0xff is followed by 0, a restart or 0xff

@@ -66,14 +66,9 @@ def choose_recipe(
         epochs -= 1
     epochs = _set(settings.epochs, epochs)
     copies = min(_set(settings.augmented_copies, copies if is_split else epochs), epochs)  # the original photos have their turn
-    return Recipe(
-        blocks,
-        epochs,
-        copies,
-        batch_size=_set(settings.batch_size, usual_batch_size),
-        learning_rate=_set(settings.learning_rate, 1e-3 if few else 5e-4),
-        cost=cost_in_passes(fraction, epochs, copies, is_split=is_split),
-    )
+    batch_size, rate = _set(settings.batch_size, usual_batch_size), _set(settings.learning_rate, 1e-3 if few else 5e-4)
+    cost = cost_in_passes(fraction, epochs, copies, is_split=is_split)
+    return Recipe(blocks, epochs, copies, batch_size, rate, cost)
 
 
 def _set(setting: Any, rule: Any) -> Any:
