@@ -118,8 +118,14 @@ def _command(stage: str) -> Callable[[], None]:
     return run
 
 
+def _shown_by(module: str) -> Callable[[], int | None]:
+    return lambda: import_module(f"pipeline.{module}").show()
+
+
 for _stage, _help in STAGES.items():
     app.command(_stage, help=_help)(_command(_stage))
+app.command("leaderboard", help="Show all experiments, the lowest validation log-loss first.")(_shown_by("leaderboard"))
+app.command("doctor", help="Show what this machine has and whether it works.")(_shown_by("doctor"))
 
 
 @app.command("report-result")
@@ -150,27 +156,13 @@ def _reproduce(
     return reproduce_reported(name, every=every, archives=archive or [], weights=weights or [])
 
 
-@app.command("leaderboard")
-def _leaderboard() -> None:
-    """Show all experiments, the lowest validation log-loss first."""
-    from pipeline.leaderboard import show_leaderboard
-
-    show_leaderboard()
-
-
 @app.command("lr-find")
-def _lr_find(
-    checkpoint: Annotated[Path, typer.Option(help="Where fine-tuning starts from.")] = FROZEN,
-    data: Annotated[Path, typer.Option(help="The stored photos.")] = PROCESSED,
-    figure: Annotated[
-        Path, typer.Option(help="Where to draw loss by rate, as .svg or .png, a .csv beside it.")
-    ] = LEARNING_RATES,
-) -> None:
-    """Suggest a learning rate for fine-tuning."""
+def _lr_find(checkpoint: Annotated[Path, typer.Option(help="Where fine-tuning starts from.")] = FROZEN) -> None:
+    """Suggest a learning rate for fine-tuning, and draw loss by rate in outputs/learning_rates.svg."""
     from pipeline.params import load_params
     from pipeline.training.lr_finder import show_learning_rates
 
-    show_learning_rates(load_params(), checkpoint, data, figure)
+    show_learning_rates(load_params(), checkpoint, PROCESSED, LEARNING_RATES)
 
 
 @app.command()
@@ -265,14 +257,6 @@ def _page(
     from pipeline.inference.page import serve
 
     serve({"frozen": FROZEN, "fine-tuned": FINETUNED}, host=host, port=port, device=device)
-
-
-@app.command()
-def doctor() -> int:
-    """Show what this machine has and whether it works."""
-    from pipeline.doctor import examine
-
-    return 0 if examine() else 1
 
 
 def _suit_libraries() -> None:

@@ -26,15 +26,15 @@ PROJECT, HUB_TIMEOUT, WIDTH = "cats-and-dogs-transfer", 3.0, 100  # seconds, col
 OF_DVC = ("DVC version", "Cache types", "Cache directory")
 
 
-def examine() -> bool:
-    """Print what there is; whether all that every run needs works: torch, OpenVINO and DVC."""
+def show() -> int:
+    """Print what there is; the exit status is 1 where what every run needs does not work: torch, OpenVINO or DVC."""
     broken = []
     for name, found, works in _findings():
         say(textwrap.fill(found or "nothing", WIDTH, initial_indent=f"{name:13} ", subsequent_indent=" " * 14))
         broken += [] if works else [name]
     if broken:
         say(f"broken: {', '.join(broken)}")
-    return not broken
+    return 1 if broken else 0
 
 
 def _findings() -> Iterator[tuple[str, str, bool]]:

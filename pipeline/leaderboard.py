@@ -21,7 +21,7 @@ HEAD = ("", "experiment", "backbone", "parameters", "val log-loss", "test log-lo
 COMPARABLE = ["test_fingerprint", "val_fingerprint", "class_weight"]
 
 
-def show_leaderboard() -> None:
+def show() -> None:
     """Print the experiments, those that can be compared in one table.
 
     A PipelineError says that DVC fails, or no experiment has a result.

@@ -99,9 +99,7 @@ def suggest(tried: pd.DataFrame) -> float:
 
 
 def show_learning_rates(params: Params, checkpoint: Path, data: Path, figure: Path) -> None:
-    """Try learning rates from a checkpoint, say which one is suggested, and write a figure (.svg or .png) and a CSV."""
-    if figure.suffix not in (".svg", ".png"):
-        raise PipelineError(f"{figure}: a figure is written as .svg or .png.")
+    """Try learning rates from a checkpoint, say which one is suggested, and write a figure (.svg) and a CSV beside it."""
     manifest = read_manifest(data)
     classes = classes_of(manifest)
     info = read_info(checkpoint)
@@ -141,4 +139,4 @@ def draw(tried: pd.DataFrame, suggested: float, present: float, file: Path) -> N
     axes.legend()
     axes.grid(alpha=0.3)
     with matplotlib.rc_context({"svg.hashsalt": "learning rates"}):
-        drawing.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None, dpi=150)
+        drawing.savefig(file, metadata={"Date": None})
