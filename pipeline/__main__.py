@@ -48,10 +48,7 @@ Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cu
 
 
 class _Commands(TyperGroup):
-    """Ends with the status that a command returns, or with 1 and one message of what a person can put right.
-
-    Anything else is a defect and a traceback.
-    """
+    """Ends with a command's status, or with 1 and one message of what a person can put right; a traceback is a defect."""
 
     def invoke(self, ctx: Any) -> Any:
         try:

@@ -148,10 +148,7 @@ def photos_in(folder: Path) -> list[Path]:
 
 
 def _visible_files(folder: Path) -> list[Path]:
-    """The files in a folder and below, sorted, that neither are hidden nor lie in a hidden folder; `walk` follows links.
-
-    An OSError says that a folder cannot be read.
-    """
+    """The files in a folder and below, sorted, none hidden; `walk` follows links. An OSError: a folder cannot be read."""
     if not os.path.isdir(folder):
         return []
     files = (path for path, is_folder in walk(folder) if not is_folder)
