@@ -43,12 +43,11 @@ from pipeline.models.ood import sample_by_class
 from pipeline.params import UnfreezeFinetune, load_params
 from pipeline.paths import user_path
 from pipeline.training.activations import SplitNetwork, recipe_of
-from pipeline.training.selection import fit_temperature
 from pipeline.training.features import backend_for, evaluation, run_inference
 from pipeline.training.finetune import Trainer
-from pipeline.training.probe import fit_probe, read_out_of_fold
+from pipeline.training.probe import Labelled, fit_probe, read_out_of_fold
 from pipeline.training.resume import ResumeFolder
-from pipeline.training.selection import ALPHAS, Candidate
+from pipeline.training.selection import ALPHAS, Candidate, fit_temperature
 
 BIASES, DISTILLED = "biases and norms only", "distilled"
 SOUP, FLIPPED, LOSS = "greedy soup of the epochs", "flip-averaged features, frozen", "validation log-loss"
@@ -133,7 +132,7 @@ class Bench:
 
     def _solve(self, features: dict[str, Tensor], *, keep: bool = True) -> float:
         """Validation log-loss of a linear probe; it becomes the backbone's head."""
-        probe = fit_probe(features["train"], self.train.labels, features["val"], self.val.labels)
+        probe = fit_probe(Labelled(features["train"], self.train.labels), Labelled(features["val"], self.val.labels))
         logits = probe.logits(features["val"])
         if keep:
             set_linear_head(self.backbone.model, probe.weight, probe.bias)

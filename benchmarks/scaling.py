@@ -57,7 +57,7 @@ def measure(given: argparse.Namespace) -> None:
     for choice, size in itertools.product(given.backends, given.sizes or [backbone.preprocessing.input_size[-1]]):
         preprocessing = backbone.preprocessing.model_copy(update={"input_size": (3, size, size)})
         extractor = FeatureExtractor(backbone.model).eval()
-        backend = backend_for(extractor, stored, preprocessing, choice=choice, runtime=runtime)
+        backend = backend_for(extractor, stored, preprocessing, choice=choice, runtime=runtime, float32=False)
         batches = first_batches(stored, preprocessing, runtime)
 
         def bare_seconds() -> float:

@@ -23,7 +23,7 @@ from pipeline.models.outputs import FeatureExtractor
 from pipeline.params import change_params
 from pipeline.reproduce import clone_project, markdown
 from pipeline.training.features import backend_for, evaluation, run_inference
-from pipeline.training.probe import fit_probe
+from pipeline.training.probe import Labelled, fit_probe
 
 CROPS = ("model", "squash", "pad")
 HEAD = ("backbone", "crop", "first: held out", "first to second", "second: held out", "second to first")
@@ -54,7 +54,7 @@ def features_of(photos: Photos, backbone: str, weights: str, crop: str) -> Tenso
     """(n, width)."""
     network, runtime = create_backbone(backbone, weights, crop=crop), resolved()
     extractor = FeatureExtractor(network.model).eval()
-    backend = backend_for(extractor, photos, network.preprocessing, choice="auto", runtime=runtime)
+    backend = backend_for(extractor, photos, network.preprocessing, choice="auto", runtime=runtime, float32=False)
     transform = evaluation(network.preprocessing)
     return run_inference(backend.run, photos, transform, runtime=runtime, description=f"{backbone}, {crop}")[0].tensor()
 
@@ -62,7 +62,7 @@ def features_of(photos: Photos, backbone: str, weights: str, crop: str) -> Tenso
 def scored(learnt: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> list[str]:
     """Log-loss and accuracy on photos of the same archive that were held out, and on the other archive."""
     (features, labels), held_out = learnt, torch.arange(len(learnt[1])) % 5 == 4
-    probe = fit_probe(features[~held_out], labels[~held_out], features[held_out], labels[held_out])
+    probe = fit_probe(Labelled(features[~held_out], labels[~held_out]), Labelled(features[held_out], labels[held_out]))
     cells = []
     for some_features, some_labels in ((features[held_out], labels[held_out]), other):
         logits = probe.logits(some_features).double()

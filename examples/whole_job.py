@@ -20,18 +20,16 @@ from torch.nn.functional import cross_entropy
 from pipeline.data.dataset import Photos, epoch_order, in_batches
 from pipeline.data.manifest import classes_of, read_manifest
 from pipeline.models.backbone import create_backbone
-from pipeline.models.folding import fold_batch_norm, unfold_batch_norm
+from pipeline.models.folding import fix_same_padding, fold_batch_norm, unfold_batch_norm
 from pipeline.models.freezing import parameter_groups
 from pipeline.models.head import apply_temperature, replace_head, set_linear_head
-from pipeline.models.same_padding import fix_same_padding
 from pipeline.params import Runtime, UnfreezeFinetune
 from pipeline.runtime import resolve_runtime
 from pipeline.training.activations import SplitNetwork, recipe_of
-from pipeline.training.calibration import cross_fitted_losses, fit_temperature
 from pipeline.training.features import backend_for, evaluation, run_inference
-from pipeline.training.probe import fit_probe
+from pipeline.training.probe import Labelled, fit_probe
 from pipeline.training.schedule import copy_of_epoch, learning_rate
-from pipeline.training.selection import Candidate, choose
+from pipeline.training.selection import Candidate, choose, cross_fitted_losses, fit_temperature
 
 WEIGHT_DECAY, LAYER_DECAY, PATIENCE, SEED = 0.02, 0.8, 3, 0
 EXPECTED_ACCURACY = 0.90  # at least, on the test photos of the default settings
@@ -57,7 +55,7 @@ train_features, val_features = network.features("train", train), network.feature
 
 # 4. The linear probe: with the backbone frozen, the best head is the solution of a convex problem. L-BFGS finds it in a second,
 #    for each L2 strength, and validation chooses. Its temperature makes the probabilities calibrated.
-probe = fit_probe(train_features, train.labels, val_features, val.labels)
+probe = fit_probe(Labelled(train_features, train.labels), Labelled(val_features, val.labels))
 set_linear_head(model, probe.weight, probe.bias)
 apply_temperature(model, fit_temperature(probe.logits(val_features), val.labels))
 print(f"frozen: validation log-loss {cross_fitted_losses(probe.logits(val_features), val.labels).mean():.4f}")

@@ -21,7 +21,7 @@ from pipeline.files import sha256_of
 from pipeline.inference import Classifier
 from pipeline.params import load_params
 from pipeline.stages import evaluate, preprocess, train_frozen_backbone, unfreeze_finetune
-from pipeline.training.calibration import best_clip, cross_fitted_losses
+from pipeline.training.selection import best_clip, cross_fitted_losses
 from tests.clones import SMALL, clone, ran, run, set_params
 from tests.kills import CHECKPOINTS, killed_again_and_again
 

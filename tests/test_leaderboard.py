@@ -8,7 +8,7 @@ import pytest
 
 from pipeline import leaderboard as module
 from pipeline.errors import PipelineError
-from pipeline.leaderboard import experiments_of, leaderboard, over_seeds, show_leaderboard
+from pipeline.leaderboard import experiments_of, leaderboard, over_seeds, show
 from pipeline.params import Params, settings_sha256
 
 
@@ -107,11 +107,11 @@ def test_the_command_prints(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         monkeypatch.setattr(module, "dvc", lambda *_: done)
 
     dvc(shown(state("a", 0.1), state("b", 0.2, seed=1)))
-    show_leaderboard()
+    show()
     printed = capsys.readouterr().out
     assert "3 different experiments" in printed
     assert "over seeds" in printed
     for answer, status, message in (([], 0, "no experiment"), ([], 1, "no repository")):
         dvc(answer, status)
         with pytest.raises(PipelineError, match=message):
-            show_leaderboard()
+            show()

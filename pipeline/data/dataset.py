@@ -22,7 +22,8 @@ from pipeline.checkpoint import DataFingerprints
 from pipeline.data.manifest import fingerprint
 from pipeline.errors import PipelineError
 
-S, T = TypeVar("S"), TypeVar("T")
+S = TypeVar("S")
+T = TypeVar("T")
 Places = Iterable[Sequence[int]]  # of the photos of each batch
 Batch = tuple[Tensor, Tensor]
 Transform = Callable[[Image.Image, str], np.ndarray]  # photo and its id -> (height, width, channels) uint8

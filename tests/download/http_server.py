@@ -14,7 +14,6 @@ from tests.servers import running
 
 CONTENT = bytes(i * i % 251 for i in range(300_000))
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-QUICK: dict[str, Any] = {"attempts": 3, "backoff": 0.01, "timeouts": (2.0, 0.3)}  # for `fetch`, in seconds
 LONGEST_STALL = 10.0  # seconds; a test that fails must not hang
 
 

@@ -15,8 +15,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.thumbnail_baseline import MODELS, cross_validated_accuracy, read_thumbnails
-from pipeline.download.drawn import DEFECTS, FOLDERS, _pool, defects, draw_petimages, photo_file, random_of
-from pipeline.download.drawn_photo import draw_photo
+from pipeline.download.drawn_photo import DEFECTS, FOLDERS, _pool, defects, draw_petimages, draw_photo, photo_file, random_of
 from pipeline.errors import PipelineError
 from tests.download.packing import files_below
 
@@ -26,7 +25,7 @@ PIXELS = "7c42c989baf0ca446498fcba57eb172541cabc405edc52501b0f9167ccb0fdd0"
 HASHES = f"""
 import hashlib, json, sys, pipeline.download.sources, pipeline.download.unpack
 from random import Random
-from pipeline.download.drawn import FOLDERS, photo_file
+from pipeline.download.drawn_photo import FOLDERS, photo_file
 from pipeline.download.drawn_photo import OTHER_KINDS, draw_photo
 pixels, files = hashlib.sha256(), hashlib.sha256()
 for number, kind in enumerate(("cat", "dog") * 12 + OTHER_KINDS):

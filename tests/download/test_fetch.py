@@ -7,24 +7,36 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pipeline.download.fetch import fetch
+from pipeline.download import sources
+from pipeline.download.sources import fetch
 from pipeline.errors import PipelineError
 from pipeline.inference import classifier
 from pipeline.preprocess.decode import Refused
-from tests.download.http_server import CONTENT, QUICK, SHA256, Answer, MisbehavingServer, assert_whole, part_of
+from tests.download.http_server import CONTENT, SHA256, Answer, MisbehavingServer, assert_whole, part_of
 from tests.download.tls import Proxy, proxy_to, serve_https
 
 HALF = 2 * 2**16  # what has arrived when a server stops there; a whole number of the pieces that are written
 SIZE = len(CONTENT)
 
 
-def assert_refused(server: MisbehavingServer, destination: Path, message: str, **wanted: Any) -> None:
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three attempts, and hardly a second to wait."""
+    for name, value in {"ATTEMPTS": 3, "BACKOFF": 0.01, "TIMEOUTS": (2.0, 0.3)}.items():
+        monkeypatch.setattr(sources, name, value)
+
+
+@pytest.fixture
+def one_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "ATTEMPTS", 1)
+
+
+def assert_refused(server: MisbehavingServer, destination: Path, message: str, sha256: str | None = None) -> None:
     with pytest.raises(PipelineError, match=message):
-        fetch(server.url, destination, **{**QUICK, **wanted})
+        fetch(server.url, destination, sha256=sha256)
     assert not destination.exists()
 
 
@@ -41,7 +53,7 @@ def test_what_is_there_is_not_asked_for_again(server: MisbehavingServer, destina
 @pytest.mark.parametrize("status", [429, 503])
 def test_temporary_trouble_is_tried_again(server: MisbehavingServer, destination: Path, status: int) -> None:
     server.answers = [Answer(status), Answer(status, {"Retry-After": "soon"})]
-    fetch(server.url, destination, **QUICK)
+    fetch(server.url, destination)
     assert len(server.requests) == 3
     assert_whole(destination)
 
@@ -59,13 +71,16 @@ def test_lasting_trouble_is_not(server: MisbehavingServer, destination: Path, an
     assert len(server.requests) == 1
 
 
-def test_waits_grow_and_retry_after_is_honoured(server: MisbehavingServer, destination: Path) -> None:
+def test_waits_grow_and_retry_after_is_honoured(
+    server: MisbehavingServer, destination: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "BACKOFF", 0.1)
     server.answers = [Answer(500)] * 3
     started = time.monotonic()
-    assert_refused(server, destination, "HTTP 500", attempts=3, backoff=0.1)
+    assert_refused(server, destination, "HTTP 500")
     assert 0.1 + 0.2 <= time.monotonic() - started < 1
     server.answers = [Answer(429, {"Retry-After": "1"})]
-    fetch(server.url, destination, **QUICK)
+    fetch(server.url, destination)
     assert 1.3 <= time.monotonic() - started < 3
 
 
@@ -108,7 +123,7 @@ def test_a_full_disk(server: MisbehavingServer, destination: Path) -> None:
 )
 def test_no_network_is_one_message(destination: Path, url: str, message: str) -> None:
     with pytest.raises(PipelineError) as caught:
-        fetch(url, destination, hint="Without a network, draw photos instead.", **QUICK)
+        fetch(url, destination, hint="Without a network, draw photos instead.")
     first, hint = str(caught.value).splitlines()
     assert re.match(rf"{url} could not be downloaded: \w+: .*{message}", first)
     assert hint == "Without a network, draw photos instead."
@@ -127,7 +142,7 @@ def secure(direct: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 def test_https_through_a_proxy(secure: tuple[MisbehavingServer, Proxy], destination: Path) -> None:
     server, proxy = secure
     server.answers = [Answer(302, {"Location": "https://photos.invalid/moved.zip"}), Answer(after=2**17, cut=True)]
-    fetch(server.url, destination, sha256=SHA256, **QUICK)
+    fetch(server.url, destination, sha256=SHA256)
     assert [path for path, _ in server.requests] == ["/photos.zip", "/moved.zip", "/photos.zip"]
     assert set(proxy.asked) == {"photos.invalid:443"}
     assert_whole(destination)
@@ -144,11 +159,12 @@ def test_no_step_down_from_https(secure: tuple[MisbehavingServer, Proxy], server
     assert server.requests == []
 
 
+@pytest.mark.usefixtures("one_attempt")
 def test_an_unknown_certificate(
     secure: tuple[MisbehavingServer, Proxy], destination: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("REQUESTS_CA_BUNDLE")
-    assert_refused(secure[0], destination, r"(?i)certificate", attempts=1)
+    assert_refused(secure[0], destination, r"(?i)certificate")
     assert secure[0].requests == []
 
 
@@ -160,16 +176,17 @@ def test_only_the_rest_is_asked_for(
     server: MisbehavingServer, destination: Path, capsys: pytest.CaptureFixture[str], stall: bool, length: bool
 ) -> None:
     server.answers = [Answer(after=HALF, length=length, stall=stall, cut=not stall)]
-    fetch(server.url, destination, sha256=SHA256, **QUICK)
+    fetch(server.url, destination, sha256=SHA256)
     assert server.asked() == [None, f"bytes={HALF}-"]
     assert_whole(destination)
     assert re.search(r"downloading photos\.zip: 0\.3 (MB )?of 0\.3 MB", capsys.readouterr().out)
 
 
+@pytest.mark.usefixtures("one_attempt")
 def test_a_connection_that_breaks_again_and_again(server: MisbehavingServer, destination: Path) -> None:
     server.content = CONTENT * 20
     server.answers = [Answer(after=SIZE * 4, cut=True)] * 4
-    fetch(server.url, destination, **{**QUICK, "attempts": 1})  # each brings more than a megabyte
+    fetch(server.url, destination)  # each brings more than a megabyte
     assert len(server.requests) == 5
     assert_whole(destination, CONTENT * 20)
 
@@ -184,7 +201,7 @@ def test_a_server_that_always_breaks_and_cannot_resume(server: MisbehavingServer
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
 def test_a_later_process_continues(server: MisbehavingServer, destination: Path, how: signal.Signals) -> None:
     server.answers = [Answer(after=HALF, stall=True)]
-    code = "import sys, pathlib, pipeline.download.fetch as f; f.fetch(sys.argv[1], pathlib.Path(sys.argv[2]))"
+    code = "import sys, pathlib, pipeline.download.sources as f; f.fetch(sys.argv[1], pathlib.Path(sys.argv[2]))"
     root = Path(__file__).parents[2]
     with subprocess.Popen([sys.executable, "-c", code, server.url, destination], cwd=root, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 20
@@ -195,17 +212,18 @@ def test_a_later_process_continues(server: MisbehavingServer, destination: Path,
         process.communicate(timeout=10)
     assert process.returncode == -how
     assert not destination.exists()
-    fetch(server.url, destination, sha256=SHA256, **QUICK)
+    fetch(server.url, destination, sha256=SHA256)
     assert server.asked() == [None, f"bytes={HALF}-"]
     assert_whole(destination)
 
 
 @pytest.fixture
-def halfway(server: MisbehavingServer, destination: Path) -> MisbehavingServer:
+def halfway(server: MisbehavingServer, destination: Path, monkeypatch: pytest.MonkeyPatch) -> MisbehavingServer:
     """The server, after a process that was stopped half-way."""
     server.answers = [Answer(after=HALF, cut=True)]
-    with pytest.raises(PipelineError, match=r"0\.1 MB have arrived in .*photos\.zip\.part; the next run continues"):
-        fetch(server.url, destination, **{**QUICK, "attempts": 1})
+    with monkeypatch.context() as patch, pytest.raises(PipelineError, match=r"0\.1 MB have .*photos\.zip\.part; the next run"):
+        patch.setattr(sources, "ATTEMPTS", 1)
+        fetch(server.url, destination)
     assert part_of(destination).read_bytes() == CONTENT[:HALF]
     server.requests.clear()
     return server
@@ -226,7 +244,7 @@ def halfway(server: MisbehavingServer, destination: Path) -> MisbehavingServer:
 )
 def test_starting_again(halfway: MisbehavingServer, destination: Path, answer: Answer, asked: int) -> None:
     halfway.answers = [answer]
-    fetch(halfway.url, destination, **QUICK)
+    fetch(halfway.url, destination)
     assert halfway.asked() == [f"bytes={HALF}-", None][:asked]
     assert_whole(destination, halfway.content)
 
@@ -248,17 +266,20 @@ def test_what_an_earlier_process_left(
     part_of(destination).write_bytes(part)
     if note:
         destination.with_name("photos.zip.part.json").write_text(note)
-    fetch(halfway.url + query, destination, sha256=SHA256, **QUICK)
+    fetch(halfway.url + query, destination, sha256=SHA256)
     assert halfway.asked() == asked
     assert_whole(destination)
 
 
-def test_continuing_needs_a_strong_etag_or_a_date(server: MisbehavingServer, destination: Path) -> None:
+def test_continuing_needs_a_strong_etag_or_a_date(
+    server: MisbehavingServer, destination: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "ATTEMPTS", 4)
     date = "Wed, 25 Sep 2013 00:00:00 GMT"
     weak = {"ETag": 'W/"1"'}
     headers = [{"ETag": ""}, weak, weak | {"Last-Modified": date}]
     server.answers = [Answer(after=HALF, cut=True, headers=given) for given in headers]
-    fetch(server.url, destination, **{**QUICK, "attempts": 4})
+    fetch(server.url, destination)
     asked = [(sent.get("Range"), sent.get("If-Range")) for _, sent in server.requests]
     assert asked == [(None, None)] * 3 + [(f"bytes={HALF}-", date)]
     assert_whole(destination)

@@ -8,10 +8,8 @@ from PIL import Image
 
 from pipeline.checkpoint import CheckpointInfo
 from pipeline.evaluation import error_analysis
-from pipeline.evaluation.comparison import compare
-from pipeline.evaluation.error_analysis import Card, Gallery, embed
-from pipeline.evaluation.label_issues import label_issues
-from pipeline.evaluation.metrics import Scores
+from pipeline.evaluation.error_analysis import Card, Gallery, embed, label_issues
+from pipeline.evaluation.metrics import Scores, compare
 from pipeline.evaluation.report import Report
 from pipeline.evaluation.slices import accuracy_by_slice
 

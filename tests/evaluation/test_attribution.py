@@ -13,7 +13,7 @@ from pipeline.checkpoint import Preprocessing
 from pipeline.errors import PipelineError
 from pipeline.evaluation.attribution import grad_cam, overlay
 from pipeline.evaluation.error_analysis import grad_cam_gallery, most_confident
-from pipeline.models.concatenated import ConcatenatedNetwork
+from pipeline.models.outputs import ConcatenatedNetwork
 from tests.evaluation.reports import made_up
 
 SIZE = Preprocessing(

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.evaluation.comparison import RESAMPLES, Comparison, compare
-from pipeline.evaluation.metrics import Scores
+from pipeline.evaluation.metrics import RESAMPLES, Comparison, Scores, compare
 from pipeline.training.selection import bootstrap_mean
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from pipeline.checkpoint import SolvedBlock
-from pipeline.evaluation.label_issues import label_issues
+from pipeline.evaluation.error_analysis import label_issues
 from pipeline.evaluation.metrics import Scores
-from pipeline.training.probe import out_of_fold
+from pipeline.training.probe import Labelled, out_of_fold
 
 
 def test_flipped_labels_are_found_the_least_probable_first() -> None:
@@ -56,7 +56,7 @@ def test_planted_errors_are_found_although_heads_were_fitted_on_wrong_labels_too
     labels[planted] = 1 - true[planted]
     groups = [f"photo {index}" for index in range(400)]
     solved = [SolvedBlock(width=features.shape[1], l2=1e-2)]
-    probabilities = out_of_fold(torch.from_numpy(features), torch.from_numpy(labels), groups, solved).exp().numpy()
+    probabilities = out_of_fold(Labelled(torch.from_numpy(features), torch.from_numpy(labels), groups), solved).exp().numpy()
     candidates = label_issues(pd.DataFrame({"id": range(400)}), Scores(labels, probabilities, ("a", "b"), 0.95)).index
     assert len(set(candidates) & set(planted)) >= 16
     assert len(candidates) <= 30

@@ -10,9 +10,8 @@ import pytest
 from markupsafe import escape
 
 from pipeline.checkpoint import SolvedBlock
-from pipeline.evaluation.comparison import compare
 from pipeline.evaluation.error_analysis import Card, Gallery, Picture, near_duplicates
-from pipeline.evaluation.metrics import METRICS, Scores
+from pipeline.evaluation.metrics import METRICS, Scores, compare
 from pipeline.evaluation.report import columns, render_report, verdict
 from tests.evaluation.reports import made_up, report_of
 

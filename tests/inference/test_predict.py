@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from pipeline.__main__ import app
 from pipeline.checkpoint import read_model_state
-from pipeline.download.fetch import USER_AGENT
+from pipeline.download.sources import USER_AGENT
 from pipeline.inference import Classifier
 from pipeline.inference import classifier as classifier_module
 from pipeline.inference.classifier import Refused, fetch

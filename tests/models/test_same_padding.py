@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pipeline.models.backends import export_onnx
-from pipeline.models.same_padding import fix_same_padding
+from pipeline.models.folding import fix_same_padding
 
 
 def two(name: str) -> tuple[nn.Module, nn.Module]:

@@ -24,7 +24,7 @@ from PIL import Image
 
 from pipeline.errors import PipelineError
 from pipeline.preprocess.audit import audit, find_tasks
-from pipeline.preprocess.workers import examine_all
+from pipeline.preprocess.photo import examine_all
 from tests.preprocess.audits import encoded, picture, save
 
 # Run with `python -c`: the arguments are the raw folder and the store.

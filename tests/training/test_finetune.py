@@ -16,9 +16,8 @@ from pipeline.errors import PipelineError
 from pipeline.models.freezing import frozen_fingerprint, parameter_groups
 from pipeline.models.head import replace_head
 from pipeline.models.outputs import FeatureExtractor
-from pipeline.training.calibration import fit_temperature
 from pipeline.training.finetune import Epoch, Trainer
-from pipeline.training.selection import ALPHAS
+from pipeline.training.selection import ALPHAS, fit_temperature
 from tests.training import tiny
 
 

@@ -11,11 +11,19 @@ from torch.nn.functional import cross_entropy
 from pipeline.checkpoint import SolvedBlock
 from pipeline.errors import PipelineError
 from pipeline.models.head import MlpHead, initialise_new
-from pipeline.training.blend import fit_several
-from pipeline.training.calibration import class_weight, cross_fitted_losses, fit_temperature
-from pipeline.training.mlp import EPOCHS, PATIENCE, train_mlp
-from pipeline.training.probe import PATIENCE as STRENGTHS_WITHOUT_GAIN
-from pipeline.training.probe import _folds, fit_probe, out_of_fold, solve_head
+from pipeline.training.probe import (
+    MLP_EPOCHS,
+    MLP_PATIENCE,
+    PATIENCE,
+    Labelled,
+    _folds,
+    fit_probe,
+    fit_several,
+    out_of_fold,
+    solve_head,
+    train_mlp,
+)
+from pipeline.training.selection import class_weight, cross_fitted_losses, fit_temperature
 
 
 def clusters(num_classes: int, count: int = 300) -> tuple[Tensor, Tensor]:
@@ -31,7 +39,7 @@ def clusters(num_classes: int, count: int = 300) -> tuple[Tensor, Tensor]:
 def test_the_gradient_is_zero_at_the_solution(num_classes: int) -> None:
     features, labels = clusters(num_classes)
     l2 = 1e-2
-    probe = fit_probe(features, labels, features, labels, l2_strengths=[l2])
+    probe = fit_probe(Labelled(features, labels), Labelled(features, labels), l2_strengths=[l2])
     mean, scale = features.double().mean(0), features.double().std(0, correction=0)
     # Back to the standardised problem, in which the objective is stated.
     weight = (probe.weight.double() * scale).requires_grad_()
@@ -48,7 +56,7 @@ def test_the_strength_is_chosen_by_validation_log_loss_in_any_order() -> None:
     features[:, 2] = 7.0  # a constant feature does no harm
     strengths = [1e-4, 1e-2, 1.0, 100.0]
     probe, reverse = (
-        fit_probe(features[:30], labels[:30], features[30:], labels[30:], l2_strengths=some)
+        fit_probe(Labelled(features[:30], labels[:30]), Labelled(features[30:], labels[30:]), l2_strengths=some)
         for some in (strengths, strengths[::-1])
     )
     assert torch.equal(probe.weight, reverse.weight)
@@ -58,7 +66,7 @@ def test_the_strength_is_chosen_by_validation_log_loss_in_any_order() -> None:
     assert loss == pytest.approx(probe.best.log_loss, rel=1e-4)
     features[3, 3] = float("nan")
     with pytest.raises(PipelineError, match="not finite"):
-        fit_probe(features, labels, features, labels, l2_strengths=[1e-2])
+        fit_probe(Labelled(features, labels), Labelled(features, labels), l2_strengths=[1e-2])
 
 
 def test_a_photo_that_counts_three_times_is_as_good_as_three_photos() -> None:
@@ -69,8 +77,8 @@ def test_a_photo_that_counts_three_times_is_as_good_as_three_photos() -> None:
     copies = torch.where(labels == 1, 3, 1)
     often, often_labels = features.repeat_interleave(copies, 0), labels.repeat_interleave(copies)
     weight = class_weight("balanced", labels)
-    weighted = fit_probe(features, labels, features, labels, l2_strengths=[1e-7], weight=weight)
-    repeated = fit_probe(often, often_labels, often, often_labels, l2_strengths=[1e-7])
+    weighted = fit_probe(Labelled(features, labels), Labelled(features, labels), l2_strengths=[1e-7], weight=weight)
+    repeated = fit_probe(Labelled(often, often_labels), Labelled(often, often_labels), l2_strengths=[1e-7])
     torch.testing.assert_close(weighted.logits(features), repeated.logits(features), rtol=1e-2, atol=1e-2)
     assert weighted.best.log_loss == pytest.approx(repeated.best.log_loss, rel=1e-4)
     logits = weighted.logits(features)
@@ -84,11 +92,11 @@ def test_a_photo_that_counts_three_times_is_as_good_as_three_photos() -> None:
 
 
 def test_the_path_ends_where_weaker_strengths_only_overfit_and_misses_nothing() -> None:
-    (train, train_labels), (val, val_labels) = blobs(150, 0), blobs(300, 1)
-    probe = fit_probe(train, train_labels, val, val_labels)
+    train, val = Labelled(*blobs(150, 0)), Labelled(*blobs(300, 1))
+    probe = fit_probe(train, val)
     assert len(probe.tried) < 31
-    assert [one.l2 for one in probe.tried].index(probe.best.l2) == len(probe.tried) - 1 - STRENGTHS_WITHOUT_GAIN
-    whole = [fit_probe(train, train_labels, val, val_labels, l2_strengths=[10**power]) for power in range(3, -8, -1)]
+    assert [one.l2 for one in probe.tried].index(probe.best.l2) == len(probe.tried) - 1 - PATIENCE
+    whole = [fit_probe(train, val, l2_strengths=[10**power]) for power in range(3, -8, -1)]
     assert probe.best.log_loss <= min(one.best.log_loss for one in whole) + 1e-4
     assert probe.tried[0].log_loss == pytest.approx(math.log(3), abs=1e-3)  # the strongest leaves nothing of the features
 
@@ -101,20 +109,20 @@ def test_out_of_fold_a_memorised_label_does_not_flatter_and_a_true_pattern_does(
     labels = torch.arange(200) % 2
     noise = torch.randn(200, 300, generator=torch.Generator().manual_seed(0))
     groups = [str(index) for index in range(200)]
-    of_noise = out_of_fold(noise, labels, groups, solved(300, 1e-4))  # 300 numbers can separate any 200 photos
+    of_noise = out_of_fold(Labelled(noise, labels, groups), solved(300, 1e-4))  # 300 numbers can separate any 200 photos
     assert of_noise.shape == (200, 2)
     assert of_noise.exp().sum(1).numpy() == pytest.approx(1)
     assert 0.3 < (of_noise.argmax(1) == labels).double().mean() < 0.7
     pattern = noise[:, :10] + 5 * labels[:, None]
-    assert (out_of_fold(pattern, labels, groups, solved(10, 1e-2)).argmax(1) == labels).double().mean() > 0.95
+    assert (out_of_fold(Labelled(pattern, labels, groups), solved(10, 1e-2)).argmax(1) == labels).double().mean() > 0.95
 
 
 def test_duplicates_are_never_in_two_folds_and_their_labels_do_not_leak() -> None:
     """Each photo stands twice, with a feature of its own that gives the label away: a twin in training would tell it."""
     labels = (torch.arange(40) * 7 % 3 == 0).long().repeat_interleave(2)
     features = torch.eye(40).repeat_interleave(2, 0) * 10
-    together = out_of_fold(features, labels, [str(index // 2) for index in range(80)], solved(40))
-    apart = out_of_fold(features, labels, [str(index) for index in range(80)], solved(40))
+    together = out_of_fold(Labelled(features, labels, [str(index // 2) for index in range(80)]), solved(40))
+    apart = out_of_fold(Labelled(features, labels, [str(index) for index in range(80)]), solved(40))
     assert (apart.argmax(1) == labels).double().mean() > 0.85
     assert (together.argmax(1) == labels).double().mean() < 0.8
 
@@ -122,9 +130,10 @@ def test_duplicates_are_never_in_two_folds_and_their_labels_do_not_leak() -> Non
 def test_a_class_with_one_photo_and_its_duplicate_is_in_all_folds() -> None:
     labels = torch.tensor([0] * 20 + [1] * 20 + [2, 2])
     features = 5 * torch.eye(3)[labels] + torch.randn(42, 3, generator=torch.Generator().manual_seed(0))
-    unseen = out_of_fold(features, labels, [*map(str, range(40)), "same", "same"], solved(3))
+    unseen = out_of_fold(Labelled(features, labels, [*map(str, range(40)), "same", "same"]), solved(3))
     assert (unseen.argmax(1) == labels).all()
-    assert out_of_fold(features[[0, 20, 40]], labels[[0, 20, 40]], ["a", "b", "c"], solved(3)).argmax(1).tolist() == [0, 1, 2]
+    one_each = Labelled(features[[0, 20, 40]], labels[[0, 20, 40]], ["a", "b", "c"])
+    assert out_of_fold(one_each, solved(3)).argmax(1).tolist() == [0, 1, 2]
 
 
 def test_a_class_with_few_photos_leaves_the_others_their_ten_folds() -> None:
@@ -139,10 +148,10 @@ def test_with_few_groups_a_fold_is_solved_with_the_strength_that_its_photos_ask_
     """Two folds: each half is predicted by the solution on the other half, at the same strength of the mean loss."""
     features, labels = clusters(2, 8)
     groups = [str(index // 2 % 2) for index in range(8)]  # two, of both classes
-    unseen = out_of_fold(features, labels, groups, solved(5, 1e-1))
+    unseen = out_of_fold(Labelled(features, labels, groups), solved(5, 1e-1))
     for half in (0, 1):
         inside = torch.tensor([name == str(half) for name in groups])
-        weight, bias = solve_head(features[~inside], labels[~inside], solved(5, 1e-1))
+        weight, bias = solve_head(Labelled(features[~inside], labels[~inside]), solved(5, 1e-1))
         expected = (features[inside] @ weight.T + bias).double().log_softmax(1)
         torch.testing.assert_close(unseen[inside], expected, rtol=1e-2, atol=1e-2)
 
@@ -151,17 +160,17 @@ def test_where_a_head_is_absurdly_sure_its_out_of_fold_logarithms_are_finite() -
     labels = torch.arange(40) % 2
     features = 1.0 * labels[:, None] + 1e-6 * torch.arange(40)[:, None]
     features[0] = 1e6  # far beyond what the other folds know
-    assert torch.isfinite(out_of_fold(features, labels, [str(index) for index in range(40)], solved(1, 1e-9))).all()
+    assert torch.isfinite(out_of_fold(Labelled(features, labels, [str(index) for index in range(40)]), solved(1, 1e-9))).all()
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
 def test_blocks_that_are_solved_apart_add_up_by_their_factors(num_classes: int) -> None:
     features, labels = clusters(num_classes)
     blocks = [SolvedBlock(width=2, l2=1e-2, factor=0.7), SolvedBlock(width=3, l2=1e-1, factor=0.4)]
-    weight, bias = solve_head(features, labels, blocks)
+    weight, bias = solve_head(Labelled(features, labels), blocks)
     expected = torch.tensor(0.0)
     for block, part in zip(blocks, features.split([2, 3], 1), strict=True):
-        own_weight, own_bias = solve_head(part, labels, solved(block.width, block.l2))
+        own_weight, own_bias = solve_head(Labelled(part, labels), solved(block.width, block.l2))
         expected = expected + block.factor * (part @ own_weight.T + own_bias)
     torch.testing.assert_close(features @ weight.T + bias, expected, rtol=1e-4, atol=1e-4)
 
@@ -177,20 +186,21 @@ def two_views(count: int, other: str) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(("other", "kept"), [("unclear", "blended"), ("noise", "concatenated")])
 def test_of_several_backbones_the_heads_are_blended_where_that_is_better_beyond_chance(other: str, kept: str) -> None:
     """One strength for clear and unclear features alike suits neither; only a head on both at once can subtract noise."""
-    (train, train_labels), (val, val_labels) = (two_views(count, other) for count in (400, 2000))
-    groups, widths = [str(index) for index in range(400)], [4, train.shape[1] - 4]
-    probe, tried = fit_several(train, train_labels, val, val_labels, groups, widths=widths, names=["a", "b"])
+    train, val = (Labelled(*two_views(count, other), [str(index) for index in range(count)]) for count in (400, 2000))
+    widths = [4, train.features.shape[1] - 4]
+    probe, tried = fit_several(train, val, widths=widths, names=["a", "b"])
     assert list(tried) == ["a alone", "b alone", "blended", "concatenated"]
     assert len(probe.solved) == (2 if kept == "blended" else 1)
     assert min(tried, key=tried.__getitem__) == kept
     for part in (slice(0, 4), slice(4, None)):
-        alone = fit_probe(train[:, part], train_labels, val[:, part], val_labels)
-        assert cross_entropy(probe.logits(val), val_labels) < cross_entropy(alone.logits(val[:, part]), val_labels)
-    twice, tried = fit_several(train, train_labels, val, val_labels, groups, widths=widths, names=["a", "a"])
+        of_train, of_val = (some._replace(features=some.features[:, part]) for some in (train, val))
+        logits = fit_probe(of_train, of_val).logits(of_val.features)
+        assert cross_entropy(probe.logits(val.features), val.labels) < cross_entropy(logits, val.labels)
+    twice, tried = fit_several(train, val, widths=widths, names=["a", "a"])
     assert list(tried) == ["a (1) alone", "a (2) alone", "blended", "concatenated"]
     assert torch.equal(twice.weight, probe.weight)
     # What a checkpoint says of it is enough to solve it again.
-    for mine, again in zip((probe.weight, probe.bias), solve_head(train, train_labels, probe.solved), strict=True):
+    for mine, again in zip((probe.weight, probe.bias), solve_head(train, probe.solved), strict=True):
         torch.testing.assert_close(mine, again, rtol=1e-3, atol=1e-4)
 
 
@@ -202,29 +212,29 @@ def blobs(count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def test_an_mlp_stops_early_with_its_best_weights_and_by_its_seed_alone() -> None:
-    (train, train_labels), (val, val_labels) = blobs(513, 0), blobs(150, 1)  # the last batch is a single photo
+    train, val = Labelled(*blobs(513, 0)), Labelled(*blobs(150, 1))  # the last batch is a single photo
     heads, found = [MlpHead(50, 3, hidden=(64,), norm="batch", dropout=0.1) for _ in range(2)], []
     for number, head in enumerate(heads):
         initialise_new(head, seed=1)
         torch.manual_seed(number)
         drawn = torch.get_rng_state()
-        found.append(train_mlp(head, train, train_labels, val, val_labels, seed=3))
+        found.append(train_mlp(head, train, val, seed=3))
         assert torch.equal(torch.get_rng_state(), drawn)
     with torch.no_grad():
-        logits = heads[0](val)
-    assert cross_entropy(logits, val_labels).item() == pytest.approx(found[0][1])
-    assert (logits.argmax(1) == val_labels).double().mean() > 0.7
-    assert 0 < found[0][0] < EPOCHS - PATIENCE
+        logits = heads[0](val.features)
+    assert cross_entropy(logits, val.labels).item() == pytest.approx(found[0][1])
+    assert (logits.argmax(1) == val.labels).double().mean() > 0.7
+    assert 0 < found[0][0] < MLP_EPOCHS - MLP_PATIENCE
     assert found[0] == found[1]
     assert all(torch.equal(*pair) for pair in zip(*(head.state_dict().values() for head in heads), strict=True))
 
 
 def test_an_mlp_without_a_finite_loss_is_refused() -> None:
-    features = torch.full((8, 2), 1e38)
+    photos = Labelled(torch.full((8, 2), 1e38), torch.arange(8) % 2)
     head = nn.Sequential(nn.Linear(2, 2))
     nn.init.constant_(head[0].weight, 10)
     with pytest.raises(PipelineError, match="no finite validation log-loss"):
-        train_mlp(head, features, torch.arange(8) % 2, features, torch.arange(8) % 2)
+        train_mlp(head, photos, photos)
 
 
 def test_the_strengths_of_many_classes_are_compared_by_solutions() -> None:
@@ -232,7 +242,7 @@ def test_the_strengths_of_many_classes_are_compared_by_solutions() -> None:
     generator = torch.Generator().manual_seed(0)
     means, labels = torch.randn(200, 40, generator=generator), torch.arange(200).repeat(6)
     train, val = (means[labels] + torch.randn(len(labels), 40, generator=generator) for _ in range(2))
-    probe = fit_probe(train, labels, val, labels)
+    probe = fit_probe(Labelled(train, labels), Labelled(val, labels))
     loss = torch.nn.functional.cross_entropy(probe.logits(val), labels).item()
     assert probe.best.log_loss == pytest.approx(loss, rel=0.1)
     assert loss < 1
@@ -245,7 +255,7 @@ def test_the_path_of_many_uneven_classes_starts_at_their_frequencies() -> None:
     features = means[labels] + torch.randn(len(labels), 20, generator=generator)
     weight = class_weight("balanced", labels)
     for counts in (None, weight):
-        probe = fit_probe(features, labels, features, labels, l2_strengths=[1e3], weight=counts)
+        probe = fit_probe(Labelled(features, labels), Labelled(features, labels), l2_strengths=[1e3], weight=counts)
         assert probe.best.iterations <= 2
         frequencies = torch.bincount(labels) * (1.0 if counts is None else counts)
         torch.testing.assert_close(probe.bias.softmax(0), (frequencies / frequencies.sum()).float(), rtol=0.02, atol=0)

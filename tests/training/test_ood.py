@@ -21,7 +21,7 @@ def test_the_threshold_passes_nearly_all_validation_photos_and_nothing_far_away(
     assert (detector.scores(-torch.ones(4, 8)) > 1).all()
     assert (detector.scores(detector.means) < 0.5).all()
     torch.testing.assert_close(detector.scores(3 * val), detector.scores(val))  # brighter is not stranger
-    assert torch.equal(OodDetector(**detector.tensors()).scores(val), detector.scores(val))
+    assert torch.equal(OodDetector(**detector._asdict()).scores(val), detector.scores(val))
     assert torch.equal(detector.scores(val[3:5]), detector.scores(val)[3:5])  # however many photos come at once
 
 

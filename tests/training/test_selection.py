@@ -10,8 +10,18 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
 from pipeline.training import selection
-from pipeline.training.calibration import FOLDS, HIGHEST, best_clip, cross_fitted_losses, fit_temperature
-from pipeline.training.selection import FEWEST_GROUPS, Candidate, bootstrap_mean, choose, gain_beyond_chance
+from pipeline.training.selection import (
+    FEWEST_GROUPS,
+    FOLDS,
+    HIGHEST,
+    Candidate,
+    best_clip,
+    bootstrap_mean,
+    choose,
+    cross_fitted_losses,
+    fit_temperature,
+    gain_beyond_chance,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
