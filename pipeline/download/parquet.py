@@ -5,13 +5,14 @@ The photo of row 12 becomes the file 12.jpg, and its class a row of labels.csv; 
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.download.extract import max_bytes, reading
-from pipeline.download.layouts import check_class_name, split_named
+from pipeline.download.layouts import check_class_name, first_split
 from pipeline.errors import PipelineError
 from pipeline.files import check_room, write_csv
 from pipeline.progress import progress
@@ -40,7 +41,7 @@ def extract_parquet(files: list[Path], folder: Path) -> None:
     import pyarrow.parquet
 
     folder.mkdir(parents=True)
-    splits = {path: split_named(path.stem.split("-")[0]) for path in files}
+    splits = {path: first_split(re.split("[-_. ]", path.stem)) for path in files}
     several = len(set(splits.values())) > 1
     if odd := [path for path, split in splits.items() if several and not split]:
         raise PipelineError(f"{odd[0]} names no split, as files beside it do: name it for train, val or test, or move it away.")
