@@ -28,9 +28,13 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """The second model is "better", "worse" or "no different", by accuracy at the confidence level."""
-        direction = "better" if self.only_second > self.only_first else "worse"
-        return direction if self.p_value < 1 - self.confidence_level else "no different"
+        """The second model is "better", "worse" or "no different", by accuracy at the confidence level.
+
+        Both the test and the interval must show it: the test takes photos that look alike for so many independent ones.
+        """
+        better = self.only_second > self.only_first
+        shown = self.accuracy_gain.low > 0 if better else self.accuracy_gain.high < 0
+        return ("better" if better else "worse") if shown and self.p_value < 1 - self.confidence_level else "no different"
 
     def as_dict(self) -> dict[str, float | str]:
         """Gains with their intervals, p-value and verdict, for metrics.json."""

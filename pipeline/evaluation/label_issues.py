@@ -1,4 +1,4 @@
-"""Label issues: photos whose label is probably wrong, found by confident learning on out-of-fold probabilities.
+"""Label issues: photos whose label deserves a second look, by confident learning on out-of-fold probabilities.
 
 issues = label_issues(photos, scores)       # a row each, the least probable label first
 """

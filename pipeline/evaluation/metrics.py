@@ -169,16 +169,24 @@ METRICS = (
     ),
     Metric("f1", "Macro F1", "mean F1 of the classes", lambda s: f1_score(s.labels, s.predicted, average="macro")),
     Metric(
-        "roc_auc", "ROC-AUC", "area under the ROC curve, one class against the rest", lambda s: roc_auc_score(*s.one_vs_rest)
+        "roc_auc",
+        "ROC-AUC",
+        "area under the ROC curve; of three classes or more, the mean over each against the rest",
+        lambda s: roc_auc_score(*s.one_vs_rest),
     ),
-    Metric("pr_auc", "PR-AUC", "average precision", lambda s: average_precision_score(*s.one_vs_rest)),
+    Metric(
+        "pr_auc",
+        "PR-AUC",
+        "average precision; of three classes or more, likewise",
+        lambda s: average_precision_score(*s.one_vs_rest),
+    ),
     Metric(
         "log_loss", "Log-loss", "nats, clipped at 1e-15 as Kaggle does", lambda s: s.log_losses.mean(), lower_is_better=True
     ),
     Metric(
         "brier",
         "Brier score",
-        "mean squared error of the probabilities",
+        "squared error of the probabilities, summed over the classes (halved for two)",
         lambda s: brier_score_loss(s.labels, s.one_vs_rest[1], labels=np.arange(len(s.classes))),
         lower_is_better=True,
     ),
