@@ -39,7 +39,7 @@ FORMS = {"val log-loss": ".4f", "test log-loss": ".4f", "test accuracy": ".2%", 
 def measure(given: argparse.Namespace) -> None:
     """Run every setting with every seed, and write and print the table."""
     with tempfile.TemporaryDirectory() as folder:
-        clone, log = clone_project(PROJECT, Path(folder) / "project"), Path(folder) / "log.txt"
+        clone, log = clone_project(PROJECT, Path(folder) / "project"), common.new_log("ablation")
         common.lend_photos(common.PROCESSED, clone)
 
         def prepare(variant: str, seed: int) -> None:

@@ -117,6 +117,14 @@ def lend_photos(processed: Path, clone: Path) -> Path:
     return clone
 
 
+def new_log(benchmark: str) -> Path:
+    """An empty log that is still there when a message names it, unlike the temporary folders in which stages run."""
+    RUNS.mkdir(parents=True, exist_ok=True)
+    log = RUNS / f"{benchmark}.log"
+    log.write_text("", encoding="utf-8")
+    return log
+
+
 def run_stage(stage: str, folder: Path, log: Path, threads: int | None = None) -> float:
     """Run one stage in a project, as DVC does; as `run_measured`."""
     return run_measured([sys.executable, "-m", "pipeline", stage], folder, log, threads)

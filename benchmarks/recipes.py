@@ -32,13 +32,14 @@ from common import (
 )
 from pydantic import ValidationError
 from torch import Tensor
+from torch.nn import Module
 from torch.nn.functional import one_hot
 
 from pipeline.data.dataset import Photos
 from pipeline.data.manifest import classes_of, read_manifest, stored_fingerprint
 from pipeline.errors import PipelineError
 from pipeline.models.backbone import create_backbones
-from pipeline.models.head import apply_temperature, replace_head, set_linear_head
+from pipeline.models.head import apply_temperature, find_heads, is_within, replace_head, set_linear_head
 from pipeline.models.ood import sample_by_class
 from pipeline.params import UnfreezeFinetune, load_params
 from pipeline.paths import user_path
@@ -144,8 +145,7 @@ class Bench:
         settings = settings_of(variant, seed)
         network = self.network(settings)
         if variant == BIASES:
-            for name, parameter in network.model.named_parameters():
-                parameter.requires_grad_(parameter.requires_grad and (parameter.ndim == 1 or name.startswith("classifier")))
+            freeze_matrices(network.model)
         train = self.taught if variant == DISTILLED else self.train
         trainer = SoupTrainer(network, train, self.val, settings)
         for number in range(1, trainer.epochs + 1):  # computed once for all variants, so no part of the time
@@ -163,6 +163,13 @@ class Bench:
         if variant == RECIPE:
             found[SOUP] = {LOSS: trainer.soup(), "seconds": time.monotonic() - started}
         return found
+
+
+def freeze_matrices(model: Module) -> None:
+    """Of what learns below the head, leave biases and norms alone to learn."""
+    heads = find_heads(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and (parameter.ndim == 1 or is_within(name, heads)))
 
 
 def sampled(photos: Photos, most: int | None) -> Photos:

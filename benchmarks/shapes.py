@@ -11,8 +11,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
-from common import PROJECT, resolved, run_command, run_stage
+from common import PROJECT, new_log, resolved, run_command, run_stage
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -47,7 +48,8 @@ def prepared(source: str, clone: Path, log: Path) -> Photos:
 def some(photos: Photos, count: int, without: frozenset[str] = frozenset()) -> Photos:
     """`count` photos, evenly from all, in an order in which every fifth may be held out."""
     places = [place for place, photo in enumerate(photos.ids) if photo not in without]
-    return photos.at(places[:: max(len(places) // count, 1)][:count])
+    chosen = np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)
+    return photos.at([places[number] for number in chosen])
 
 
 def features_of(photos: Photos, backbone: str, weights: str, crop: str) -> Tensor:
@@ -73,8 +75,8 @@ def scored(learnt: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> list[
 
 def measure(given: argparse.Namespace) -> None:
     """Print the table."""
+    log = new_log("shapes")
     with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log.txt"
         first, second = (prepared(getattr(given, name), Path(folder) / name, log) for name in ("first", "second"))
         second = some(second, given.photos)
         first = some(first, given.photos, frozenset(second.ids))

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import PROJECT, run_command, run_measured, setting
+from common import PROJECT, new_log, run_command, run_measured, setting
 
 from pipeline.cores import usable_cores
 from pipeline.errors import PipelineError
@@ -78,7 +78,7 @@ def run(project: Path, changes: dict[str, Any], metric: str) -> tuple[float, flo
         change_params(clone / "params.yaml", changes)
         started = time.monotonic()
         # By force: a shared cache would give outputs that nobody computed.
-        run_measured([sys.executable, "-m", "dvc", "repro", "--force"], clone, Path(folder) / "log.txt")
+        run_measured([sys.executable, "-m", "dvc", "repro", "--force"], clone, new_log("speedrun"))
         taken = time.monotonic() - started
         value = read_json(clone / "outputs/evaluation/metrics.json")["finetuned"][metric]
         return float(value), taken, read_json(clone / "outputs/metrics/download.json")["archive_sha256"]

@@ -3,8 +3,9 @@
     uv run dvc repro preprocess                  # the photos: drawn, split and stored in data/processed
     uv run python examples/whole_job.py
 
-It does what the stages of the pipeline do, with the same library and the same numbers, but without checkpoints, caches,
-resuming or reports. Read it from top to bottom.
+It does what the stages of the pipeline do, with the same library and, for the default settings, the same numbers, but without
+checkpoints, caches, resuming or reports. Where the frozen weights are kept, the pipeline also solves the head again on training
+and validation photos; this page does not. Read it from top to bottom.
 """
 
 from functools import partial

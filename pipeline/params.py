@@ -278,8 +278,11 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
 
 
 def settings_sha256(params: Params) -> str:
-    """What all settings that decide a result are known by: those of the runtime do not."""
-    return hashlib.sha256(params.model_dump_json(exclude={"runtime"}).encode()).hexdigest()
+    """SHA-256 of the settings that params.yaml lists, those of the runtime left out, which decide no result.
+
+    A setting that is new to this project is listed in no earlier params.yaml, and changes no earlier hash.
+    """
+    return hashlib.sha256(params.model_dump_json(exclude={"runtime"}, exclude_unset=True).encode()).hexdigest()
 
 
 def change_params(path: Path, changes: dict[str, Any]) -> None:

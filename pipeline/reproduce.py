@@ -41,6 +41,7 @@ IN_COLUMNS = ("download.source", "download.sha256", "backbone.name", "backbone.w
 SAME_DATA = ("dataset_sha256", "weights_sha256", "n_test", "test_fingerprint")
 SAME_BITS = ("processor", "machine", "versions")
 CONFIDENCE_LEVEL = 0.95
+FROZEN_TOLERANCE = 0.1  # of the log-loss, for processors that compute features in bfloat16
 EXIT_STATUS = {"PASS": 0, "NOT MEASURED": 0, "FAIL": 1, "NOT AT HAND": 3, "OTHER DATA": 4}
 
 
@@ -116,10 +117,22 @@ def report_result(name: str | None, *, replace: bool) -> None:
         if changed := [stage for stage in json.loads(done.stdout or "{}") if stage != "inputs"]:
             stale = f"The outputs are stale: dvc status names {', '.join(changed)}"
             raise PipelineError(f"{stale}. Bring them up to date with: dvc repro")
-        rows[name] = row_of_outputs(Path(), name)
+        measured = row_of_outputs(Path(), name)
+        if name in rows and not replace and (differing := _not_as_announced(rows[name], measured)):
+            another = f"{REPORTED} announces {name}, and the present outputs have another {', '.join(differing)}"
+            raise PipelineError(f"{another}. Run what is announced, choose another name, or replace the row with --replace.")
+        rows[name] = measured
         write_rows(REPORTED, list(rows.values()))
         say(f"{name}: accuracy {rows[name].accuracy:.2%} on {rows[name].n_test:,} test photos, now in {REPORTED}")
     update_readme(README, list(rows.values()))
+
+
+def _not_as_announced(announced: Row, measured: Row) -> list[str]:
+    """What differs between a run and an announced row, of what that says: without a SHA-256, any photos will do."""
+    wanted = [*(["dataset_sha256"] if announced.dataset_sha256 else []), "backbone", "weights"]
+    differing = [name for name in wanted if getattr(announced, name) != getattr(measured, name)]
+    old, new = (_flat(Params()) | row.settings for row in (announced, measured))
+    return differing + [key for key in old | new if old.get(key) != new.get(key)]
 
 
 def list_reported() -> None:
@@ -199,7 +212,8 @@ def compare(reported: Row, measured: Row) -> Outcome:
 
     Other photos or weights are OTHER DATA: both numbers are shown, and neither passes nor fails. Predictions must be equal bit
     for bit on an equal processor, with as many threads and the same libraries; elsewhere sums are rounded in another order.
-    Accuracies may differ by `accuracy_tolerance`; the log-loss must lie in the row's interval.
+    Accuracies may differ by `accuracy_tolerance`; the log-loss must lie in the row's interval, and the frozen checkpoint's, in
+    which nothing is random, within `FROZEN_TOLERANCE` of the row's, where it has one.
     """
     old, new = reported.model_dump(), measured.model_dump()
     differing = [name for name in SAME_DATA if old[name] != new[name]]
@@ -208,6 +222,10 @@ def compare(reported: Row, measured: Row) -> Outcome:
     for what, name in (("accuracy, frozen", "frozen_accuracy"), ("accuracy, fine-tuned", "accuracy")):
         tolerance = accuracy_tolerance(old[name], old["n_test"])
         checks.append((what, name, ".2%", f" ± {tolerance:.2%}", abs(new[name] - old[name]) <= tolerance))
+    if old["frozen_log_loss"] is not None:
+        allowed = FROZEN_TOLERANCE * old["frozen_log_loss"]
+        passed = abs(new["frozen_log_loss"] - old["frozen_log_loss"]) <= allowed
+        checks.append(("log-loss, frozen", "frozen_log_loss", ".4f", f" ± {allowed:.4f}", passed))
     low, high = old["log_loss_low"], old["log_loss_high"]
     checks.append(("log-loss, fine-tuned", "log_loss", ".4f", f" ({low:.4f} to {high:.4f})", low <= new["log_loss"] <= high))
     if not others:
@@ -313,13 +331,13 @@ def write_rows(file: Path, rows: Sequence[Row]) -> None:
 
 
 def results_table(rows: Sequence[Row]) -> str:
-    """Markdown: a line for the measured rows that differ by seed alone, in the order of the rows."""
-    families: dict[tuple[str, ...], list[Row]] = {}
+    """Markdown: a line for the measured rows that differ by seed alone, in the order of the rows; of equal seeds the first."""
+    families: dict[tuple[str, ...], dict[str, Row]] = {}
     for row in rows:
         if row.accuracy is not None:
-            families.setdefault(row.family, []).append(row)
+            families.setdefault(row.family, {}).setdefault(row.seed, row)
     head = ["photos", "backbone and weights", "settings", "runs", "frozen", "fine-tuned", "log-loss", "test photos", "time"]
-    return markdown(head, [_cells(family) for family in families.values()])
+    return markdown(head, [_cells([*family.values()]) for family in families.values()])
 
 
 def update_readme(readme: Path, rows: Sequence[Row]) -> None:

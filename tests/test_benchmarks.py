@@ -182,8 +182,45 @@ def test_a_variant_finds_no_augmented_copies_of_the_one_before_it(tmp_path: Path
     assert sorted(path.name for path in cache.iterdir()) == ["evaluate", "train-frozen-backbone"]
 
 
+def test_a_sample_of_photos_ordered_by_class_has_the_classes_of_all() -> None:
+    shapes = importlib.import_module("shapes")
+    ids = tuple(f"{name}.{number:03d}" for name in ("cat", "dog") for number in range(75))
+    photos = shapes.Photos(ids, tuple(map(Path, ids)), torch.arange(150) // 75, ids)
+    left = frozenset(ids[:10] + ids[-10:])
+    for count, without, expected in ((100, frozenset[str](), 100), (100, left, 100), (500, frozenset[str](), 150)):
+        chosen = shapes.some(photos, count, without)
+        assert (len(chosen), chosen.labels.sum()) == (expected, expected / 2)
+        assert len(set(chosen.ids) - without) == expected
+
+
+def test_only_biases_norms_and_the_head_learn_whatever_that_is_called() -> None:
+    model = timm.create_model("test_resnet")
+    importlib.import_module("recipes").freeze_matrices(model)
+    assert [name for name, one in model.named_parameters() if one.requires_grad and one.ndim > 1] == ["fc.weight"]
+
+
+@pytest.mark.parametrize("name", ["ablation", "shapes", "speedrun"])
+def test_the_log_that_a_failure_names_is_still_there(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    common, benchmark = (importlib.import_module(one) for one in ("common", name))
+
+    def clone_project(_: Path, clone: Path) -> Path:
+        clone.mkdir(parents=True)
+        (clone / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+        return clone
+
+    monkeypatch.setattr(benchmark, "clone_project", clone_project)
+    monkeypatch.setattr(common, "lend_photos", lambda *_: None)
+    monkeypatch.setattr(common, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(common, "SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    given = Namespace(source="drawn", target="accuracy=0.98", preset="fast", set=[], runs=1, seeds=1, first="a", second="b")
+    with pytest.raises(PipelineError, match="status 1") as failure:
+        benchmark.measure(given)
+    assert Path(str(failure.value).split("The whole log: ")[1].split(". Its end")[0]).is_file()
+
+
 def test_a_record_names_commit_and_archive_and_a_mistake_is_said_before_any_run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ablation, speedrun = (importlib.import_module(name) for name in ("ablation", "speedrun"))
     monkeypatch.setattr(speedrun, "run", lambda *_: (0.99, 60.0, "ab" * 32))
@@ -197,6 +234,7 @@ def test_a_record_names_commit_and_archive_and_a_mistake_is_said_before_any_run(
     assert row.endswith(f"| `{commit[:12]}` |")
     given.set = ["unfreeze_finetune.epochz=0"]
     monkeypatch.setattr(ablation.common, "lend_photos", lambda *_: None)
+    monkeypatch.setattr(ablation.common, "RUNS", tmp_path)
     for benchmark in (ablation, speedrun):
         with pytest.raises(PipelineError, match="epochz: there is no such setting"):
             benchmark.measure(given)

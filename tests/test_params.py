@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.params import FORMER_KEYS, PARAMS_FILE, change_params, load_params
+from pipeline.params import FORMER_KEYS, PARAMS_FILE, Evaluate, Params, change_params, load_params, settings_sha256
 from tests.clones import ROOT
 
 
@@ -108,3 +108,19 @@ def test_a_file_that_holds_no_params_is_refused(path: Path, text: str) -> None:
 def test_a_number_as_dvc_reads_it(path: Path) -> None:
     path.write_text(path.read_text().replace("layer_decay: 0.8", "layer_decay: 8e-1"))
     assert load_params(path).unfreeze_finetune.layer_decay == 0.8
+
+
+def test_a_setting_that_is_added_changes_the_hash_of_no_earlier_params_yaml(path: Path) -> None:
+    class LaterEvaluate(Evaluate):
+        added: int = 1
+
+    class LaterParams(Params):
+        evaluate: LaterEvaluate = LaterEvaluate()
+
+    listed = load_params(path).model_dump()
+    earlier = settings_sha256(Params.model_validate(listed))
+    assert settings_sha256(LaterParams.model_validate(listed)) == earlier
+    listed["runtime"]["workers"] = 7
+    assert settings_sha256(Params.model_validate(listed)) == earlier, "no result depends on it"
+    listed["evaluate"]["confidence_level"] = 0.9
+    assert settings_sha256(Params.model_validate(listed)) != earlier

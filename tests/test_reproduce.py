@@ -104,8 +104,11 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
 
 
 def test_runs_that_differ_by_seed_alone_are_one_line() -> None:
-    seeds = [row(f"s{n}", params=f"preprocess.seed={n}", accuracy=0.97 + n / 100, n_test=300 + n) for n in range(3)]
-    others = [row("other", params="", accuracy=0.98), row("more", params="unfreeze_finetune.epochs=9"), announced("later")]
+    seeds = [
+        row(f"s{n}", params=f"preprocess.seed={n}", seed=f"{n}/0", accuracy=0.97 + n / 100, n_test=300 + n) for n in range(3)
+    ]
+    seeds.append(row("again", params="preprocess.seed=2", seed="2/0", accuracy=0.5))  # which is no further seed
+    others = [row("other", params="", seed="3/0"), row("more", params="unfreeze_finetune.epochs=9"), announced("later")]
     lines = results_table([*seeds, *others]).splitlines()[2:]
     assert len(lines) == 2  # what is only announced is not among the results
     assert "`s0` and 3 more seeds" in lines[0]
@@ -150,15 +153,17 @@ def test_bits_must_agree_on_the_same_processor_threads_and_libraries() -> None:
 def test_elsewhere_scores_may_differ_by_chance_alone(column: str) -> None:
     """At 98% of 300 photos that is by 2.5 points; the log-loss must lie in the row's interval."""
     near = compare(row("one"), row("one", **{column: "other"}, predictions_sha256="99" * 32, accuracy=0.96, log_loss=0.085))
-    assert (near.verdict, len(near.lines)) == ("PASS", 5)
+    assert (near.verdict, len(near.lines)) == ("PASS", 6)
     assert f"bits are not compared: another {column}" in str(near)
     for name, value, line in (
         ("accuracy", 0.95, "accuracy, fine-tuned"),
         ("frozen_accuracy", 1.0, "accuracy, frozen"),
         ("log_loss", 0.095, "log-loss, fine-tuned"),
+        ("frozen_log_loss", 0.0881, "log-loss, frozen"),
     ):
         far = compare(row("one"), row("one", **{column: "other", name: value}))
         assert [what for what, _, _, word in far.lines if word == "FAIL"] == [line]
+    assert compare(row("one", frozen_log_loss=None), row("one", **{column: "other"})).verdict == "PASS"
 
 
 @pytest.mark.parametrize("column", ["test_fingerprint", "n_test", "weights_sha256", "dataset_sha256"])
@@ -306,6 +311,33 @@ def test_the_commands_list_rows_keep_measured_ones_and_make_the_table(folder: Pa
     assert (folder / REPORTED).read_bytes() == before
     report_result(None, replace=False)
     assert "98.00%" in (folder / README).read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "differing"),
+    [
+        ({}, ""),
+        ({"params": "unfreeze_finetune.patience=3"}, ""),  # the default
+        ({"dataset_sha256": "ab" * 32}, "dataset_sha256"),
+        ({"backbone": "resnet18"}, "backbone"),
+        ({"weights": "pretrained"}, "weights"),
+        ({"params": "unfreeze_finetune.epochs=0"}, "unfreeze_finetune.epochs"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_an_announced_row_is_filled_by_the_run_that_it_announces_alone(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], differing: str
+) -> None:
+    run = row("later", dataset_sha256="cd" * 32, params="")
+    values = {"name": "later", "dataset": "photos.zip", "backbone": run.backbone, "weights": run.weights}
+    write_rows(REPORTED, [Row(**(values | changes))])
+    monkeypatch.setattr(module, "dvc", lambda *_: SimpleNamespace(returncode=0, stdout=""))
+    monkeypatch.setattr(module, "row_of_outputs", lambda *_: run)
+    if differing:
+        with pytest.raises(PipelineError, match=f"announces later, .* another {differing}[.] .*--replace"):
+            report_result("later", replace=False)
+    report_result("later", replace=bool(differing))
+    assert read_rows(REPORTED) == [run]
 
 
 @pytest.fixture

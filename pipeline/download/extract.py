@@ -10,7 +10,7 @@ import tarfile
 import unicodedata
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import accumulate
 from pathlib import Path, PureWindowsPath
@@ -30,6 +30,10 @@ MAX_TAR_HEADER_BYTES = 2**20  # of the extended header that carries a long name;
 UNSAFE_NAME = "has an unsafe name (absolute, leading out of its folder, or not valid UTF-8)"
 _CHUNK_BYTES = 2**20
 _TAR_EXTENSIONS = (b"L", b"K", b"x", b"g", b"X")  # long names and links of GNU, extended headers of POSIX and Solaris
+
+
+class Useless(PipelineError):
+    """What was downloaded is a page, is damaged or holds no photos: to be asked for again."""
 
 
 class _Member(NamedTuple):
@@ -100,8 +104,9 @@ def reading(what: object) -> Iterator[None]:
     except Exception as error:  # the standard library raises a dozen kinds over a damaged archive
         if isinstance(error, OSError) and error.errno is not None:  # gzip and bz2 report damage without a number
             raise PipelineError(f"{what} cannot be read: {error.strerror}.") from error
+        kind = PipelineError if isinstance(error, NotImplementedError) else Useless  # of a compression, which others may know
         advice = "download the archive again, or unpack it by other means and give the folder."
-        raise PipelineError(f"{what} is damaged, cut short or packed in an unknown way ({error}): {advice}") from error
+        raise kind(f"{what} is damaged, cut short or packed in an unknown way ({error}): {advice}") from error
 
 
 def _within_limits(source: Path, members: Iterable[_Member]) -> list[_Member]:
@@ -163,7 +168,7 @@ def _open_archive(source: Path) -> Any:
     try:
         return tarfile.open(source, "r:*", encoding="utf-8", tarinfo=_StrictTarInfo)
     except tarfile.ReadError as error:  # an HTML page that asks to log in, a Git LFS pointer, another kind of archive, ...
-        raise PipelineError(
+        raise Useless(
             f"{source} is no zip and no tar, or damaged; it begins with {head!r}. Download the archive again, or give a folder."
         ) from error
 
@@ -171,6 +176,9 @@ def _open_archive(source: Path) -> Any:
 def _zip_members(archive: zipfile.ZipFile) -> Iterator[_Member]:
     for info in archive.infolist():
         name, kind = info.orig_filename, stat.S_IFMT(info.external_attr >> 16)  # 0 where it was not packed on Unix
+        if not info.flag_bits & 0x800:  # it does not say UTF-8, but macOS writes that
+            with suppress(UnicodeError):
+                name = name.encode("cp437").decode()
         refusal = "" if kind in (0, stat.S_IFREG, stat.S_IFDIR) else "is a link or a device"
         if info.flag_bits & 0x1:
             refusal = "is encrypted"

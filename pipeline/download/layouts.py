@@ -16,6 +16,7 @@ What is taken for what:
 * A folder that is named like documentation or samples (`STRAYS`) is no class where a folder beside it holds more photos. Any
   other folder of photos is one, however few it has.
 * A folder of a split that has no class of the training photos, such as unlabelled test photos, is left out.
+* Folders of splits may also lie below every class, and there alone. Folders of masks in every class (`MASKS`) are left out.
 """
 
 import csv
@@ -23,13 +24,15 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from hashlib import sha256
+from itertools import chain
 from os.path import commonprefix
 from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
 
-from pipeline.download.extract import folded, reading
-from pipeline.download.listing import NO_PHOTO, POINTER, is_hidden
+from pipeline.download.extract import Useless, folded, reading
+from pipeline.download.listing import HIDDEN, NO_PHOTO, POINTER, is_hidden, is_photo_name
 from pipeline.errors import PipelineError
+from pipeline.progress import say
 
 SPLITS_FILE = "splits.csv"
 # What folders of documentation and samples are called.
@@ -37,6 +40,8 @@ STRAYS = re.compile(
     r"annotations?|assets|demos?|docs?|documentation|examples?|figures|images?|imgs?|previews?|readme|samples?|static|thumb(nail)?s",
     re.IGNORECASE,
 )
+# What folders beside the photos of a class are called where they hold no photos.
+MASKS = re.compile(r"(.*[ _-])?(masks?|segmentations?|ground[ _-]?truth|trimaps?)", re.IGNORECASE)
 # Columns of a list of labels, the first that is there; a path may be a file's name, with or without its suffix.
 PATH_COLUMNS = ("path", "filepath", "filename", "file_name", "file", "image", "image_id", "id")
 LABEL_COLUMNS = ("label", "class", "category", "breed", "labels")
@@ -103,10 +108,16 @@ class _Reading(NamedTuple):
     sets: Sets
     layout: Layout | None = None
 
-    def size(self) -> int:
-        """How many photos it accounts for; 0 where they are of one class."""
+    def size(self, photos: Sequence[Parts]) -> int:
+        """How many photos it accounts for, a list of labels for all around those it names; 0 where no set has two classes."""
+        if all(len({photo.label for photo in placed}) < 2 for placed in self.sets.values()):
+            return 0
         labels = [photo.label for placed in self.sets.values() for photo in placed]
-        return len(labels) if len(set(labels)) > 1 else 0
+        if self.layout or len(labels) == len(set(labels)):  # a table of classes names each of them once
+            return len(labels)
+        paths = [[at, *(_parts(photo.path) for photo in placed)] for at, placed in self.sets.items()]
+        around = {tuple(commonprefix(found)) for found in paths}  # noqa: RUF071 - of tuples
+        return sum(bool(_those_around(parts, around)) for parts in photos)
 
 
 def place(source: Path, root: Path, files: Mapping[str, str], folders: Sequence[str]) -> Placement:
@@ -130,14 +141,16 @@ def place(source: Path, root: Path, files: Mapping[str, str], folders: Sequence[
     strays = _strays(photos)
     others = [parts for parts in photos if not _those_around(parts, strays)]
     readings = _read_list(source, root, files, photos) + [_read_layout(layout, others) for layout in LAYOUTS]
-    largest = max(reading.size() for reading in readings)
-    reading = next((reading for reading in readings if reading.sets and 2 * reading.size() >= largest), None)
+    sizes = [reading.size(photos) for reading in readings]
+    fitting = (reading for reading, size in zip(readings, sizes, strict=True) if reading.sets and 2 * size >= max(sizes))
+    reading = next(fitting, None)
     if reading is None:
         held = first_few([repr(path) for path in files]) or "no files"
         known = ", ".join([*(layout.example for layout in LAYOUTS), "labels.csv (columns path and label)"])
-        raise PipelineError(f"{source} holds no photos in a known layout. It holds {held}. Known layouts: {known}.")
+        kind = PipelineError if photos else Useless
+        raise kind(f"{source} holds no photos in a known layout. It holds {held}. Known layouts: {known}.")
     name, sets, layout = reading
-    placed = _of_one_set(source, root, files, folders, layout, sets)
+    placed = _of_one_set(source, root, files, folders, layout, _without_masks(sets) if layout else sets)
     left_out = {path: why for path, why in files.items() if why}
     for parts in sorted(set(photos).difference(_parts(photo.path) for photo in placed)):
         left_out["/".join(parts)] = _why_left_out(parts, strays) if layout else f"no label in {name}"
@@ -170,6 +183,11 @@ def split_named(name: str) -> str:
     return ("train", "val", "test")[match.lastindex - 1] if match and match.lastindex else ""
 
 
+def first_split(names: Iterable[str]) -> str:
+    """The split that the first of some names goes by that goes by any; "" where none does."""
+    return next(filter(None, map(split_named, names)), "")
+
+
 def _parts(path: str) -> Parts:
     return tuple(path.split("/"))
 
@@ -196,6 +214,8 @@ def _why_left_out(parts: Parts, strays: set[Parts]) -> str:
     """The reason why a photo has no class."""
     if _those_around(parts, strays):
         return "in a folder of documentation or samples"
+    if any(map(MASKS.fullmatch, parts[:-1])):
+        return "in a folder of masks"
     if any(map(split_named, parts[:-1])):
         return "in a folder of a split, without a class of the training photos"
     return "in no class folder"
@@ -225,16 +245,61 @@ def _of_one_set(
     labels = {folder: {folded(photo.label) for photo in sets[folder]} for folder in splits}
     if learnt := next((labels[folder] for folder, split in splits.items() if split == "train"), None):
         splits = {folder: split for folder, split in splits.items() if labels[folder] & learnt}  # unlabelled ones go
-    filled = {name[: match.start()] for name in files for match in re.finditer("/", name)}
+    filled = {name[: found.start()] for name, why in files.items() if why != HIDDEN for found in re.finditer("/", name)}
     for name in sorted(set(folders) - filled):
         *parent, last = _parts(name)
         is_class = tuple(parent) in splits and not is_hidden(last) and not STRAYS.fullmatch(last)
         if layout and is_class and layout.place((last, "0.jpg")):
             raise PipelineError(f"{source}: the class folder {name!r} is empty: add photos, or remove the folder.")
     if len(splits) > 1:
-        return [photo._replace(split=split) for folder, split in splits.items() for photo in sets[folder]]
+        return [photo._replace(split=photo.split or split) for folder, split in splits.items() for photo in sets[folder]]
     [folder] = splits
-    return _with_listed_splits(source, root, files, folder, sets[folder])
+    placed = _with_splits_below_classes(source, folder, sets[folder]) if layout else sets[folder]
+    return _with_listed_splits(source, root, files, folder, placed)
+
+
+def _folder_below(photo: PlacedPhoto) -> str:
+    """The folder right below its class's that a photo lies in; "" where it lies in none."""
+    return photo.name.rpartition("/")[0].split("/")[0]
+
+
+def _folders_below(placed: Iterable[PlacedPhoto]) -> dict[str, set[str]]:
+    """Those folders of each class."""
+    below = defaultdict(set)
+    for photo in placed:
+        below[photo.label].add(_folder_below(photo))
+    return below
+
+
+def _without_masks(sets: Sets) -> Sets:
+    """Sets without the folders of masks that every class holds beside its photos."""
+    below = _folders_below(chain(*sets.values()))
+    if any({bool(MASKS.fullmatch(name)) for name in names} != {True, False} for names in below.values()):
+        return sets
+    return {at: [photo for photo in placed if not MASKS.fullmatch(_folder_below(photo))] for at, placed in sets.items()}
+
+
+def _with_splits_below_classes(source: Path, folder: Parts, placed: list[PlacedPhoto]) -> list[PlacedPhoto]:
+    """Give photos the splits of <class>/train, <class>/test; refuse classes that are no classes, but splits or sets."""
+    below = _folders_below(placed)
+    # "fruit_test_set" ends in the words "test_set"
+    endings = {name: [name[found.end() :] for found in re.finditer("^|[ _-]", name)] for name in sorted(below)}
+    named = {name: split for name, words in endings.items() if (split := first_split(words))}
+    if len(set(named.values())) > 1:
+        raise PipelineError(
+            f"{source} would have the classes {first_few([*endings])}, but {first_few([*named])} are named for splits: give "
+            "the one that holds the classes, or a folder with train/<class> and test/<class>, and nothing larger beside them."
+        )
+    names = set().union(*below.values())
+    splits = {name: split_named(name) for name in names}
+    if all(splits.values()) and len(set(splits.values())) > 1:
+        return [photo._replace(split=splits[_folder_below(photo)]) for photo in placed]
+    if copy := next((name for name, inside in below.items() if len(below.keys() & inside) > 1), None):
+        inner = "/".join((*folder, copy))
+        raise PipelineError(f"{source} holds 2 sets of photos, one beside {inner!r} and one in it: give it, or move it away.")
+    if len(names) > 1 and "" not in names and all(inside == names for inside in below.values()):
+        say(f"Each class holds {first_few(sorted(names))}: if those are the classes, give one of the folders around them.")
+    return placed
 
 
 def _with_unique_names(placed: Sequence[PlacedPhoto]) -> list[PlacedPhoto]:
@@ -271,25 +336,37 @@ def _read_table(table: Path, what: str, *needed: Collection[str]) -> tuple[Seque
     Of a table without a column of each of `needed` no row is read: it is something else, and may be large.
     """
     with reading(what), table.open(encoding="utf-8-sig", newline="") as file:
-        header = file.readline()
-        file.seek(0)
-        rows = csv.DictReader(file, restval="", delimiter=max(",;\t", key=header.count))
-        rows.fieldnames = [name.strip().casefold() for name in rows.fieldnames or ()]
-        return rows.fieldnames, list(rows) if all(map(set(rows.fieldnames).intersection, needed)) else []
+        try:
+            header = file.readline()
+            file.seek(0)
+            rows = csv.DictReader(file, restval="", delimiter=max(",;\t", key=header.count))
+            columns = rows.fieldnames = [name.strip().casefold() for name in rows.fieldnames or ()]
+            wanted = all(map(set(columns).intersection, needed))
+            return columns, [row for row in rows if any(map(any, row.values()))] if wanted else []  # a spreadsheet ends in ",,"
+        except UnicodeDecodeError as error:
+            raise PipelineError(f"{what} is not UTF-8: save it as CSV UTF-8.") from error
 
 
 def _read_list(source: Path, root: Path, files: Mapping[str, str], photos: Sequence[Parts]) -> list[_Reading]:
-    """The photos by the topmost labels.csv, or by train.csv and the lists of other splits; none where those name no photo."""
-    tables: dict[tuple[int, Parts, bool], dict[Parts, str]] = defaultdict(dict)
+    """The photos by the topmost labels.csv, or by train.csv and the lists of other splits; none where those name no photo.
+
+    Those of equal depth are a set each, in a folder of a split for instance.
+    """
+    tables: dict[tuple[int, bool], dict[Parts, dict[Parts, str]]] = defaultdict(lambda: defaultdict(dict))
     for parts in [_parts(path) for path, why in files.items() if why == NO_PHOTO]:
         match = _LIST_OF_LABELS.fullmatch(parts[-1])
         if match and (not match[1] or split_named(match[1])):  # labels.csv is sorted before train.csv
-            tables[len(parts), parts[:-1], bool(match[1])][parts] = split_named(match[1])
-    for (_, folder, _), splits in sorted(tables.items()):
-        rows = [row for table, split in splits.items() for row in _rows(source, root.joinpath(*table), split)]
-        what = " and ".join(table[-1] for table in splits)
-        if placed := _listed_photos(f"{source}: {what}", folder, photos, rows):
-            return [_Reading(what, {folder: placed})]
+            tables[len(parts), bool(match[1])][parts[:-1]][parts] = split_named(match[1])
+    for _, lists in sorted(tables.items()):
+        sets = {}
+        for folder, splits in lists.items():
+            rows = [row for table, split in splits.items() for row in _rows(source, root.joinpath(*table), split)]
+            what = " and ".join(map("/".join, splits))
+            if placed := _listed_photos(f"{source}: {what}", folder, photos, rows):
+                sets[folder] = placed
+        if sets:
+            names = dict.fromkeys(table[-1] for folder in sets for table in lists[folder])
+            return [_Reading(" and ".join(names), sets)]
     return []
 
 
@@ -318,10 +395,10 @@ def check_class_name(what: object, label: str) -> None:
 def _listed_photos(
     what: str, folder: Parts, photos: Sequence[Parts], rows: Sequence[tuple[str, str, str]]
 ) -> list[PlacedPhoto]:
-    """The photos that rows of a list in `folder` name; empty where not a single one is there."""
+    """The photos that rows of a list in `folder` name; empty where it is no list of photos, but of classes for instance."""
     named: dict[str, list[Parts]] = defaultdict(list)
     for parts in photos:
-        for name in {parts[-1], PurePath(parts[-1]).stem}:
+        for name in {folded(parts[-1]), folded(PurePath(parts[-1]).stem)}:
             named[name].append(parts)
     placed: dict[Parts, PlacedPhoto] = {}
     missing = []
@@ -334,8 +411,9 @@ def _listed_photos(
         photo = PlacedPhoto("/".join(found[0]), label, "/".join(_below(folder, found[0])), split)
         if placed.setdefault(found[0], photo) != photo:
             raise PipelineError(f"{what} lists {path!r} more than once, with several classes or splits.")
-    if placed and missing:
-        raise PipelineError(f"{what} lists {len(missing):,} photos that are not there: {first_few(missing)}.")
+    if missing and (placed or any(is_photo_name(path) for path, _, _ in rows)):
+        missed = f"{len(missing):,} photos that are not there: {first_few(missing)}"
+        raise PipelineError(f"{what} lists {missed}. Paths start at the folder of the list.")
     stated = [photo.split for photo in placed.values()]
     splits = stated if any(stated) else _splits_by_folder(what, folder, placed)
     several = len(set(splits)) > 1
@@ -344,7 +422,7 @@ def _listed_photos(
 
 def _splits_by_folder(what: str, folder: Parts, photos: Collection[Parts]) -> list[str]:
     """The split that a folder around each photo of a list in `folder` is named for; all "" where a photo has none."""
-    splits = {parts: next(filter(None, map(split_named, _below(folder, parts)[:-1])), "") for parts in photos}
+    splits = {parts: first_split(_below(folder, parts)[:-1]) for parts in photos}
     outside = next((parts for parts, split in splits.items() if not split), None)
     held = next((parts for parts, split in splits.items() if split in ("val", "test")), None)  # a class may be called train
     if outside and held:
@@ -363,10 +441,12 @@ def _below(folder: Parts, parts: Parts) -> Parts:
 def _photos_named(path: str, split: str, folder: Parts, named: Mapping[str, list[Parts]]) -> list[Parts]:
     """The photos that a path or an id may mean, which may lack folders and suffix; the likeliest, where there are several."""
     *folders, last = PurePosixPath(path.replace("\\", "/")).parts or ("",)
-    found = [parts for parts in named.get(last, ()) if list(parts[:-1][len(parts) - 1 - len(folders) :]) == folders]
+    found = [parts for parts in named.get(folded(last), ()) if list(parts[:-1][len(parts) - 1 - len(folders) :]) == folders]
     for fits in (
+        lambda parts: last in (parts[-1], PurePath(parts[-1]).stem),
         lambda parts: parts[-1] == last,
         lambda parts: parts[:-1] == (*folder, *folders),
+        lambda parts: parts[: len(folder)] == folder,
         lambda parts: (split or "train") in map(split_named, _below(folder, parts)[:-1]),
     ):
         found = list(filter(fits, found)) or found

@@ -15,7 +15,14 @@ from pipeline.download.extract import reading
 PHOTO_SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 )
-NO_PHOTO, POINTER = "no photo", "Git LFS pointer"
+RAW_SUFFIXES = frozenset(
+    {".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw"}  # mostly TIFFs of a thumbnail
+)
+# What systems make in folders, in lower case.
+SYSTEM_NAMES = frozenset(
+    {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db", "desktop.ini"}
+)
+HIDDEN, NO_PHOTO, POINTER = "hidden", "no photo", "Git LFS pointer"
 _POINTER_BYTES = 1024  # at most
 # JPEG, PNG, GIF, BMP, TIFF, WEBP; HEIC and AVIF
 _PHOTO = re.compile(
@@ -30,8 +37,8 @@ def is_photo_name(name: str) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is one that programs keep for themselves (.git, .DS_Store, __MACOSX)."""
-    return name.startswith(".") or name == "__MACOSX"
+    """Whether a file or folder is one that programs keep for themselves (.git, .DS_Store, Thumbs.db)."""
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
 def list_files(source: Path, folder: Path) -> tuple[dict[str, str], list[str]]:
@@ -81,7 +88,9 @@ def walk(folder: Path) -> Iterator[tuple[Path, bool]]:
 def _why_no_photo(path: Path, below: Path) -> str:
     """The reason why a file is no photo, from its name and its first bytes; "" where it seems to be one."""
     if any(map(is_hidden, below.parts)):
-        return "hidden"
+        return HIDDEN
+    if path.suffix.lower() in RAW_SUFFIXES:
+        return "camera RAW: export it as JPEG"
     try:
         os.fspath(below).encode()
         status = path.stat()

@@ -8,6 +8,7 @@ of row 12 becomes 12.jpg, and its class a row of labels.csv; where the files are
 
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.download.extract import extract, max_bytes, reading, refuse_collisions
-from pipeline.download.layouts import SPLITS_FILE, Placement, by_reason, check_class_name, first_few, place, split_named
+from pipeline.download.layouts import SPLITS_FILE, Placement, by_reason, check_class_name, first_few, first_split, place
 from pipeline.download.listing import is_hidden, is_photo_name, list_files
 from pipeline.errors import PipelineError
 from pipeline.files import cannot_write, check_room, printable, recover_folder, replace_folder, write_csv
@@ -148,7 +149,7 @@ def extract_parquet(files: list[Path], folder: Path) -> None:
     import pyarrow.parquet
 
     folder.mkdir(parents=True)
-    splits = {path: split_named(path.stem.split("-")[0]) for path in files}
+    splits = {path: first_split(re.split("[-_. ]", path.stem)) for path in files}
     several = len(set(splits.values())) > 1
     if odd := [path for path, split in splits.items() if several and not split]:
         raise PipelineError(f"{odd[0]} names no split, as files beside it do: name it for train, val or test, or move it away.")

@@ -88,24 +88,28 @@ def galleries_of(scores: Scores, photos: pd.DataFrame, *, mistakes_shown: int) -
 def label_issue_gallery(issues: pd.DataFrame, num_examined: int) -> Gallery:
     """The labels of all splits that deserve a second look, as `label_issues` gives them for photos with `split` too."""
     text = (
-        f"{len(issues):,} of {num_examined:,} labels are probably wrong by confident learning: a head on frozen features that "
-        "was not fitted on the photo is confident of another class."
+        f"{len(issues):,} of {num_examined:,} photos deserve a second look (confident learning): a head that was not fitted on "
+        "them says another class, at a probability usual for that class. A weak backbone flags many right labels too."
     )
     cards = []
     for row in issues.head(LABEL_ISSUES).to_dict("records"):
-        picture = embed(row["path"], f"Photo {row['id']}, labelled {row['class']}, probably {row['likely']}")
+        picture = embed(row["path"], f"Photo {row['id']}, labelled {row['class']}, or {row['likely']}?")
         note = f"{row['likely']} at {row['probability']:.1%} · {row['split']} · {row['id']}"
         cards.append(Card([picture], f"labelled {row['class']}", note))
     return Gallery("labels", "Label issues", text, cards)
 
 
-def near_duplicates(photos: pd.DataFrame) -> Gallery:
-    """Test photos that show the same picture."""
+def near_duplicates(photos: pd.DataFrame, duplicates: str) -> Gallery:
+    """Test photos that show the same picture, as far as `preprocess.duplicates` says to look for them."""
     groups = [members for _, members in photos.groupby("group") if len(members) > 1]
     text = (
         f"{sum(map(len, groups)):,} of {len(photos):,} test photos show the same picture as another one, in {len(groups)} "
-        f"group{'s' if len(groups) != 1 else ''}. A group is never divided between splits, so none of them was trained on."
+        f"group{'s' if len(groups) != 1 else ''}. "
     )
+    if duplicates == "ignore":
+        text += "Only equal pixels were looked for; near copies may lie in training too, and intervals count them one by one."
+    else:
+        text += "A group is never divided between splits, so none of them was trained on."
     if groups:
         text += (
             " Bootstrap intervals draw whole groups; Wilson’s intervals of proportions and McNemar’s test count photos one by "

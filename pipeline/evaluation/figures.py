@@ -63,7 +63,8 @@ class Chart(NamedTuple):
 def draw_charts(scores: Mapping[str, Scores], epochs: pd.DataFrame, best_epoch: int, alpha: float) -> list[Chart]:
     """Fine-tuning by epoch, where there are any; reliability, ROC, precision and recall, and confidence."""
     classes = scores["finetuned"].classes
-    whose = f"“{classes[-1]}”" if len(classes) == 2 else "over all classes"
+    pairs = "every pair of a photo and a class counts alike, while the table’s areas are means over the classes"
+    whose = f"“{classes[-1]}”" if len(classes) == 2 else pairs
     found = f"How many photos of a class are found, by how many others are taken for it: {whose}."
     correct = f"How many predictions of a class are correct, by how many of its photos are found: {whose}."
     lowest = 0.5 if len(classes) == 2 else 0.0  # confidence

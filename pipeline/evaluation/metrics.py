@@ -171,16 +171,24 @@ METRICS = (
     ),
     Metric("f1", "Macro F1", "mean F1 of the classes", lambda s: f1_score(s.labels, s.predicted, average="macro")),
     Metric(
-        "roc_auc", "ROC-AUC", "area under the ROC curve, one class against the rest", lambda s: roc_auc_score(*s.one_vs_rest)
+        "roc_auc",
+        "ROC-AUC",
+        "area under the ROC curve; of three classes or more, the mean over each against the rest",
+        lambda s: roc_auc_score(*s.one_vs_rest),
     ),
-    Metric("pr_auc", "PR-AUC", "average precision", lambda s: average_precision_score(*s.one_vs_rest)),
+    Metric(
+        "pr_auc",
+        "PR-AUC",
+        "average precision; of three classes or more, likewise",
+        lambda s: average_precision_score(*s.one_vs_rest),
+    ),
     Metric(
         "log_loss", "Log-loss", "nats, clipped at 1e-15 as Kaggle does", lambda s: s.log_losses.mean(), lower_is_better=True
     ),
     Metric(
         "brier",
         "Brier score",
-        "mean squared error of the probabilities",
+        "squared error of the probabilities, summed over the classes (halved for two)",
         lambda s: brier_score_loss(s.labels, s.one_vs_rest[1], labels=np.arange(len(s.classes))),
         lower_is_better=True,
     ),
@@ -221,9 +229,13 @@ class Comparison(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """The second model is "better", "worse" or "no different", by accuracy at the confidence level."""
-        direction = "better" if self.only_second > self.only_first else "worse"
-        return direction if self.p_value < 1 - self.confidence_level else "no different"
+        """The second model is "better", "worse" or "no different", by accuracy at the confidence level.
+
+        Both the test and the interval must show it: the test takes photos that look alike for so many independent ones.
+        """
+        better = self.only_second > self.only_first
+        shown = self.accuracy_gain.low > 0 if better else self.accuracy_gain.high < 0
+        return ("better" if better else "worse") if shown and self.p_value < 1 - self.confidence_level else "no different"
 
     def as_dict(self) -> dict[str, float | str]:
         """Gains with their intervals, p-value and verdict, for metrics.json."""

@@ -4,6 +4,7 @@ Words and layout are in report.html.j2; here are the figures, and the sentences 
 of its inputs alone: it holds no time, no machine and no revision.
 """
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from ruamel.yaml import YAML
 
 from pipeline.checkpoint import MODEL_FILE, CheckpointInfo, library_versions
 from pipeline.data.manifest import fingerprint
@@ -19,7 +21,8 @@ from pipeline.evaluation.error_analysis import Gallery
 from pipeline.evaluation.figures import LEGEND, NAMES, STYLES, accuracy_chart, draw_charts, gain_charts
 from pipeline.evaluation.metrics import METRICS, Comparison, Metric, Scores
 from pipeline.evaluation.slices import Slice, clearest_difference
-from pipeline.models.ood import IN_DISTRIBUTION
+from pipeline.models.ood import IN_DISTRIBUTION, MOST_HELD_BACK
+from pipeline.params import Params
 
 MAX_CLASSES_DRAWN = 20  # in a confusion matrix; of more, the most confused pairs are listed
 CONFUSED_PAIRS = 20
@@ -39,7 +42,7 @@ class Report:
     epochs: pd.DataFrame  # epoch, train_loss (NaN for epoch 0, the frozen checkpoint) and val_log_loss
     galleries: Sequence[Gallery]
     provenance: Provenance
-    settings: str  # of all sections but runtime, as YAML
+    params: Params
     predictions_sha256: str
 
     @property
@@ -95,6 +98,8 @@ def render_report(report: Report) -> str:
         charts=draw_charts(report.scores, report.epochs, report.infos["finetuned"].epoch, report.alpha),
         heads=_heads_tried(report.infos["frozen"]),
         in_distribution=IN_DISTRIBUTION,
+        most_held_back=MOST_HELD_BACK,
+        settings=_settings(report.params),
         least_accuracy=math.floor(20 * min(low for one in report.slices for _, low, _ in one.accuracy.values())) / 20,
     )
 
@@ -117,12 +122,18 @@ def verdict(report: Report) -> str:
         return "Validation kept the frozen weights, so there is nothing to compare."
     comparison, (what, after, before) = report.comparison, report.change
     counts = f"{comparison.only_second:,} photos only {after} correct, {comparison.only_first:,} only {before} correct"
-    evidence = f"{counts} (McNemar’s exact p\u00a0=\u00a0{comparison.p_value:.2g})"
+    found, gain = comparison.verdict, comparison.log_loss_gain
+    alone = comparison.p_value < 1 - comparison.confidence_level and found == "no different"
+    one_by_one = " if photos that look alike count one by one" if alone else ""
+    evidence = f"{counts} (McNemar’s exact p\u00a0=\u00a0{comparison.p_value:.2g}{one_by_one})"
+    direction, by = "lower" if gain.low > 0 else "higher" if gain.high < 0 else "", ""
+    if direction and found != {"lower": "better", "higher": "worse"}[direction]:
+        by, evidence = " by accuracy", f"{evidence}; the log-loss is {direction} beyond chance"
     return {
-        "better": f"{what.capitalize()} helped: {evidence}.",
-        "worse": f"{what.capitalize()} hurt: {evidence}.",
-        "no different": f"Whether {what} helped, these photos cannot show: {evidence}.",
-    }[comparison.verdict]
+        "better": f"{what.capitalize()} helped{by}: {evidence}.",
+        "worse": f"{what.capitalize()} hurt{by}: {evidence}.",
+        "no different": f"Whether {what} helped{by}, these photos cannot show: {evidence}.",
+    }[found]
 
 
 def provenance(
@@ -148,6 +159,13 @@ def provenance(
         "Checkpoints": [(NAMES[name].lower(), info.files[MODEL_FILE]) for name, info in infos.items()],
         "Versions": list(library_versions().items()),
     }
+
+
+def _settings(params: Params) -> str:
+    """All settings that decide the result, as YAML: those of the runtime do not."""
+    text = io.StringIO()
+    YAML().dump(params.model_dump(mode="json", exclude={"runtime"}), text)
+    return text.getvalue()
 
 
 def _metric_row(metric: Metric, scores: Mapping[str, Scores]) -> tuple[Metric, dict[str, str], str]:

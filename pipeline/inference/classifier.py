@@ -53,7 +53,8 @@ class Prediction(NamedTuple):
 
     Attributes:
         label: the likeliest class.
-        probability: of that class, in [0, 1], calibrated on the validation photos.
+        probability: of that class, in [0, 1], calibrated on the validation photos; with `head.class_weight: balanced` it
+            holds where classes are equally frequent.
         probabilities: class -> probability; they sum to 1.
         is_ood: whether the photo is out of distribution (OOD score above 1, as for 1% of the validation photos): it may
             show none of the classes, and the probabilities then mean little.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline.cores import worker_count
 from pipeline.download.drawn_photo import draw_petimages
+from pipeline.download.extract import Useless
 from pipeline.download.sources import Source, download, is_download, local, record_downloads
 from pipeline.download.unpack import refuse_others, unpack_photos
 from pipeline.errors import PipelineError
@@ -42,11 +43,11 @@ def run(params: Params) -> None:
 
 
 def _unpack(source: Source, record: Path) -> None:
-    """Make data/raw of a source. What was downloaded goes; where that is of no use, the next run asks for it again."""
+    """Make data/raw of a source. What was downloaded goes, also where it is of no use: the next run then asks for it again."""
     try:
         unpack_photos(source.path, RAW)
         record_downloads(record, source.downloads)
-    except PipelineError:
+    except Useless:
         if source.temporary and not source.proven:
             shutil.rmtree(source.temporary)
         raise

@@ -5,7 +5,6 @@ metrics.json, predictions.csv, label_issues.csv, the points of the curves, mista
 once everything is computed. How long it took, and where, is written to outputs/seconds/evaluate.json.
 """
 
-import io
 import os
 import shutil
 import time
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from ruamel.yaml import YAML
+from torch import Tensor
 
 from pipeline.checkpoint import MODEL_FILE, CheckpointInfo, DataFingerprints, read_info, read_model_state, refuse_other_data
 from pipeline.data.contact_sheet import contact_sheet
@@ -36,7 +35,7 @@ from pipeline.paths import EPOCHS, EVALUATION, FINETUNED, FROZEN, METRICS, OUT_O
 from pipeline.progress import say
 from pipeline.runtime import machine_name, processor_fingerprint, resolve_runtime
 from pipeline.training.probe import SMALLEST, read_out_of_fold
-from pipeline.training.selection import fit_temperature
+from pipeline.training.selection import class_weight, fit_temperature
 
 CHECKPOINTS = {"frozen": FROZEN, "finetuned": FINETUNED}
 
@@ -66,7 +65,8 @@ def run(params: Params) -> None:
     photos = used[used["split"] == "test"].reset_index(drop=True).assign(**measured)
     # The heads that were fitted on folds are linear: what an MLP says of test photos is no part of the same score.
     examined = used if infos["frozen"].solved else used[used["split"] != "test"]
-    cross_validated = _cross_validated(examined, scores["frozen"])
+    weight = class_weight(params.head.class_weight, splits["train"].labels)
+    cross_validated = _cross_validated(examined, scores["frozen"], weight)
     issues = label_issues(examined, cross_validated)
     num_parameters = sum(parameter.numel() for parameter in models["finetuned"].parameters())
 
@@ -86,14 +86,14 @@ def run(params: Params) -> None:
         galleries=[
             *error_analysis.galleries_of(scores["finetuned"], photos, mistakes_shown=params.evaluate.mistakes_shown),
             error_analysis.label_issue_gallery(issues, len(examined)),
-            error_analysis.near_duplicates(photos),
+            error_analysis.near_duplicates(photos, params.preprocess.duplicates),
             error_analysis.grad_cam_gallery(scores, photos, models, shown),
             error_analysis.nearest_neighbours(
                 scores["finetuned"], photos, models["frozen"], shown, splits["train"], TRAIN_FEATURES
             ),
         ],
         provenance=provenance(manifest, infos, num_parameters, read_json(METRICS / "download.json")),
-        settings=_settings(params),
+        params=params,
         predictions_sha256=sha256_of(fresh / "predictions.csv"),
     )
     (fresh / "report.html").write_text(render_report(report), encoding="utf-8")
@@ -125,7 +125,7 @@ def _read_infos(classes: tuple[str, ...], data: DataFingerprints) -> dict[str, C
 def _say_scores(scores: Mapping[str, Scores], note: str) -> None:
     for name, one in scores.items():
         low, high = one.accuracy_interval
-        interval = f"{low:.2%} to {high:.2%} at {one.confidence_level:.0%}"
+        interval = f"{low:.2%} to {high:.2%} at {100 * one.confidence_level:.4g}%"
         say(f"{name}: accuracy {one.metrics['accuracy']:.2%} ({interval}), log-loss {one.metrics['log_loss']:.4f}")
     if note:
         say(note)
@@ -155,13 +155,16 @@ def _read_epochs() -> pd.DataFrame:
         raise PipelineError(f"{EPOCHS} cannot be used ({error}). Make it again with: dvc repro") from None
 
 
-def _cross_validated(examined: pd.DataFrame, frozen: Scores) -> Scores:
-    """Photos by a frozen head that never saw them: the checkpoint's for test photos, that of the other folds for the rest."""
+def _cross_validated(examined: pd.DataFrame, frozen: Scores, weight: Tensor | None) -> Scores:
+    """Photos by a frozen head that never saw them: the checkpoint's for test photos, that of the other folds for the rest.
+
+    `weight` is what a photo of each class counts in the temperature of the rest, as in the checkpoint's.
+    """
     labels = examined["class"].map(frozen.classes.index).to_numpy()
     tested = (examined["split"] == "test").to_numpy()
     seen = read_out_of_fold(OUT_OF_FOLD, frozen.classes, examined["id"][~tested].tolist())
     logits = torch.from_numpy(seen.to_numpy()).clamp(min=SMALLEST).log()
-    calibrated = (logits / fit_temperature(logits, torch.from_numpy(labels[~tested]))).softmax(1)
+    calibrated = (logits / fit_temperature(logits, torch.from_numpy(labels[~tested]), weight)).softmax(1)
     probabilities = np.empty((len(examined), len(frozen.classes)))
     probabilities[~tested] = calibrated.numpy()
     if tested.any():
@@ -195,10 +198,3 @@ def _picture_mistakes(photos: pd.DataFrame, scores: Scores, count: int, file: Pa
     ]
     title = f"{len(scores.mistakes)} of {len(photos)} test photos wrong after fine-tuning; the most confident ones"
     contact_sheet(shown, file, title=title)
-
-
-def _settings(params: Params) -> str:
-    """All settings that decide the result, as YAML: those of the runtime do not."""
-    text = io.StringIO()
-    YAML().dump(params.model_dump(mode="json", exclude={"runtime"}), text)
-    return text.getvalue()

@@ -61,6 +61,13 @@ def test_names_that_are_not_utf8(tmp_path: Path, kind: str) -> None:
     assert_refused(source, "valid UTF-8|utf-8")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "cp437"])
+def test_names_whose_encoding_a_zip_does_not_say(tmp_path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zipfile.ZipInfo, "_encodeFilenameFlags", lambda info: (info.filename.encode(encoding), 0))
+    source = pack("zip", {"Vögel/0.jpg": b"", "Hunde/0.jpg": b""}, tmp_path)
+    assert unpack_photos(source, tmp_path / "raw").classes == {"Hunde": 1, "Vögel": 1}
+
+
 LINKS_IN_TARS = [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE]
 LINKS_IN_ZIPS = [stat.S_IFLNK, stat.S_IFIFO]
 

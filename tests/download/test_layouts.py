@@ -54,7 +54,7 @@ CLASSES = {
             "published",
             PUBLISHED,
             {name: name.removeprefix("kaggle/") for name in PUBLISHED if is_photo_name(name)},
-            dict.fromkeys(["kaggle/PetImages/Cat/Thumbs.db", "kaggle/readme[1].txt"], NO_PHOTO),
+            {"kaggle/PetImages/Cat/Thumbs.db": "hidden", "kaggle/readme[1].txt": NO_PHOTO},
         ),
         (
             "flat",
@@ -93,10 +93,13 @@ def test_names_as_other_programs_write_them(tmp_path: Path) -> None:
         "__MACOSX/PetImages/Cat/._0.jpg": b"",
         "PetImages/.cache/0.jpg": b"",
         "PetImages/Cat/.DS_Store": b"mac",
+        "PetImages/Cat/@eaDir/0.jpg": b"thumbnail",
+        "$RECYCLE.BIN/0.jpg": b"",
+        "PetImages/Dog/1.NEF": b"II*\0",
     }
     unpacked = unpack_photos(pack("zip", names, tmp_path), tmp_path / "raw")
-    hidden = ["PetImages/.cache/0.jpg", "PetImages/Cat/.DS_Store", "__MACOSX/PetImages/Cat/._0.jpg"]
-    assert unpacked.left_out == dict.fromkeys(hidden, "hidden")
+    raw = {"PetImages/Dog/1.NEF": "camera RAW: export it as JPEG"}
+    assert unpacked.left_out == raw | dict.fromkeys(set(names) & set(unpacked.left_out) - set(raw), "hidden")
     assert set(files_below(tmp_path / "raw")) == {"PetImages/Cat/0.jpg", "PetImages/Dog/0.jpg"}
 
 
@@ -161,7 +164,64 @@ TRAIN_AND_TEST = b"path,label\ntrain/0.jpg,a\ntrain/1.jpg,b\ntest/0.jpg,a\ntest/
         ({**FLAT_TRAIN, **photos("test1/test1")}, "Cat 3, Dog 3", "", {UNLABELLED: 3}),
         (photos("bus", "car", "train"), "bus 3, car 3, train 3", "", {}),
         (photos("bus", "car", "train/2023", "train/2024"), "bus 3, car 3, train 6", "", {}),
+        # splits below the classes, but not where a photo lies in none
+        (photos("x/a/train", "x/a/test", "x/b/train", "x/b/Test", "docs"), "a 6, b 6", "test 6, train 6", {STRAY: 3}),
+        (photos("a/train", "a/test", "b/train", "b/test", "b/more"), "a 6, b 9", "", {}),
+        # masks
+        (
+            photos("a/images", "a/masks", "b/images", "b/lung masks", "b/infection masks"),
+            "a 3, b 3",
+            "",
+            {"in a folder of masks": 9},
+        ),
+        (photos("a/masks", "a/no masks", "b/masks"), "a 6, b 3", "", {}),
         # lists of labels
+        (
+            {
+                **photos("x/train/all", "x/test/all"),
+                **{f"x/{name}/labels.csv": BREEDS for name in ("train", "test")},
+            },
+            "husky 2, pug 4",
+            "test 3, train 3",
+            {NO_PHOTO: 2},
+        ),
+        (
+            {**photos("train", "test"), "train/train.csv": BREEDS, "test/test.csv": BREEDS, "x/labels.csv": b"id,label\n"},
+            "husky 2, pug 4",
+            "test 3, train 3",
+            {NO_PHOTO: 3},
+        ),
+        (
+            {**photos("a/b", "a/c", number=9), "a/x/labels.csv": b"path,label\nb/0.jpg,x\nb/1.jpg,y\nc/2.jpg,y"},
+            "x 1, y 2",
+            "",
+            {NO_PHOTO: 1, "no label in labels.csv": 15},
+        ),
+        (
+            {f"{i // 5}/{i}.jpg": b"" for i in range(10)} | {"labels.csv": b"id,label\n0,a\n1,b\n"},
+            "0 5, 1 5",
+            "",
+            {NO_PHOTO: 1},
+        ),
+        ({**MANY, **photos("samples"), "samples/labels.csv": BREEDS}, "cats 50, dogs 50", "", {STRAY: 3, NO_PHOTO: 1}),
+        (
+            {**TWO, **{f"{name}/labels.csv": f"id,label\n0,{name}".encode() for name in ("cats", "dogs")}},
+            "cats 3, dogs 3",
+            "",
+            {NO_PHOTO: 2},
+        ),
+        (
+            {
+                "A.JPG": b"",
+                "é.jpg": b"",
+                "b.jpg": b"",
+                "B.png": b"",
+                "labels.csv": "id,label,split\na.jpg,x,train\ne\u0301,x,train\nb,y,val\n,,\n".encode(),
+            },
+            "x 2, y 1",
+            "train 2, val 1",
+            {NO_PHOTO: 1, "no label in labels.csv": 1},
+        ),
         ({**photos("train", "test"), "labels.csv": BREEDS}, "husky 1, pug 2", "", {NO_PHOTO: 1, "no label in labels.csv": 3}),
         ({**photos("a/b", number=4), "a/train.csv": BREEDS}, "husky 1, pug 2", "", {NO_PHOTO: 1, "no label in train.csv": 1}),
         (
@@ -218,6 +278,14 @@ def test_what_people_have(tmp_path: Path, files: dict[str, bytes], classes: str,
     assert sum(unpacked.classes.values()) + len(unpacked.left_out) == len(files)
     listed = (tmp_path / "raw/splits.csv").read_text().splitlines()[1:] if splits else []
     assert len(listed) == sum(unpacked.splits.values())
+
+
+def test_classes_that_hold_the_same_folders_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for names, told in (("mild non", True), ("mild", False), ("train test", False)):
+        files = photos(*(f"{label}/{name}" for label in ("AugmentedX", "OriginalX") for name in names.split()))
+        (tmp_path / names).mkdir()
+        unpack_photos(pack("zip", files, tmp_path / names), tmp_path / names / "raw")
+        assert ("Each class holds mild, non: if those are" in capsys.readouterr().out) == told
 
 
 def test_photos_below_class_folders_get_names_of_their_own(tmp_path: Path) -> None:
@@ -315,6 +383,18 @@ def splits(table: bytes) -> dict[str, bytes]:
         ({}, "It holds no files"),
         ({"PetImages/Cat/0.jpg": b""}, r"one class only \(Cat\)"),
         ({"x/Cat/0.jpg": b"", "x/Dog/0.jpg": b"", "x/Elk/": b""}, "class folder 'x/Elk' is empty"),
+        ({**SMALL, "PetImages/Elk/Thumbs.db": b"", "PetImages/Elk/.gitkeep": b""}, "class folder 'PetImages/Elk' is empty"),
+        (photos("x/sick", "x/well", "x/x/sick", "x/x/well"), "2 sets of photos, one beside 'x/x' and one in it: give it"),
+        (
+            photos("a_train/a_train/A", "a_train/a_train/B", "a_test"),
+            "would have the classes a_test, a_train, but a_test, a_train are named for splits: give the one",
+        ),
+        (photos("fruit-train-set/a", "fruit-train-set/b", "fruit-test-set/a", "fruit-test-set/b"), "are named for splits"),
+        (
+            photos("train/c", "train/d", "test/c", "test/d") | photos("unlabeled", number=20),
+            "classes test, train, unlabeled, but test, train are named",
+        ),
+        ({**photos("a/x", "b/x"), "a/labels.csv": BREEDS, "b/labels.csv": BREEDS}, "2 sets of photos, in 'a', 'b'"),
         ({**SMALL, "old/PetImages/Cat/1.jpg": b""}, r"2 sets of photos, in 'PetImages', 'old/PetImages'"),
         ({f"{part}/{name}.0.jpg": b"" for part in "ab" for name in ("cat", "dog")}, "2 sets of photos, in 'a', 'b'"),
         ({f"{part}/{name}/0.jpg": b"" for part in ("train", "extra/train") for name in "cd"}, "2 sets of photos"),
@@ -325,6 +405,10 @@ def splits(table: bytes) -> dict[str, bytes]:
         ),
         ({f"{name}/0.jpg": POINTER for name in "cd"}, "holds Git LFS pointers in place of 2 photos.*git lfs pull"),
         (labels("id,label\n0,cat\n1,dog\n8,dog\n9,dog"), r"labels.csv lists 2 photos that are not there: '8', '9'\."),
+        (
+            {**TWO, "labels.csv": b"path,label\nC:\\x\\cats\\0.jpg,a\nC:\\x\\dogs\\0.jpg,b"},
+            r"lists 2 photos that are not there: .* Paths start at the folder of the list",
+        ),
         (labels("id,label\n0,a\n0,b"), "lists '0' more than once, with several classes or splits"),
         (labels("id,label\n0,n/a\n1,b"), "the class 'n/a' cannot be the name of a folder"),
         (labels("id,label\n0,..\n1,b"), "the class '..' cannot be the name of a folder"),
@@ -341,7 +425,8 @@ def splits(table: bytes) -> dict[str, bytes]:
         (splits(b"path,split\na,train\na,test"), "list a path once, as train, val or test"),
         (splits(b"path,split\nPetImages/Cat/9.jpg,train"), "lists 1 files that are not there, such as 'PetImages/Cat/9.jpg'"),
         (splits(b"path,split\nPetImages/Cat/0.jpg,train"), "does not list 3 photos, such as 'PetImages/Cat/1.jpg'"),
-        (splits(b"path,split\n\xff\xff,train"), "is damaged.*decode"),
+        (splits(b"path,split\n\xff\xff,train"), "'splits.csv' is not UTF-8: save it as CSV UTF-8"),
+        ({**TWO, "labels.csv": "path,label\n0.jpg,a".encode("utf-16")}, "'labels.csv' is not UTF-8"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, files: dict[str, bytes], message: str) -> None:

@@ -45,9 +45,10 @@ def test_photos_become_files_by_class_and_row(tmp_path: Path) -> None:
     }
 
 
-def test_several_splits_are_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pattern", ["{}-00000-of-00001", "mnist_{}"])
+def test_several_splits_are_kept(tmp_path: Path, pattern: str) -> None:
     for name in ("train", "test"):
-        hub_parquet(tmp_path / f"set/{name}-00000-of-00001.parquet", [name.encode()] * 2, [0, 1])
+        hub_parquet(tmp_path / f"set/{pattern.format(name)}.parquet", [name.encode()] * 2, [0, 1])
     unpack_photos(tmp_path / "set", tmp_path / "raw")
     assert read_splits(tmp_path / "raw") == {
         f"PetImages/{label}/{split}_{row}.jpg": split for split in ("test", "train") for row, label in enumerate(("cat", "dog"))

@@ -12,6 +12,7 @@ from pipeline.evaluation.error_analysis import Card, Gallery, embed, label_issue
 from pipeline.evaluation.metrics import Scores, compare
 from pipeline.evaluation.report import Report
 from pipeline.evaluation.slices import accuracy_by_slice
+from pipeline.params import Params
 
 CHOSEN = "Fine-tuned weights: the gain in validation log-loss is 0.021, with a lower bound of 0.004."
 
@@ -43,8 +44,8 @@ def made_up(folder: Path, classes: tuple[str, ...], count: int = 60) -> tuple[pd
     return photos, scores
 
 
-def report_of(folder: Path, classes: tuple[str, ...], *, alpha: float = 0.5) -> Report:
-    """A report with everything that one can hold."""
+def report_of(folder: Path, classes: tuple[str, ...], *, alpha: float = 0.5, **settings: dict[str, str]) -> Report:
+    """A report with everything that one can hold; `settings` are sections of params.yaml."""
     photos, scores = made_up(folder, classes)
     scores["finetuned"] = tuned = scores["finetuned"] if alpha else scores["frozen"]
     issues = label_issues(photos, scores["frozen"])
@@ -66,10 +67,10 @@ def report_of(folder: Path, classes: tuple[str, ...], *, alpha: float = 0.5) -> 
         galleries=[
             *error_analysis.galleries_of(tuned, photos, mistakes_shown=24),
             error_analysis.label_issue_gallery(issues, len(photos)),
-            error_analysis.near_duplicates(photos),
+            error_analysis.near_duplicates(photos, "group"),
             Gallery("looks", "Where the models look", "Here.", [Card(heat, "a cat", "cat.0")] * 2, "rows"),
         ],
         provenance={"Photos": [("archive", "0123456789abcdef" * 4), ("splits", "40 train, 10 val, 10 test")]},
-        settings="download:\n  source: drawn  # <not markup>\n",
+        params=Params.model_validate({"download": {"source": "<not markup>"}} | settings),
         predictions_sha256="0123456789abcdef" * 4,
     )

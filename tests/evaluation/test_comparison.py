@@ -35,6 +35,12 @@ def test_the_verdict_holds_at_the_confidence_level() -> None:
     assert [one.verdict for one in ten_against_two(0.99)] == ["no different", "no different"]
 
 
+def test_photos_that_look_alike_are_no_evidence_each() -> None:
+    """The ten photos that only the second classifies correctly are copies of one."""
+    comparison = compare(scores_of([*range(10)]), scores_of([10, 11]), [0] * 10 + [*range(10, 40)])
+    assert (comparison.p_value < 0.05, comparison.verdict) == (True, "no different")
+
+
 def test_equal_models_differ_in_nothing_that_so_many_photos_can_show() -> None:
     scores = scores_of([0, 1])
     comparison = compare(scores, scores, range(40))

@@ -188,6 +188,22 @@ def test_of_an_mlp_the_photos_that_other_heads_were_folded_over_are_scored_alone
     assert (crossed["photos"], crossed["accuracy"]) == (16, pytest.approx(15 / 16, abs=1e-6))
 
 
+def test_folds_are_calibrated_with_the_weights_of_the_checkpoint_and_a_level_is_said_as_it_is(
+    project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(project, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    weights = {("balanced", 8): torch.tensor([3.0, 1.0])}  # of 8 training photos; these are of equally frequent classes
+    monkeypatch.setattr(evaluate, "class_weight", lambda setting, labels: weights[setting, len(labels)])
+    files = [Path("outputs/evaluation", name) for name in ("metrics.json", "predictions.csv")]
+    metrics, predictions = read_json(files[0]), files[1].read_bytes()
+    changes = {"head": {"class_weight": "balanced"}, "evaluate": {"confidence_level": 0.995}}
+    evaluate.run(Params.model_validate(PARAMS.model_dump() | changes))
+    assert read_json(files[0])["cross_validated"]["log_loss"] != metrics["cross_validated"]["log_loss"]
+    assert files[1].read_bytes() == predictions
+    assert "at 99.5%)" in "".join(capsys.readouterr())
+
+
 def test_probabilities_of_other_photos_are_refused_and_nothing_is_written(
     project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

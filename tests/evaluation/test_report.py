@@ -11,8 +11,9 @@ from markupsafe import escape
 
 from pipeline.checkpoint import SolvedBlock
 from pipeline.evaluation.error_analysis import Card, Gallery, Picture, near_duplicates
-from pipeline.evaluation.metrics import METRICS, Scores, compare
+from pipeline.evaluation.metrics import METRICS, Comparison, Scores, compare
 from pipeline.evaluation.report import columns, render_report, verdict
+from pipeline.training.selection import Interval
 from tests.evaluation.reports import made_up, report_of
 
 AGAIN = {"out_of_fold_log_loss": 0.021, "out_of_fold_accuracy": 0.99}
@@ -67,6 +68,10 @@ def test_the_page_is_whole_whatever_the_number_of_classes(tmp_path: Path, classe
     assert ">12.5%</td>" in page
     pairs = re.search(r"<th scope=\"row\">breed \d+</th><th scope=\"row\">breed \d+</th><td>\d of \d</td>", page)
     assert (pairs is not None) == ('<div class="confusion' not in page) == (len(classes) > 20)
+    assert ("counts alike" in page) == (len(classes) > 2), "only then table and curves average otherwise"
+    assert "photos deserve a second look" in page
+    assert "probably" not in page
+    assert "source: &lt;not markup&gt;" in page
     assert "<not markup>" not in page
     assert "<b>" not in page.replace('<b style="left', "")
     tags = Tags()
@@ -119,6 +124,39 @@ def test_the_page_says_what_was_chosen_and_why(
     assert ("Gains over the frozen checkpoint" in page) == bool(alpha or again), "equal weights have no gains to show"
 
 
+@pytest.mark.parametrize(
+    ("p_value", "accuracy", "log_loss", "expected"),
+    [
+        (0.01, (0.1, 0.05, 0.2), (0.1, 0.05, 0.2), "Unfreezing helped: "),
+        (0.01, (0.1, 0.05, 0.2), (-0.1, -0.2, -0.05), "Unfreezing helped by accuracy: .*; the log-loss is higher beyond"),
+        (0.50, (0.1, -0.1, 0.2), (0.0, -0.1, 0.1), "Whether unfreezing helped, these photos cannot show: "),
+        (0.50, (0.1, -0.1, 0.2), (0.1, 0.05, 0.2), "helped by accuracy, these photos cannot show: .*; the log-loss is lower b"),
+        (0.01, (0.1, -0.1, 0.2), (0.0, -0.1, 0.1), "helped, these photos cannot show: .* = 0.01 if photos that look alike"),
+    ],
+)
+def test_the_verdict_says_no_more_and_no_less_than_both_intervals_and_the_test(
+    tmp_path: Path, p_value: float, accuracy: tuple[float, ...], log_loss: tuple[float, ...], expected: str
+) -> None:
+    comparison = Comparison(1, 9, p_value, Interval(*accuracy), Interval(*log_loss), 0.95)
+    found = verdict(replace(report_of(tmp_path, ("cat", "dog")), comparison=comparison)).replace("\u00a0", " ")
+    assert re.search(expected, found)
+    assert ("beyond chance" in found) == ("beyond" in expected or "log-loss" in expected)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "usual", "other", "text"),
+    [
+        ("preprocess", "duplicates", "group", "ignore", "those that look alike drawn together"),
+        ("head", "class_weight", "balanced", "none", "where classes are equally frequent, not at the"),
+    ],
+)
+def test_the_page_vouches_for_what_the_settings_did(
+    tmp_path: Path, section: str, key: str, usual: str, other: str, text: str
+) -> None:
+    pages = [render_report(report_of(tmp_path, ("cat", "dog"), **{section: {key: value}})) for value in (usual, other)]
+    assert [text in page for page in pages] == [True, False]
+
+
 @pytest.mark.parametrize(("factors", "kept"), [((1.0,), "concatenated"), ((0.4, 0.7), "blended")])
 def test_heads_on_several_backbones_are_listed_and_the_kept_one_is_marked(
     tmp_path: Path, factors: tuple[float, ...], kept: str
@@ -147,9 +185,12 @@ def test_the_last_row_of_a_gallery_is_as_full_as_it_can_be(cards: int, pictures:
 
 def test_near_duplicates_show_every_label_and_what_they_do_to_intervals(tmp_path: Path) -> None:
     photos, _ = made_up(tmp_path, ("cat", "dog"), count=12)  # those after the tenth are alone
-    gallery, none = near_duplicates(photos), near_duplicates(photos[10:])
+    gallery, none = near_duplicates(photos, "group"), near_duplicates(photos[10:], "group")
     assert {card.title for card in gallery.cards} == {"1 × cat, 1 × dog"}
     assert ("Wilson" in gallery.text, "Wilson" in none.text) == (True, False)
+    for one, looked_for in ((gallery, True), (near_duplicates(photos, "ignore"), False)):
+        assert ("none of them was trained on" in one.text) == looked_for
+        assert ("Only equal pixels were looked for" in one.text) != looked_for
 
 
 def test_curves_of_a_good_model_are_zoomed_in_and_also_shown_whole(tmp_path: Path) -> None:
@@ -160,6 +201,7 @@ def test_curves_of_a_good_model_are_zoomed_in_and_also_shown_whole(tmp_path: Pat
     probabilities[0] = 0.001, 0.999  # a mistake
     scores = Scores(labels, probabilities, ("cat", "dog"), 0.95)
     page = render_report(replace(report, scores={"frozen": scores, "finetuned": scores}))
+    assert "<title>99.90% on" in page
     assert page.count("Only the corner of a good model is shown: 2% of either axis") == 2
     assert page.count(", zoomed in</h3>") == page.count(">whole</text>") == 2
 

@@ -151,9 +151,11 @@ def test_a_card_names_a_licence_as_the_hub_takes_it_and_a_weights_file_without_i
     info = info.model_copy(update={"backbone": backbone(str(weights)), "params": params})
     facts = {"splits": {}, "formats": [], "left_out": {}, "compared_on": 0, "machine": ""}
     for near_groups, alike in ((0, "photos of equal pixels"), (3, "near-duplicates")):
+        params["head"] |= {"class_weight": "balanced" if near_groups else "none"}
         write_card(tmp_path, info, None, "drawn", near_groups=near_groups, **facts)
         card = huggingface_hub.ModelCard.load(tmp_path / "README.md")
         assert f"{alike} never lie in two" in card.text
+        assert ("where classes are equally frequent" in card.text) == bool(near_groups)
     assert (card.data.license, card.data.license_name) == (identifier, name)
     assert "(`mine.pth`)" in card.text
     assert str(tmp_path) not in card.content + published(info).model_dump_json()

@@ -117,6 +117,21 @@ def test_an_address_that_gave_a_page_first_is_asked_again(
     assert list((project / "data/.downloads").rglob("photos.zip"))  # what is expected is not asked for twice
 
 
+def test_a_download_that_is_not_at_fault_is_kept(
+    server: tuple[dict[str, bytes], str], project: Path, download: Download
+) -> None:
+    files, address = server
+    files["/photos.zip"], files["/flat.zip"] = cat_and_dog(b"one"), zipped({"0.jpg": b""})
+    (project / "data/raw/thesis").mkdir(parents=True)
+    assert "holds other things" in download(f"{address}/photos.zip", fails=True)
+    (project / "data/raw/thesis").rmdir()
+    del files["/photos.zip"]
+    download(f"{address}/photos.zip")
+    assert photos_of(project)["Dog/0.jpg"] == b"one"
+    assert "no photos in a known layout" in download(f"{address}/flat.zip", fails=True)
+    assert list((project / "data/.downloads").rglob("flat.zip"))  # it may be unpacked and put in order
+
+
 def test_a_path(project: Path, download: Download) -> None:
     own = project / "data/.downloads/mine.zip"
     own.parent.mkdir(parents=True)
