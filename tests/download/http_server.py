@@ -48,7 +48,9 @@ class MisbehavingServer(ThreadingHTTPServer):
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.released = threading.Event()
         self.headers: dict[str, str] = {}  # of every answer
-        self.url = f"http://127.0.0.1:{self.server_address[1]}/photos.zip"
+        self.fetched: list[str] = []  # what was asked for by GET, the library of a hub asks by HEAD first
+        self.address = f"http://127.0.0.1:{self.server_address[1]}"
+        self.url = f"{self.address}/photos.zip"
 
     def asked(self) -> list[str | None]:
         """The Range of each request so far."""
@@ -89,9 +91,10 @@ class _Handler(BaseHTTPRequestHandler):
         stated = headers | server.headers | answer.headers
         self._head(206 if start else 200, {name: value for name, value in stated.items() if value})  # "" leaves one out
         if self.command != "HEAD":
+            server.fetched.append(self.path)
             self._body(body + b"x" * answer.extra, answer)
 
-    do_HEAD = do_GET
+    do_HEAD = do_CONNECT = do_GET  # CONNECT: as a proxy that refuses
     do_POST = do_GET  # Kaggle's library asks by POST where a file is; the body is of no interest here
 
     def _start(self, etag: str) -> int:

@@ -9,7 +9,6 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import huggingface_hub
@@ -32,7 +31,7 @@ from pipeline.models.head import replace_head, replace_head_as_set
 from pipeline.params import Backbone as BackboneSettings
 from pipeline.params import Head as HeadSettings
 from pipeline.preprocess.stored_size import needed_size
-from tests.servers import running
+from tests.download.http_server import Answer, MisbehavingServer, serve
 from tests.test_checkpoint import INFO
 
 
@@ -440,79 +439,35 @@ def test_without_a_network_each_source_gives_its_one_message(weights: str, sourc
     assert "Without a network: set backbone.weights to a local weights file" in str(told.value)
 
 
-class _RefusingProxy(BaseHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-    def do_CONNECT(self) -> None:
-        self.send_error(403)
-
-
 @pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("weights", ["pretrained", "hf-hub:timm/resnet18.a1_in1k"])
 def test_a_proxy_that_refuses_is_told_in_one_message(monkeypatch: pytest.MonkeyPatch, weights: str) -> None:
-    with running(ThreadingHTTPServer(("127.0.0.1", 0), _RefusingProxy)) as proxy:
+    with serve(b"") as proxy:
+        proxy.answers = [Answer(403)] * 99
         for name in ("https_proxy", "HTTPS_PROXY"):
-            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.server_address[1]}")
+            monkeypatch.setenv(name, proxy.address)
         with pytest.raises(PipelineError, match=r"huggingface\.co/timm/resnet18\S* could not be reached: .*403"):
             create_backbone("resnet18", weights)
 
 
-class HubServer(ThreadingHTTPServer):
-    """As much of the Hugging Face hub as a download needs: a folder's files are those of a repository's main branch."""
-
-    def __init__(self, repository: str, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.files = {f"/{repository}/resolve/main/{file.name}": file.read_bytes() for file in folder.iterdir()}
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        self.fetched: list[str] = []
-        self.refusal: tuple[int, str] | None = None  # of the whole repository
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: HubServer
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-    def do_HEAD(self) -> bytes:
-        """As the hub does: a missing file is told from a missing repository, and a file's ETag is its SHA-256."""
-        status, code = self.server.refusal or (404, "EntryNotFound")
-        content = None if self.server.refusal else self.server.files.get(self.path)
-        self.close_connection = True
-        self.send_response(status if content is None else 200)
-        told = ("X-Error-Code", code) if content is None else ("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-        length = ("Content-Length", str(len(content or b"")))
-        for header in (("X-Repo-Commit", "0123456789" * 4), ("Connection", "close"), length, told):
-            self.send_header(*header)
-        self.end_headers()
-        return content or b""
-
-    def do_GET(self) -> None:
-        if self.path in self.server.files:  # the library also asks a hub which agents there are, once a process
-            self.server.fetched.append(self.path.rpartition("/")[2])
-        self.wfile.write(self.do_HEAD())
-
-
 @pytest.fixture
-def served(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct: None
-) -> Callable[[Path], AbstractContextManager[HubServer]]:
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct: None) -> Callable[[Path], AbstractContextManager]:
     """A hub on this machine that serves a folder as somebody/pets, through timm and huggingface_hub as they are."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
 
     @contextmanager
-    def serve(folder: Path) -> Iterator[HubServer]:
-        with running(HubServer("somebody/pets", folder)) as server:
-            monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
-            template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    def hub(folder: Path) -> Iterator[MisbehavingServer]:
+        with serve(b"") as server:
+            server.files = {f"/somebody/pets/resolve/main/{file.name}": file.read_bytes() for file in folder.iterdir()}
+            server.headers = {"X-Repo-Commit": "0123456789" * 4}
+            monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.address)
+            template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
             monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
             huggingface_hub.close_session()
             yield server
         huggingface_hub.close_session()
 
-    return serve
+    return hub
 
 
 @pytest.mark.parametrize(
@@ -520,17 +475,21 @@ def served(
     [
         ({"architectures": ["ResNetForImageClassification"]}, None, r"no repository of timm.s.*of transformers do not"),
         ({"architecture": "resnet50", "num_classes": 2, "pretrained_cfg": {"input_size": [4, 64, 64]}}, None, "of 4 channels"),
-        ({}, (403, "GatedRepo"), r"pets is gated: accept its conditions on that page, then log in with `hf auth login`"),
-        ({}, (404, "RepoNotFound"), "somebody/pets does not exist, or is private"),
+        (
+            {},
+            Answer(403, {"X-Error-Code": "GatedRepo"}),
+            r"pets is gated: accept its conditions on that page, then log in with `hf auth login`",
+        ),
+        ({}, Answer(404, {"X-Error-Code": "RepoNotFound"}), "somebody/pets does not exist, or is private"),
     ],
 )
 def test_a_repository_that_cannot_be_used_is_told_as_what_it_is_by_whoever_asks_first(
-    tmp_path: Path, served, config: dict, refusal: tuple[int, str] | None, message: str
+    tmp_path: Path, served, config: dict, refusal: Answer | None, message: str
 ) -> None:
     (tmp_path / "published").mkdir()
     (tmp_path / "published/config.json").write_text(json.dumps(config))
     with served(tmp_path / "published") as server:
-        server.refusal = refusal
+        server.answers = [refusal] * 99 if refusal else []
         with pytest.raises(PipelineError, match=message) as of_network:
             create_backbone("resnet50", "hf-hub:somebody/pets")
         with pytest.raises(PipelineError, match=message) as of_photos:
@@ -544,7 +503,7 @@ def test_a_download_of_torchvisions_that_was_cut_is_told(tmp_path: Path, monkeyp
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(urllib.request, "_opener", None)
     with served(tmp_path / "published") as server:
-        monkeypatch.setattr(WeightsEnum, "url", f"{server.url}/somebody/pets/resolve/main/resnet18-f37072fd.pth")
+        monkeypatch.setattr(WeightsEnum, "url", f"{server.address}/somebody/pets/resolve/main/resnet18-f37072fd.pth")
         with pytest.raises(PipelineError, match=r"resnet18-f37072fd\.pth came cut short or damaged: invalid hash value"):
             create_backbone("resnet18", "ResNet18_Weights.IMAGENET1K_V1")
 
@@ -556,7 +515,8 @@ def test_weights_of_anybodys_on_the_hub_are_downloaded_once_and_known_by_their_h
     save_for_hf(published, str(tmp_path / "published"), safe_serialization=True)
     with served(tmp_path / "published") as server:
         backbone = create_backbone("test_resnet", "hf-hub:somebody/pets")
-        assert sorted(server.fetched) == ["config.json", "model.safetensors"]
+        fetched = [path.rpartition("/")[2] for path in server.fetched if path in server.files]
+        assert sorted(fetched) == ["config.json", "model.safetensors"]
         with pytest.raises(PipelineError, match=r"holds weights of test_resnet, but backbone\.name is test_vit"):
             create_backbone("test_vit", "hf-hub:somebody/pets")
     again = create_backbone("test_resnet", "hf-hub:somebody/pets")

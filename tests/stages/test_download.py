@@ -55,7 +55,7 @@ def download(project: Path, capsys: pytest.CaptureFixture[str]) -> Download:
 def server(direct: None) -> Iterator[tuple[dict[str, bytes], str]]:
     """The files of a server by their paths, and its address."""
     with serve(b"") as server:
-        yield server.files, server.url.removesuffix("/photos.zip")
+        yield server.files, server.address
 
 
 def photos_of(project: Path) -> dict[str, bytes]:
@@ -270,7 +270,7 @@ def hub(tmp_path: Path, direct: None) -> Iterator[tuple[MisbehavingServer, dict[
     """A hub with two Parquet files of the data set, and the environment that leads to it."""
     with serve(b"") as server:
         put(server, tmp_path, "a" * 40, [[os.urandom(40_000) for _ in range(4)], [os.urandom(40_000) for _ in range(2)]])
-        address = server.url.removesuffix("/photos.zip")
+        address = server.address
         yield server, {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(ROOT)}
 
 
