@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.data.manifest import INTEGERS, write_manifest
-from pipeline.errors import PipelineError
 from tests.clones import ROOT
+from tests.refusals import refused
 
 PEERS = sorted((ROOT / "benchmarks/peers").glob("*_peer.py"))
 METADATA = re.compile(r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$")  # as PEP 723 defines it
@@ -161,8 +161,7 @@ def test_the_rate_with_the_lowest_validation_log_loss_is_chosen_and_the_next_sta
 def test_a_variant_that_is_no_setting_of_fine_tuning_is_refused_at_once(setting: str) -> None:
     recipes = importlib.import_module("recipes")
     assert recipes.settings_of("unfreeze_finetune.layer_decay=1.0", seed=3).layer_decay == 1.0
-    with pytest.raises(PipelineError, match=f"--set {re.escape(setting)}: .*Only settings of unfreeze_finetune"):
-        recipes.settings_of(setting, seed=0)
+    refused(f"--set {re.escape(setting)}: .*Only settings of unfreeze_finetune", recipes.settings_of, setting, seed=0)
 
 
 @pytest.mark.parametrize("text", ["epochs=0", "unfreeze_finetune.epochs", "head.type=[", "unfreeze_finetune.seed=1"])
@@ -170,8 +169,7 @@ def test_what_is_no_setting_or_the_seed_is_refused_in_one_message(text: str) -> 
     common, recipes = (importlib.import_module(name) for name in ("common", "recipes"))
     assert common.setting("unfreeze_finetune.learning_rate=1e-3") == {"unfreeze_finetune.learning_rate": 0.001}
     for refuse in (common.setting, lambda text: recipes.settings_of(text, seed=0)):
-        with pytest.raises(PipelineError, match=f"--set {re.escape(text)}: "):
-            refuse(text)
+        refused(f"--set {re.escape(text)}: ", refuse, text)
 
 
 def test_a_variant_finds_no_augmented_copies_of_the_one_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,5 +234,4 @@ def test_a_record_names_commit_and_archive_and_a_mistake_is_said_before_any_run(
     monkeypatch.setattr(ablation.common, "lend_photos", lambda *_: None)
     monkeypatch.setattr(ablation.common, "RUNS", tmp_path)
     for benchmark in (ablation, speedrun):
-        with pytest.raises(PipelineError, match="epochz: there is no such setting"):
-            benchmark.measure(given)
+        refused("epochz: there is no such setting", benchmark.measure, given)

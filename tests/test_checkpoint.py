@@ -27,7 +27,7 @@ from pipeline.checkpoint import (
     save_checkpoint,
     save_general,
 )
-from pipeline.errors import PipelineError
+from tests.refusals import refused
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = DataFingerprints(manifest="m", train="t", val="v")
@@ -86,11 +86,9 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, name: str, read: Call
     content = file.read_bytes()
     for damaged in (content[:-10], content[:-1] + bytes([content[-1] ^ 1])):
         file.write_bytes(damaged)
-        with pytest.raises(PipelineError, match=rf"{name} is not what was saved"):
-            read(tmp_path / "model")
+        refused(rf"{name} is not what was saved", read, tmp_path / "model")
     file.unlink()
-    with pytest.raises(PipelineError, match=rf"{name} is missing"):
-        read(tmp_path / "model")
+    refused(rf"{name} is missing", read, tmp_path / "model")
 
 
 @pytest.mark.parametrize("read", [read_model_state, read_ood])
@@ -99,8 +97,7 @@ def test_files_of_two_saves_are_never_read_as_one(tmp_path: Path, read: Callable
     info = read_info(tmp_path / "model")
     read(tmp_path / "model", info=info)
     save(tmp_path / "model", 2.0)
-    with pytest.raises(PipelineError, match="is not what was saved"):
-        read(tmp_path / "model", info=info)
+    refused("is not what was saved", read, tmp_path / "model", info=info)
 
 
 def test_a_classifier_is_of_one_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,20 +111,17 @@ def test_a_classifier_is_of_one_save(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     save(tmp_path / "model", 1.0)
     monkeypatch.setattr(classifier, "read_info", read_then_save)
-    with pytest.raises(PipelineError, match="is not what was saved"):
-        classifier.Classifier.load(tmp_path / "model")
+    refused("is not what was saved", classifier.Classifier.load, tmp_path / "model")
 
 
 def test_a_missing_description_a_broken_one_and_one_of_another_version_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match="There is no checkpoint"):
-        read_info(tmp_path / "model")
+    refused("There is no checkpoint", read_info, tmp_path / "model")
     save(tmp_path / "model", 1.0)
     description = tmp_path / "model" / "checkpoint.json"
     older = description.read_text().replace('"format_version": 3', '"format_version": 1, "backend": "torch"')
     for text, match in (("", "EOF"), ("[1]", "object"), (older, "another version: format_version: Input should be 3")):
         description.write_text(text)
-        with pytest.raises(PipelineError, match=match):
-            read_info(tmp_path / "model")
+        refused(match, read_info, tmp_path / "model")
 
 
 @pytest.mark.parametrize(("number", "refused"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True)])
@@ -149,10 +143,8 @@ def test_a_share_that_knows_no_fsync_of_folders_takes_a_checkpoint(
 
 def test_other_data_and_other_classes_are_refused(tmp_path: Path) -> None:
     refuse_other_data(INFO, tmp_path, ("cat", "dog"), DATA)
-    with pytest.raises(PipelineError, match="cat, dog in this order"):
-        refuse_other_data(INFO, tmp_path, ("dog", "cat"), DATA)
-    with pytest.raises(PipelineError, match=r"differing: val"):
-        refuse_other_data(INFO, tmp_path, ("cat", "dog"), DATA.model_copy(update={"val": "other"}))
+    refused("cat, dog in this order", refuse_other_data, INFO, tmp_path, ("dog", "cat"), DATA)
+    refused(r"differing: val", refuse_other_data, INFO, tmp_path, ("cat", "dog"), DATA.model_copy(update={"val": "other"}))
 
 
 def save_one_file(file: Path, value: float) -> None:
@@ -260,8 +252,6 @@ def test_a_broken_general_checkpoint_is_refused_in_one_sentence_and_a_hostile_on
     for number, content in enumerate((b"", b"not a checkpoint", b"PK\x03\x04 torn")):
         (tmp_path / f"broken{number}.pt").write_bytes(content)
     for file in tmp_path.glob("*.pt"):
-        with pytest.raises(PipelineError, match=rf"{file.name} is no general checkpoint: .*, or .* primitives\.$"):
-            read_general(file)
+        refused(rf"{file.name} is no general checkpoint: .*, or .* primitives\.$", read_general, file)
     assert not (tmp_path / "mark").exists()
-    with pytest.raises(PipelineError, match="no such file"):
-        read_general(tmp_path / "none.pt")
+    refused("no such file", read_general, tmp_path / "none.pt")

@@ -16,7 +16,6 @@ import torch
 from pipeline.checkpoint import read_info, read_model_state
 from pipeline.data.dataset import data_fingerprints
 from pipeline.data.manifest import read_manifest, write_manifest
-from pipeline.errors import PipelineError
 from pipeline.files import sha256_of
 from pipeline.inference import Classifier
 from pipeline.params import load_params
@@ -24,6 +23,7 @@ from pipeline.stages import evaluate, preprocess, train_frozen_backbone, unfreez
 from pipeline.training.selection import best_clip, cross_fitted_losses
 from tests.clones import SMALL, clone, ran, run, set_params
 from tests.kills import CHECKPOINTS, killed_again_and_again
+from tests.refusals import refused
 
 STAGES = ["download", "preprocess", "train-frozen-backbone", "unfreeze-finetune", "evaluate"]
 
@@ -102,8 +102,7 @@ def test_what_cannot_be_scored_is_refused_before_anything_is_written(
     monkeypatch.chdir(small)
     params = load_params()
     runtime = params.runtime.model_copy(update={"device": "cpu", "workers": 0})
-    with pytest.raises(PipelineError, match=message):
-        evaluate.run(params.model_copy(update={"runtime": runtime}))
+    refused(message, evaluate.run, params.model_copy(update={"runtime": runtime}))
     for file in files:
         file.write_bytes(kept[file])
     assert {path: path.read_bytes() for path in kept} == kept

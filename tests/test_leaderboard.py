@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from pipeline import leaderboard as module
-from pipeline.errors import PipelineError
 from pipeline.leaderboard import experiments_of, leaderboard, over_seeds, show
 from pipeline.params import Params, settings_sha256
+from tests.refusals import refused
 
 
 def state(
@@ -113,5 +113,4 @@ def test_the_command_prints(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert "over seeds" in printed
     for answer, status, message in (([], 0, "no experiment"), ([], 1, "no repository")):
         dvc(answer, status)
-        with pytest.raises(PipelineError, match=message):
-            show()
+        refused(message, show)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import PipelineError
 from pipeline.paths import project_root, user_path
+from tests.refusals import refused
 
 
 @pytest.mark.parametrize("inside", ["", ".dvc/tmp/exps/standalone/tmpabc", ".dvc/tmp/exps/tmpabc"])
@@ -30,5 +30,4 @@ def test_a_file_of_the_copy_goes_before_that_of_the_project(tmp_path: Path, monk
 
 
 def test_a_home_folder_that_nobody_has() -> None:
-    with pytest.raises(PipelineError, match="~nobody-here/photos begins with a user who has no home folder"):
-        user_path("~nobody-here/photos")
+    refused("~nobody-here/photos begins with a user who has no home folder", user_path, "~nobody-here/photos")

@@ -15,7 +15,6 @@ from pipeline import reproduce as module
 from pipeline import runtime
 from pipeline.checkpoint import library_versions
 from pipeline.cores import usable_cores
-from pipeline.errors import PipelineError
 from pipeline.files import sha256_of, write_json
 from pipeline.params import PARAMS_FILE, Params, change_params
 from pipeline.paths import EVALUATION, FINETUNED, METRICS, PROCESSED, SECONDS
@@ -43,6 +42,7 @@ from pipeline.reproduce import (
     write_rows,
 )
 from tests.clones import ROOT
+from tests.refusals import refused
 
 
 def row(name: str, **changes: Any) -> Row:
@@ -90,17 +90,13 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "reported.csv"
-    with pytest.raises(PipelineError, match="git checkout"):
-        read_rows(file)
+    refused("git checkout", read_rows, file)
     write_rows(file, [row("one"), row("one")])
-    with pytest.raises(PipelineError, match="2 rows named one"):
-        read_rows(file)
+    refused("2 rows named one", read_rows, file)
     file.write_text(file.read_text().replace("0.98", "much"))
-    with pytest.raises(PipelineError, match=r"(?s)cannot be read.*accuracy"):
-        read_rows(file)
+    refused(r"(?s)cannot be read.*accuracy", read_rows, file)
     file.write_text("")
-    with pytest.raises(PipelineError, match=r"cannot be read.*git checkout"):
-        read_rows(file)
+    refused(r"cannot be read.*git checkout", read_rows, file)
 
 
 def test_runs_that_differ_by_seed_alone_are_one_line() -> None:
@@ -125,8 +121,7 @@ def test_the_table_goes_between_the_markers_and_nowhere_else(tmp_path: Path) -> 
         update_readme(readme, [row("one")])
         assert readme.read_text() == f"before\n{BEGIN}\n{results_table([row('one')])}\n{END}\nafter\n"
     readme.write_text("no place")
-    with pytest.raises(PipelineError, match="no place for the table"):
-        update_readme(readme, [row("one")])
+    refused("no place for the table", update_readme, readme, [row("one")])
 
 
 def test_readme_shows_what_is_reported_and_its_settings_exist() -> None:
@@ -289,14 +284,11 @@ def test_the_exit_status(verdicts: tuple[str, ...], status: int, monkeypatch: py
 
 @pytest.mark.usefixtures("folder")
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(PipelineError, match=r"no row named nothing\. Known: one, later"):
-        reproduce_reported("nothing", every=False, archives=[], weights=[])
+    refused(r"no row named nothing\. Known: one, later", reproduce_reported, "nothing", every=False, archives=[], weights=[])
     for name, every in ((None, False), ("one", True)):
-        with pytest.raises(PipelineError, match="--all"):
-            reproduce_reported(name, every=every, archives=[], weights=[])
+        refused("--all", reproduce_reported, name, every=every, archives=[], weights=[])
     write_rows(REPORTED, [])
-    with pytest.raises(PipelineError, match="no rows to reproduce"):
-        reproduce_reported(None, every=True, archives=[], weights=[])
+    refused("no rows to reproduce", reproduce_reported, None, every=True, archives=[], weights=[])
 
 
 def test_the_commands_list_rows_keep_measured_ones_and_make_the_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -306,8 +298,7 @@ def test_the_commands_list_rows_keep_measured_ones_and_make_the_table(folder: Pa
     assert "98.00%" in lines[1]
     assert "not yet measured" in lines[2]
     before = (folder / REPORTED).read_bytes()
-    with pytest.raises(PipelineError, match="has a row named one"):
-        report_result("one", replace=False)
+    refused("has a row named one", report_result, "one", replace=False)
     assert (folder / REPORTED).read_bytes() == before
     report_result(None, replace=False)
     assert "98.00%" in (folder / README).read_text()
@@ -334,8 +325,7 @@ def test_an_announced_row_is_filled_by_the_run_that_it_announces_alone(
     monkeypatch.setattr(module, "dvc", lambda *_: SimpleNamespace(returncode=0, stdout=""))
     monkeypatch.setattr(module, "row_of_outputs", lambda *_: run)
     if differing:
-        with pytest.raises(PipelineError, match=f"announces later, .* another {differing}[.] .*--replace"):
-            report_result("later", replace=False)
+        refused(f"announces later, .* another {differing}[.] .*--replace", report_result, "later", replace=False)
     report_result("later", replace=bool(differing))
     assert read_rows(REPORTED) == [run]
 
@@ -372,8 +362,7 @@ def test_a_row_is_what_the_stages_wrote(outputs: Path) -> None:
     assert made.log_loss_low < -np.log([0.9, 0.4, 0.8, 0.9]).mean() < (made.log_loss_high or 0)
     assert compare(made, made).verdict == "PASS"
     change_params(outputs / PARAMS_FILE, {"download.source": "photos"})
-    with pytest.raises(PipelineError, match="is a folder"):
-        row_of_outputs(outputs, "here")
+    refused("is a folder", row_of_outputs, outputs, "here")
 
 
 @pytest.mark.parametrize("function", ["library_versions", "machine_name", "processor_fingerprint"])
@@ -381,5 +370,4 @@ def test_a_row_is_not_made_of_what_was_computed_elsewhere(
     outputs: Path, monkeypatch: pytest.MonkeyPatch, function: str
 ) -> None:
     monkeypatch.setattr(module, function, lambda *_: "another")
-    with pytest.raises(PipelineError, match="another machine or by other versions"):
-        row_of_outputs(outputs, "here")
+    refused("another machine or by other versions", row_of_outputs, outputs, "here")

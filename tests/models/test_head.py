@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.checkpoint import HeadInfo
-from pipeline.errors import PipelineError
 from pipeline.models import head as heads_module
 from pipeline.models.backends import export_onnx
 from pipeline.models.freezing import frozen_fingerprint, set_trainable
@@ -29,6 +28,7 @@ from pipeline.models.head import (
 from pipeline.models.outputs import FeatureExtractor, LogitsAndFeatures
 from pipeline.params import Head as HeadSettings
 from tests.models.sweep import check, create
+from tests.refusals import refused
 
 # Each has its classifier in a place or of a kind of its own; `python -m tests.models.sweep` checks all of timm's.
 TIMM = (
@@ -64,8 +64,7 @@ def test_all_of_several_classifiers_are_the_head(name: str, paths: tuple[str, ..
 
 
 def test_a_network_without_a_classifier_is_told() -> None:
-    with pytest.raises(PipelineError, match="No classifier found"):
-        replace_head(create("qwen3_vit_88m_enc"), 2)
+    refused("No classifier found", replace_head, create("qwen3_vit_88m_enc"), 2)
 
 
 @pytest.mark.parametrize(("name", "side"), COMPUTED.items())
@@ -140,8 +139,7 @@ def test_a_network_of_ones_own_with_a_convolutional_head() -> None:
 
 
 def test_a_network_whose_logits_are_not_linear_in_its_features_is_refused() -> None:
-    with pytest.raises(PipelineError, match="ReLU follows the classifier"):
-        FeatureExtractor(torchvision.models.get_model("squeezenet1_0"))
+    refused("ReLU follows the classifier", FeatureExtractor, torchvision.models.get_model("squeezenet1_0"))
 
 
 def test_a_probe_goes_behind_the_norm_that_a_head_begins_with_unless_that_loses_features() -> None:
@@ -157,8 +155,7 @@ def test_a_probe_goes_behind_the_norm_that_a_head_begins_with_unless_that_loses_
             nn.init.normal_(tensor)
     probe_gives_the_logits(model, torch.randn(2, 3, 64, 64))
     nn.init.zeros_(norms[-1].weight[:3])
-    with pytest.raises(PipelineError, match="multiplies 3 features by zero"):
-        set_linear_head(model, torch.randn(2, model.num_features), torch.zeros(2))
+    refused("multiplies 3 features by zero", set_linear_head, model, torch.randn(2, model.num_features), torch.zeros(2))
 
 
 def test_an_auxiliary_classifier_that_adds_to_the_output_is_silent_under_a_probe() -> None:
@@ -238,8 +235,7 @@ def test_the_head_of_params_yaml_gets_its_defaults_and_is_recorded() -> None:
 def test_an_mlp_is_refused_where_the_classifier_is_more_than_one_layer_on_the_features(name: str, why: str) -> None:
     with torch.device("meta"):
         model = timm.create_model(name)
-    with pytest.raises(PipelineError, match=f"{type(model).__name__} has {why}"):
-        replace_head_as_set(model, 2, HeadSettings(type="mlp"))
+    refused(f"{type(model).__name__} has {why}", replace_head_as_set, model, 2, HeadSettings(type="mlp"))
 
 
 @pytest.mark.parametrize(
@@ -252,19 +248,16 @@ def test_an_mlp_is_refused_where_the_classifier_is_more_than_one_layer_on_the_fe
 def test_an_unknown_name_is_told_and_touches_nothing(change: dict[str, str], message: str) -> None:
     model = timm.create_model("test_resnet")
     before = frozen_fingerprint(model.requires_grad_(False))
-    with pytest.raises(PipelineError, match=message):
-        replace_head_as_set(model, 2, HeadSettings(type="mlp", **change))
+    refused(message, replace_head_as_set, model, 2, HeadSettings(type="mlp", **change))
     assert frozen_fingerprint(model) == before
 
 
 def test_a_probe_of_another_shape_or_for_a_hidden_layer_is_refused() -> None:
     model = timm.create_model("test_resnet")
     replace_head(model, 2)
-    with pytest.raises(PipelineError, match=r"of \(3, 4\) \(classes, features\)"):
-        set_linear_head(model, torch.zeros(3, 4), torch.zeros(3))
+    refused(r"of \(3, 4\) \(classes, features\)", set_linear_head, model, torch.zeros(3, 4), torch.zeros(3))
     replace_head(model, 2, hidden=[4])
-    with pytest.raises(PipelineError, match="hidden layers"):
-        set_linear_head(model, torch.zeros(2, model.num_features), torch.zeros(2))
+    refused("hidden layers", set_linear_head, model, torch.zeros(2, model.num_features), torch.zeros(2))
 
 
 class ScaledHead(Head):

@@ -11,6 +11,7 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.params import Backbone, OneBackbone
 from pipeline.preprocess.stored_size import choose_stored_size, needed_size
+from tests.refusals import refused
 
 
 @pytest.mark.parametrize(
@@ -69,8 +70,7 @@ def test_a_network_of_ones_own_says_it_or_its_module(own: Callable[[str], OneBac
     ],
 )
 def test_a_network_of_ones_own_that_fails(own: Callable[[str], OneBackbone], source: str, message: str) -> None:
-    with pytest.raises(PipelineError, match=message):
-        needed_size(own(source), Path("none"))
+    refused(message, needed_size, own(source), Path("none"))
 
 
 @pytest.mark.parametrize(
@@ -112,5 +112,4 @@ def test_a_number_that_is_too_small_warns(setting: int, warns: bool, capsys: pyt
 @pytest.mark.parametrize("name", ["nosuch", "fcn_resnet50"])  # which segments
 def test_an_unknown_name_is_an_error(name: str) -> None:
     message = f"The input size of backbone torchvision/{name} with weights none cannot be found: .* no classifier '{name}'"
-    with pytest.raises(PipelineError, match=message):
-        choose_stored_size("auto", Backbone(name=f"torchvision/{name}", weights="none"))
+    refused(message, choose_stored_size, "auto", Backbone(name=f"torchvision/{name}", weights="none"))

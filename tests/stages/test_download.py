@@ -21,6 +21,7 @@ from tests.download.http_server import Answer, MisbehavingServer, serve
 from tests.download.packing import files_below, zipped
 from tests.download.test_parquet import hub_parquet
 from tests.download.tls import proxy_to, serve_https
+from tests.refusals import refused
 
 Download = Callable[..., str]
 
@@ -145,14 +146,13 @@ def test_a_path(project: Path, download: Download) -> None:
 
 
 def test_a_source_that_cannot_be_read(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(path: Path) -> str:
+    def forbidden(path: Path) -> str:
         raise PermissionError(13, "Permission denied", str(path))
 
     (project / "mine.zip").write_bytes(cat_and_dog(b"mine"))
     set_params(project, {"download.source": "mine.zip"})
-    monkeypatch.setattr("pipeline.stages.inputs.sha256_of", refused)
-    with pytest.raises(PipelineError, match=r"mine\.zip cannot be read: Permission denied"):
-        run_inputs(load_params())
+    monkeypatch.setattr("pipeline.stages.inputs.sha256_of", forbidden)
+    refused(r"mine\.zip cannot be read: Permission denied", run_inputs, load_params())
 
 
 def test_a_photo_replaced_behind_a_link_is_noticed(project: Path) -> None:
@@ -181,8 +181,7 @@ def test_a_photo_replaced_behind_a_link_is_noticed(project: Path) -> None:
 def test_photos_in_an_output_are_refused_by_the_first_stage(project: Path, source: str, message: str) -> None:
     (project / "data/raw/cats").mkdir(parents=True)
     set_params(project, {"download.source": source})
-    with pytest.raises(PipelineError, match=message):
-        run_inputs(load_params())
+    refused(message, run_inputs, load_params())
 
 
 def test_dvc_does_not_remove_photos_that_lie_in_an_output(tmp_path: Path) -> None:

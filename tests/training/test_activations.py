@@ -11,11 +11,11 @@ from torch import nn
 
 from pipeline.checkpoint import BackboneInfo, Preprocessing
 from pipeline.data.dataset import Photos, epoch_order
-from pipeline.errors import PipelineError
 from pipeline.models import backends
 from pipeline.models.outputs import FeatureExtractor
 from pipeline.training import activations
 from pipeline.training.activations import SplitNetwork, to_float16
+from tests.refusals import refused
 from tests.training import tiny
 
 
@@ -56,8 +56,7 @@ def test_both_stages_share_the_activations_of_the_photos_as_they_are(tmp_path: P
         with torch.no_grad():
             outputs = again.trainable.eval()(values.tensor().float())
         torch.testing.assert_close(outputs[:, 2:], expected, rtol=5e-3, atol=5e-3)
-    with pytest.raises(PipelineError, match=r"008\.jpg cannot be decoded"):
-        again.activations("train", photos, copy_number=1)
+    refused(r"008\.jpg cannot be decoded", again.activations, "train", photos, copy_number=1)
 
 
 def test_what_is_wanted_in_16_bits_is_computed_so_whatever_was_asked_for_before(

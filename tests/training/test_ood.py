@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import PipelineError
 from pipeline.models.ood import MOST_HELD_BACK, OodDetector, sample_by_class, score_on_held_back_classes
+from tests.refusals import refused
 
 
 def features(labels: torch.Tensor, seed: int = 0) -> torch.Tensor:
@@ -62,8 +62,7 @@ def test_a_rare_class_is_sampled_and_known() -> None:
 def test_a_class_without_photos_and_broken_features_are_refused(labels: list[int], value: float, match: str) -> None:
     train = features(torch.tensor(labels))
     train[3, 3] += value
-    with pytest.raises(PipelineError, match=match):
-        OodDetector.fit(train, torch.tensor(labels), train)
+    refused(match, OodDetector.fit, train, torch.tensor(labels), train)
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=300), st.integers(1, 100))

@@ -13,10 +13,10 @@ import wandb
 from accelerate.tracking import TensorBoardTracker
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pipeline.errors import PipelineError
 from pipeline.params import Params
 from pipeline.training.finetune import Finetuned
 from pipeline.training.resume import ResumeFolder
+from tests.refusals import refused
 from tests.training import tiny
 from tests.training.offline_runs import records
 
@@ -198,5 +198,4 @@ def test_a_tracker_that_fails_later_is_left_out_from_then_on(
 def test_a_tracker_that_is_not_installed_is_named_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Params().runtime.trackers == []
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(PipelineError, match="uv sync --extra wandb"):
-        tiny.tracking(tmp_path, ("wandb",), tiny.photos(tmp_path / "photos"))
+    refused("uv sync --extra wandb", tiny.tracking, tmp_path, ("wandb",), tiny.photos(tmp_path / "photos"))
