@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.data.manifest import INTEGERS, write_manifest
+from pipeline.errors import PipelineError
 from tests.clones import ROOT
 from tests.refusals import refused
 

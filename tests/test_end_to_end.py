@@ -7,15 +7,13 @@ import re
 import statistics
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 
 from pipeline.checkpoint import read_info, read_model_state
-from pipeline.data.dataset import data_fingerprints
-from pipeline.data.manifest import read_manifest, write_manifest
+from pipeline.data.manifest import read_manifest
 from pipeline.files import sha256_of
 from pipeline.inference import Classifier
 from pipeline.params import load_params
@@ -23,7 +21,6 @@ from pipeline.stages import evaluate, preprocess, train_frozen_backbone, unfreez
 from pipeline.training.selection import best_clip, cross_fitted_losses
 from tests.clones import SMALL, clone, ran, run, set_params
 from tests.kills import CHECKPOINTS, killed_again_and_again
-from tests.refusals import refused
 
 STAGES = ["download", "preprocess", "train-frozen-backbone", "unfreeze-finetune", "evaluate"]
 
@@ -66,47 +63,6 @@ def test_the_probe_knows_no_photo_that_it_is_asked_of(small: Path) -> None:
     manifest = rows_of(small / "data/processed/manifest.csv")
     assert {row["id"] for row in rows} == {row["id"] for row in manifest if row["split"] in ("train", "val")}
     assert all(float(row["probability_Cat"]) + float(row["probability_Dog"]) == pytest.approx(1, abs=1e-4) for row in rows)
-
-
-def change_info(checkpoint: Path, **changes: object) -> None:
-    file = checkpoint / "checkpoint.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-
-
-def without_dogs(small: Path) -> None:
-    """No test photo of a dog, and both checkpoints made for just these photos."""
-    manifest = read_manifest(small / "data/processed")
-    poor = manifest[~((manifest["split"] == "test") & (manifest["class"] == "Dog"))]
-    write_manifest(poor, small / "data/processed")
-    for name in ("frozen", "finetuned"):
-        change_info(small / "outputs" / name, data=data_fingerprints(poor).model_dump())
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"classes": ["Dog", "Cat"]}, "trained for the classes Dog, Cat"),
-        ({"backbone": {"name": "test_vit", "kwargs": {}, "weights": "none", "weights_sha256": None}}, "was not made from"),
-        (None, "none of them of Dog"),
-    ],
-)
-def test_what_cannot_be_scored_is_refused_before_anything_is_written(
-    small: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any] | None, message: str
-) -> None:
-    files = [small / "data/processed/manifest.csv", *(small / "outputs").glob("*/checkpoint.json")]
-    kept = {path: path.read_bytes() for path in [*files, *(small / "outputs/evaluation").iterdir()]}
-    if changes:
-        change_info(small / "outputs/finetuned", **changes)
-    else:
-        without_dogs(small)
-    monkeypatch.chdir(small)
-    params = load_params()
-    runtime = params.runtime.model_copy(update={"device": "cpu", "workers": 0})
-    refused(message, evaluate.run, params.model_copy(update={"runtime": runtime}))
-    for file in files:
-        file.write_bytes(kept[file])
-    assert {path: path.read_bytes() for path in kept} == kept
-    assert not (small / "outputs/.evaluation.new").exists()
 
 
 def test_dvc_shows_what_was_made(small: Path) -> None:

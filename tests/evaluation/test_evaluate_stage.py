@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -161,37 +162,62 @@ def test_the_nearest_training_photo_is_the_one_with_the_same_features(project: P
         assert (shown[1] == twin) == (number >= 4)
 
 
-def change_info(folder: Path, **changes: object) -> None:
-    (folder / INFO_FILE).write_text(read_info(folder).model_copy(update=changes).model_dump_json())
+@pytest.fixture
+def copied(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The present folder, a copy of the project that may be spoiled."""
+    shutil.copytree(project, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
 
 
-def test_checkpoints_that_do_not_belong_together_are_refused(
-    project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def change_info(name: str, **changes: object) -> None:
+    """Of a checkpoint; models of a part are changed by `update`."""
+    info = read_info(Path("outputs", name))
+    changes = {key: getattr(info, key).model_copy(update=to) if isinstance(to, dict) else to for key, to in changes.items()}
+    Path("outputs", name, INFO_FILE).write_text(info.model_copy(update=changes).model_dump_json())
+
+
+def without_test_photos_of_id() -> None:
+    """And both checkpoints made for just these photos."""
+    manifest = evaluate.read_manifest(Path("data/processed"))
+    poor = manifest[~((manifest["split"] == "test") & (manifest["class"] == "id"))]
+    write_manifest(poor, Path("data/processed"))
+    for name in ("frozen", "finetuned"):
+        change_info(name, data=data_fingerprints(poor))
+
+
+OTHERS = "id,probability_frozen,probability_id\nid.1,0.5,0.5\n"
+SPOILED: dict[str, Callable[[], object]] = {
+    "trained for the classes id, frozen": lambda: change_info("finetuned", classes=("id", "frozen")),
+    "outputs/finetuned was not made from outputs/frozen": lambda: change_info("finetuned", backbone={"name": "test_vit"}),
+    "not made from .*: their backbones differ": lambda: change_info("frozen", preprocessing={"crop_mode": "squash"}),
+    "none of them of id": without_test_photos_of_id,
+    r"out_of_fold\.csv cannot be used": lambda: Path("outputs/probe/out_of_fold.csv").write_text(OTHERS),
+}
+
+
+@pytest.mark.parametrize("message", SPOILED)
+@pytest.mark.usefixtures("copied")
+def test_what_cannot_be_scored_is_refused_before_anything_is_written(message: str) -> None:
     """As after the frozen stage alone has run again, by hand."""
-    shutil.copytree(project, tmp_path / "copy")
-    monkeypatch.chdir(tmp_path / "copy")
-    frozen = Path("outputs/frozen")
-    change_info(frozen, preprocessing=read_info(frozen).preprocessing.model_copy(update={"crop_mode": "squash"}))
-    refused("outputs/finetuned was not made from outputs/frozen", evaluate.run, PARAMS)
+    SPOILED[message]()
+    before = {path: path.read_bytes() for path in Path("outputs/evaluation").iterdir()}
+    refused(message, evaluate.run, PARAMS)
+    assert {path: path.read_bytes() for path in Path("outputs/evaluation").iterdir()} == before
+    assert not Path("outputs/.evaluation.new").exists()
 
 
-def test_of_an_mlp_the_photos_that_other_heads_were_folded_over_are_scored_alone(
-    project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    shutil.copytree(project, tmp_path / "copy")
-    monkeypatch.chdir(tmp_path / "copy")
-    change_info(Path("outputs/frozen"), solved=())
+@pytest.mark.usefixtures("copied")
+def test_of_an_mlp_the_photos_that_other_heads_were_folded_over_are_scored_alone() -> None:
+    change_info("frozen", solved=())
     evaluate.run(PARAMS)
     crossed = read_json(Path("outputs/evaluation/metrics.json"))["cross_validated"]
     assert (crossed["photos"], crossed["accuracy"]) == (16, pytest.approx(15 / 16, abs=1e-6))
 
 
+@pytest.mark.usefixtures("copied")
 def test_folds_are_calibrated_with_the_weights_of_the_checkpoint_and_a_level_is_said_as_it_is(
-    project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(project, tmp_path / "copy")
-    monkeypatch.chdir(tmp_path / "copy")
     weights = {("balanced", 8): torch.tensor([3.0, 1.0])}  # of 8 training photos; these are of equally frequent classes
     monkeypatch.setattr(evaluate, "class_weight", lambda setting, labels: weights[setting, len(labels)])
     files = [Path("outputs/evaluation", name) for name in ("metrics.json", "predictions.csv")]
@@ -201,15 +227,3 @@ def test_folds_are_calibrated_with_the_weights_of_the_checkpoint_and_a_level_is_
     assert read_json(files[0])["cross_validated"]["log_loss"] != metrics["cross_validated"]["log_loss"]
     assert files[1].read_bytes() == predictions
     assert "at 99.5%)" in "".join(capsys.readouterr())
-
-
-def test_probabilities_of_other_photos_are_refused_and_nothing_is_written(
-    project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Before anything is put in the place of what was there."""
-    shutil.copytree(project, tmp_path / "copy")
-    monkeypatch.chdir(tmp_path / "copy")
-    Path("outputs/probe/out_of_fold.csv").write_text("id,probability_frozen,probability_id\nid.1,0.5,0.5\n")
-    Path("outputs/evaluation/report.html").write_text("as it was")
-    refused(r"out_of_fold\.csv cannot be used", evaluate.run, PARAMS)
-    assert Path("outputs/evaluation/report.html").read_text() == "as it was"
