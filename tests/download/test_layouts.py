@@ -21,66 +21,44 @@ UNLABELLED = "in a folder of a split, without a class of the training photos"
 NO_CLASS = "in no class folder"
 STRAY = "in a folder of documentation or samples"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
-PUBLISHED = {
-    "kaggle/PetImages/Cat/0.jpg": b"cat 0",
-    "kaggle/PetImages/Cat/666.jpg": b"",
-    "kaggle/PetImages/Cat/Thumbs.db": b"thumbs",
-    "kaggle/PetImages/Dog/0.jpg": b"dog 0",
-    "kaggle/PetImages/Dog/1.JPEG": b"dog 1",
-    "kaggle/readme[1].txt": b"read me",
-}
-FLAT = {
-    "train/cat.0.jpg": b"cat 0",
-    "train/cat.12.png": b"cat 12",
-    "train/DOG.0.jpg": b"dog 0",
-    "train/notes.txt": b"",
-    "train/dog.1.txt": b"",
-    "test1/1.jpg": b"?",
-}
-CLASSES = {
-    "photos/cats/a.jpg": b"a",
-    "photos/wild dogs/b.webp": b"b",
-    "photos/wild dogs/list.csv": b"c",
-    "photos/Vögel/ü.jpg": b"d",
-    "photos/readme.md": b"",
+# Each file: where it goes, or why it is left out.
+LAYOUTS = {
+    "published": {
+        "kaggle/PetImages/Cat/0.jpg": "PetImages/Cat/0.jpg",
+        "kaggle/PetImages/Cat/666.jpg": "PetImages/Cat/666.jpg",  # which is empty
+        "kaggle/PetImages/Cat/Thumbs.db": "hidden",
+        "kaggle/PetImages/Dog/0.jpg": "PetImages/Dog/0.jpg",
+        "kaggle/PetImages/Dog/1.JPEG": "PetImages/Dog/1.JPEG",
+        "kaggle/readme[1].txt": NO_PHOTO,
+    },
+    "flat": {
+        "train/cat.0.jpg": "PetImages/Cat/0.jpg",
+        "train/cat.12.png": "PetImages/Cat/12.png",
+        "train/DOG.0.jpg": "PetImages/Dog/0.jpg",
+        "train/notes.txt": NO_PHOTO,
+        "train/dog.1.txt": NO_PHOTO,
+        "test1/1.jpg": UNLABELLED,
+    },
+    "class folders": {
+        "photos/cats/a.jpg": "PetImages/cats/a.jpg",
+        "photos/wild dogs/b.webp": "PetImages/wild dogs/b.webp",
+        "photos/wild dogs/list.csv": NO_PHOTO,
+        "photos/Vögel/ü.jpg": "PetImages/Vögel/ü.jpg",
+        "photos/readme.md": NO_PHOTO,
+    },
 }
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-@pytest.mark.parametrize(
-    ("layout", "files", "names", "left_out"),
-    [
-        (
-            "published",
-            PUBLISHED,
-            {name: name.removeprefix("kaggle/") for name in PUBLISHED if is_photo_name(name)},
-            {"kaggle/PetImages/Cat/Thumbs.db": "hidden", "kaggle/readme[1].txt": NO_PHOTO},
-        ),
-        (
-            "flat",
-            FLAT,
-            {
-                "train/cat.0.jpg": "PetImages/Cat/0.jpg",
-                "train/cat.12.png": "PetImages/Cat/12.png",
-                "train/DOG.0.jpg": "PetImages/Dog/0.jpg",
-            },
-            {"test1/1.jpg": UNLABELLED, "train/dog.1.txt": NO_PHOTO, "train/notes.txt": NO_PHOTO},
-        ),
-        (
-            "class folders",
-            CLASSES,
-            {name: name.replace("photos", "PetImages") for name in CLASSES if is_photo_name(name)},
-            dict.fromkeys(["photos/readme.md", "photos/wild dogs/list.csv"], NO_PHOTO),
-        ),
-    ],
-)
-def test_layouts(
-    tmp_path: Path, kind: str, layout: str, files: dict[str, bytes], names: dict[str, str], left_out: dict[str, str]
-) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(tmp_path: Path, kind: str, layout: str) -> None:
+    files = {name: b"" if "666" in name else name.encode() for name in LAYOUTS[layout]}
     unpacked = unpack_photos(pack(kind, files, tmp_path), tmp_path / "data/raw")
+    placed = {name: to for name, to in LAYOUTS[layout].items() if to.startswith("PetImages/")}
+    left_out = {name: reason for name, reason in LAYOUTS[layout].items() if name not in placed}
     assert (unpacked.layout, unpacked.left_out, unpacked.splits) == (layout, left_out, {})
-    assert unpacked.classes == Counter(target.split("/")[1] for target in names.values())
-    assert files_below(tmp_path / "data/raw") == {target: files[name] for name, target in names.items()}
+    assert unpacked.classes == Counter(target.split("/")[1] for target in placed.values())
+    assert files_below(tmp_path / "data/raw") == {target: files[name] for name, target in placed.items()}
     assert os.listdir(tmp_path / "data") == ["raw"]
 
 
@@ -103,175 +81,137 @@ def test_names_as_other_programs_write_them(tmp_path: Path) -> None:
     assert set(files_below(tmp_path / "raw")) == {"PetImages/Cat/0.jpg", "PetImages/Dog/0.jpg"}
 
 
-def photos(*folders: str, number: int = 3) -> dict[str, bytes]:
-    return {f"{folder}/{i}.jpg": b"" for folder in folders for i in range(number)}
+def named(*patterns: str, **lists: bytes) -> dict[str, bytes]:
+    """Empty files by their names, with braces as a shell expands them, {a,b}/{0..2}.jpg; and lists by their stems."""
+    files = {}
+    for pattern in patterns:
+        if braces := re.search(r"{([^}]*)}", pattern):
+            first, dots, last = braces[1].partition("..")
+            choices = range(int(first), int(last) + 1) if dots else braces[1].split(",")
+            files |= named(*(pattern.replace(braces[0], str(one), 1) for one in choices), **lists)
+        else:
+            files[pattern] = lists.get(Path(pattern).stem, b"")
+    return files
 
 
-TWO, MANY = photos("cats", "dogs"), photos("cats", "dogs", number=50)
-FLAT_TRAIN = {f"train/train/{name}.{i}.jpg": b"" for name in ("cat", "dog") for i in range(3)}
+TWO = named("{cats,dogs}/{0..2}.jpg")
 BREEDS = b"id,breed\n0,pug\n1,pug\n2,husky\n"
 P_SPLITS = b"path,split\np/0.jpg,train\np/1.jpg,train\np/2.jpg,test"
 TRAIN_AND_TEST = b"path,label\ntrain/0.jpg,a\ntrain/1.jpg,b\ntest/0.jpg,a\ntest/1.jpg,b"
+NONE, OTHER_CASE = b"id,label\n", "id,label,split\na.jpg,x,train\ne\u0301,x,train\nb,y,val\n,,\n"
+SPLIT_LISTS = {"train": b"image;label\n0.jpg;a\n1.jpg;b", "val": b"image;label\np/2.jpg;a\np/3.jpg;b"}
+TWO_LISTS = {"labels": b"id,label,split\np/0.jpg,a,train", "label": b"id,label\np/1.jpg,b"}
+OF_SPLITS = b"filename,class,split\n0.jpg,a,train\n1.jpg,b,Train\n2.jpg,a,holdout"
 
 
 @pytest.mark.parametrize(
-    ("files", "classes", "splits", "left_out"),
+    ("files", "found", "left_out"),
     [
         # photos that are none of the set's
-        ({**MANY, "samples/cat.1.jpg": b"", "samples/dog.1.jpg": b""}, "cats 50, dogs 50", "", {STRAY: 2}),
-        (
-            {**TWO, "docs/logo.png": b"", "preview.png": b"", "x.md": b""},
-            "cats 3, dogs 3",
-            "",
-            {STRAY: 1, NO_CLASS: 1, NO_PHOTO: 1},
-        ),
-        ({**photos("images/cats", "images/dogs"), "docs/logo.png": b""}, "cats 3, dogs 3", "", {STRAY: 1}),
-        ({**MANY, **photos("lynx"), "notes/a.xml": b""}, "cats 50, dogs 50, lynx 3", "", {NO_PHOTO: 1}),
-        (photos("docs", "photos"), "docs 3, photos 3", "", {}),
+        (named("{cats,dogs}/{0..49}.jpg", "samples/{cat,dog}.1.jpg"), "cats 50, dogs 50", {STRAY: 2}),
+        (TWO | named("docs/logo.png", "preview.png", "x.md"), "cats 3, dogs 3", {STRAY: 1, NO_CLASS: 1, NO_PHOTO: 1}),
+        (named("images/{cats,dogs}/{0..2}.jpg", "docs/logo.png"), "cats 3, dogs 3", {STRAY: 1}),
+        (named("{cats,dogs}/{0..49}.jpg", "lynx/{0..2}.jpg", "notes/a.xml"), "cats 50, dogs 50, lynx 3", {NO_PHOTO: 1}),
+        (named("{docs,photos}/{0..2}.jpg"), "docs 3, photos 3", {}),
         # a photo that was moved to the folder of its class, and keeps its name
-        (
-            {f"{name}s/{name}.{i}.jpg": b"" for name in ("cat", "dog") for i in range(1, 60)} | {"dogs/cat.0.jpg": b""},
-            "cats 59, dogs 60",
-            "",
-            {},
-        ),
-        (
-            {f"cats/cat.{i}.jpg": b"" for i in range(60)}
-            | {f"{'cats' if i < 4 else 'dogs'}/dog.{i}.jpg": b"" for i in range(60)},
-            "cats 64, dogs 56",
-            "",
-            {},
-        ),
-        ({f"train/{'dog' if i < 3 else 'cat'}.{i}.jpg": b"" for i in range(100)}, "Cat 97, Dog 3", "", {}),
+        (named("cats/cat.{1..59}.jpg", "dogs/dog.{1..59}.jpg", "dogs/cat.0.jpg"), "cats 59, dogs 60", {}),
+        (named("cats/cat.{0..59}.jpg", "cats/dog.{0..3}.jpg", "dogs/dog.{4..59}.jpg"), "cats 64, dogs 56", {}),
+        (named("train/dog.{0..2}.jpg", "train/cat.{3..99}.jpg"), "Cat 97, Dog 3", {}),
         # splits as Kaggle packs them, and classes that are called like splits
+        (named("{training_set/training,test_set/test}_set/{cats,dogs}/{0..2}.jpg"), "cats 6, dogs 6; test 6, train 6", {}),
         (
-            photos(*(f"{split}_set/{split}_set/{name}" for split in ("training", "test") for name in ("cats", "dogs"))),
-            "cats 6, dogs 6",
-            "test 6, train 6",
-            {},
-        ),
-        (
-            photos(
-                *(f"seg_{split}/seg_{split}/{name}" for split in ("train", "test") for name in ("ice", "sea")),
-                "seg_pred/seg_pred",
-            ),
-            "ice 6, sea 6",
-            "test 6, train 6",
+            named("{seg_train/seg_train,seg_test/seg_test}/{ice,sea}/{0..2}.jpg", "seg_pred/seg_pred/{0..2}.jpg"),
+            "ice 6, sea 6; test 6, train 6",
             {NO_CLASS: 3},
         ),
-        (photos("train/cats", "train/dogs", "test"), "cats 3, dogs 3", "", {UNLABELLED: 3}),
-        (photos("train/cats", "train/dogs", "test/unknown"), "cats 3, dogs 3", "", {UNLABELLED: 3}),
-        ({**FLAT_TRAIN, **photos("test1/test1")}, "Cat 3, Dog 3", "", {UNLABELLED: 3}),
-        (photos("bus", "car", "train"), "bus 3, car 3, train 3", "", {}),
-        (photos("bus", "car", "train/2023", "train/2024"), "bus 3, car 3, train 6", "", {}),
+        (named("train/{cats,dogs}/{0..2}.jpg", "test/{0..2}.jpg"), "cats 3, dogs 3", {UNLABELLED: 3}),
+        (named("train/{cats,dogs}/{0..2}.jpg", "test/unknown/{0..2}.jpg"), "cats 3, dogs 3", {UNLABELLED: 3}),
+        (named("train/train/{cat,dog}.{0..2}.jpg", "test1/test1/{0..2}.jpg"), "Cat 3, Dog 3", {UNLABELLED: 3}),
+        (named("{bus,car,train}/{0..2}.jpg"), "bus 3, car 3, train 3", {}),
+        (named("{bus,car,train/2023,train/2024}/{0..2}.jpg"), "bus 3, car 3, train 6", {}),
         # splits below the classes, but not where a photo lies in none
-        (photos("x/a/train", "x/a/test", "x/b/train", "x/b/Test", "docs"), "a 6, b 6", "test 6, train 6", {STRAY: 3}),
-        (photos("a/train", "a/test", "b/train", "b/test", "b/more"), "a 6, b 9", "", {}),
+        (
+            named("x/{a/train,a/test,b/train,b/Test}/{0..2}.jpg", "docs/{0..2}.jpg"),
+            "a 6, b 6; test 6, train 6",
+            {STRAY: 3},
+        ),
+        (named("{a,b}/{train,test}/{0..2}.jpg", "b/more/{0..2}.jpg"), "a 6, b 9", {}),
         # masks
         (
-            photos("a/images", "a/masks", "b/images", "b/lung masks", "b/infection masks"),
+            named("{a,b}/images/{0..2}.jpg", "{a/masks,b/lung masks,b/infection masks}/{0..2}.jpg"),
             "a 3, b 3",
-            "",
             {"in a folder of masks": 9},
         ),
-        (photos("a/masks", "a/no masks", "b/masks"), "a 6, b 3", "", {}),
+        (named("{a/masks,a/no masks,b/masks}/{0..2}.jpg"), "a 6, b 3", {}),
         # lists of labels
         (
-            {
-                **photos("x/train/all", "x/test/all"),
-                **{f"x/{name}/labels.csv": BREEDS for name in ("train", "test")},
-            },
-            "husky 2, pug 4",
-            "test 3, train 3",
+            named("x/{train,test}/all/{0..2}.jpg", "x/{train,test}/labels.csv", labels=BREEDS),
+            "husky 2, pug 4; test 3, train 3",
             {NO_PHOTO: 2},
         ),
         (
-            {**photos("train", "test"), "train/train.csv": BREEDS, "test/test.csv": BREEDS, "x/labels.csv": b"id,label\n"},
-            "husky 2, pug 4",
-            "test 3, train 3",
+            named("{train,test}/{0..2}.jpg", "{train/train,test/test,x/labels}.csv", train=BREEDS, test=BREEDS, labels=NONE),
+            "husky 2, pug 4; test 3, train 3",
             {NO_PHOTO: 3},
         ),
         (
-            {**photos("a/b", "a/c", number=9), "a/x/labels.csv": b"path,label\nb/0.jpg,x\nb/1.jpg,y\nc/2.jpg,y"},
+            named("a/{b,c}/{0..8}.jpg", "a/x/labels.csv", labels=b"path,label\nb/0.jpg,x\nb/1.jpg,y\nc/2.jpg,y"),
             "x 1, y 2",
-            "",
             {NO_PHOTO: 1, "no label in labels.csv": 15},
         ),
+        (named("0/{0..4}.jpg", "1/{5..9}.jpg", "labels.csv", labels=b"id,label\n0,a\n1,b\n"), "0 5, 1 5", {NO_PHOTO: 1}),
         (
-            {f"{i // 5}/{i}.jpg": b"" for i in range(10)} | {"labels.csv": b"id,label\n0,a\n1,b\n"},
-            "0 5, 1 5",
-            "",
-            {NO_PHOTO: 1},
+            named("{cats,dogs}/{0..49}.jpg", "samples/{0..2}.jpg", "samples/labels.csv", labels=BREEDS),
+            "cats 50, dogs 50",
+            {STRAY: 3, NO_PHOTO: 1},
         ),
-        ({**MANY, **photos("samples"), "samples/labels.csv": BREEDS}, "cats 50, dogs 50", "", {STRAY: 3, NO_PHOTO: 1}),
         (
-            {**TWO, **{f"{name}/labels.csv": f"id,label\n0,{name}".encode() for name in ("cats", "dogs")}},
+            {**TWO, **{f"{of}/labels.csv": b"id,label\n0,%b" % of.encode() for of in ("cats", "dogs")}},
             "cats 3, dogs 3",
-            "",
             {NO_PHOTO: 2},
         ),
         (
-            {
-                "A.JPG": b"",
-                "é.jpg": b"",
-                "b.jpg": b"",
-                "B.png": b"",
-                "labels.csv": "id,label,split\na.jpg,x,train\ne\u0301,x,train\nb,y,val\n,,\n".encode(),
-            },
-            "x 2, y 1",
-            "train 2, val 1",
+            named("A.JPG", "é.jpg", "b.jpg", "B.png", "labels.csv", labels=OTHER_CASE.encode()),
+            "x 2, y 1; train 2, val 1",
             {NO_PHOTO: 1, "no label in labels.csv": 1},
         ),
-        ({**photos("train", "test"), "labels.csv": BREEDS}, "husky 1, pug 2", "", {NO_PHOTO: 1, "no label in labels.csv": 3}),
-        ({**photos("a/b", number=4), "a/train.csv": BREEDS}, "husky 1, pug 2", "", {NO_PHOTO: 1, "no label in train.csv": 1}),
         (
-            {
-                **photos("p", number=4),
-                "train.csv": b"image;label\n0.jpg;a\n1.jpg;b",
-                "val.csv": b"image;label\np/2.jpg;a\np/3.jpg;b",
-            },
-            "a 2, b 2",
-            "train 2, val 2",
-            {NO_PHOTO: 2},
+            named("{train,test}/{0..2}.jpg", "labels.csv", labels=BREEDS),
+            "husky 1, pug 2",
+            {NO_PHOTO: 1, "no label in labels.csv": 3},
         ),
+        (named("a/b/{0..3}.jpg", "a/train.csv", train=BREEDS), "husky 1, pug 2", {NO_PHOTO: 1, "no label in train.csv": 1}),
+        (named("p/{0..3}.jpg", "{train,val}.csv", **SPLIT_LISTS), "a 2, b 2; train 2, val 2", {NO_PHOTO: 2}),
+        (named("./{0..2}.jpg", "labels.csv", labels=OF_SPLITS), "a 2, b 1; test 1, train 2", {NO_PHOTO: 1}),
+        ({**TWO, "labels.csv": b"id,label\n0,cat\n1,dog\n"}, "cats 3, dogs 3", {NO_PHOTO: 1}),  # names of classes
+        ({**TWO, "test.csv": b"colour,mood\n" + 9000 * b"red,fine\n" + b"\xe9"}, "cats 3, dogs 3", {NO_PHOTO: 1}),
         (
-            {**photos(".", number=3), "labels.csv": b"filename,class,split\n0.jpg,a,train\n1.jpg,b,Train\n2.jpg,a,holdout"},
-            "a 2, b 1",
-            "test 1, train 2",
-            {NO_PHOTO: 1},
-        ),
-        ({**TWO, "labels.csv": b"id,label\n0,cat\n1,dog\n"}, "cats 3, dogs 3", "", {NO_PHOTO: 1}),  # names of classes
-        ({**TWO, "test.csv": b"colour,mood\n" + 9000 * b"red,fine\n" + b"\xe9"}, "cats 3, dogs 3", "", {NO_PHOTO: 1}),
-        (
-            {**photos("p", number=3), "labels.csv": b"id,label,split\np/0.jpg,a,train", "label.csv": b"id,label\np/1.jpg,b"},
-            "a 1, b 1",
-            "train 1",
+            named("p/{0..2}.jpg", "{labels,label}.csv", **TWO_LISTS),
+            "a 1, b 1; train 1",
             {NO_PHOTO: 2, "no label in label.csv and labels.csv": 1},
         ),
         (
-            {**photos("p"), "labels.csv": b"id,label\n0,a\n1,b\n2,b", "splits.csv": P_SPLITS},
-            "a 1, b 2",
-            "test 1, train 2",
+            named("p/{0..2}.jpg", "{labels,splits}.csv", labels=b"id,label\n0,a\n1,b\n2,b", splits=P_SPLITS),
+            "a 1, b 2; test 1, train 2",
             {NO_PHOTO: 2},
         ),
         (
-            {**photos("x/train", "x/test", number=2), "x/annotations/labels.csv": TRAIN_AND_TEST},
-            "a 2, b 2",
-            "test 2, train 2",
+            named("x/{train,test}/{0,1}.jpg", "x/annotations/labels.csv", labels=TRAIN_AND_TEST),
+            "a 2, b 2; test 2, train 2",
             {NO_PHOTO: 1},
         ),
         (
-            {**photos("bus", "train", number=1), "labels.csv": b"path,label\nbus/0.jpg,a\ntrain/0.jpg,b"},
+            named("{bus,train}/0.jpg", "labels.csv", labels=b"path,label\nbus/0.jpg,a\ntrain/0.jpg,b"),
             "a 1, b 1",
-            "",
             {NO_PHOTO: 1},
         ),
         # class names as they are written
-        (photos("का", "कि", "age <5", "age >5", "C#", "C+", "😀"), "C# 3, C+ 3, age <5 3, age >5 3, का 3, कि 3, 😀 3", "", {}),
+        (named("{का,कि,age <5,age >5,C#,C+,😀}/{0..2}.jpg"), "C# 3, C+ 3, age <5 3, age >5 3, का 3, कि 3, 😀 3", {}),
     ],
 )
-def test_what_people_have(tmp_path: Path, files: dict[str, bytes], classes: str, splits: str, left_out: dict[str, int]) -> None:
-    unpacked = unpack_photos(pack("folder", files, tmp_path), tmp_path / "raw")
+def test_what_people_have(tmp_path: Path, files: dict[str, bytes], found: str, left_out: dict[str, int]) -> None:
+    """`found` is the number of photos by class; by split."""
+    unpacked, (classes, _, splits) = unpack_photos(pack("folder", files, tmp_path), tmp_path / "raw"), found.partition("; ")
     assert ", ".join(f"{name} {count}" for name, count in unpacked.classes.items()) == classes
     assert ", ".join(f"{name} {count}" for name, count in unpacked.splits.items()) == splits
     assert Counter(unpacked.left_out.values()) == left_out
@@ -282,7 +222,7 @@ def test_what_people_have(tmp_path: Path, files: dict[str, bytes], classes: str,
 
 def test_classes_that_hold_the_same_folders_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for names, told in (("mild non", True), ("mild", False), ("train test", False)):
-        files = photos(*(f"{label}/{name}" for label in ("AugmentedX", "OriginalX") for name in names.split()))
+        files = named(*(f"{{AugmentedX,OriginalX}}/{name}/{{0..2}}.jpg" for name in names.split()))
         (tmp_path / names).mkdir()
         unpack_photos(pack("zip", files, tmp_path / names), tmp_path / names / "raw")
         assert ("Each class holds mild, non: if those are" in capsys.readouterr().out) == told
@@ -316,7 +256,7 @@ def test_content_decides_where_the_suffix_does_not(tmp_path: Path) -> None:
 def test_links_of_a_folder_are_followed_and_end(tmp_path: Path) -> None:
     source = pack("folder", {**TWO, "elsewhere.txt": b""}, tmp_path)
     (tmp_path / "store").mkdir()
-    pack("folder", photos("lynx", number=4), tmp_path / "store")
+    pack("folder", named("lynx/{0..3}.jpg"), tmp_path / "store")
     (source / "lynx").symlink_to(tmp_path / "store/source/lynx")
     (source / "cats/more.jpg").symlink_to(tmp_path / "store/source/lynx/0.jpg")
     (source / "README.md").symlink_to("elsewhere.txt")
@@ -361,11 +301,11 @@ def test_every_file_is_accounted_for(found: set[str]) -> None:
 
 
 SMALL = {"PetImages/Cat/0.jpg": b"new cat", "PetImages/Dog/0.jpg": b"new dog"}
-LISTED = {f"PetImages/{label}/{i}.jpg": b"" for label in ("Cat", "Dog") for i in range(2)}
+LISTED = named("PetImages/{Cat,Dog}/{0,1}.jpg")
 
 
-def labels(table: str) -> dict[str, bytes]:
-    return {**photos("train"), "labels.csv": table.encode()}
+def labels(table: bytes) -> dict[str, bytes]:
+    return named("train/{0..2}.jpg", "labels.csv", labels=table)
 
 
 def splits(table: bytes) -> dict[str, bytes]:
@@ -375,51 +315,45 @@ def splits(table: bytes) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (
-            {"a.jpg": b"", "b.jpg": b""},
-            r"no photos in a known layout. It holds 'a.jpg', 'b.jpg'\. Known layouts: .*PetImages/Cat/0",
-        ),
+        (named("{a,b}.jpg"), r"no photos in a known layout. It holds 'a.jpg', 'b.jpg'\. Known layouts: .*PetImages/Cat/0"),
         ({f"{i:02}.txt": b"" for i in range(99)}, r"holds '00.txt', '01.txt', .*'09.txt' and 89 more\."),
         ({}, "It holds no files"),
-        ({"PetImages/Cat/0.jpg": b""}, r"one class only \(Cat\)"),
-        ({"x/Cat/0.jpg": b"", "x/Dog/0.jpg": b"", "x/Elk/": b""}, "class folder 'x/Elk' is empty"),
+        (named("PetImages/Cat/0.jpg"), r"one class only \(Cat\)"),
+        (named("x/{Cat,Dog}/0.jpg", "x/Elk/"), "class folder 'x/Elk' is empty"),
         ({**SMALL, "PetImages/Elk/Thumbs.db": b"", "PetImages/Elk/.gitkeep": b""}, "class folder 'PetImages/Elk' is empty"),
-        (photos("x/sick", "x/well", "x/x/sick", "x/x/well"), "2 sets of photos, one beside 'x/x' and one in it: give it"),
+        (named("{x,x/x}/{sick,well}/{0..2}.jpg"), "2 sets of photos, one beside 'x/x' and one in it: give it"),
         (
-            photos("a_train/a_train/A", "a_train/a_train/B", "a_test"),
+            named("a_train/a_train/{A,B}/{0..2}.jpg", "a_test/{0..2}.jpg"),
             "would have the classes a_test, a_train, but a_test, a_train are named for splits: give the one",
         ),
-        (photos("fruit-train-set/a", "fruit-train-set/b", "fruit-test-set/a", "fruit-test-set/b"), "are named for splits"),
+        (named("fruit-{train,test}-set/{a,b}/{0..2}.jpg"), "are named for splits"),
         (
-            photos("train/c", "train/d", "test/c", "test/d") | photos("unlabeled", number=20),
+            named("{train,test}/{c,d}/{0..2}.jpg", "unlabeled/{0..19}.jpg"),
             "classes test, train, unlabeled, but test, train are named",
         ),
-        ({**photos("a/x", "b/x"), "a/labels.csv": BREEDS, "b/labels.csv": BREEDS}, "2 sets of photos, in 'a', 'b'"),
+        (named("{a,b}/x/{0..2}.jpg", "{a,b}/labels.csv", labels=BREEDS), "2 sets of photos, in 'a', 'b'"),
         ({**SMALL, "old/PetImages/Cat/1.jpg": b""}, r"2 sets of photos, in 'PetImages', 'old/PetImages'"),
-        ({f"{part}/{name}.0.jpg": b"" for part in "ab" for name in ("cat", "dog")}, "2 sets of photos, in 'a', 'b'"),
-        ({f"{part}/{name}/0.jpg": b"" for part in ("train", "extra/train") for name in "cd"}, "2 sets of photos"),
-        ({"images/pug_1.jpg": b"", "annotations/trimaps/pug_1.png": b""}, "no photos in a known layout"),
-        (
-            {"photos/a.jpg": b"", "photos/b.jpg": b"", "docs/c.jpg": b""},
-            r"(?s)\(photos\).*Left out 1 \(in a folder of documentation",
-        ),
+        (named("{a,b}/{cat,dog}.0.jpg"), "2 sets of photos, in 'a', 'b'"),
+        (named("{train,extra/train}/{c,d}/0.jpg"), "2 sets of photos"),
+        (named("images/pug_1.jpg", "annotations/trimaps/pug_1.png"), "no photos in a known layout"),
+        (named("photos/{a,b}.jpg", "docs/c.jpg"), r"(?s)\(photos\).*Left out 1 \(in a folder of documentation"),
         ({f"{name}/0.jpg": POINTER for name in "cd"}, "holds Git LFS pointers in place of 2 photos.*git lfs pull"),
-        (labels("id,label\n0,cat\n1,dog\n8,dog\n9,dog"), r"labels.csv lists 2 photos that are not there: '8', '9'\."),
+        (labels(b"id,label\n0,cat\n1,dog\n8,dog\n9,dog"), r"labels.csv lists 2 photos that are not there: '8', '9'\."),
         (
             {**TWO, "labels.csv": b"path,label\nC:\\x\\cats\\0.jpg,a\nC:\\x\\dogs\\0.jpg,b"},
             r"lists 2 photos that are not there: .* Paths start at the folder of the list",
         ),
-        (labels("id,label\n0,a\n0,b"), "lists '0' more than once, with several classes or splits"),
-        (labels("id,label\n0,n/a\n1,b"), "the class 'n/a' cannot be the name of a folder"),
-        (labels("id,label\n0,..\n1,b"), "the class '..' cannot be the name of a folder"),
-        (labels("id,label,split\n0,a,spare"), "has '0' in the split 'spare': say train, val or test"),
-        (labels("id,label\n0,Cat\n1,cat"), "'PetImages/Cat' and 'PetImages/cat' would be one"),
-        (labels("id,label\n0,a\n1,a"), r"one class only \(a\)"),
+        (labels(b"id,label\n0,a\n0,b"), "lists '0' more than once, with several classes or splits"),
+        (labels(b"id,label\n0,n/a\n1,b"), "the class 'n/a' cannot be the name of a folder"),
+        (labels(b"id,label\n0,..\n1,b"), "the class '..' cannot be the name of a folder"),
+        (labels(b"id,label,split\n0,a,spare"), "has '0' in the split 'spare': say train, val or test"),
+        (labels(b"id,label\n0,Cat\n1,cat"), "'PetImages/Cat' and 'PetImages/cat' would be one"),
+        (labels(b"id,label\n0,a\n1,a"), r"one class only \(a\)"),
         (
-            {**photos("train", "test", "more", number=2), "labels.csv": TRAIN_AND_TEST + b"\nmore/0.jpg,a"},
+            named("{train,test,more}/{0,1}.jpg", "labels.csv", labels=TRAIN_AND_TEST + b"\nmore/0.jpg,a"),
             "'test/0.jpg', which lies in a folder of the split test, and 'more/0.jpg', which lies in none",
         ),
-        ({**labels("id,label,split\n0,a,train\n1,b,test"), "splits.csv": b""}, "'splits.csv': the list of labels, or folders"),
+        ({**labels(b"id,label,split\n0,a,train\n1,b,test"), "splits.csv": b""}, "'splits.csv': the list of labels, or folders"),
         (splits(b"path\nPetImages/Cat/0.jpg"), "needs the columns path and split, and has path"),
         (splits(b"path,split\nPetImages/Cat/0.jpg,spare"), "has 'PetImages/Cat/0.jpg' in the split 'spare': list a path once"),
         (splits(b"path,split\na,train\na,test"), "list a path once, as train, val or test"),
@@ -465,11 +399,7 @@ def test_names_of_splits() -> None:
         ("set/{name}/{label}/{i}.jpg", ("Training", "validation_set", "HOLDOUT"), "PetImages/{label}/{i}.jpg"),
         ("{name}/{label}.{i}.jpg", ("train", "val", "test"), "PetImages/{Label}/{i}.jpg"),
         ("PetImages/{name}/{label}/{i}.jpg", ("train", "val", "test"), "PetImages/{label}/{i}.jpg"),
-        (
-            "{name}/{label}/same.jpg",
-            ("train", "val", "test"),
-            "PetImages/{label}/{split}_same.jpg",
-        ),  # in all splits
+        ("{name}/{label}/same.jpg", ("train", "val", "test"), "PetImages/{label}/{split}_same.jpg"),  # in all splits
     ],
 )
 def test_folders_of_splits(tmp_path: Path, pattern: str, names: Sequence[str], expected: str) -> None:
@@ -484,8 +414,8 @@ def test_folders_of_splits(tmp_path: Path, pattern: str, names: Sequence[str], e
 
 
 def test_one_folder_called_train_is_no_split_and_leaves_no_earlier_ones(tmp_path: Path) -> None:
-    unpacked(tmp_path, {f"{split}/{name}/0.jpg": b"" for split in ("train", "val") for name in "cd"})
-    _, splits = unpacked(tmp_path, {f"train/{name}/0.jpg": b"" for name in "cd"})
+    unpacked(tmp_path, named("{train,val}/{c,d}/0.jpg"))
+    _, splits = unpacked(tmp_path, named("train/{c,d}/0.jpg"))
     assert splits == {}
 
 
