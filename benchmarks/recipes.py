@@ -16,20 +16,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import common
 import torch
-from common import (
-    PROCESSED,
-    PROJECT,
-    RECIPE,
-    RUNS,
-    keep,
-    resolved,
-    run_command,
-    run_variants,
-    setting,
-    stored_photos,
-    table_of_variants,
-)
 from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import Module
@@ -98,14 +86,14 @@ class Bench:
     """The photos, the backbone with its solved head, and a cache that all variants share."""
 
     def __init__(self, given: argparse.Namespace) -> None:
-        self.train, self.val = (sampled(stored_photos(split), given.photos) for split in ("train", "val"))
-        self.runtime, self.folder = resolved(), RUNS / "recipes"
-        names = classes_of(read_manifest(PROCESSED))
+        self.train, self.val = (sampled(common.stored_photos(split), given.photos) for split in ("train", "val"))
+        self.runtime, self.folder = common.resolved(), common.RUNS / "recipes"
+        names = classes_of(read_manifest(common.PROCESSED))
         self.classes, self.taught = len(names), self.train
         if given.teacher:
             taught = read_out_of_fold(given.teacher, names, self.train.ids).to_numpy()
             self.taught = replace(self.train, labels=(one_hot(self.train.labels) + torch.from_numpy(taught)).float() / 2)
-        self.backbone = create_backbones(load_params(PROJECT / "params.yaml").backbone.parts, locate=user_path)
+        self.backbone = create_backbones(load_params(common.PROJECT / "params.yaml").backbone.parts, locate=user_path)
         replace_head(self.backbone.model, self.classes, initialisation="zeros")
         network = self.network(UnfreezeFinetune())
         features = {"train": network.features("train", self.train), "val": network.features("val", self.val)}
@@ -117,7 +105,7 @@ class Bench:
         model, preprocessing = copy.deepcopy(self.backbone.model), self.backbone.preprocessing
         blocks = recipe_of(model, preprocessing, settings, len(self.train)).unfrozen_blocks
         network = SplitNetwork(model, blocks, preprocessing, choice="auto", runtime=self.runtime)
-        network.use_cache(self.folder / "features", self.backbone.info, stored_fingerprint(read_manifest(PROCESSED)))
+        network.use_cache(self.folder / "features", self.backbone.info, stored_fingerprint(read_manifest(common.PROCESSED)))
         return network
 
     def _mirrored(self, split: str) -> Tensor:
@@ -160,7 +148,7 @@ class Bench:
             trainer.train_epoch(resume)
         result = trainer.result()
         found = {variant: {LOSS: result.history[0].val_log_loss - result.choice.gain, "seconds": time.monotonic() - started}}
-        if variant == RECIPE:
+        if variant == common.RECIPE:
             found[SOUP] = {LOSS: trainer.soup(), "seconds": time.monotonic() - started}
         return found
 
@@ -179,7 +167,7 @@ def sampled(photos: Photos, most: int | None) -> Photos:
 
 def settings_of(variant: str, seed: int) -> UnfreezeFinetune:
     """The recipe, with the setting that the variant is, if it is one; a PipelineError says that there is none such."""
-    changes = {} if variant in (RECIPE, DISTILLED, BIASES) else setting(variant)
+    changes = {} if variant in (common.RECIPE, DISTILLED, BIASES) else common.setting(variant)
     try:
         return UnfreezeFinetune(seed=seed, **{key.removeprefix("unfreeze_finetune."): to for key, to in changes.items()})
     except ValidationError as error:
@@ -189,19 +177,19 @@ def settings_of(variant: str, seed: int) -> UnfreezeFinetune:
 
 def measure(given: argparse.Namespace) -> None:
     """Run every variant with every seed, and write and print the table."""
-    variants = [RECIPE, *([DISTILLED] if given.teacher else []), *(given.set or [BIASES, *SETTINGS])]
+    variants = [common.RECIPE, *([DISTILLED] if given.teacher else []), *(given.set or [BIASES, *SETTINGS])]
     for variant in variants:
         settings_of(variant, seed=0)  # a mistake is said before an hour of work
     bench = Bench(given)
     frozen = {"frozen": bench.frozen, FLIPPED: bench.flipped}
     results = {name: [{LOSS: loss, "seconds": 0.0}] * given.seeds for name, loss in frozen.items()}
-    results |= run_variants(variants, given.seeds, bench.run)
+    results |= common.run_variants(variants, given.seeds, bench.run)
     photos = f"{len(bench.train):,} training and {len(bench.val):,} validation photos; frozen variants were not timed"
-    keep("recipes.md", f"{photos}\n\n{table_of_variants(results, {LOSS: '.4f', 'seconds': '.0f'}, LOSS)}")
+    common.keep("recipes.md", f"{photos}\n\n{common.table_of_variants(results, {LOSS: '.4f', 'seconds': '.0f'}, LOSS)}")
 
 
 if __name__ == "__main__":
-    run_command(
+    common.run_command(
         __doc__,
         measure,
         photos={"type": int, "help": "samples of about so many training and validation photos; all where it is left out"},

@@ -12,13 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline import checkpoint
 from pipeline.checkpoint import (
-    BackboneInfo,
-    CheckpointInfo,
-    DataFingerprints,
-    HeadInfo,
-    Preprocessing,
-    library_versions,
     read_general,
     read_info,
     read_model_state,
@@ -30,13 +25,13 @@ from pipeline.checkpoint import (
 from tests.refusals import refused
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = DataFingerprints(manifest="m", train="t", val="v")
-INFO = CheckpointInfo(
+DATA = checkpoint.DataFingerprints(manifest="m", train="t", val="v")
+INFO = checkpoint.CheckpointInfo(
     stage="train-frozen-backbone",
-    backbone=BackboneInfo(name="test_resnet", kwargs={}, weights="none", weights_sha256=None),
-    head=HeadInfo(path="fc", num_outputs=2, initialisation="zeros"),
+    backbone=checkpoint.BackboneInfo(name="test_resnet", kwargs={}, weights="none", weights_sha256=None),
+    head=checkpoint.HeadInfo(path="fc", num_outputs=2, initialisation="zeros"),
     classes=("cat", "dog"),
-    preprocessing=Preprocessing(
+    preprocessing=checkpoint.Preprocessing(
         input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop_pct=0.9, crop_mode="center"
     ),
     data=DATA,
@@ -44,7 +39,7 @@ INFO = CheckpointInfo(
     params={"backbone": {"name": "test_resnet"}},
     epoch=3,
     metrics={"val_accuracy": 0.9},
-    versions=library_versions(),
+    versions=checkpoint.library_versions(),
 )
 
 
@@ -104,7 +99,7 @@ def test_a_classifier_is_of_one_save(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """A training run saves right after the description was read."""
     from pipeline.inference import classifier  # here, because the processes of the tests below import this file
 
-    def read_then_save(folder: Path) -> CheckpointInfo:
+    def read_then_save(folder: Path) -> checkpoint.CheckpointInfo:
         info = read_info(folder)
         save(folder, 2.0)
         return info

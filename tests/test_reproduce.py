@@ -18,29 +18,7 @@ from pipeline.cores import usable_cores
 from pipeline.files import sha256_of, write_json
 from pipeline.params import PARAMS_FILE, Params, change_params
 from pipeline.paths import EVALUATION, FINETUNED, METRICS, PROCESSED, SECONDS
-from pipeline.reproduce import (
-    BEGIN,
-    END,
-    README,
-    REPORTED,
-    STAGES,
-    Outcome,
-    Row,
-    accuracy_tolerance,
-    compare,
-    dvc,
-    is_file_name,
-    list_reported,
-    log_loss_interval,
-    read_rows,
-    report_result,
-    reproduce,
-    reproduce_reported,
-    results_table,
-    row_of_outputs,
-    update_readme,
-    write_rows,
-)
+from pipeline.reproduce import BEGIN, END, README, REPORTED, STAGES, Outcome, Row, compare, read_rows, reproduce, write_rows
 from tests.clones import ROOT
 from tests.refusals import refused
 
@@ -105,29 +83,29 @@ def test_runs_that_differ_by_seed_alone_are_one_line() -> None:
     ]
     seeds.append(row("again", params="preprocess.seed=2", seed="2/0", accuracy=0.5))  # which is no further seed
     others = [row("other", params="", seed="3/0"), row("more", params="unfreeze_finetune.epochs=9"), announced("later")]
-    lines = results_table([*seeds, *others]).splitlines()[2:]
+    lines = module.results_table([*seeds, *others]).splitlines()[2:]
     assert len(lines) == 2  # what is only announced is not among the results
     assert "`s0` and 3 more seeds" in lines[0]
     assert "unfreeze_finetune.epochs=9" in lines[1]
     for text in ("98.00% ± 1.00%", "0.0500 ± 0.0000", "`abababab…`", "`cdcdcdcd…`", "| 300 or 301 or 302 |", "| 4 s |"):
-        assert text in results_table(seeds), text
-    assert "| 98.00% | 0.0500 | 300 |" in results_table([row("one")])
+        assert text in module.results_table(seeds), text
+    assert "| 98.00% | 0.0500 | 300 |" in module.results_table([row("one")])
 
 
 def test_the_table_goes_between_the_markers_and_nowhere_else(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     for _ in range(2):
-        update_readme(readme, [row("one")])
-        assert readme.read_text() == f"before\n{BEGIN}\n{results_table([row('one')])}\n{END}\nafter\n"
+        module.update_readme(readme, [row("one")])
+        assert readme.read_text() == f"before\n{BEGIN}\n{module.results_table([row('one')])}\n{END}\nafter\n"
     readme.write_text("no place")
-    refused("no place for the table", update_readme, readme, [row("one")])
+    refused("no place for the table", module.update_readme, readme, [row("one")])
 
 
 def test_readme_shows_what_is_reported_and_its_settings_exist() -> None:
     """To make the table anew: python -m pipeline report-result."""
     rows = read_rows(ROOT / REPORTED)
-    assert (ROOT / README).read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0].strip() == results_table(rows)
+    assert (ROOT / README).read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0].strip() == module.results_table(rows)
     known = {f"{section}.{key}" for section, settings in Params().model_dump().items() for key in settings}
     for one in rows:
         assert one.settings.keys() <= known
@@ -171,10 +149,10 @@ def test_other_photos_are_other_data_and_no_failed_accuracy(column: str) -> None
 
 
 def test_two_fair_runs_pass_in_about_nineteen_of_twenty_cases() -> None:
-    assert 0 < accuracy_tolerance(1.0, 500) < accuracy_tolerance(1.0, 100)
+    assert 0 < module.accuracy_tolerance(1.0, 500) < module.accuracy_tolerance(1.0, 100)
     random = np.random.default_rng(0)
     first, second = random.binomial(500, 0.97, (2, 4000)) / 500
-    passed = [abs(a - b) <= accuracy_tolerance(a, 500) for a, b in zip(first, second, strict=True)]
+    passed = [abs(a - b) <= module.accuracy_tolerance(a, 500) for a, b in zip(first, second, strict=True)]
     assert 0.94 < np.mean(passed) < 0.98
 
 
@@ -184,11 +162,11 @@ def test_the_interval_of_log_loss_holds_another_run_of_other_photos() -> None:
     for _ in range(100):
         first, second = random.beta(8, 2, (2, 300))
         table = pd.DataFrame({"actual": "Cat", "finetuned_Cat": first, "finetuned_Dog": 1 - first})
-        low, high = log_loss_interval(table)
+        low, high = module.log_loss_interval(table)
         inside.append(low <= -np.log(second).mean() <= high)
     assert 0.88 < np.mean(inside) <= 1
     certain = pd.DataFrame({"actual": ["Cat", "Dog"], "finetuned_Cat": [1.0, 0.0], "finetuned_Dog": [0.0, 1.0]})
-    assert log_loss_interval(certain) == pytest.approx((0, 0), abs=1e-12)
+    assert module.log_loss_interval(certain) == pytest.approx((0, 0), abs=1e-12)
 
 
 def test_a_processor_is_known_by_its_flags_and_not_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,8 +201,8 @@ def test_what_is_not_at_hand_is_named_with_its_hash(tmp_path: Path) -> None:
     for text in ("mobilenetv2.safetensors", "cd" * 32, "--weights"):
         assert text in outcome.reason
     assert reproduce(announced("later"), ROOT, archives=[], weights=[]).verdict == "NOT MEASURED"
-    assert not any(map(is_file_name, ("none", "package", "pretrained", "hf-hub:timm/resnet50.a1_in1k")))
-    assert not is_file_name("ResNet50_Weights.IMAGENET1K_V2")
+    assert not any(map(module.is_file_name, ("none", "package", "pretrained", "hf-hub:timm/resnet50.a1_in1k")))
+    assert not module.is_file_name("ResNet50_Weights.IMAGENET1K_V2")
 
 
 def test_each_of_several_weights_files_is_looked_for(tmp_path: Path) -> None:
@@ -257,7 +235,7 @@ def test_stages_compute_though_a_shared_cache_holds_their_outputs(folder: Path, 
     (folder / "dvc.yaml").write_text(json.dumps({"stages": {"only": stage}}))
     git = ["git", "-c", "user.name=Test", "-c", "user.email=test@example.org"]
     subprocess.run([*git, "init", "-q"], check=True)
-    assert dvc(folder, "repro").returncode == 0
+    assert module.dvc(folder, "repro").returncode == 0
     subprocess.run([*git, "add", ".dvc/config", "dvc.yaml", "dvc.lock", README, PARAMS_FILE], check=True)
     subprocess.run([*git, "commit", "-qm", "computed"], check=True)
     drawn = row("one", dataset="drawn", dataset_sha256="", weights="none", weights_sha256="")
@@ -279,28 +257,30 @@ def test_stages_compute_though_a_shared_cache_holds_their_outputs(folder: Path, 
 def test_the_exit_status(verdicts: tuple[str, ...], status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = iter(verdicts)
     monkeypatch.setattr(module, "reproduce", lambda row, *_, **__: Outcome(row.name, next(outcomes)))
-    assert reproduce_reported(None, every=True, archives=[], weights=[]) == status
+    assert module.reproduce_reported(None, every=True, archives=[], weights=[]) == status
 
 
 @pytest.mark.usefixtures("folder")
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
-    refused(r"no row named nothing\. Known: one, later", reproduce_reported, "nothing", every=False, archives=[], weights=[])
+    refused(
+        r"no row named nothing\. Known: one, later", module.reproduce_reported, "nothing", every=False, archives=[], weights=[]
+    )
     for name, every in ((None, False), ("one", True)):
-        refused("--all", reproduce_reported, name, every=every, archives=[], weights=[])
+        refused("--all", module.reproduce_reported, name, every=every, archives=[], weights=[])
     write_rows(REPORTED, [])
-    refused("no rows to reproduce", reproduce_reported, None, every=True, archives=[], weights=[])
+    refused("no rows to reproduce", module.reproduce_reported, None, every=True, archives=[], weights=[])
 
 
 def test_the_commands_list_rows_keep_measured_ones_and_make_the_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    list_reported()
+    module.list_reported()
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["name", "one", "later"]
     assert "98.00%" in lines[1]
     assert "not yet measured" in lines[2]
     before = (folder / REPORTED).read_bytes()
-    refused("has a row named one", report_result, "one", replace=False)
+    refused("has a row named one", module.report_result, "one", replace=False)
     assert (folder / REPORTED).read_bytes() == before
-    report_result(None, replace=False)
+    module.report_result(None, replace=False)
     assert "98.00%" in (folder / README).read_text()
 
 
@@ -325,8 +305,8 @@ def test_an_announced_row_is_filled_by_the_run_that_it_announces_alone(
     monkeypatch.setattr(module, "dvc", lambda *_: SimpleNamespace(returncode=0, stdout=""))
     monkeypatch.setattr(module, "row_of_outputs", lambda *_: run)
     if differing:
-        refused(f"announces later, .* another {differing}[.] .*--replace", report_result, "later", replace=False)
-    report_result("later", replace=bool(differing))
+        refused(f"announces later, .* another {differing}[.] .*--replace", module.report_result, "later", replace=False)
+    module.report_result("later", replace=bool(differing))
     assert read_rows(REPORTED) == [run]
 
 
@@ -354,7 +334,7 @@ def outputs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_row_is_what_the_stages_wrote(outputs: Path) -> None:
-    made = row_of_outputs(outputs, "here")
+    made = module.row_of_outputs(outputs, "here")
     assert (made.photos, made.n_test, made.accuracy, made.weights, made.seed) == (4, 4, 0.75, "net.safetensors", "0/0/3")
     assert made.settings == {"unfreeze_finetune.seed": 3}
     assert json.loads(made.seconds) == dict.fromkeys(STAGES, 1.2)
@@ -362,7 +342,7 @@ def test_a_row_is_what_the_stages_wrote(outputs: Path) -> None:
     assert made.log_loss_low < -np.log([0.9, 0.4, 0.8, 0.9]).mean() < (made.log_loss_high or 0)
     assert compare(made, made).verdict == "PASS"
     change_params(outputs / PARAMS_FILE, {"download.source": "photos"})
-    refused("is a folder", row_of_outputs, outputs, "here")
+    refused("is a folder", module.row_of_outputs, outputs, "here")
 
 
 @pytest.mark.parametrize("function", ["library_versions", "machine_name", "processor_fingerprint"])
@@ -370,4 +350,4 @@ def test_a_row_is_not_made_of_what_was_computed_elsewhere(
     outputs: Path, monkeypatch: pytest.MonkeyPatch, function: str
 ) -> None:
     monkeypatch.setattr(module, function, lambda *_: "another")
-    refused("another machine or by other versions", row_of_outputs, outputs, "here")
+    refused("another machine or by other versions", module.row_of_outputs, outputs, "here")

@@ -10,13 +10,8 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.models.freezing import (
-    blocks_of,
-    fractions_of_operations,
-    frozen_fingerprint,
-    parameter_groups,
-    set_trainable,
-)
+from pipeline.models import freezing
+from pipeline.models.freezing import blocks_of, frozen_fingerprint, parameter_groups, set_trainable
 from pipeline.models.head import replace_head
 from pipeline.models.splitting import split_model
 from tests.models.sweep import create
@@ -143,7 +138,7 @@ def test_the_operations_of_the_topmost_blocks_are_those_of_the_part_that_learns(
     model = timm.create_model(name, num_classes=2).eval()
     size = 224 if name.startswith("vit") else 96
     images = torch.randn(1, 3, size, size)
-    fractions = fractions_of_operations(model, (3, size, size))
+    fractions = freezing.fractions_of_operations(model, (3, size, size))
     assert fractions[-1] == pytest.approx(1)
     for count in (1, 2, len(fractions) // 2):
         set_trainable(model, count)

@@ -14,17 +14,7 @@ from pipeline.checkpoint import HeadInfo
 from pipeline.models import head as heads_module
 from pipeline.models.backends import export_onnx
 from pipeline.models.freezing import frozen_fingerprint, set_trainable
-from pipeline.models.head import (
-    INITIALISATIONS,
-    Head,
-    apply_temperature,
-    find_heads,
-    initialise_new,
-    initialise_weight,
-    replace_head,
-    replace_head_as_set,
-    set_linear_head,
-)
+from pipeline.models.head import INITIALISATIONS, Head, find_heads, replace_head, replace_head_as_set, set_linear_head
 from pipeline.models.outputs import FeatureExtractor, LogitsAndFeatures
 from pipeline.params import Head as HeadSettings
 from tests.models.sweep import check, create
@@ -202,7 +192,7 @@ def test_the_seed_alone_decides_the_head(name: str) -> None:
 )
 def test_initialisations_have_the_spread_that_their_papers_give(name: str, deviation: float) -> None:
     weight = torch.empty(300, 400)
-    initialise_weight(weight, name)
+    heads_module.initialise_weight(weight, name)
     assert weight.std().item() == pytest.approx(deviation, rel=0.02)
 
 
@@ -211,7 +201,7 @@ def test_new_layers_get_what_their_kind_wants() -> None:
     with torch.no_grad():
         for tensor in (*layers.parameters(), layers[1].running_mean, layers[1].running_var):
             tensor.fill_(7)
-    initialise_new(layers)
+    heads_module.initialise_new(layers)
     assert layers[0].weight.std().item() == pytest.approx(math.sqrt(2 / (64 * 9)), rel=0.05)
     assert layers[3].weight.std().item() == pytest.approx(math.sqrt(2 / 300), rel=0.05)
     assert all(torch.equal(norm.weight, torch.ones_like(norm.weight)) for norm in layers[1:3])
@@ -276,7 +266,7 @@ def test_a_head_type_of_ones_own_is_an_entry_of_the_table(monkeypatch: pytest.Mo
     model, images = timm.create_model("test_resnet").eval(), torch.randn(2, 3, 32, 32)
     assert (replace_head(model, 2, type="scaled"),) == ("fc",) == find_heads(model)
     before = model(images)
-    apply_temperature(model, 2.0)
+    heads_module.apply_temperature(model, 2.0)
     torch.testing.assert_close(model(images), before / 2)
 
 
@@ -301,5 +291,5 @@ def test_a_temperature_in_the_head_divides_the_logits(name: str, hidden: tuple[i
     replace_head(model, 2, hidden=hidden, initialisation="normal")
     images = torch.randn(1, *model.eval().pretrained_cfg["input_size"])
     before = model(images)
-    apply_temperature(model, 3.0)
+    heads_module.apply_temperature(model, 3.0)
     torch.testing.assert_close(model(images), before / 3)

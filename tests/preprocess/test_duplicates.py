@@ -10,13 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.preprocess.duplicates import (
-    MAX_HAMMING_DISTANCE,
-    MAX_MEAN_DIFFERENCE,
-    group_duplicates,
-    leaders,
-    perceptual_hashes,
-)
+from pipeline.preprocess import duplicates
+from pipeline.preprocess.duplicates import MAX_HAMMING_DISTANCE, MAX_MEAN_DIFFERENCE, group_duplicates, leaders
 from pipeline.preprocess.photo import THUMBNAIL_SIDE, pixel_hash, thumbnail
 from tests.preprocess.audits import encoded, picture
 from tests.refusals import refused
@@ -126,7 +121,7 @@ def test_each_follows_the_first_leader_that_it_looks_like() -> None:
     for index in range(0, 200, 3):  # like another, more or less
         noise = rng.normal(0, rng.uniform(1, 12), thumbnails[0].shape)
         thumbnails[index] = (thumbnails[rng.integers(200)] + noise).clip(0, 255)
-    hashes = perceptual_hashes(thumbnails)
+    hashes = duplicates.perceptual_hashes(thumbnails)
     distances = {(a, b): (int(hashes[a]) ^ int(hashes[b])).bit_count() for a, b in combinations(range(200), 2)}
     difference = {pair: np.abs(np.diff(thumbnails[list(pair)].astype(int), axis=0)).mean() for pair in distances}
     close = {pair for pair in distances if distances[pair] <= MAX_HAMMING_DISTANCE}
@@ -152,7 +147,7 @@ def test_another_size_or_compression_changes_few_bits_of_a_hash() -> None:
     image = picture(200, 150, 0)
     copies = [image, recompressed(image.resize((160, 120), Image.Resampling.LANCZOS), 40), picture(200, 150, 1)]
     small = b"".join(thumbnail(copy) for copy in copies)
-    hashes = perceptual_hashes(np.frombuffer(small, np.uint8).reshape(3, THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3))
+    hashes = duplicates.perceptual_hashes(np.frombuffer(small, np.uint8).reshape(3, THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3))
     assert np.bitwise_count(hashes[0] ^ hashes[1]) <= 4
     assert np.bitwise_count(hashes[0] ^ hashes[2]) > 12
 
