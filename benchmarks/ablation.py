@@ -22,17 +22,9 @@ from pipeline.params import change_params, load_params
 from pipeline.paths import FEATURES
 from pipeline.reproduce import clone_project
 
-VARIANTS = (
-    "unfreeze_finetune.ema_fraction=0.0",
-    "unfreeze_finetune.augmented_copies=1",
-    "unfreeze_finetune.augmentation=medium",
-    "unfreeze_finetune.layer_decay=1.0",
-    "unfreeze_finetune.learning_rate=2.5e-4",
-    "unfreeze_finetune.learning_rate=1.0e-3",
-    "unfreeze_finetune.weight_decay=0.0",
-    "unfreeze_finetune.unfrozen_blocks=1",
-    "unfreeze_finetune.unfrozen_blocks=4",
-)
+SETTINGS = ["ema_fraction=0.0", "augmented_copies=1", "augmentation=medium", "layer_decay=1.0", "learning_rate=2.5e-4"]
+SETTINGS += ["learning_rate=1.0e-3", "weight_decay=0.0", "unfrozen_blocks=1", "unfrozen_blocks=4"]
+VARIANTS = [f"unfreeze_finetune.{setting}" for setting in SETTINGS]
 FORMS = {"val log-loss": ".4f", "test log-loss": ".4f", "test accuracy": ".2%", "seconds": ".0f"}
 
 

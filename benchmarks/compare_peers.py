@@ -40,13 +40,8 @@ from pipeline.runtime import machine_name, resolve_device
 from pipeline.training.activations import recipe_of
 
 OURS, PEERS = "this project", PROJECT / "benchmarks/peers"
-SCRIPTS = {
-    "30 lines": "thirty_lines",
-    "fastai": "fastai",
-    "Trainer": "trainer",
-    "timm recipe": "timm",
-    "PyTorch tutorial": "tutorial",
-}
+SCRIPTS = {"30 lines": "thirty_lines", "fastai": "fastai", "Trainer": "trainer"}
+SCRIPTS |= {"timm recipe": "timm", "PyTorch tutorial": "tutorial"}
 STAGES = dict(zip(("frozen", "finetuned"), TRAINING, strict=True))
 SHARED = ("backbone", "weights", "epochs_frozen", "epochs_unfrozen", "threads")
 OUR_SETTINGS = {

@@ -193,11 +193,7 @@ if __name__ == "__main__":
         __doc__,
         measure,
         photos={"type": int, "help": "samples of about so many training and validation photos; all where it is left out"},
-        set={
-            "action": "append",
-            "metavar": "SECTION.KEY=VALUE",
-            "help": "tried instead of the usual variants; may be repeated",
-        },
+        set={"action": "append", "metavar": "SECTION.KEY=VALUE", "help": "tried instead of the usual; may be repeated"},
         seeds={"type": int, "default": 3},
         teacher={"type": Path, "help": "out_of_fold.csv of a run with a stronger backbone on the same photos"},
     )

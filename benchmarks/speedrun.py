@@ -56,16 +56,10 @@ def measure(given: argparse.Namespace) -> None:
     reached = BETTER[metric](mean, target) == mean
     print(f"mean {metric} {mean:.4f} of {given.runs} runs: target {target:g} {'reached' if reached else 'MISSED'}")
     print(f"commit {commit}, SHA-256 of the archive: {sha256 or 'there is none'}")
-    columns = {
-        "date": datetime.date.today().isoformat(),
-        "target": given.target,
-        "seconds": f"{statistics.mean(seconds):.0f}",
-        f"mean of {given.runs} runs": f"{mean:.4f}",
-        "settings": ", ".join([given.preset, *(given.set or [])]),
-        "photos": Path(given.source).name + (f" (`{sha256[:8]}…`)" if sha256 else ""),
-        "machine": machine_name(resolve_device("auto"), usable_cores()),
-        "commit": f"`{commit[:12]}`",
-    }
+    columns = {"date": datetime.date.today().isoformat(), "target": given.target, "seconds": f"{statistics.mean(seconds):.0f}"}
+    columns |= {f"mean of {given.runs} runs": f"{mean:.4f}", "settings": ", ".join([given.preset, *(given.set or [])])}
+    columns["photos"] = Path(given.source).name + (f" (`{sha256[:8]}…`)" if sha256 else "")
+    columns |= {"machine": machine_name(resolve_device("auto"), usable_cores()), "commit": f"`{commit[:12]}`"}
     print(markdown(tuple(columns), [tuple(columns.values())]))
     if not reached:
         sys.exit(1)

@@ -53,15 +53,9 @@ def run(
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     # Compiled files may be kept: the tests start Python a hundred times, and compiling torch and timm takes seconds.
     settings = {**os.environ, "PATH": path, "PYTHONPATH": "", "PYTHONDONTWRITEBYTECODE": "", "PYTHONFAULTHANDLER": "1"}
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=settings | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    settings |= environment
+    piped: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    process = subprocess.Popen(command, cwd=folder, env=settings, **piped)
     try:
         stdout, stderr = process.communicate(timeout=longest)
     except subprocess.TimeoutExpired:

@@ -30,14 +30,8 @@ def state(
         "outputs/seconds/train-frozen-backbone.json": {"seconds": 10.0},
         "outputs/seconds/unfreeze-finetune.json": {"seconds": other.get("seconds", 90.0)},
     }
-    return {
-        "rev": "0123456789",
-        "name": name,
-        "data": {
-            "params": {"params.yaml": {"data": params}},
-            "metrics": {file: {"data": content} for file, content in files.items()},
-        },
-    }
+    data = {"params": {"params.yaml": {"data": params}}, "metrics": {file: {"data": of} for file, of in files.items()}}
+    return {"rev": "0123456789", "name": name, "data": data}
 
 
 def shown(*experiments: dict[str, Any]) -> list[dict[str, Any]]:

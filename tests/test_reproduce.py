@@ -24,30 +24,13 @@ from tests.refusals import refused
 
 
 def row(name: str, **changes: Any) -> Row:
-    values: dict[str, Any] = {
-        "name": name,
-        "dataset": "photos.zip",
-        "dataset_sha256": "ab" * 32,
-        "photos": 2000,
-        "backbone": "mobilenetv2_100",
-        "weights": "mobilenetv2.safetensors",
-        "weights_sha256": "cd" * 32,
-        "params": 'unfreeze_finetune.epochs=2; unfreeze_finetune.augmentation="light"',
-        "seed": "0",
-        "n_test": 300,
-        "test_fingerprint": "ef" * 32,
-        "accuracy": 0.98,
-        "log_loss": 0.05,
-        "log_loss_low": 0.02,
-        "log_loss_high": 0.09,
-        "frozen_accuracy": 0.97,
-        "frozen_log_loss": 0.08,
-        "predictions_sha256": "01" * 32,
-        "seconds": json.dumps({"download": 1.0, "evaluate": 2.5}),
-        "machine": "A processor, 2 threads",
-        "processor": "23" * 32,
-        "versions": json.dumps({"torch": "2.15.0"}),
-    }
+    values: dict[str, Any] = {"name": name, "dataset": "photos.zip", "dataset_sha256": "ab" * 32, "photos": 2000, "seed": "0"}
+    values |= {"backbone": "mobilenetv2_100", "weights": "mobilenetv2.safetensors", "weights_sha256": "cd" * 32}
+    values |= {"params": 'unfreeze_finetune.epochs=2; unfreeze_finetune.augmentation="light"', "test_fingerprint": "ef" * 32}
+    values |= {"n_test": 300, "accuracy": 0.98, "log_loss": 0.05, "log_loss_low": 0.02, "log_loss_high": 0.09}
+    values |= {"frozen_accuracy": 0.97, "frozen_log_loss": 0.08, "predictions_sha256": "01" * 32, "processor": "23" * 32}
+    values |= {"seconds": json.dumps({"download": 1.0, "evaluate": 2.5}), "machine": "A processor, 2 threads"}
+    values |= {"versions": json.dumps({"torch": "2.15.0"})}
     return Row(**(values | changes))
 
 
@@ -244,15 +227,10 @@ def test_stages_compute_though_a_shared_cache_holds_their_outputs(folder: Path, 
     assert (folder / "ran").read_text() == "ran\nran\n"
 
 
-@pytest.mark.parametrize(
-    ("verdicts", "status"),
-    [
-        (("PASS", "NOT MEASURED"), 0),
-        (("PASS", "NOT AT HAND"), 3),
-        (("NOT AT HAND", "OTHER DATA"), 4),
-        (("OTHER DATA", "FAIL"), 1),
-    ],
-)
+STATUS = {("PASS", "NOT MEASURED"): 0, ("PASS", "NOT AT HAND"): 3, ("NOT AT HAND", "OTHER DATA"): 4, ("OTHER DATA", "FAIL"): 1}
+
+
+@pytest.mark.parametrize(("verdicts", "status"), STATUS.items())
 @pytest.mark.usefixtures("folder")
 def test_the_exit_status(verdicts: tuple[str, ...], status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = iter(verdicts)

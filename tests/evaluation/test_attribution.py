@@ -60,18 +60,10 @@ def random_network(name: str) -> tuple[nn.Module, tuple[int, ...]]:
     return model, model.pretrained_cfg["input_size"]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "test_resnet",
-        "test_convnext",
-        "test_vit",
-        "swin_tiny_patch4_window7_224",
-        "test_mambaout",
-        "torchvision/resnet18",
-        "torchvision/vit",
-    ],
-)
+TIMM = ("test_resnet", "test_convnext", "test_vit", "swin_tiny_patch4_window7_224", "test_mambaout")
+
+
+@pytest.mark.parametrize("name", [*TIMM, "torchvision/resnet18", "torchvision/vit"])
 def test_networks_of_every_layout(name: str) -> None:
     """Maps with channels first and last, and tokens with a class token; a frozen network stays unchanged."""
     model, input_size = random_network(name)

@@ -13,15 +13,8 @@ from pipeline.evaluation.slices import Slice, accuracy_by_slice, brightness_and_
 
 def table(count: int = 9) -> pd.DataFrame:
     numbers = np.arange(count)
-    return pd.DataFrame(
-        {
-            "width": 100 + 50 * numbers,
-            "height": 200,
-            "brightness": numbers / 10,
-            "sharpness": 0.1,
-            "format": ["JPEG"] * (count - 1) + ["GIF"],
-        }
-    )
+    sizes = {"width": 100 + 50 * numbers, "height": 200, "brightness": numbers / 10, "sharpness": 0.1}
+    return pd.DataFrame(sizes).assign(format=["JPEG"] * (count - 1) + ["GIF"])
 
 
 def pixels(luma: torch.Tensor) -> torch.Tensor:

@@ -180,16 +180,11 @@ def test_the_seed_alone_decides_the_head(name: str) -> None:
     assert torch.equal(heads[0], heads[2]) == (name == "zeros") == (not heads[0].any())
 
 
-@pytest.mark.parametrize(
-    ("name", "deviation"),
-    [
-        ("normal", 0.01),
-        ("trunc_normal", 0.02),
-        ("xavier_uniform", math.sqrt(2 / (400 + 300))),
-        ("kaiming_normal", math.sqrt(2 / 400)),
-        ("orthogonal", 1 / math.sqrt(400)),
-    ],
-)
+SPREAD = {"normal": 0.01, "trunc_normal": 0.02, "xavier_uniform": math.sqrt(2 / (400 + 300))}
+SPREAD |= {"kaiming_normal": math.sqrt(2 / 400), "orthogonal": 1 / math.sqrt(400)}
+
+
+@pytest.mark.parametrize(("name", "deviation"), SPREAD.items())
 def test_initialisations_have_the_spread_that_their_papers_give(name: str, deviation: float) -> None:
     weight = torch.empty(300, 400)
     heads_module.initialise_weight(weight, name)

@@ -63,15 +63,8 @@ def test_splits_that_come_with_the_photos_hold_and_no_duplicate_is_in_two(
     assert set(manifest.index[manifest["status"] == "refused"]) == {"cat.0", "cat.1", "dog.wrong"}
     assert "1 photos with a duplicate in a better one are left out" in capsys.readouterr().out
     summary = json.loads((project / "data/processed/summary.json").read_text())
-    assert summary["duplicates"] == {
-        "groups": 3,
-        "exact_groups": 2,
-        "near_groups": 1,
-        "mixed_groups": 1,
-        "photos": 6,
-        "contradicting": 2,
-        "across_splits": 1,
-    }
+    duplicates = {"groups": 3, "exact_groups": 2, "near_groups": 1, "mixed_groups": 1}
+    assert summary["duplicates"] == duplicates | {"photos": 6, "contradicting": 2, "across_splits": 1}
     assert len(np.unique(sheet_of_duplicates(project)[60:200, 20:700])) > 100  # four photos are shown
 
 

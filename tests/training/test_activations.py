@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -167,17 +168,10 @@ def test_a_key_holds_what_decides_an_activation_and_nothing_else(tmp_path: Path,
         other_head.fc.weight.zero_()
     shutil.copytree(activations.PIPELINE, tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(activations, "PIPELINE", tmp_path / "pipeline")
-    keys = [
-        key(tmp_path),
-        key(tmp_path, own=other_weights),
-        key(tmp_path, photos="b"),
-        key(tmp_path, ids=("0", "2")),
-        key(tmp_path, blocks=1),
-        key(tmp_path, choice="torch"),
-        key(tmp_path, preprocessing=tiny.PREPROCESSING.model_copy(update={"interpolation": "bilinear"})),
-        key(tmp_path, augmentation="strong"),
-        key(tmp_path, processes=2),  # whose chunks are longer
-    ]
+    changes: list[dict[str, Any]] = [{}, {"own": other_weights}, {"photos": "b"}, {"ids": ("0", "2")}, {"blocks": 1}]
+    changes += [{"choice": "torch"}, {"augmentation": "strong"}, {"processes": 2}]  # two processes have longer chunks
+    changes += [{"preprocessing": tiny.PREPROCESSING.model_copy(update={"interpolation": "bilinear"})}]
+    keys = [key(tmp_path, **change) for change in changes]
     assert len(set(keys)) == len(keys)
     for unrelated in ("training/tracking.py", "evaluation/report.py", "models/summary.py"):
         (tmp_path / "pipeline" / unrelated).write_text("# changed")
