@@ -1,11 +1,18 @@
 """What tests of several parts start from, and how two processes share them."""
 
 import os
+import shutil
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from hypothesis import settings
+
+from pipeline.params import PARAMS_FILE
+from tests.clones import ROOT
 
 # Two test processes with threads of their own share the cores: one that waits for others must not spin meanwhile.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -25,9 +32,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def seeded() -> None:
-    """The same random numbers for a test whichever ran before it, and others than a seed of the pipeline gives."""
+def seeded() -> Iterator[None]:
+    """The same random numbers for a test whichever ran before it, and others than a seed of the pipeline gives.
+
+    Nor does it matter which precision Accelerate was asked for, which it remembers as long as the process lives.
+    """
     set_seed(2026)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
@@ -36,3 +48,13 @@ def direct(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def project(tmp_path: Path, direct: None, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The present folder, with params.yaml alone; in the folder above it a test may put what else it needs."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    shutil.copy(ROOT / PARAMS_FILE, folder)
+    monkeypatch.chdir(folder)
+    return folder

@@ -23,14 +23,6 @@ from pipeline.reproduce import REPORTED, read_rows, write_rows
 from tests.clones import ROOT, clone, run, set_params
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with params.yaml alone, which is the present one."""
-    (tmp_path / PARAMS_FILE).write_bytes((ROOT / PARAMS_FILE).read_bytes())
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def told(*command: str) -> str:
     """What a command that fails says, in this process."""
     done = CliRunner().invoke(app, command)

@@ -27,16 +27,6 @@ Download = Callable[..., str]
 
 
 @pytest.fixture
-def project(tmp_path: Path, direct: None, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with nothing but params.yaml, as the present folder."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    monkeypatch.chdir(folder)
-    return folder
-
-
-@pytest.fixture
 def download(project: Path, capsys: pytest.CaptureFixture[str]) -> Download:
     """Runs the stage for a source; what it printed, or the error's text where it is to fail."""
 

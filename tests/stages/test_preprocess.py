@@ -11,7 +11,7 @@ from PIL import Image
 from pipeline.data.manifest import fingerprint, read_manifest, read_stored_size
 from pipeline.params import load_params
 from pipeline.stages import preprocess as stage
-from tests.clones import ROOT, set_params
+from tests.clones import set_params
 from tests.preprocess.audits import picture
 
 
@@ -22,15 +22,13 @@ def put(project: Path, name: str, image: Image.Image) -> None:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def photos(project: Path) -> Path:
     """The present folder, a project with 20 photos of either class, no two alike."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    set_params(tmp_path, {"backbone.name": "test_resnet", "backbone.weights": "none"})
+    set_params(project, {"backbone.name": "test_resnet", "backbone.weights": "none"})
     for number in range(20):
         for label in ("Cat", "Dog"):
-            put(tmp_path, f"{label}/{number}.jpg", picture(280, 260, 2 * number + (label == "Dog")))
-    return tmp_path
+            put(project, f"{label}/{number}.jpg", picture(280, 260, 2 * number + (label == "Dog")))
+    return project
 
 
 def preprocess() -> pd.DataFrame:
@@ -45,43 +43,43 @@ def sheet_of_duplicates(project: Path) -> np.ndarray:
 
 
 def test_splits_that_come_with_the_photos_hold_and_no_duplicate_is_in_two(
-    project: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    put(project, "Cat/copy.jpg", picture(280, 260, 0))  # of Cat/0
-    put(project, "Dog/wrong.jpg", picture(280, 260, 2))  # of Cat/1
-    put(project, "Dog/alike.jpg", picture(300, 280, 6))  # of Cat/3, nearly
-    paths = sorted(path.relative_to(project / "data/raw").as_posix() for path in (project / "data/raw").rglob("*.jpg"))
+    put(photos, "Cat/copy.jpg", picture(280, 260, 0))  # of Cat/0
+    put(photos, "Dog/wrong.jpg", picture(280, 260, 2))  # of Cat/1
+    put(photos, "Dog/alike.jpg", picture(300, 280, 6))  # of Cat/3, nearly
+    paths = sorted(path.relative_to(photos / "data/raw").as_posix() for path in (photos / "data/raw").rglob("*.jpg"))
     splits = {path: ("train", "train", "val", "test")[number % 4] for number, path in enumerate(paths)}
     splits |= {"PetImages/Cat/0.jpg": "train", "PetImages/Cat/copy.jpg": "test"}
     splits |= {"PetImages/Cat/3.jpg": "val", "PetImages/Dog/alike.jpg": "val"}
     rows = [f"{path},{split}" for path, split in splits.items()]
-    (project / "data/raw/splits.csv").write_text("\n".join(["path,split", *rows]))
+    (photos / "data/raw/splits.csv").write_text("\n".join(["path,split", *rows]))
     manifest = preprocess()
     usable = manifest[manifest["split"] != ""]
     assert (usable["split"] == usable["path"].map(splits)).all()
     assert manifest.loc["cat.0", "reason"] == "duplicate of a photo in test: cat.copy"
     assert set(manifest.index[manifest["status"] == "refused"]) == {"cat.0", "cat.1", "dog.wrong"}
     assert "1 photos with a duplicate in a better one are left out" in capsys.readouterr().out
-    summary = json.loads((project / "data/processed/summary.json").read_text())
+    summary = json.loads((photos / "data/processed/summary.json").read_text())
     duplicates = {"groups": 3, "exact_groups": 2, "near_groups": 1, "mixed_groups": 1}
     assert summary["duplicates"] == duplicates | {"photos": 6, "contradicting": 2, "across_splits": 1}
-    assert len(np.unique(sheet_of_duplicates(project)[60:200, 20:700])) > 100  # four photos are shown
+    assert len(np.unique(sheet_of_duplicates(photos)[60:200, 20:700])) > 100  # four photos are shown
 
 
-def test_another_backbone_is_stored_at_its_size_and_split_alike(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_backbone_is_stored_at_its_size_and_split_alike(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = preprocess()
     assert "photos are stored at 192 px" in capsys.readouterr().out
-    assert read_stored_size(project / "data/processed") == manifest["stored_height"].max() == 192
-    assert {path.name for path in (project / "data").iterdir()} == {"raw", "processed"}  # nothing else is left behind
-    metrics = json.loads((project / "outputs/metrics/preprocess.json").read_text())
+    assert read_stored_size(photos / "data/processed") == manifest["stored_height"].max() == 192
+    assert {path.name for path in (photos / "data").iterdir()} == {"raw", "processed"}  # nothing else is left behind
+    metrics = json.loads((photos / "outputs/metrics/preprocess.json").read_text())
     assert metrics == {"kept": 40, "refused": 0, "train": 28, "val": 6, "test": 6, "duplicate_groups": 0, "stored_size": 192}
-    assert list(json.loads((project / "outputs/seconds/preprocess.json").read_text())) == ["seconds"]
-    assert (sheet_of_duplicates(project)[48:] == 255).all()  # the title alone: there are none
+    assert list(json.loads((photos / "outputs/seconds/preprocess.json").read_text())) == ["seconds"]
+    assert (sheet_of_duplicates(photos)[48:] == 255).all()  # the title alone: there are none
 
-    set_params(project, {"backbone.name": "test_vit", "preprocess.stored_size": 100})
+    set_params(photos, {"backbone.name": "test_vit", "preprocess.stored_size": 100})
     other = preprocess()
     assert "warning: preprocess.stored_size is 100 px, but test_vit needs" in capsys.readouterr().out
-    assert read_stored_size(project / "data/processed") == 100
+    assert read_stored_size(photos / "data/processed") == 100
     assert fingerprint(other) == fingerprint(manifest)
-    stored = sorted(path.stem for path in (project / "data/processed/images/train/Cat").iterdir())
+    stored = sorted(path.stem for path in (photos / "data/processed/images/train/Cat").iterdir())
     assert stored == sorted(other.index[(other["split"] == "train") & (other["class"] == "Cat")])
