@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -17,6 +16,7 @@ from pipeline.data.transforms import AUGMENTATIONS, TrainingTransform, evaluatio
 from pipeline.training.activations import augmented
 from pipeline.training.features import evaluation
 from tests.refusals import refused
+from tests.training import tiny
 
 PREPROCESSING = Preprocessing(
     input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.25,) * 3, interpolation="bicubic", crop_pct=0.9, crop_mode="center"
@@ -25,16 +25,7 @@ PREPROCESSING = Preprocessing(
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Photos:
-    processed = tmp_path_factory.mktemp("processed")
-    generator = np.random.default_rng(0)
-    rows = []
-    for number in range(22):
-        name = ("cat", "dog")[number % 2]
-        path = processed / "images" / "train" / name / f"{name}.{number}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(generator.integers(0, 255, (40, 50, 3), np.uint8)).save(path)
-        rows.append({"id": f"{name}.{number}", "class": name, "split": "train", "group": f"{number}"})
-    return Photos.of_split(pd.DataFrame(rows), processed, "train", ("cat", "dog"))
+    return tiny.photos(tmp_path_factory.mktemp("photos"), 22)
 
 
 def by_photo(photos: Photos, *, seed: int, epoch: int, workers: int, augmentation: str = "strong") -> dict[str, Tensor]:

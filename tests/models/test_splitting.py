@@ -11,6 +11,7 @@ from pipeline.models.folding import fold_batch_norm
 from pipeline.models.freezing import set_trainable
 from pipeline.models.outputs import LogitsAndFeatures
 from pipeline.models.splitting import SplitModel, share_frozen_part, split_model
+from tests.training.tiny import Branching
 
 # Convolutional networks, a transformer with class and distillation tokens, and one whose blocks are nested.
 NAMES = ["test_efficientnet", "test_convnext", "deit_tiny_distilled_patch16_224", "levit_128s"]
@@ -69,23 +70,12 @@ def test_dropout_draws_as_in_the_whole_network_and_the_check_leaves_no_trace() -
     assert not torch.equal(parts.trainable(activations), parts.trainable(activations))
 
 
-class Branching(nn.Module):
-    """Branches on a value, so its graph is not one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.fc = nn.Linear(4, 4), nn.Linear(4, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.stem(x)
-        return self.fc(x if x.sum() > 0 else -x)
-
-
 class TwoTensors(Branching):
     """Two frozen tensors reach what learns."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(self.stem(x)) * self.stem(x).sum()
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        images = self.stem(images)
+        return self.fc(self.pool(self.body(images))) * images.sum()
 
 
 def test_a_network_that_has_no_single_split_is_left_whole() -> None:
@@ -93,7 +83,7 @@ def test_a_network_that_has_no_single_split_is_left_whole() -> None:
     assert split_model(*network("test_resnet", drop_rate=0.5)) is None  # its forward calls dropout, traced in training alone
     for model in (Branching(), TwoTensors()):
         set_trainable(model, "head")
-        assert split_model(model, torch.randn(2, 4)) is None
+        assert split_model(model, torch.randn(2, 3, 32, 32)) is None
 
 
 def finetuned(model: nn.Module) -> nn.Module:

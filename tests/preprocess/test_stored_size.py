@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import PipelineError
 from pipeline.params import Backbone, OneBackbone
 from pipeline.preprocess.stored_size import choose_stored_size, needed_size
 from tests.refusals import refused

@@ -98,22 +98,9 @@ def test_a_network_of_one_input_size_gets_no_low_resolution(tmp_path: Path, caps
     assert len({inputs.shape[1:] for epoch in (1, 2) for inputs, _ in trainer._batches(epoch)}) == 1
 
 
-class Branching(nn.Module):
-    """Branches on a value, so no graph can be made of it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.body = nn.Conv2d(3, 4, 5, 4), nn.Conv2d(4, 8, 3)
-        self.pool, self.fc = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(8, 2)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        images = self.stem(images)
-        return self.fc(self.pool(self.body(images if images.sum() > 0 else -images).relu()))
-
-
 def test_a_network_that_cannot_be_split_still_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
-    own = Branching()
+    own = tiny.Branching()
     stem, head = own.stem.weight.clone(), own.fc.weight.clone()
     network = tiny.network(1, own=own)
     assert network.split is None
@@ -124,7 +111,7 @@ def test_a_network_that_cannot_be_split_still_trains(tmp_path: Path, capsys: pyt
     assert not torch.equal(result.model_state["fc.weight"], head)
     val = tiny.photos(tmp_path / "photos").at(range(16))
     features = network.trained_features("val", val, [3, 1])
-    whole = Branching()
+    whole = tiny.Branching()
     whole.load_state_dict(result.model_state)
     torch.testing.assert_close(features, tiny.logits_of(FeatureExtractor(whole), val.at([3, 1])), rtol=1e-4, atol=1e-5)
 

@@ -10,7 +10,7 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.checkpoint import Preprocessing
 from pipeline.data.dataset import Photos, load_batches
@@ -49,15 +49,28 @@ def photos(folder: Path, count: int = 40) -> Photos:
     return Photos(ids, paths, torch.arange(count) % 2, ids)
 
 
-def model(name: str = "test_resnet", **arguments: Any) -> torch.nn.Module:
+def model(name: str = "test_resnet", **arguments: Any) -> nn.Module:
     torch.manual_seed(0)
     return timm.create_model(name, num_classes=2, **{"drop_path_rate": 0.2, **arguments})
+
+
+class Branching(nn.Module):
+    """Branches on a value, so no graph can be made of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(3, 4, 5, 4), nn.Conv2d(4, 8, 3)
+        self.pool, self.fc = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(8, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = self.stem(images)
+        return self.fc(self.pool(self.body(images if images.sum() > 0 else -images).relu()))
 
 
 def network(
     blocks: int | str = 2,
     *,
-    own: torch.nn.Module | None = None,
+    own: nn.Module | None = None,
     cache: Callable[..., FeatureCache] | None = None,
     runtime: ResolvedRuntime = RUNTIME,
 ) -> SplitNetwork:
@@ -70,7 +83,7 @@ def cache(folder: Path) -> Callable[..., FeatureCache]:
     return partial(FeatureCache, folder / "cache", network="tiny")
 
 
-def logits_of(own: torch.nn.Module, some: Photos) -> Tensor:
+def logits_of(own: nn.Module, some: Photos) -> Tensor:
     """What a network gives for photos by the plainest way, in eager float32."""
     pixels, _ = next(load_batches(some, evaluation(PREPROCESSING), [range(len(some))], workers=0))
     with torch.no_grad():
