@@ -5,6 +5,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +76,11 @@ def ran(output: str) -> list[str]:
     """The stages whose commands DVC ran, from what `dvc repro` printed; that of inputs, which runs every time, is left out."""
     stages = [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
     return [stage for stage in stages if stage != "inputs"]
+
+
+def wait_for(happened: Callable[[], object], longest: float = 60) -> None:
+    """Return once it has; fail where that takes too many seconds."""
+    deadline = time.monotonic() + longest
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

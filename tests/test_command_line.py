@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from pipeline.cores import usable_cores
 from pipeline.models import backends
 from pipeline.params import PARAMS_FILE, load_params
 from pipeline.reproduce import REPORTED, read_rows, write_rows
-from tests.clones import ROOT, clone, run, set_params
+from tests.clones import ROOT, clone, run, set_params, wait_for
 
 
 def told(*command: str) -> str:
@@ -88,11 +87,8 @@ def test_help_lists_every_stage_in_full_sentences() -> None:
 
 
 def test_what_does_not_compute_does_not_import_torch() -> None:
-    code = (
-        "import sys, pipeline.__main__, pipeline.stages.download, pipeline.stages.preprocess;"
-        "sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    imports = "import sys, pipeline.__main__, pipeline.cores, pipeline.stages.download, pipeline.stages.preprocess"
+    run(ROOT, "python", "-c", f"{imports}; sys.exit('torch' in sys.modules or 'timm' in sys.modules)")
 
 
 def test_a_stage_without_its_input_says_what_to_run(project: Path) -> None:
@@ -139,8 +135,7 @@ def test_stale_outputs_are_not_reported_and_ctrl_c_ends_and_says_how_to_go_on(
     set_params(folder, {"download.drawn_photos": 1_000_000})  # hours of drawing: to wait for its end would run out of time
     command = [sys.executable, "-m", "pipeline", "download"]
     drawing = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    while not any((folder / "data").glob(".raw.drawing/PetImages/*/*.jpg")):
-        time.sleep(0.05)
+    wait_for(lambda: any((folder / "data").glob(".raw.drawing/PetImages/*/*.jpg")))
     os.killpg(drawing.pid, signal.SIGINT)
     try:
         _, errors = drawing.communicate(timeout=60)

@@ -15,6 +15,7 @@ from pipeline.download.sources import fetch
 from pipeline.errors import PipelineError
 from pipeline.inference import classifier
 from pipeline.preprocess.decode import Refused
+from tests.clones import ROOT, wait_for
 from tests.download.http_server import CONTENT, SHA256, Answer, MisbehavingServer, assert_whole, part_of
 from tests.download.tls import Proxy, proxy_to, serve_https
 
@@ -202,12 +203,8 @@ def test_a_server_that_always_breaks_and_cannot_resume(server: MisbehavingServer
 def test_a_later_process_continues(server: MisbehavingServer, destination: Path, how: signal.Signals) -> None:
     server.answers = [Answer(after=HALF, stall=True)]
     code = "import sys, pathlib, pipeline.download.sources as f; f.fetch(sys.argv[1], pathlib.Path(sys.argv[2]))"
-    root = Path(__file__).parents[2]
-    with subprocess.Popen([sys.executable, "-c", code, server.url, destination], cwd=root, stderr=subprocess.PIPE) as process:
-        deadline = time.monotonic() + 20
-        while not (part_of(destination).exists() and part_of(destination).stat().st_size == HALF):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+    with subprocess.Popen([sys.executable, "-c", code, server.url, destination], cwd=ROOT, stderr=subprocess.PIPE) as process:
+        wait_for(lambda: part_of(destination).exists() and part_of(destination).stat().st_size == HALF)
         process.send_signal(how)
         process.communicate(timeout=10)
     assert process.returncode == -how

@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +27,7 @@ from pipeline.inference import export as export_module
 from pipeline.inference.export import EXPORT_FORMATS, Loaded, Trained, Unsupported, export, with_preprocessing
 from pipeline.inference.hub import licence_of, published, push, refuse_unpushable, write_card, write_space
 from pipeline.models.backbone import rebuild
+from tests.clones import run
 from tests.inference.hub_uploads import stand_in_hub
 from tests.refusals import refused
 
@@ -126,12 +125,9 @@ def test_the_licence_is_that_of_the_weights(tmp_path: Path) -> None:
     assert licence("package") == licence("pretrained") == "apache-2.0"
     assert licence(str(tmp_path / "mine.pth")) == "bsd-3-clause"
     assert licence(str(tmp_path / "other.pth")) == licence("hf-hub:someone/cats") == ""
-
-
-@pytest.mark.parametrize(("first", "licence"), [("pretrained", "apache-2.0"), ("none", "")])
-def test_of_several_backbones_the_licence_is_known_where_they_have_the_same(first: str, licence: str) -> None:
-    parts = backbone(first), backbone("pretrained", "convnext_tiny.fb_in1k")
-    assert licence_of(backbone("pretrained", "resnet18.a1_in1k + convnext_tiny.fb_in1k", *parts)) == licence
+    for first, of_all in (("pretrained", "apache-2.0"), ("none", "")):  # of several backbones: known where they have the same
+        parts = backbone(first), backbone("pretrained", "convnext_tiny.fb_in1k")
+        assert licence_of(backbone("pretrained", "resnet18.a1_in1k + convnext_tiny.fb_in1k", *parts)) == of_all
 
 
 @pytest.mark.parametrize(
@@ -314,9 +310,7 @@ space = runpy.run_path("app.py")
 assert space["page"].fn is space["probabilities"]
 print(json.dumps(space["probabilities"](Image.open(sys.argv[1]))))
 """
-    command = [sys.executable, "-c", code, str(photos[0])]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = run(tmp_path, "python", "-c", code, str(photos[0]))
     assert json.loads(done.stdout) == pytest.approx(classifier.predict(photos[0])[0].probabilities, abs=1e-4)
 
 

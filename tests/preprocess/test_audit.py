@@ -25,6 +25,7 @@ from PIL import Image
 from pipeline.errors import PipelineError
 from pipeline.preprocess.audit import audit, find_tasks
 from pipeline.preprocess.photo import examine_all
+from tests.clones import wait_for
 from tests.preprocess.audits import encoded, picture, save
 
 # Run with `python -c`: the arguments are the raw folder and the store.
@@ -253,11 +254,8 @@ def test_workers_end_with_the_main_process_and_say_nothing(tmp_path: Path, numbe
     store, mark = tmp_path / "store", str(tmp_path)
     command, environment = [sys.executable, "-c", AUDIT, tmp_path / "raw", store], {**os.environ, MARK: mark}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 60
-    while len(list(store.rglob("*.jpg"))) < 30:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.01)
+    wait_for(lambda: len(list(store.rglob("*.jpg"))) >= 30 or process.poll() is not None)
+    assert process.poll() is None
     if number == signal.SIGINT:
         os.killpg(process.pid, number)  # as a terminal does: to all processes
     else:
@@ -265,9 +263,7 @@ def test_workers_end_with_the_main_process_and_say_nothing(tmp_path: Path, numbe
     stopped = time.monotonic()
     _, printed = process.communicate(timeout=60)
     assert time.monotonic() - stopped < 20
-    while list(marked_processes(mark)):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: not list(marked_processes(mark)))
     assert len(list(store.rglob("*.jpg"))) < 600
     assert printed.count("Traceback") == (number == signal.SIGINT), printed  # the main process's own
     assert "Process" not in printed

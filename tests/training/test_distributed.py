@@ -5,8 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.dataset import epoch_order, in_batches
-from tests.clones import ROOT, run
+from tests.clones import ROOT, run, wait_for
 from tests.training import tiny, trains_together
 from tests.training.trains_together import BATCH_SIZE, NUM_TRAIN
 
@@ -88,13 +86,6 @@ def test_what_is_cached_was_computed_by_both_and_written_by_one(together: Path) 
     assert [len(list(key.iterdir())) for key in together.glob("2/cache/*")] == [1, 1, 1]
 
 
-def wait_for(happened: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 200
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize(
     ("mode", "ending", "status", "message"),
     [
@@ -110,7 +101,7 @@ def test_when_one_process_ends_all_end_with_its_cause_in_one_message(
 ) -> None:
     tiny.photos(tmp_path / "photos", NUM_TRAIN)
     running = launch_two(tmp_path, mode)
-    wait_for(lambda: (tmp_path / f"{mode}1").exists() or running.poll() is not None)
+    wait_for(lambda: (tmp_path / f"{mode}1").exists() or running.poll() is not None, 200)
     below = psutil.Process(running.pid).children(recursive=True)
     if ending == signal.SIGINT:
         os.killpg(running.pid, ending)
@@ -118,7 +109,7 @@ def test_when_one_process_ends_all_end_with_its_cause_in_one_message(
         running.kill()
     _, errors = running.communicate(timeout=200)
     # A zombie has ended: where this machine's first process reaps none, it stays in the list.
-    wait_for(lambda: not [process for process in below if process.is_running() and process.status() != psutil.STATUS_ZOMBIE])
+    wait_for(lambda: all(not one.is_running() or one.status() == psutil.STATUS_ZOMBIE for one in below), 200)
     assert running.returncode == status
     assert errors.count("error:") == (ending is None)
     assert message in errors

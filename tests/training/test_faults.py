@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from pipeline.data.transforms import TrainingTransform
 from pipeline.errors import PipelineError
 from pipeline.training import activations, faults
 from pipeline.training.faults import EXPLODED, WINDOW, check_loss, explain_faults
-from tests.clones import ROOT
+from tests.clones import ROOT, run
 from tests.training import tiny
 
 
@@ -116,13 +115,10 @@ def test_a_full_disk(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = 'disk="$1"; shift; mount -t tmpfs -o size=256k none "$disk" && exec "$@"'
-    mounted: list[str | Path] = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh", disk]
+    mounted = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh", str(disk)]
     if shutil.which("unshare") is None or subprocess.run([*mounted, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no file system can be mounted here")
-    command = [*mounted, sys.executable, "-c", FULL_DISKS, disk, tmp_path]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    lines = run(ROOT, *mounted, "python", "-c", FULL_DISKS, str(disk), str(tmp_path)).stdout.splitlines()
     assert f"tracked {tiny.EPOCHS + 1}" in lines
     assert sum("tensorboard failed and is left out from here on" in line for line in lines) == 1
     of_steps, of_cache = [line for line in lines if line.startswith("disk ")]
