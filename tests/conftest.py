@@ -13,6 +13,7 @@ from hypothesis import settings
 
 from pipeline.params import PARAMS_FILE
 from tests.clones import ROOT
+from tests.download.http_server import CONTENT, MisbehavingServer, serve
 
 # Two test processes with threads of their own share the cores: one that waits for others must not spin meanwhile.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -58,3 +59,16 @@ def project(tmp_path: Path, direct: None, monkeypatch: pytest.MonkeyPatch) -> Pa
     shutil.copy(ROOT / PARAMS_FILE, folder)
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture
+def server(direct: None) -> Iterator[MisbehavingServer]:
+    """A server that is reached directly."""
+    with serve(CONTENT) as server:
+        yield server
+
+
+@pytest.fixture
+def destination(tmp_path: Path) -> Path:
+    """Where a download goes; the folder is still to be made."""
+    return tmp_path / "raw" / "photos.zip"

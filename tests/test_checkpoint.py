@@ -13,15 +13,7 @@ import pytest
 import torch
 
 from pipeline import checkpoint
-from pipeline.checkpoint import (
-    read_general,
-    read_info,
-    read_model_state,
-    read_ood,
-    refuse_other_data,
-    save_checkpoint,
-    save_general,
-)
+from pipeline.checkpoint import read_general, read_info, read_model_state, read_ood, refuse_other_data, save_general
 from tests.refusals import refused
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,7 +37,7 @@ INFO = checkpoint.CheckpointInfo(
 
 def save(folder: Path, value: float) -> dict[str, torch.Tensor]:
     state = {"weight": torch.full((2, 3), value), "count": torch.tensor(7)}
-    save_checkpoint(folder, INFO, state, {"means": torch.full((2, 4), value)})
+    checkpoint.save_checkpoint(folder, INFO, state, {"means": torch.full((2, 4), value)})
     return state
 
 
@@ -68,7 +60,7 @@ def test_what_was_saved_comes_back_on_the_device_that_is_asked_for(tmp_path: Pat
 def test_the_same_content_gives_the_same_bytes_also_of_channels_last_and_shared_tensors(tmp_path: Path) -> None:
     shared = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
     for name in ("one", "two"):
-        save_checkpoint(tmp_path / name, INFO, {"one": shared, "other": shared}, {})
+        checkpoint.save_checkpoint(tmp_path / name, INFO, {"one": shared, "other": shared}, {})
     assert torch.equal(read_model_state(tmp_path / "one")["other"], shared)
     for file in (tmp_path / "one").iterdir():
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()

@@ -42,13 +42,6 @@ def download(project: Path, capsys: pytest.CaptureFixture[str]) -> Download:
     return download
 
 
-@pytest.fixture
-def server(direct: None) -> Iterator[tuple[dict[str, bytes], str]]:
-    """The files of a server by their paths, and its address."""
-    with serve(b"") as server:
-        yield server.files, server.address
-
-
 def photos_of(project: Path) -> dict[str, bytes]:
     return {path: content for path, content in files_below(project / "data/raw/PetImages").items() if path.endswith(".jpg")}
 
@@ -62,10 +55,8 @@ def cat_and_dog(content: bytes) -> bytes:
     return zipped({"PetImages/Cat/0.jpg": content, "PetImages/Dog/0.jpg": content, "readme.txt": b""})
 
 
-def test_an_address_is_fetched_unpacked_and_cleared_away(
-    server: tuple[dict[str, bytes], str], project: Path, download: Download
-) -> None:
-    files, address = server
+def test_an_address_is_fetched_unpacked_and_cleared_away(server: MisbehavingServer, project: Path, download: Download) -> None:
+    files, address = server.files, server.address
     files["/photos.zip"] = cat_and_dog(b"one")
     printed = download(f"{address}/photos.zip?version=1")
     assert "2 files of 2 classes (layout: published): Cat 1, Dog 1" in printed
@@ -80,9 +71,9 @@ def test_an_address_is_fetched_unpacked_and_cleared_away(
 
 
 def test_a_file_of_the_same_name_from_another_address_is_not_taken_for_it(
-    server: tuple[dict[str, bytes], str], project: Path, download: Download
+    server: MisbehavingServer, project: Path, download: Download
 ) -> None:
-    files, address = server
+    files, address = server.files, server.address
     files["/a/photos.zip"] = b"<html>no archive</html>"
     assert "begins with b'<html>" in download(f"{address}/a/photos.zip", fails=True)
     files["/b/photos.zip"] = cat_and_dog(b"two")
@@ -90,10 +81,8 @@ def test_a_file_of_the_same_name_from_another_address_is_not_taken_for_it(
     assert photos_of(project)["Dog/0.jpg"] == b"two"
 
 
-def test_an_address_that_gave_a_page_first_is_asked_again(
-    server: tuple[dict[str, bytes], str], project: Path, download: Download
-) -> None:
-    files, address = server
+def test_an_address_that_gave_a_page_first_is_asked_again(server: MisbehavingServer, project: Path, download: Download) -> None:
+    files, address = server.files, server.address
     whole, useless = cat_and_dog(b"whole"), zipped({"readme.txt": b""})
     cases = {b"<html>log in</html>": "begins with b'<html>", whole[:-30]: "cut short", useless: "no photos in a known layout"}
     for content, message in cases.items():
@@ -215,9 +204,9 @@ def test_drawn_photos(project: Path, download: Download) -> None:
 
 
 def test_the_first_download_is_recorded_and_another_file_is_refused(
-    server: tuple[dict[str, bytes], str], project: Path, download: Download
+    server: MisbehavingServer, project: Path, download: Download
 ) -> None:
-    files, address = server
+    files, address = server.files, server.address
     source = f"{address}/photos.zip"
     files["/photos.zip"] = cat_and_dog(b"one")
     first = hashlib.sha256(files["/photos.zip"]).hexdigest()
