@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.checkpoint import Preprocessing
 from pipeline.data.dataset import BATCHES_AHEAD, Photos, epoch_order, in_batches, load_batches
 from pipeline.data.transforms import AUGMENTATIONS, TrainingTransform, evaluation_pixels, evaluation_transform, normalise
 from pipeline.training.activations import augmented
@@ -18,9 +17,7 @@ from pipeline.training.features import evaluation
 from tests.refusals import refused
 from tests.training import tiny
 
-PREPROCESSING = Preprocessing(
-    input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.25,) * 3, interpolation="bicubic", crop_pct=0.9, crop_mode="center"
-)
+PREPROCESSING = tiny.PREPROCESSING.model_copy(update={"input_size": (3, 32, 32), "std": (0.25,) * 3, "crop_pct": 0.9})
 
 
 @pytest.fixture(scope="module")

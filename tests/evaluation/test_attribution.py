@@ -9,16 +9,14 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from pipeline.checkpoint import Preprocessing
 from pipeline.evaluation.attribution import grad_cam, overlay
 from pipeline.evaluation.error_analysis import grad_cam_gallery, most_confident
 from pipeline.models.outputs import ConcatenatedNetwork
 from tests.evaluation.reports import made_up
 from tests.refusals import refused
+from tests.training import tiny
 
-SIZE = Preprocessing(
-    input_size=(3, 8, 8), mean=(0.5,) * 3, std=(0.2,) * 3, interpolation="bilinear", crop_pct=1.0, crop_mode="center"
-)
+SIZE = tiny.PREPROCESSING.model_copy(update={"input_size": (3, 8, 8), "std": (0.2,) * 3, "interpolation": "bilinear"})
 
 
 class Corner(nn.Module):
@@ -98,9 +96,8 @@ def test_a_network_without_maps_is_refused_and_the_report_gives_the_reason(tmp_p
     photos, scores = made_up(tmp_path, ("cat", "dog"), count=12)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2)).eval()
     refused("no layer with feature maps", grad_cam, model, torch.zeros(1, 3, 8, 8), [0])
-    gallery = grad_cam_gallery(
-        scores, photos, {"frozen": model, "finetuned": model}, most_confident(scores["finetuned"], photos, SIZE)
-    )
+    shown = most_confident(scores["finetuned"], photos, SIZE)
+    gallery = grad_cam_gallery(scores, photos, {"frozen": model, "finetuned": model}, shown)
     assert gallery.cards == []
     assert gallery.text.startswith("Grad-CAM cannot show it for this network: Sequential has no layer with feature maps")
 

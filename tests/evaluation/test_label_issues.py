@@ -39,9 +39,8 @@ def test_the_likely_class_is_never_the_label_itself() -> None:
     """Of a rare class the model is never sure: what reaches its threshold is a candidate, though another is more probable."""
     labels = np.array([0] * 50 + [1] * 10)
     first = np.concatenate([np.full(49, 0.95), [0.65], np.full(10, 0.7)])
-    issues = label_issues(
-        pd.DataFrame({"id": range(60)}), Scores(labels, np.stack([first, 1 - first], 1), ("cat", "dog"), 0.95)
-    )
+    scores = Scores(labels, np.stack([first, 1 - first], 1), ("cat", "dog"), 0.95)
+    issues = label_issues(pd.DataFrame({"id": range(60)}), scores)
     assert issues[["id", "likely"]].to_numpy().tolist() == [[49, "dog"]]
     assert issues["probability"].tolist() == pytest.approx([0.35])
 

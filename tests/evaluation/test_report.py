@@ -18,9 +18,8 @@ from tests.evaluation.reports import made_up, report_of
 
 AGAIN = {"out_of_fold_log_loss": 0.021, "out_of_fold_accuracy": 0.99}
 CHROMIUM = Path("/usr/bin/chromium")
-LONG = tuple(
-    f"{place}_{coat}hair" for place in ("american", "norwegian_forest", "exotic") for coat in ("short", "long", "wire")
-)
+PLACES = ("american", "norwegian_forest", "exotic")
+LONG = tuple(f"{place}_{coat}hair" for place in PLACES for coat in ("short", "long", "wire"))
 CUT_OFF = """() => [...document.querySelectorAll("body *")].filter(element => {
   const box = element.getBoundingClientRect();
   const beyond = box.width > 0 && (box.right > innerWidth + 0.5 || box.left < -0.5);
@@ -175,12 +174,10 @@ def test_heads_on_several_backbones_are_listed_and_the_kept_one_is_marked(
     assert [bool(row and "times in the blend" in row[1]) for row in rows.values()] == [kept == "blended"] * 2 + [False] * 2
 
 
-@pytest.mark.parametrize(
-    ("cards", "pictures", "expected"), [(24, 1, 6), (7, 1, 4), (13, 1, 5), (3, 2, 6), (4, 2, 4), (0, 1, 6)]
-)
-def test_the_last_row_of_a_gallery_is_as_full_as_it_can_be(cards: int, pictures: int, expected: int) -> None:
+@pytest.mark.parametrize(("cards", "pictures", "wide"), [(24, 1, 6), (7, 1, 4), (13, 1, 5), (3, 2, 6), (4, 2, 4), (0, 1, 6)])
+def test_the_last_row_of_a_gallery_is_as_full_as_it_can_be(cards: int, pictures: int, wide: int) -> None:
     one = Card([Picture("data:", 1, 1, "a photo")] * pictures, "title", "note")
-    assert columns(Gallery("anchor", "title", "text", [one] * cards), 4, 6) == expected
+    assert columns(Gallery("anchor", "title", "text", [one] * cards), 4, 6) == wide
 
 
 def test_near_duplicates_show_every_label_and_what_they_do_to_intervals(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_the_card_is_what_the_hub_reads_and_what_was_measured(exported: Path, ch
     assert (card.data.library_name, card.data.pipeline_tag) == ("timm", "image-classification")
     assert card.data.datasets == ["microsoft/cats_vs_dogs"]
     assert card.data.metrics == ["accuracy", "log_loss", "roc_auc"]
-    assert {one.metric_type: one.metric_value for one in card.data.eval_results} == {
+    assert {of.metric_type: of.metric_value for of in card.data.eval_results} == {
         name: scores[name] for name in card.data.metrics
     }
     front = (exported / "README.md").read_text().split("---\n")[1]

@@ -36,9 +36,7 @@ def test_a_photo_gets_the_same_bits_in_any_batch_by_any_number_of_threads(name: 
     torch.manual_seed(0)
     model = timm.create_model(name).eval()
     images = torch.randn(11, 3, 160, 160)
-    one, two = (
-        build_backend(model, images[:2], choice="openvino", device=CPU, threads=threads, float32=float32) for threads in (1, 2)
-    )
+    one, two = (build_backend(model, images[:2], choice="openvino", device=CPU, threads=n, float32=float32) for n in (1, 2))
     expected = one.run(images)
     assert torch.equal(two.run(images), expected)
     assert torch.equal(torch.cat([two.run(images[:3]), two.run(images[3:])]), expected)

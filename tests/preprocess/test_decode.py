@@ -133,9 +133,8 @@ def test_the_first_of_several_frames_counts(format_name: str) -> None:
 @pytest.mark.parametrize("orientation", [3, 6])
 def test_heic_is_turned_once(orientation: int) -> None:
     image = picture()
-    image.info["exif"] = exif(
-        EXIF_ORIENTATION, orientation
-    ).tobytes()  # which the encoder puts into the container too, as phones do
+    # The encoder puts it into the container too, as phones do.
+    image.info["exif"] = exif(EXIF_ORIENTATION, orientation).tobytes()
     expected = UPRIGHT[orientation](np.asarray(picture()).astype(int))
     assert np.abs(pixels(encoded(image, "HEIF")) - expected).mean() < 12
 

@@ -69,13 +69,9 @@ def test_a_photo_too_long_for_a_jpeg_is_refused(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("stored_size", [20, 64])
-@pytest.mark.parametrize(
-    ("format_name", "mode"), [("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGB"), ("GIF", "P")]
-)
-def test_a_new_photo_is_what_reading_the_stored_one_gives(
-    tmp_path: Path, format_name: str, mode: str, stored_size: int
-) -> None:
-    source = save(tmp_path / "0", picture(40, 30, 0).convert(mode), format_name)
+@pytest.mark.parametrize(("kind", "mode"), [("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGB"), ("GIF", "P")])
+def test_a_new_photo_is_what_reading_the_stored_one_gives(tmp_path: Path, kind: str, mode: str, stored_size: int) -> None:
+    source = save(tmp_path / "0", picture(40, 30, 0).convert(mode), kind)
     _, target = stored(tmp_path, source, stored_size)
     with Image.open(target) as image:
         expected = np.asarray(image.convert("RGB"))

@@ -173,16 +173,14 @@ def test_a_frozen_tensor_that_moved_is_a_defect(tmp_path: Path) -> None:
     refused("moved during fine-tuning", trainer.result)
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason"), [({"learning_rate": 1e-9}, "chance"), ({"epochs": 0}, "nothing was fine-tuned")]
-)
+@pytest.mark.parametrize(("change", "reason"), [({"learning_rate": 1e-9}, "chance"), ({"epochs": 0}, "nothing was fine-tuned")])
 def test_where_fine_tuning_gains_nothing_the_frozen_weights_are_kept_to_the_bit(
-    tmp_path: Path, changes: dict[str, Any], reason: str
+    tmp_path: Path, change: dict[str, Any], reason: str
 ) -> None:
-    result = tiny.train(tmp_path, **changes)
+    result = tiny.train(tmp_path, **change)
     assert (result.choice.candidate.alpha, result.choice.candidate.epoch) == (0.0, 0)
     assert reason in result.choice.reason
-    if "epochs" in changes:
+    if "epochs" in change:
         assert (len(result.history), result.choice.gain) == (1, 0)
     for name, tensor in tiny.model().state_dict().items():
         assert torch.equal(result.model_state[name], tensor), name

@@ -69,9 +69,8 @@ def test_what_nobody_sets_costs_no_more_than_the_budget_or_the_least_there_is(
 
 @given(st.integers(1, 10**7), fractions)
 def test_what_somebody_sets_is_taken_whatever_it_costs(num_photos: int, fractions: list[float]) -> None:
-    settings = UnfreezeFinetune(
-        budget=0.1, epochs=12, augmented_copies=3, unfrozen_blocks="all", batch_size=5, learning_rate=0.5
-    )
+    taken = {"unfrozen_blocks": "all", "epochs": 12, "augmented_copies": 3, "batch_size": 5, "learning_rate": 0.5}
+    settings = UnfreezeFinetune(budget=0.1, **taken)
     recipe = choose_recipe(settings, fractions, num_photos)
     assert recipe == Recipe("all", 12, 3, 5, 0.5, cost=36.0)
     assert "all blocks unfrozen, 12 epochs, 3 copies" in str(recipe)
