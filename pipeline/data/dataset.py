@@ -3,13 +3,11 @@
 Nothing about order is state: the permutation is a function of (seed, epoch), and a photo's augmentation of (seed, epoch, id).
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -19,11 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.checkpoint import DataFingerprints
+from pipeline.cores import ahead
 from pipeline.data.manifest import fingerprint
 from pipeline.errors import PipelineError
 
-S = TypeVar("S")
-T = TypeVar("T")
 Places = Iterable[Sequence[int]]  # of the photos of each batch
 Batch = tuple[Tensor, Tensor]
 Transform = Callable[[Image.Image, str], np.ndarray]  # photo and its id -> (height, width, channels) uint8
@@ -136,20 +133,3 @@ def _or_raise(batch: Batch | PipelineError) -> Batch:
     if isinstance(batch, PipelineError):
         raise batch
     return batch
-
-
-def ahead(
-    function: Callable[[S], T], items: Iterable[S], threads: int, most: int, initializer: Callable[[], None] | None = None
-) -> Iterator[T]:
-    """What a function gives of each item, in order, by threads; so many items are begun before one's result is waited for."""
-    pool = ThreadPoolExecutor(threads, "decoding", initializer)
-    under_way: deque[Future[T]] = deque()
-    try:
-        for item in items:
-            under_way.append(pool.submit(function, item))
-            if len(under_way) > most:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
-    finally:  # also where the caller takes no more of them
-        pool.shutdown(cancel_futures=True)
