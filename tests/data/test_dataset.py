@@ -49,7 +49,7 @@ def test_a_photo_alone_is_augmented_as_in_an_epoch(photos: Photos, augmentation:
     pixels = by_photo(photos, seed=3, epoch=5, workers=0, augmentation=augmentation)
     transform = TrainingTransform(PREPROCESSING, augmentation, 3)
     for index in (7, 2, 11):  # another order than the epoch's, by a transform without a past
-        alone = transform(Image.open(photos.paths[index]), 5, photos.ids[index])
+        alone = transform(Image.open(photos.paths[index]), photos.ids[index], 5)
         assert torch.equal(torch.from_numpy(alone), pixels[photos.ids[index]])
 
 
@@ -64,7 +64,7 @@ def test_a_crop_for_training_is_of_what_evaluation_sees(monkeypatch: pytest.Monk
         photo.paste(colour, (100 * place, 0, 100 * place + 100, 60))
     numbers = set()
     for epoch in range(5):
-        levels = transform(photo, epoch, "cat.0").reshape(-1, 3) // 86  # 0, 1 or 2: low, that of the borders, high
+        levels = transform(photo, "cat.0", epoch).reshape(-1, 3) // 86  # 0, 1 or 2: low, that of the borders, high
         counts = np.unique(levels, axis=0, return_counts=True)[1]
         numbers.add(int((counts > len(levels) // 20).sum()))
     assert numbers <= seen if mode != "center" else max(numbers) <= 2

@@ -49,11 +49,11 @@ class Deadly(TrainingTransform):
 
     parent, calls = os.getpid(), 0
 
-    def __call__(self, image: Any, epoch: int, photo_id: str) -> Any:
+    def __call__(self, image: Any, photo_id: str, epoch: int) -> Any:
         self.calls += 1
         if os.getpid() != self.parent and self.calls == 12:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().__call__(image, epoch, photo_id)
+        return super().__call__(image, photo_id, epoch)
 
 
 def test_a_decoding_process_that_was_killed_is_named_and_the_training_goes_on_later(
