@@ -116,7 +116,7 @@ def _keep_freed_memory() -> None:
         return
     trim_threshold, top_pad, mmap_threshold = -1, -2, -3
     mallopt = ctypes.CDLL(None).mallopt
-    mallopt(mmap_threshold, 2**30)
+    mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25)  # older ones refuse more than that
     mallopt(trim_threshold, 2**31 - 1)
     mallopt(top_pad, 2**28)
 

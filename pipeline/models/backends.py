@@ -123,7 +123,7 @@ def _runner(name: str, module: nn.Module, example: Tensor, device: torch.device,
 
 
 def _torch(module: nn.Module, device: torch.device, autocast: torch.dtype | None) -> Run:
-    module = copy.deepcopy(module).to(device).to(memory_format=torch.channels_last)
+    module = channels_last(copy.deepcopy(module).to(device))
 
     @torch.inference_mode()
     def run(batch: Tensor) -> Tensor:
@@ -137,6 +137,11 @@ def _torch(module: nn.Module, device: torch.device, autocast: torch.dtype | None
             return module(images).float().to(batch.device)
 
     return run
+
+
+def channels_last(module: nn.Module) -> nn.Module:
+    """A module in the memory format of fast convolutions, in place; `Module.to` fails where a tensor has 5 dimensions."""
+    return module._apply(lambda tensor: tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor)
 
 
 def cudnn_flags(*, tf32: bool) -> Any:

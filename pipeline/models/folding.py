@@ -92,7 +92,9 @@ def _pairs(model: nn.Module, norms: list[nn.Module], example: Tensor) -> tuple[l
         if id(inputs[0]) in made:
             pairs.append((made[id(inputs[0])][0], module))
 
-    hooks = [module.register_forward_hook(after_convolution) for module in model.modules() if isinstance(module, nn.Conv2d)]
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    # A parametrised one (weight_norm) computes its weight from others.
+    hooks = [one.register_forward_hook(after_convolution) for one in convolutions if "weight" in one._parameters]
     hooks += [norm.register_forward_pre_hook(before_norm) for norm in norms]
     try:
         expected = model(example)

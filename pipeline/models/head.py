@@ -191,6 +191,14 @@ def find_heads(model: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*main, *auxiliary)))
 
 
+def gives_pre_logits(model: Any) -> bool:
+    """Whether a network itself gives its classifier's input, as timm's do; MetaFormer gives that of the MLP before it."""
+    if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
+        return False
+    width = getattr(model.get_submodule(find_heads(model)[0]), "in_features", 0)
+    return width <= getattr(model, "head_hidden_size", width)
+
+
 def is_auxiliary(path: str) -> bool:
     """Whether a dotted path is that of an auxiliary classifier, which deep supervision puts halfway down."""
     return path.lower().startswith("aux")
@@ -307,20 +315,28 @@ def _parts_of_probe(model: Any, layers: Sequence[Any], weight: Tensor) -> list[T
     widths = [layer.weight.shape[1] for layer in layers]
     if set(widths) == {weight.shape[1]}:
         return [weight] * len(layers)
-    if sum(widths) != weight.shape[1]:
+    sets = 2 if hasattr(model, "weights_dist") else 1  # of a distilled EfficientViM, whose mean is the output
+    count = len(layers) // sets
+    if sum(widths[:count]) != weight.shape[1]:
         return []
     # EfficientViM learns how to weigh its classifiers; elsewhere it is their mean.
-    learnt: Any = getattr(model, "weights", None)
-    is_learnt = isinstance(learnt, nn.Parameter) and learnt.shape == (len(layers),)
-    fractions = learnt.detach().softmax(0).tolist() if is_learnt else [1 / len(layers)] * len(layers)
-    return [part / fraction for part, fraction in zip(weight.split(widths, dim=1), fractions, strict=True)]
+    fractions: list[float] = []
+    for name in ("weights", "weights_dist")[:sets]:
+        learnt: Any = getattr(model, name, None)
+        is_learnt = isinstance(learnt, nn.Parameter) and learnt.shape == (count,)
+        fractions += learnt.detach().softmax(0).tolist() if is_learnt else [1 / count] * count
+    parts = weight.split(widths[:count], dim=1) * sets
+    return [part / fraction for part, fraction in zip(parts, fractions, strict=True)]
 
 
 def _own_norm(model: nn.Module, path: str) -> _BatchNorm | None:
     """The BatchNorm that a classifier begins with.
 
     LeViT's head and its like are a module of norm, dropout and linear layer, all of which pre_logits=True leaves out.
+    Elsewhere such a norm comes before the features.
     """
+    if not gives_pre_logits(model):
+        return None
     siblings = model.get_submodule(path.rpartition(".")[0]).children()
     layers = [module for module in siblings if not isinstance(module, nn.Dropout)]
     if len(layers) != 2 or not isinstance(norm := layers[0], _BatchNorm) or not _is_linear(layers[1]):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.checkpoint import Preprocessing
 from pipeline.errors import PipelineError
-from pipeline.models.head import find_heads, is_auxiliary, replace_head
+from pipeline.models.head import find_heads, gives_pre_logits, is_auxiliary, replace_head
 
 LINEAR = (nn.Identity, nn.Dropout, nn.Flatten, nn.AdaptiveAvgPool2d, nn.AvgPool2d)  # what may follow a classifier
 TOLERANCE = 1e-3  # largest difference of the logits, relative to the largest: what another order of rounding may give
@@ -26,15 +26,15 @@ class FeatureExtractor(nn.Module):
 
     It shares the network's modules and weights and leaves the network as it is. timm's networks are asked for it
     (`forward_head(pre_logits=True)`); others are run without their classifier. Where several classifiers have inputs of their
-    own, the features are all of them side by side. A PipelineError says that what follows the classifier is not linear
-    (SqueezeNet's ReLU), so its logits are no linear probe.
+    own, the features are all of them side by side; of outputs that deep supervision adds in training mode, the first counts. A
+    PipelineError says that what follows the classifier is not linear (SqueezeNet's ReLU), so its logits are no linear probe.
     """
 
     model: Any
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.by_timm = hasattr(model, "forward_features") and hasattr(model, "forward_head")
+        self.by_timm = gives_pre_logits(model)
         self.model = model if self.by_timm else _without_heads(model)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -64,10 +64,11 @@ class LogitsAndFeatures(FeatureExtractor):
 
 
 def check_ends_with_classifier(model: nn.Module, input_size: Sequence[int]) -> None:
-    """Refuse a network that computes anything of its classifier's output, which the modules alone do not show.
+    """Refuse a network that computes anything of its classifier's output, or of other photos: modules alone do not show it.
 
-    A copy with a random classifier is run on random images of (channels, height, width), as a whole and in two parts. A
-    PipelineError says that the parts do not give the logits of the whole, or cannot be run.
+    A copy with a random classifier is run on random images of (channels, height, width): as a whole, in two parts, and on one
+    of them alone. A PipelineError says that the parts do not give the logits of the whole, or cannot be run, or an image gets
+    others alone.
     """
     generator = torch.Generator().manual_seed(0)
     network = copy.deepcopy(model).eval()
@@ -78,9 +79,9 @@ def check_ends_with_classifier(model: nn.Module, input_size: Sequence[int]) -> N
             nn.init.normal_(parameter, generator=generator)
     both, images = LogitsAndFeatures(network).eval(), torch.randn(2, *input_size, generator=generator)
     try:
-        expected = _with_the_same_draws(network, images)
-        difference = ((_with_the_same_draws(both, images)[:, :2] - expected).abs().max() / expected.abs().max()).item()
-        reason = "" if difference <= TOLERANCE else f"they differ by {difference:.2g} of the largest"  # also by NaN
+        expected, alone = (_with_the_same_draws(network, some) for some in (images, images[:1]))
+        reason = _difference(_with_the_same_draws(both, images)[:, :2], expected)
+        of_others = _difference(alone, expected[:1])
     except Exception as error:  # networks raise all kinds
         reason = [*str(error).strip().splitlines(), type(error).__name__][0]
     if reason:
@@ -88,6 +89,16 @@ def check_ends_with_classifier(model: nn.Module, input_size: Sequence[int]) -> N
             f"{type(model).__name__} does something with the output of its classifier: its logits are not what the layer at "
             f"{paths[0]!r} gives of its features ({reason}). End forward() with that layer; the losses take plain logits."
         )
+    if of_others:
+        raise PipelineError(
+            f"{type(model).__name__} gives a photo other logits alone than in a batch ({of_others}), as BatchNorm does without "
+            "running statistics. Use layers that in eval mode compute each photo for itself."
+        )
+
+
+def _difference(logits: Tensor, expected: Tensor) -> str:
+    difference = ((logits - expected).abs().max() / expected.abs().max()).item()
+    return "" if difference <= TOLERANCE else f"they differ by {difference:.2g} of the largest"  # also by NaN
 
 
 @torch.inference_mode()
@@ -101,6 +112,8 @@ def _with_the_same_draws(network: nn.Module, images: Tensor) -> Tensor:
 def _without_heads(model: nn.Module) -> nn.Module:
     """The network with nn.Identity in the classifiers' places: the modules on the way to them are copied, no weight is."""
     bare = _with_own_children(model)
+    bare._forward_hooks = bare._forward_hooks.copy()
+    bare.register_forward_hook(_first)
     for path in find_heads(model):
         *names, last = path.split(".")
         parent = bare
@@ -116,6 +129,10 @@ def _without_heads(model: nn.Module) -> nn.Module:
             )
         parent._modules[last] = nn.Identity()
     return bare
+
+
+def _first(module: nn.Module, inputs: Any, outputs: Any) -> Any:
+    return outputs[0] if isinstance(outputs, tuple) else outputs
 
 
 def _with_own_children(module: Any) -> Any:

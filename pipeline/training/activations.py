@@ -27,7 +27,7 @@ from pipeline.models.outputs import ConcatenatedNetwork, LogitsAndFeatures
 from pipeline.models.splitting import split_model
 from pipeline.params import UnfreezeFinetune
 from pipeline.progress import say
-from pipeline.runtime import ResolvedRuntime, hardware
+from pipeline.runtime import ResolvedRuntime, broadcast, hardware
 from pipeline.training.features import (
     BATCH_SIZE,
     MAX_CACHE_BYTES,
@@ -96,7 +96,7 @@ class SplitNetwork:
             "backend": self.choice,
             "device": self.runtime.device.type,
             "precision": self.runtime.mixed_precision,
-            "hardware": hardware(self.runtime),
+            "hardware": broadcast(self.runtime, lambda: hardware(self.runtime)),  # machines that differ share one key
             "processes": self.runtime.processes,  # by which chunks are long
             "versions": library_versions(),
             "code": [sha256_of(PIPELINE / name) for name in CODE],

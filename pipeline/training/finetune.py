@@ -26,7 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pipeline.data.dataset import Batch, Photos, epoch_order, in_batches, load_batches
 from pipeline.data.transforms import normalise
 from pipeline.errors import PipelineError
-from pipeline.models.backends import cudnn_flags
+from pipeline.models.backends import channels_last, cudnn_flags
 from pipeline.models.folding import fix_same_padding, fold_batch_norm, unfold_batch_norm
 from pipeline.models.freezing import frozen_fingerprint, parameter_groups
 from pipeline.models.head import apply_temperature
@@ -102,22 +102,21 @@ class Trainer:
         self.network, self.train, self.val, self.settings, self.tracking = network, train, val, settings, tracking
         self.weight, self.runtime, self.classes = weight, network.runtime, network.classes
         self.frozen_before = frozen_fingerprint(network.model)
-        self.val_activations = network.activations("val", val).tensor() if network.split else None
+        self.val_activations = network.activations("val", val) if network.split else None
         is_split = network.split is not None
         self.recipe = recipe_of(network.model, network.preprocessing, settings, len(train), is_split=is_split)
         self.epochs, self.copies, self.batch_size = self.recipe.epochs, self.recipe.copies, self.recipe.batch_size
+        some = range(len(val))[:2]
+        example = self.val_activations.rows(some) if self.val_activations else random_images(network.preprocessing)
         # Whether activations of all copies fit in the cache; where not, the same are computed again for each batch.
-        self.cached = self.val_activations is not None and network.fits_in_cache(
-            self.val_activations[0].numel(), len(train), self.copies
-        )
+        self.cached = is_split and network.fits_in_cache(example[0].numel(), len(train), self.copies)
         if network.split and not self.cached:
             say("activations of all copies would exceed the cache, so they are computed again in every epoch")
         if self.epochs and settings.augmentation != "light" and self.copies - 1 < FEW_COPIES:
             say(f"augmentation {settings.augmentation} of {self.copies - 1} copies: too few for it to matter much")
         device = self.runtime.device
-        self.trainable = network.trainable.to(device).to(memory_format=torch.channels_last)
+        self.trainable = channels_last(network.trainable.to(device))
         fix_same_padding(self.trainable)
-        example = random_images(network.preprocessing) if self.val_activations is None else self.val_activations[:2]
         fold_batch_norm(self.trainable, example.to(device))
         self.initial_state = _on_cpu(self.trainable.state_dict())
         self.steps_an_epoch = math.ceil(len(train) / self.batch_size)
@@ -127,7 +126,9 @@ class Trainer:
         self.accelerator = self.runtime.accelerator()
         self.model = self.accelerator.prepare_model(self.trainable)
         groups = partial(parameter_groups, weight_decay=settings.weight_decay, layer_decay=settings.layer_decay)
-        fused: dict[str, Any] = {"fused": True} if settings.optimizer == "adamw" and device.type in ("cpu", "cuda") else {}
+        is_real = all(parameter.is_floating_point() for parameter in self.trainable.parameters())
+        can_fuse = settings.optimizer == "adamw" and device.type in ("cpu", "cuda") and is_real
+        fused: dict[str, Any] = {"fused": True} if can_fuse else {}
         optimizer = create_optimizer_v2(
             network.model, settings.optimizer, lr=self.recipe.learning_rate, param_group_fn=groups, **fused
         )
@@ -212,11 +213,11 @@ class Trainer:
         places = [batch[runtime.rank :: runtime.processes] or batch[:1] for batch in in_batches(order, self.batch_size)]
         number, low = self.copy_of(epoch)
         augmentation, seed = self.settings.augmentation, self.settings.seed
-        if self.cached and self.val_activations is not None:
+        if self.cached:
             cached = network.activations(
                 "train", self.train, copy_number=number, low_resolution=low, augmentation=augmentation, seed=seed
             )
-            if device.type == "cpu" or 2 * self.val_activations[0].numel() * len(self.train) > MAX_BYTES_ON_DEVICE:
+            if device.type == "cpu" or sum(chunk.nbytes for chunk in cached.chunks) > MAX_BYTES_ON_DEVICE:
                 return ((cached.rows(batch), self.train.labels[batch]) for batch in places)
             values, all_labels = cached.tensor().to(device), self.train.labels.to(device)
             return ((values[batch], all_labels[batch]) for batch in places)
@@ -233,8 +234,9 @@ class Trainer:
     def _step(self, step: int, inputs: Tensor, labels: Tensor, photos: int) -> float:
         """One update from a batch that `_batches` gave, of `photos` in all processes; returns the mean loss over those."""
         rank, processes = self.runtime.rank, self.runtime.processes
-        # Dropout and stochastic depth read the global generator. Seeds end below 2**32; in a sum seed and step would collide.
-        torch.manual_seed(((self.settings.seed + rank * 2**32) * 1_000_003 + step) % 2**63)
+        # Dropout and stochastic depth read the global generator, which on a processor takes the low 32 bits of a seed.
+        seed = (self.settings.seed * 1_000_003 + step) * processes
+        torch.manual_seed((seed + rank) % 2**63)
         rate = self._learning_rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
@@ -257,6 +259,8 @@ class Trainer:
         check_loss(self.losses, guessing=guessing, learning_rate=rate)
         if self.settings.gradient_clipping is not None:
             self.accelerator.clip_grad_norm_(self.trainable.parameters(), self.settings.gradient_clipping)
+        if processes > 1:  # an optimizer that draws (kron) takes the same step in all of them
+            torch.manual_seed(seed % 2**63)
         self.optimizer.step()
         self.ema.update(self.trainable, step + 1)
         return loss_sum
@@ -294,7 +298,8 @@ class Trainer:
         if self.val_activations is not None:
             trainable.eval()
             with torch.inference_mode(), cudnn_flags(tf32=False):
-                parts = self.val_activations.split(batch_size_on(self.runtime.device))
+                batches = in_batches(range(len(self.val)), batch_size_on(self.runtime.device))
+                parts = map(self.val_activations.rows, batches)
                 outputs = [trainable(_channels_last(part.to(self.runtime.device))).cpu() for part in parts]
             return torch.cat(outputs)[:, : self.classes]
         # A network that is not split: the photos go through all of it.
@@ -333,9 +338,11 @@ class Trainer:
         return Finetuned(state, choice, logits[alpha], tuple(self.history))
 
     def _between(self, alpha: float) -> dict[str, Tensor]:
-        """Weights between the frozen and the best ones; what is no floating-point number is the same in both."""
+        """Weights between the frozen and the best ones; integers are the same in both."""
         return {
-            name: initial.lerp(self.best_state[name], alpha) if alpha and initial.is_floating_point() else initial
+            name: initial.lerp(self.best_state[name], alpha)
+            if alpha and (initial.is_floating_point() or initial.is_complex())
+            else initial
             for name, initial in self.initial_state.items()
         }
 

@@ -68,6 +68,13 @@ def test_torch_computes_by_cudnn_and_in_float32_where_that_is_meant(autocast: to
     assert backends._torch(CudnnSettings(), CPU, autocast)(torch.zeros(2, 3, 8, 8)).tolist() == [[1, tf32]] * 2
 
 
+def test_weights_are_in_the_format_of_convolutions_but_those_of_5_dimensions() -> None:
+    """As in a LambdaResNet."""
+    flat, deep = backends.channels_last(nn.ModuleList([nn.Conv2d(3, 4, 3), nn.Conv3d(1, 2, 3)])).children()
+    assert flat.weight.is_contiguous(memory_format=torch.channels_last)
+    assert deep.weight.is_contiguous()
+
+
 def backend_of(module: nn.Module, example: torch.Tensor) -> Backend:
     return build_backend(module.eval(), example, choice="auto", device=CPU, threads=2)
 

@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from pipeline.models.folding import fold_batch_norm, unfold_batch_norm
 from pipeline.models.freezing import set_trainable
@@ -81,8 +82,9 @@ class UsesTwice(nn.Module):
         return self.norm(convolved) + convolved
 
 
-def test_a_convolution_whose_output_is_used_elsewhere_is_left_as_it_was() -> None:
-    model = UsesTwice().eval()
+@pytest.mark.parametrize("model", [UsesTwice(), nn.Sequential(weight_norm(nn.Conv2d(3, 3, 1)), nn.BatchNorm2d(3))])
+def test_a_convolution_of_another_use_or_with_a_computed_weight_is_left_as_it_was(model: nn.Module) -> None:
+    model.eval()
     assert fold_batch_norm(model, torch.randn(1, 3, 4, 4)) == ()
     assert not any("forward" in vars(module) for module in model.modules())
 

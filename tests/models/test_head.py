@@ -1,6 +1,7 @@
 """The head is found, replaced and initialised in networks of every kind, and nothing else of them is touched."""
 
 import math
+from typing import Any
 
 import pytest
 import timm
@@ -16,6 +17,7 @@ from pipeline.models.backends import export_onnx
 from pipeline.models.freezing import frozen_fingerprint, set_trainable
 from pipeline.models.head import INITIALISATIONS, Head, find_heads, replace_head, replace_head_as_set, set_linear_head
 from pipeline.models.outputs import FeatureExtractor, LogitsAndFeatures
+from pipeline.models.splitting import split_model
 from pipeline.params import Head as HeadSettings
 from tests.models.sweep import check, create
 from tests.refusals import refused
@@ -29,7 +31,8 @@ TIMM = (
 TORCHVISION = ("alexnet", "googlenet", "inception_v3", "maxvit_t", "regnet_y_400mf", "squeezenet1_0", "vit_b_32")
 # Small enough to be computed: name -> side of the square images, in pixels.
 COMPUTED = dict.fromkeys(("test_convnext", "test_efficientnet", "test_vit", "test_nfnet", "crossvit_tiny_240"), 64)
-COMPUTED |= dict.fromkeys(("ghostnet_050", "repghostnet_050", "efficientvit_m0"), 64) | {"efficientvim_m1": 128}
+COMPUTED |= dict.fromkeys(("caformer_s18", "ghostnet_050", "repghostnet_050", "efficientvit_m0"), 64)
+COMPUTED |= dict.fromkeys(("efficientvim_m1", "efficientvim_m1_dist"), 128)
 COMPUTED |= dict.fromkeys(("deit_tiny_distilled_patch16_224", "pit_ti_224"), 224)
 PATHS = {
     "test_convnext": ("head.fc",),
@@ -119,13 +122,32 @@ class Own(nn.Module):
         return self.classifier(self.body(images))
 
 
-def test_a_network_of_ones_own_with_a_convolutional_head() -> None:
-    model, images = Own().eval(), torch.randn(4, 3, 9, 9)
+class OwnWithNorm(Own):
+    """Its classifier begins with a norm, and in training mode it gives two outputs, as deep supervision does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = nn.Sequential(nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 5))
+
+    def forward(self, images: Tensor) -> Any:
+        logits = self.classifier(self.body(images).flatten(1))
+        return (logits, -logits) if self.training else logits
+
+
+@pytest.mark.parametrize("kind", [Own, OwnWithNorm])
+def test_a_network_of_ones_own_whose_head_is_several_layers(kind: type[Own]) -> None:
+    model, images = kind().eval(), torch.randn(4, 3, 9, 9)
     replace_head(model, 2)
+    as_if_trained(model)
     assert export_onnx(probe_gives_the_logits(model, images), images)
-    replace_head(model, 2, hidden=[4], norm="layer")
-    assert isinstance(model.classifier[1].output, nn.Conv2d)
-    assert model(images).shape == (4, 2)
+    set_trainable(model, "head")
+    both = LogitsAndFeatures(model).train()
+    assert both(images).shape == (4, 2 + 8)
+    assert (split_model(both, images) is None) == (kind is Own)  # whose maps a convolution and the output take
+    info = replace_head_as_set(model, 2, HeadSettings(type="mlp", hidden=[4]))
+    output = model.get_submodule(info.path).output
+    assert isinstance(output, nn.Conv2d) == (kind is Own)
+    assert model.eval()(images).shape == (4, 2)
 
 
 def test_a_network_whose_logits_are_not_linear_in_its_features_is_refused() -> None:

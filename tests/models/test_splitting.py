@@ -78,10 +78,28 @@ class TwoTensors(Branching):
         return self.fc(self.pool(self.body(images))) * images.sum()
 
 
+class Paired(nn.Linear):
+    """Gives two tensors, or takes them."""
+
+    def forward(self, x: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        return super().forward(x[0] + x[1]) if isinstance(x, tuple) else 2 * (super().forward(x),)
+
+
+class Tuple(nn.Module):
+    """A tuple leads from what is frozen to what learns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fc = Paired(4, 4), Paired(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.stem(x))
+
+
 def test_a_network_that_has_no_single_split_is_left_whole() -> None:
     assert split_model(*network("test_resnet", unfrozen="all")) is None
     assert split_model(*network("test_resnet", drop_rate=0.5)) is None  # its forward calls dropout, traced in training alone
-    for model in (Branching(), TwoTensors()):
+    for model in (Branching(), TwoTensors(), Tuple()):
         set_trainable(model, "head")
         assert split_model(model, torch.randn(2, 3, 32, 32)) is None
 

@@ -16,6 +16,7 @@ from pipeline.models import backends
 from pipeline.models.outputs import FeatureExtractor
 from pipeline.training import activations
 from pipeline.training.activations import SplitNetwork, to_float16
+from pipeline.training.features import ChunkedTensor
 from tests.refusals import refused
 from tests.training import tiny
 
@@ -25,7 +26,9 @@ def test_the_course_of_training_is_the_same_whatever_fits_in_a_cache(
 ) -> None:
     course = {"epochs": 3, "augmented_copies": 3, "learning_rate": 1e-2}
     in_memory = tiny.train(tmp_path / "one", **course)
-    on_disk = tiny.train(tmp_path / "two", own=tiny.network(cache=tiny.cache(tmp_path)), **course)
+    with monkeypatch.context() as reading:
+        reading.setattr(ChunkedTensor, "tensor", None)  # of all photos
+        on_disk = tiny.train(tmp_path / "two", own=tiny.network(cache=tiny.cache(tmp_path)), **course)
     assert len(list(tmp_path.glob("cache/*"))) == 4  # three copies and the validation photos
     monkeypatch.setattr(activations, "MAX_CACHE_BYTES", 0)
     network = tiny.network(cache=tiny.cache(tmp_path / "three"))
@@ -155,6 +158,7 @@ def test_a_key_holds_what_decides_an_activation_and_nothing_else(tmp_path: Path,
         other_head.fc.weight.zero_()
     shutil.copytree(activations.PIPELINE, tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(activations, "PIPELINE", tmp_path / "pipeline")
+    monkeypatch.setattr(activations, "broadcast", lambda *_: ["the main process's"])
     changes: list[dict[str, Any]] = [{}, {"own": other_weights}, {"photos": "b"}, {"ids": ("0", "2")}, {"blocks": 1}]
     changes += [{"choice": "torch"}, {"augmentation": "strong"}, {"processes": 2}]  # two processes have longer chunks
     changes += [{"preprocessing": tiny.PREPROCESSING.model_copy(update={"interpolation": "bilinear"})}]
@@ -162,6 +166,7 @@ def test_a_key_holds_what_decides_an_activation_and_nothing_else(tmp_path: Path,
     assert len(set(keys)) == len(keys)
     for unrelated in ("training/tracking.py", "evaluation/report.py", "models/summary.py"):
         (tmp_path / "pipeline" / unrelated).write_text("# changed")
+    monkeypatch.setattr(activations, "hardware", lambda _: ["another's"])
     assert key(tmp_path, own=other_head) == keys[0]
     for deciding in ("data/transforms.py", "models/outputs.py", "models/freezing.py", "training/activations.py"):
         (tmp_path / "pipeline" / deciding).write_text("# changed")

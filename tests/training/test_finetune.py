@@ -137,6 +137,37 @@ def test_gradients_add_up_over_parts_of_a_batch(tmp_path: Path) -> None:
     torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-6)
 
 
+def test_each_process_draws_its_own_dropout_and_all_take_the_same_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    for rank in range(2):
+        trainer = tiny.trainer(tmp_path)
+        trainer.runtime = replace(tiny.RUNTIME, rank=rank, processes=2)
+        trainer.model.register_forward_pre_hook(lambda *_: drawn.append(torch.rand(1).item()))
+        trainer.optimizer.optimizer.register_step_pre_hook(lambda *_: drawn.append(torch.rand(1).item()))
+        trainer._step(0, *next(trainer._batches(1)), 8)
+    assert drawn[0] != drawn[2]
+    assert drawn[1] == drawn[3]
+
+
+class Spectral(torch.nn.Module):
+    """Filters photos by complex numbers, before a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filter = torch.nn.Parameter(torch.ones(64, 33, dtype=torch.complex64))
+        self.fc = torch.nn.Linear(3 * 64, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(torch.fft.irfft2(torch.fft.rfft2(images) * self.filter).mean(3).flatten(1))
+
+
+def test_complex_numbers_are_fine_tuned_too(tmp_path: Path) -> None:
+    own = tiny.network("all", own=Spectral())
+    result = tiny.train(tmp_path, own=own, unfrozen_blocks="all", learning_rate=0.01, epochs=3)
+    assert result.choice.candidate.alpha > 0
+    assert not torch.equal(result.model_state["filter"], Spectral().filter)
+
+
 def test_clipping_bounds_the_norm_of_the_gradient(tmp_path: Path) -> None:
     norms = []
     for most in (None, 1e-3):

@@ -198,4 +198,4 @@ def test_a_tracker_that_fails_later_is_left_out_from_then_on(
 def test_a_tracker_that_is_not_installed_is_named_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Params().runtime.trackers == []
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    refused("uv sync --extra wandb", tiny.tracking, tmp_path, ("wandb",), tiny.photos(tmp_path / "photos"))
+    refused("uv sync --inexact --extra wandb", tiny.tracking, tmp_path, ("wandb",), tiny.photos(tmp_path / "photos"))
