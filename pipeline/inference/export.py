@@ -129,7 +129,14 @@ class ExportFormat(NamedTuple):
 
 
 def export(
-    checkpoint: Path, output: Path, *, processed: Path, evaluation: Path, source: str, push_to: str | None, space: bool
+    checkpoint: Path,
+    output: Path,
+    *,
+    processed: Path,
+    evaluation: Path,
+    source: str,
+    push_to: str | None = None,
+    space: bool = False,
 ) -> None:
     """Write the folder, compare every format on the validation photos in `processed`, and print how far each lies from it.
 
