@@ -30,6 +30,7 @@ from torch import Tensor
 
 from pipeline.errors import PipelineError
 from pipeline.files import recover_folder, replace_folder, sha256_of, write_atomically
+from pipeline.params import PARAMS_FILE
 
 MODEL_FILE = "model.safetensors"
 INFO_FILE = "checkpoint.json"
@@ -194,7 +195,9 @@ def read_info(folder: Path) -> CheckpointInfo:
     try:
         return CheckpointInfo.model_validate_json((folder / INFO_FILE).read_bytes())
     except FileNotFoundError:
-        raise PipelineError(f"There is no checkpoint in {folder}: {INFO_FILE} is missing. {_AGAIN}") from None
+        elsewhere = "Run this from the project's top folder, or name the folder with --checkpoint."
+        again = _AGAIN if PARAMS_FILE.exists() else elsewhere
+        raise PipelineError(f"There is no checkpoint in {folder.absolute()}: {INFO_FILE} is missing. {again}") from None
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -13,6 +13,7 @@ import psutil
 import requests
 import timm
 import torch
+import urllib3
 
 from pipeline.checkpoint import library_versions
 from pipeline.cores import cpu_quota, usable_cores
@@ -69,7 +70,7 @@ def _findings() -> Iterator[tuple[str, str, bool]]:
     try:
         requests.head(hub, timeout=HUB_TIMEOUT).raise_for_status()
         found = "answers"
-    except requests.RequestException as error:
+    except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:  # the others: mistyped
         found = f"cannot be reached ({type(error).__name__}), which only downloads and uploads need"
     yield "hub", f"{hub} {found}", True
     works, told = _run(sys.executable, "-m", "dvc", "doctor")

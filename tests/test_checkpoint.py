@@ -102,7 +102,7 @@ def test_a_classifier_is_of_one_save(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_missing_description_a_broken_one_and_one_of_another_version_are_refused(tmp_path: Path) -> None:
-    refused("There is no checkpoint", read_info, tmp_path / "model")
+    refused(r"There is no checkpoint in .*dvc repro", read_info, tmp_path / "model")
     save(tmp_path / "model", 1.0)
     description = tmp_path / "model" / "checkpoint.json"
     older = description.read_text().replace('"format_version": 3', '"format_version": 1, "backend": "torch"')

@@ -165,6 +165,7 @@ def test_doctor_fits_a_screen_and_fails_where_something_essential_is_broken(monk
     def full(batch: Tensor) -> Tensor:
         raise RuntimeError("out of memory\nwith much that nobody reads")
 
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "https://hub..example")  # mistyped
     for broken, said in (
         (lambda batch: batch.mean((2, 3)), "openvino computes something else"),
         (full, "openvino out of memory"),

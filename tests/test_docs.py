@@ -90,7 +90,7 @@ FINDERS: dict[Callable[[str, Path], list[str]], str] = {
     unknown_settings: "`head.type`, `pipeline/models/head.py`, `head.kind`\n```text\nhead.said\n```",
     unknown_commands: "`python -m pipeline predict a.jpg --format csv --fast`",
     unknown_options_of_benchmarks: "```sh\npython benchmarks/ood.py --photos 2 --speed 3  # --comment\n```",
-    unknown_extras: "`uv sync --extra lite --extra heavy`",
+    unknown_extras: "`uv sync --inexact --extra lite --extra heavy`",
 }
 
 

@@ -1,7 +1,8 @@
-"""examples/tour.ipynb runs from top to bottom in a clone, and what it shows is kept in it."""
+"""examples/tour.ipynb runs from top to bottom in a clone, and what it shows is kept in it; the other example is importable."""
 
 import json
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -42,3 +43,10 @@ def test_the_tour_runs_and_shows_what_is_kept(tmp_path: Path) -> None:
     assert text.count("finetuned: accuracy") == 3
     assert "features each; 0 could not be read" in text
     assert sum(len(shown(cell, "image/jpeg")) for cell in kept) == 4
+
+
+def test_a_process_that_decodes_photos_does_not_begin_the_whole_job_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where there are no photos
+    runpy.run_path(str(ROOT / "examples/whole_job.py"), run_name="__mp_main__")  # as multiprocessing does

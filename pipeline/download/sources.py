@@ -116,7 +116,7 @@ def _from_kaggle(record: Path, sha256: str | None) -> Source:
         import kagglehub
         from kagglehub.exceptions import UnauthenticatedError
     except ModuleNotFoundError as error:
-        raise PipelineError("download.source: kaggle needs kagglehub: uv sync --extra kaggle") from error
+        raise PipelineError("download.source: kaggle needs kagglehub: uv sync --inexact --extra kaggle") from error
     import requests
 
     try:

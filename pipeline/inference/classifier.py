@@ -21,6 +21,7 @@ from typing import BinaryIO, NamedTuple, Self, TypeGuard, TypeVar
 import numpy as np
 import requests
 import torch
+import urllib3
 from PIL import Image
 from torch import Tensor, nn
 
@@ -119,16 +120,23 @@ class Classifier:
 
     def embed_each(self, photos: Iterable[Photo]) -> Iterator[np.ndarray | Refused]:
         """For each photo in turn its features, (width,) float32: what goes into the last layer. As `predict_each`."""
-        return self._each(photos, lambda logits, features: features.numpy())
+        return self._each(photos, lambda arrays: self._outputs(arrays)[1].numpy())
 
-    def _each(self, photos: Iterable[Photo], answers: Callable[[Tensor, Tensor], Iterable[T]]) -> Iterator[T | Refused]:
-        """What `answers` makes of logits and features, a photo in turn; the next batch is decoded while the network runs."""
+    def explain_each(self, photos: Iterable[Photo]) -> Iterator[tuple[Prediction, Image.Image] | Refused]:
+        """As `predict_each`, each prediction with `explain`'s picture of its label; a photo is read once."""
+
+        def answers(arrays: list[np.ndarray]) -> Iterator[tuple[Prediction, Image.Image]]:
+            for array, one in zip(arrays, self._predictions(arrays), strict=True):
+                yield one, self._grad_cam(array, one.label)
+
+        return self._each(photos, answers)
+
+    def _each(self, photos: Iterable[Photo], answers: Callable[[list[np.ndarray]], Iterable[T]]) -> Iterator[T | Refused]:
+        """What `answers` makes of prepared photos, each in turn; the next batch is decoded while the network runs."""
         prepared = ahead(self._prepare, photos, usable_cores(), BATCH_SIZE)
         while batch := list(islice(prepared, BATCH_SIZE)):
             arrays = [one for one in batch if not isinstance(one, Refused)]
-            # Logits (n, classes) and features (n, width).
-            outputs = self._backend.run(self._normalised(arrays)).tensor_split([len(self.classes)], dim=1) if arrays else ()
-            found = iter(answers(*outputs) if outputs else [])
+            found = iter(answers(arrays) if arrays else [])
             yield from (one if isinstance(one, Refused) else next(found) for one in batch)
 
     def explain(self, photo: Photo, label: str) -> Image.Image:
@@ -136,12 +144,14 @@ class Classifier:
 
         A PipelineError tells that there is no such class, or no layer to look at, or that the photo cannot be decoded.
         """
-        from pipeline.evaluation.attribution import grad_cam, overlay  # takes a second, which prediction does not need
-
         if label not in self.classes:
             known = ", ".join(self.classes[:20]) + (", ..." if len(self.classes) > 20 else "")
             raise PipelineError(f"There is no class {label!r}. The checkpoint has {known}.")
-        array = _usable(self._prepare(photo), photo, "explained")
+        return self._grad_cam(_usable(self._prepare(photo), photo, "explained"), label)
+
+    def _grad_cam(self, array: np.ndarray, label: str) -> Image.Image:
+        from pipeline.evaluation.attribution import grad_cam, overlay  # takes a second, which prediction does not need
+
         with self._explaining:
             heat = grad_cam(self._model, self._normalised([array]).contiguous(), [self.classes.index(label)])[0]
         return overlay(Image.fromarray(array), heat)
@@ -159,8 +169,12 @@ class Classifier:
         """Photos as `_prepare` gives them -> (n, 3, height, width) float32."""
         return normalise(torch.from_numpy(np.stack(arrays)), self.info.preprocessing)
 
-    def _predictions(self, logits: Tensor, features: Tensor) -> list[Prediction]:
-        predictions = []
+    def _outputs(self, arrays: list[np.ndarray]) -> tuple[Tensor, ...]:
+        """Logits (n, classes) and features (n, width)."""
+        return self._backend.run(self._normalised(arrays)).tensor_split([len(self.classes)], dim=1)
+
+    def _predictions(self, arrays: list[np.ndarray]) -> list[Prediction]:
+        (logits, features), predictions = self._outputs(arrays), []
         for row, score in zip(logits.double().softmax(1).tolist(), self._ood.scores(features).tolist(), strict=True):
             by_class = dict(zip(self.classes, row, strict=True))
             label = max(by_class, key=by_class.__getitem__)
@@ -200,7 +214,7 @@ def fetch(address: str) -> bytes:
                     raise Refused(f"more than {megabytes(MAX_FETCHED_BYTES)} come from there")
                 if time.monotonic() > deadline:  # the timeouts are for any next bytes, which may come one by one
                     raise Refused(f"it took more than {SECONDS_TO_FETCH:.0f} s to fetch")
-    except requests.RequestException as error:
+    except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:  # the others: mistyped
         raise Refused(f"cannot be fetched: {plain(str(error))}") from None
     return bytes(content)
 

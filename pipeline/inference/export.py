@@ -5,7 +5,6 @@ folder is put in place only if all agree. `export.json` holds what was compared,
 photo, and the sha256 of every other file.
 """
 
-import importlib.util
 import io
 import json
 import logging
@@ -200,7 +199,8 @@ def _write_formats(trained: Trained, folder: Path) -> tuple[list[dict[str, Any]]
         except (OSError, SafetensorError) as error:
             raise PipelineError(f"{folder} cannot be written: {error}. Free some room on its disk.") from None
         except Exception as error:  # exporters and runtimes raise many kinds for an operator that they do not support
-            left_out[one.name] = [*str(error).strip().splitlines(), type(error).__name__][0]
+            reason = f"{error.name} is not installed" if isinstance(error, ModuleNotFoundError) else str(error).strip()
+            left_out[one.name] = [*reason.splitlines(), type(error).__name__][0]
             for name in one.files:
                 (folder / name).unlink(missing_ok=True)
             continue
@@ -272,6 +272,7 @@ def _timm(trained: Trained, folder: Path) -> Loaded:
         safe_serialization=True,
         data_config=info.preprocessing.model_dump(),
     )
+    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)  # it was made for its owner alone
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     transform = create_transform(**resolve_data_config({}, model=model), is_training=False)
     return model, torch.stack([transform(photo) for photo in trained.photos]).split(BATCH)
@@ -316,6 +317,8 @@ def _torch_export(trained: Trained, folder: Path) -> Loaded:
     logging.getLogger("torch.export").setLevel(logging.ERROR)
     example, buffer = torch.zeros(2, *trained.info.preprocessing.input_size), io.BytesIO()
     program = torch.export.export(trained.model, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # private paths
     torch.export.save(program, buffer)
     (folder / "model.pt2").write_bytes(buffer.getvalue())
     return torch.export.load(str(folder / "model.pt2")).module(), trained.inputs.split(BATCH)
@@ -341,5 +344,5 @@ EXPORT_FORMATS = (
     ExportFormat("ONNX with preprocessing", ("model_with_preprocessing.onnx",), 5e-2, _onnx_with_preprocessing),
     ExportFormat("OpenVINO", ("openvino_model.xml", "openvino_model.bin"), 1e-3, _openvino),
     ExportFormat("torch.export", ("model.pt2",), 1e-3, _torch_export),
-    *([ExportFormat("ExecuTorch", ("model.pte",), 1e-3, _executorch)] if importlib.util.find_spec("executorch") else []),
+    ExportFormat("ExecuTorch", ("model.pte",), 1e-3, _executorch),
 )

@@ -87,13 +87,13 @@ def write_card(folder: Path, info: CheckpointInfo, metrics: Mapping[str, Any] | 
         for key, name in (("accuracy", "Accuracy"), ("log_loss", "Log-loss"), ("roc_auc", "ROC-AUC"))
         if metrics is not None
     ]
-    known = IDENTIFIERS.fullmatch(licence)
+    known, written = IDENTIFIERS.fullmatch(licence), {one["format"].split()[0].lower() for one in facts["formats"]}
     data = ModelCardData(
         license=licence if known else "other",
         license_name=None if known else re.sub(r"[^a-z0-9.]+", "-", licence).strip("-") or "unknown",
-        library_name="timm",
+        library_name="timm" if "timm" in written else None,
         pipeline_tag=task,
-        tags=[task, "timm", "transfer-learning", "onnx", info.backbone.name],
+        tags=[task, *sorted(written & {"timm", "onnx"}), "transfer-learning", info.backbone.name],
         datasets=[HUB_DATASET] if source in ("microsoft", "huggingface") else None,
         metrics=[result.metric_type for result in results] or None,
         model_name=f"{info.backbone.name} for {', '.join(info.classes)}",
@@ -109,7 +109,7 @@ def refuse_unpushable(target: str | None, *, space: bool = False) -> None:
         example = f"{HUB_PREFIX}OWNER/NAME, such as {HUB_PREFIX}someone/cats-and-dogs"
         raise PipelineError(f"--push {target}: write {example}." if target else f"--space goes with --push {example}.")
     if space and find_spec("gradio") is None:
-        raise PipelineError("--space needs Gradio, which is not installed. Install it with: uv sync --extra page")
+        raise PipelineError("--space needs Gradio. Install it with: uv sync --inexact --extra page")
     if huggingface_hub.get_token() is None:
         hub = huggingface_hub.constants.ENDPOINT
         advice = f"Make one at {hub}/settings/tokens, then run `hf auth login` or set HF_TOKEN."

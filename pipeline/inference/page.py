@@ -10,11 +10,13 @@ import io
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pipeline.download.listing import PHOTO_SUFFIXES
 from pipeline.errors import PipelineError
 from pipeline.inference.classifier import Classifier
 from pipeline.preprocess.decode import Refused
@@ -24,6 +26,7 @@ TITLE = "What is in the photo?"
 LEAD = "Drop a photo. It stays on the machine that serves this page, and is deleted as soon as it is answered."
 OUT_OF_DISTRIBUTION = "Out of distribution: unlike the training photos, so the probabilities mean little."
 LARGEST = "20 MB"  # of a photo's file
+SECONDS_KEPT = 600  # of an upload that nobody asks an answer to
 SHOWN = 10  # classes, the most probable ones
 LOCAL = ("127.0.0.1", "localhost")
 CSS = """
@@ -52,7 +55,7 @@ def running_page(classifiers: Mapping[str, Classifier], *, host: str = LOCAL[0],
         from starlette.middleware import Middleware
         from starlette.middleware.trustedhost import TrustedHostMiddleware
     except ImportError:
-        raise PipelineError("The page needs Gradio, which is not installed. Install it with: uv sync --extra page") from None
+        raise PipelineError("The page needs Gradio. Install it with: uv sync --inexact --extra page") from None
     # Gradio asks the page whether it is up, which no proxy can.
     direct = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY", ""), *LOCAL, host]
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(filter(None, direct))
@@ -62,15 +65,19 @@ def running_page(classifiers: Mapping[str, Classifier], *, host: str = LOCAL[0],
         os.environ["GRADIO_TEMP_DIR"] = uploads
 
         def answer(photo: bytes) -> tuple[None, str]:
-            with suppress(FileNotFoundError):  # the answer to somebody else's upload of the same photo was faster
+            with suppress(FileNotFoundError):  # the answer to somebody else's upload was faster
                 for file in Path(uploads).glob("*/*"):  # Gradio puts each photo into a folder of its own
                     if file.stat().st_size == len(photo) and file.read_bytes() == photo:
                         shutil.rmtree(file.parent)
+                for part in Path(uploads).glob("*"):  # of an upload that has broken off
+                    if part.is_file() and part.stat().st_mtime < time.time() - SECONDS_KEPT:
+                        part.unlink()
             return None, answers_of(classifiers, photo)
 
-        with gradio.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 600)) as page:
+        with gradio.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, SECONDS_KEPT)) as page:
             gradio.Markdown(f"# {TITLE}\n{LEAD}")
-            upload = gradio.File(label=f"A photo of up to {LARGEST}", file_types=["image"], type="binary")
+            types = ["image", *sorted(PHOTO_SUFFIXES)]  # browsers know no type of some
+            upload = gradio.File(label=f"A photo of up to {LARGEST}", file_types=types, type="binary")
             # In a queue a photo would be read when its turn comes, and the same one of somebody before it deletes it.
             upload.upload(answer, upload, [upload, gradio.HTML()], api_visibility="private", queue=False)
         try:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise, tee
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -45,11 +45,13 @@ def predict_photos(
     clip = _clip_of(classifier, checkpoint) if for_kaggle else 0.0
 
     def predicted() -> Iterator[tuple[str, Prediction | Refused]]:
-        for number, (name, photo, outcome) in enumerate(_answers(photos, classifier.predict_each, refused), 1):
+        answer: Callable[..., Iterator[Any]] = classifier.explain_each if explain else classifier.predict_each
+        for number, (name, outcome) in enumerate(_answers(photos, answer, refused), 1):
             if explain and not isinstance(outcome, Refused):
+                outcome, picture = outcome
                 file = EXPLAINED / f"{number:04d}.{_begin(Path(name).stem)}.{_begin(outcome.label)}.png"
                 EXPLAINED.mkdir(parents=True, exist_ok=True)
-                classifier.explain(photo, outcome.label).save(file)
+                picture.save(file)
                 print(f"{name}: Grad-CAM is in {file}", file=sys.stderr, flush=True)
             yield name, outcome
 
@@ -78,7 +80,7 @@ def embed_photos(
     warnings.simplefilter("ignore")
     classifier, refused = Classifier.load(checkpoint, device=device), list[str]()
     answers = _answers(photos_named(arguments), classifier.embed_each, refused)
-    rows = [(name, outcome) for name, _, outcome in answers if not isinstance(outcome, Refused)]
+    rows = [(name, outcome) for name, outcome in answers if not isinstance(outcome, Refused)]
     if not rows:
         raise PipelineError("None of that is a photo that can be read, so nothing was written.")
     names, features, buffer = [name for name, _ in rows], np.stack([row for _, row in rows]), io.BytesIO()
@@ -98,14 +100,15 @@ def embed_photos(
 
 def _answers(
     photos: Iterable[NamedPhoto], answer: Callable[[Iterable[Photo]], Iterator[T | Refused]], refused: list[str]
-) -> Iterator[tuple[str, Photo, T | Refused]]:
-    """Name, photo and answer; a photo that cannot be read is added to `refused`, with the reason on standard error."""
+) -> Iterator[tuple[str, T | Refused]]:
+    """Name and answer; a photo that cannot be read is added to `refused`, with the reason on standard error."""
     named, unnamed = tee(photos)
     for (name, photo), outcome in zip(named, answer(photo for _, photo in unnamed), strict=True):
         if isinstance(outcome, Refused):
-            print(f"{name}: {outcome}", file=sys.stderr, flush=True)
+            no_photos = isinstance(photo, Path) and os.path.isdir(photo) and os.access(photo, os.R_OK)
+            print(f"{name}: {'holds no photos' if no_photos else outcome}", file=sys.stderr, flush=True)
             refused.append(name)
-        yield name, photo, outcome
+        yield name, outcome
 
 
 def photos_named(arguments: Iterable[str]) -> Iterator[NamedPhoto]:
@@ -125,7 +128,7 @@ def photos_named(arguments: Iterable[str]) -> Iterator[NamedPhoto]:
             files: dict[Path, None] = {}  # each once: a pattern may match a folder and what is in it
             for found in matching:
                 files |= dict.fromkeys(photos_in(found) if os.path.isdir(found) else [found])
-            yield from ((printable(str(file)), file) for file in files or [path])
+            yield from ((printable(str(file)), file) for file in files or matching or [path])
 
 
 def photos_in(folder: Path) -> list[Path]:

@@ -14,11 +14,14 @@ transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model
 @torch.inference_mode()
 def probabilities(photo: Image.Image) -> dict[str, float]:
     """Class -> probability."""
-    logits = model(transform(photo.convert("RGB"))[None])[0]
+    photo = photo.convert("RGBA")
+    photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
+    logits = model(transform(photo)[None])[0]
     return dict(zip(model.pretrained_cfg["label_names"], logits.softmax(0).tolist(), strict=True))
 
 
-page = gradio.Interface(probabilities, gradio.Image(type="pil"), gradio.Label(num_top_classes=10), flagging_mode="never")
+upload = gradio.Image(type="pil", image_mode=None)  # None: transparent photos come as they are
+page = gradio.Interface(probabilities, upload, gradio.Label(num_top_classes=10), flagging_mode="never")
 
 if __name__ == "__main__":
     page.launch()

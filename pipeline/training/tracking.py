@@ -53,7 +53,7 @@ class Tracking:
     def __post_init__(self) -> None:
         for name in self.trackers:
             if importlib.util.find_spec(name) is None:
-                raise PipelineError(f"runtime.trackers names {name}. Install it with: uv sync --extra {name}")
+                raise PipelineError(f"runtime.trackers names {name}. Install it with: uv sync --inexact --extra {name}")
         self._running: dict[str, GeneralTracker] = {}
 
     def start(

@@ -1,8 +1,11 @@
 """An export works in every format without this project's code, and one that differs is never put in place."""
 
+import importlib.util
 import json
+import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,13 +30,13 @@ from pipeline.inference import export as export_module
 from pipeline.inference.export import EXPORT_FORMATS, Loaded, Trained, Unsupported, export, with_preprocessing
 from pipeline.inference.hub import licence_of, published, push, refuse_unpushable, write_card, write_space
 from pipeline.models.backbone import rebuild
-from tests.clones import run
+from tests.clones import ROOT, run
 from tests.inference.hub_uploads import stand_in_hub
 from tests.refusals import refused
 
 NETWORKS = {"config.json", "model.onnx", "model.pt2", "model.safetensors", "model_with_preprocessing.onnx"}
 NETWORKS |= {"openvino_model.bin", "openvino_model.xml"}
-NETWORKS |= {name for one in EXPORT_FORMATS for name in one.files if one.name == "ExecuTorch"}  # where it is installed
+NETWORKS |= {"model.pte"} if importlib.util.find_spec("executorch") else set()
 FILES = NETWORKS | {"README.md", "classes.json", "export.json"}
 IDENTITY = '<ir_version: 9, opset_import: ["": 20]> network (float[n, 3, h, w] images) => (float[n, 3, h, w] logits) '
 TIMM = EXPORT_FORMATS[0]
@@ -51,13 +54,17 @@ def test_everything_is_there_and_agrees(exported: Path) -> None:
     described = json.loads((exported / "export.json").read_text())
     assert {path.name for path in exported.iterdir()} == FILES
     assert described["files"] == {name: sha256_of(exported / name) for name in FILES - {"export.json"}}
-    assert [one["format"] for one in described["formats"]] == [one.name for one in EXPORT_FORMATS]
+    assert [one["format"] for one in described["formats"]] == [one.name for one in EXPORT_FORMATS if {*one.files} <= FILES]
     assert described["compared_on"] > 10
     assert all(one["difference"] <= one["tolerance"] and one["other_labels"] == 0 for one in described["formats"])
     for one in described["formats"]:
         assert one["megabytes"] == pytest.approx(sum((exported / name).stat().st_size for name in one["files"]) / 1e6, abs=1e-3)
         assert 0.1 < one["milliseconds_a_photo"] < 1000
     assert [path.name for path in exported.parent.iterdir()] == ["export"]
+    assert len({path.stat().st_mode for path in exported.iterdir()}) == 1
+    for path in exported.iterdir():  # zip archives among them, which are stored and not compressed
+        content = path.read_bytes()
+        assert not any(os.fsencode(f"{private}/") in content for private in (sys.prefix, Path.home(), ROOT))
 
 
 def test_formats_work_without_this_project(exported: Path, checkpoint: Path, photos: list[Path]) -> None:
@@ -107,6 +114,7 @@ def test_the_card_is_what_the_hub_reads_and_what_was_measured(exported: Path, ch
         f"| {scores['ece']:.4f} |",
         f"On {measured['num_test']} test photos",
         "| timm | model.safetensors, config.json |",
+        '"CPU", {"INFERENCE_PRECISION_HINT": "f32"})',
     ):
         assert text in card.text
     assert not {"{{", "{%", "None"} & set(card.text.split())
@@ -158,7 +166,7 @@ def test_a_card_names_a_licence_as_the_hub_takes_it_and_a_weights_file_without_i
     assert str(tmp_path) not in card.content + published(info).model_dump_json()
 
 
-def test_the_code_of_a_card_turns_a_photo_upright(
+def test_the_code_of_a_card_turns_a_photo_upright_and_lays_it_over_white(
     exported: Path, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exif = Image.Exif()
@@ -166,14 +174,16 @@ def test_the_code_of_a_card_turns_a_photo_upright(
     with Image.open(photos[0]) as photo:
         photo.save(tmp_path / "upright.png")
         photo.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "sideways.png", exif=exif)
+        Image.new("RGB", photo.size, "white").save(tmp_path / "white.png")
+        Image.new("RGBA", photo.size, (255, 0, 0, 0)).save(tmp_path / "transparent.png")
     monkeypatch.chdir(exported)
     for code in re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)[:2]:
         logits = []
-        for name in ("upright.png", "sideways.png"):
+        for name in ("upright.png", "sideways.png", "white.png", "transparent.png"):
             names: dict[str, Any] = {}
             exec(code.replace("FOLDER", str(exported)).replace("photo.jpg", str(tmp_path / name)), names)
             logits.append(names["logits"].tolist())
-        assert logits[0] == logits[1]
+        assert logits[0] == logits[1] != logits[2] == logits[3]
 
 
 @pytest.mark.parametrize(
@@ -238,17 +248,21 @@ def test_a_format_that_a_network_cannot_have_is_left_out_with_the_reason(
         (folder / "model.onnx").write_bytes(b"broken")
         return onnxruntime.InferenceSession(folder / "model.onnx").run, []
 
-    formats = TIMM._replace(write=with_hidden_layers), EXPORT_FORMATS[1]._replace(write=write_broken)
+    formats = TIMM._replace(write=with_hidden_layers), EXPORT_FORMATS[1]._replace(write=write_broken), EXPORT_FORMATS[-1]
     monkeypatch.setattr(export_module, "EXPORT_FORMATS", formats)
+    monkeypatch.setitem(sys.modules, "executorch.backends.xnnpack.partition.xnnpack_partitioner", None)
     (tmp_path / "metrics.json").write_text(json.dumps({"num_test": 123, "frozen": {"model_sha256": 64 * "0"}}))
     export(checkpoint, tmp_path / "out", processed=project / "data/processed", evaluation=tmp_path, source="drawn")
     printed = capsys.readouterr().out
     assert "left out: timm: timm builds linear heads only" in printed
     assert "left out: ONNX: " in printed
+    assert re.search("left out: ExecuTorch: executorch.* is not installed", printed)
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES - NETWORKS
     card = (tmp_path / "out/README.md").read_text()
     assert "No evaluation of these weights" in card  # the metrics are of others
     assert "Left out: timm: timm builds linear heads only" in card
+    data = huggingface_hub.ModelCard(card).data
+    assert (data.library_name, {"timm", "onnx"} & {*data.tags}) == (None, set())
 
 
 @pytest.fixture
@@ -308,10 +322,15 @@ import json, runpy, sys
 from PIL import Image
 space = runpy.run_path("app.py")
 assert space["page"].fn is space["probabilities"]
-print(json.dumps(space["probabilities"](Image.open(sys.argv[1]))))
+assert space["page"].input_components[0].image_mode is None  # which keeps what is transparent
+print(json.dumps([space["probabilities"](Image.open(path)) for path in sys.argv[1:]]))
 """
-    done = run(tmp_path, "python", "-c", code, str(photos[0]))
-    assert json.loads(done.stdout) == pytest.approx(classifier.predict(photos[0])[0].probabilities, abs=1e-4)
+    with Image.open(photos[0]) as photo:
+        photo.putalpha(Image.linear_gradient("L").resize(photo.size))
+    photo.save(tmp_path / "transparent.png")
+    done = run(tmp_path, "python", "-c", code, str(photos[0]), "transparent.png")
+    for found, expected in zip(json.loads(done.stdout), classifier.predict([photos[0], photo]), strict=True):
+        assert found == pytest.approx(expected.probabilities, abs=1e-4)
 
 
 def test_a_push_that_cannot_succeed_stops_before_any_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

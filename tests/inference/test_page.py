@@ -42,7 +42,7 @@ def test_a_foreign_site_gets_nothing_and_what_is_missing_is_one_sentence(
         with pytest.raises(PipelineError, match=r"cannot listen at 127.0.0.1, port \d+: .*--port"):
             serve({"frozen": checkpoint}, host="127.0.0.1", port=page.server_port)
     monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(PipelineError, match="uv sync --extra page"), running_page({"frozen": classifier}):
+    with pytest.raises(PipelineError, match="uv sync --inexact --extra page"), running_page({"frozen": classifier}):
         pass
 
 
@@ -62,13 +62,20 @@ def test_two_people_who_give_the_same_photo_are_answered_at_once(
             asked = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}], "fn_index": 0, "session_hash": "any"}
             return requests.post(f"{api}/run/predict", json=asked, timeout=60).json()["data"][1]
 
-        [event] = requests.get(f"{page.local_url}config", timeout=60).json()["dependencies"]
+        config = requests.get(f"{page.local_url}config", timeout=60).json()
+        [event] = config["dependencies"]
         assert event["queue"] is False  # so a browser asks as `answer_to` does
+        [file_types] = [one["props"]["file_types"] for one in config["components"] if one["type"] == "file"]
+        assert {"image", ".heic", ".avif"} <= {*file_types}  # browsers know no type of the latter
+        broken_off, under_way = uploads / "broken_off", uploads / "under_way"
+        broken_off.touch()
+        os.utime(broken_off, (0, 0))
         first = pool.submit(answer_to, upload())
         while files_in(uploads):
             time.sleep(0.01)
+        under_way.touch()
         assert {answer_to(upload()), first.result()} == {"0", "1"}
-        assert files_in(uploads) == []
+        assert files_in(uploads) == [under_way]
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no {CHROMIUM}; on Debian: apt-get install chromium")

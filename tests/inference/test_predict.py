@@ -62,7 +62,7 @@ def folder(photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         shutil.copy(source, tmp_path / "mine" / name)
     (tmp_path / "mine/torn.jpg").write_bytes(photos[0].read_bytes()[:2000])
     (tmp_path / "mine/page.png").write_text("<html>")
-    (tmp_path / "mine/Thumbs.db").write_bytes(b"no photo")
+    (tmp_path / "mine/Notes.db").write_bytes(b"no photo")
     (tmp_path / "mine/.thumbnails").mkdir()
     shutil.copy(photos[0], tmp_path / "mine/.thumbnails/0.jpg")
     monkeypatch.chdir(tmp_path)
@@ -77,7 +77,7 @@ def test_each_photo_is_a_row_each_broken_one_a_reason_and_the_rest_is_counted(
     rows = {row["photo"]: row for row in csv.DictReader(io.StringIO(done.stdout))}
     assert list(rows) == ["mine/0.jpg", "mine/1.jpg", "mine/2.jpg", "mine/3", "mine/deeper/4.jpg", "mine/deeper/5.jpg"]
     skipped, torn = done.stderr.splitlines()
-    assert skipped == "mine: skipped 2 of 9 files, no photos in a known format: mine/Thumbs.db, mine/page.png"
+    assert skipped == "mine: skipped 2 of 9 files, no photos in a known format: mine/Notes.db, mine/page.png"
     assert torn.startswith("mine/torn.jpg: truncated")
     for row, one in zip(rows.values(), classifier.predict(rows), strict=True):
         assert row["label"] == one.label
@@ -120,12 +120,14 @@ def test_a_table_flags_what_is_out_of_distribution_and_grad_cam_is_drawn(folder:
 
 def test_nothing_to_predict_is_an_error(folder: Path, checkpoint: Path) -> None:
     (folder / "empty").mkdir()
-    done = call("predict", "empty", "absent.jpg", "*.gif", "--checkpoint", checkpoint)
+    done = call("predict", "empty", "empt?", "absent.jpg", "*.gif", "--checkpoint", checkpoint)
     assert done.exit_code == 1
-    assert [line.split(": ")[0] for line in done.stderr.splitlines()] == ["empty", "absent.jpg", "*.gif"]
+    no_file = [f"{name}: cannot be read: No such file or directory" for name in ("absent.jpg", "*.gif")]
+    assert done.stderr.splitlines() == ["empty: holds no photos", "empty: holds no photos", *no_file]
     missing = call("predict", "mine/0.jpg", "--checkpoint", "nowhere")
     assert missing.exit_code == 1
-    assert "dvc repro" in missing.stderr
+    assert f"There is no checkpoint in {folder}/nowhere: " in missing.stderr
+    assert "Run this from the project's top folder, or name the folder with --checkpoint." in missing.stderr
 
 
 @pytest.mark.parametrize("argument", ["linked", "mine/deep*", "mine/deep*/**"])
@@ -167,11 +169,13 @@ def test_a_device_is_taken_from_the_command_line(folder: Path, project: Path) ->
         assert "error: device = meta: " in done.stderr
 
 
-def test_addresses(direct: None, checkpoint: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("direct", "folder")
+def test_addresses(checkpoint: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classifier_module, "TIMEOUTS", (2.0, 0.3))
     with serve(photos[0].read_bytes()) as server:
-        good = call("predict", server.url, "--checkpoint", checkpoint, "--format", "csv")
+        good = call("predict", server.url, "--checkpoint", checkpoint, "--format", "csv", "--explain")
         assert good.exit_code == 0, good.output
+        assert len(server.requests) == 1  # there may be another photo the next time
         assert server.requests[-1][1]["User-Agent"] == USER_AGENT  # some sites refuse that of an HTTP library
         for answer, limit, reason in (
             (Answer(status=404), 2**20, "404"),
@@ -182,6 +186,8 @@ def test_addresses(direct: None, checkpoint: Path, photos: list[Path], monkeypat
             monkeypatch.setattr(classifier_module, "MAX_FETCHED_BYTES", limit)
             with pytest.raises(Refused, match=reason):
                 fetch(server.url)
+    with pytest.raises(Refused, match="cannot be fetched"):
+        fetch("https://example..org/cat.jpg")
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(folder: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,7 @@ class Tuple(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.fc = Paired(4, 4), Paired(4, 2)
+        self.stem, self.fc = Paired(32, 4), Paired(4, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc(self.stem(x))

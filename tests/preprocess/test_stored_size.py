@@ -98,5 +98,5 @@ def test_a_number_that_is_too_small_warns(setting: int, warns: bool, capsys: pyt
 
 @pytest.mark.parametrize("name", ["nosuch", "fcn_resnet50"])  # which segments
 def test_an_unknown_name_is_an_error(name: str) -> None:
-    message = f"torchvision .* has no classifier '{name}'; the nearest names are"
-    refused(message, choose_stored_size, "auto", Backbone(name=f"torchvision/{name}", weights="none"))
+    backbone = Backbone(name=f"torchvision/{name}", weights="none")
+    refused(f"torchvision .* has no classifier '{name}'", choose_stored_size, "auto", backbone)
