@@ -90,8 +90,9 @@ if __name__ == "__main__":  # processes that decode photos may import this file 
         """One pass: half of the copies are augmented at low resolution, the original photos come last."""
         number, low = copy_of_epoch(epoch, epochs=epochs, copies=copies)
         low = low and network.low_resolution is not None
-        copy = {"copy_number": number, "low_resolution": low, "augmentation": "light", "seed": SEED}
-        activations = network.activations("train", train, **copy)
+        activations = network.activations(
+            "train", train, copy_number=number, low_resolution=low, augmentation="light", seed=SEED
+        )
         trainable.train()
         order = epoch_order(len(train), seed=SEED, epoch=epoch)
         for step, places in enumerate(in_batches(order, recipe.batch_size), (epoch - 1) * steps_an_epoch):

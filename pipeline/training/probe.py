@@ -46,6 +46,8 @@ GRADIENT_TOLERANCE = 1e-6  # largest element of the gradient at a solution, of t
 PATH_TOLERANCE = 1e-4  # of the strengths that are compared, and of probabilities that are looked at, not reported
 SMALLEST = 1e-15  # of an out-of-fold probability, so that its logarithm is finite
 FOLDS = 10  # of the out-of-fold probabilities; fewer where else a class would be missing from what a head is fitted on
+MLP_EPOCHS, MLP_PATIENCE, BATCH_SIZE = 200, 20, 256  # of the MLP head
+LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.01
 
 
 class Labelled(NamedTuple):
@@ -268,10 +270,6 @@ def _factors(unseen: Sequence[Tensor], labels: Tensor, weight: Tensor | None) ->
 
     start = np.full(len(unseen), 1 / len(unseen))
     return minimize(loss, start, bounds=[(0, None)] * len(unseen), method="L-BFGS-B").x.tolist()
-
-
-MLP_EPOCHS, MLP_PATIENCE, BATCH_SIZE = 200, 20, 256
-LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.01
 
 
 def train_mlp(

@@ -23,6 +23,8 @@ CONFIDENCE_LEVEL = 0.95  # one-sided, of the gain over the frozen weights
 FEWEST_GROUPS = 10  # of fewer photos that do not look alike, a bootstrap takes noise for a gain too often
 RESAMPLES = 10_000
 VALUES_AT_ONCE = 1_000_000  # resampled, which bounds the memory
+LOWEST, HIGHEST = 0.05, 20.0  # temperatures
+FOLDS = 5  # of cross-fitted temperatures
 
 
 class Interval(NamedTuple):
@@ -122,10 +124,6 @@ def bootstrap_mean(
         rng=0,
     )
     return Interval(float(values.mean()), *map(float, drawn.confidence_interval))
-
-
-LOWEST, HIGHEST = 0.05, 20.0
-FOLDS = 5
 
 
 def class_weight(setting: str, train_labels: Tensor) -> Tensor | None:
