@@ -195,7 +195,7 @@ def read_info(folder: Path) -> CheckpointInfo:
     try:
         return CheckpointInfo.model_validate_json((folder / INFO_FILE).read_bytes())
     except FileNotFoundError:
-        elsewhere = "Run this from the project's top folder, or name the folder with --checkpoint."
+        elsewhere = "Run this from the project's top folder, or name the folder of a checkpoint."
         again = _AGAIN if PARAMS_FILE.exists() else elsewhere
         raise PipelineError(f"There is no checkpoint in {folder.absolute()}: {INFO_FILE} is missing. {again}") from None
     except ValidationError as error:

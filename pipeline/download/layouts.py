@@ -107,13 +107,14 @@ class _Reading(NamedTuple):
     name: str
     sets: Sets
     layout: Layout | None = None
+    is_whole: bool = True  # whether a list of labels is of all photos around it, and not of a split for val or test alone
 
     def size(self, photos: Sequence[Parts]) -> int:
         """How many photos it accounts for, a list of labels for all around those it names; 0 where no set has two classes."""
         if all(len({photo.label for photo in placed}) < 2 for placed in self.sets.values()):
             return 0
         labels = [photo.label for placed in self.sets.values() for photo in placed]
-        if self.layout or len(labels) == len(set(labels)):  # a table of classes names each of them once
+        if self.layout or not self.is_whole or len(labels) == len(set(labels)):  # a table of classes names each of them once
             return len(labels)
         paths = [[at, *(_parts(photo.path) for photo in placed)] for at, placed in self.sets.items()]
         around = {tuple(commonprefix(found)) for found in paths}  # noqa: RUF071 - of tuples
@@ -148,12 +149,17 @@ def place(source: Path, root: Path, files: Mapping[str, str], folders: Sequence[
         held = first_few([repr(path) for path in files]) or "no files"
         known = ", ".join([*(layout.example for layout in LAYOUTS), "labels.csv (columns path and label)"])
         kind = PipelineError if photos else Useless
-        raise kind(f"{source} holds no photos in a known layout. It holds {held}. Known layouts: {known}.")
-    name, sets, layout = reading
-    placed = _of_one_set(source, root, files, folders, layout, _without_masks(sets) if layout else sets)
+        what = f"{source} holds no photos in a known layout. It holds {held}. Known layouts: {known}."
+        raise kind("\n".join([what, *by_reason({path: why for path, why in files.items() if why not in ("", NO_PHOTO)})]))
+    name, sets, layout, _ = reading
+    kept = _without_masks(sets) if layout else sets
+    masks = {photo.path for at in sets for photo in set(sets[at]).difference(kept[at])}
+    placed = _of_one_set(source, root, files, folders, layout, kept)
     left_out = {path: why for path, why in files.items() if why}
     for parts in sorted(set(photos).difference(_parts(photo.path) for photo in placed)):
-        left_out["/".join(parts)] = _why_left_out(parts, strays) if layout else f"no label in {name}"
+        path = "/".join(parts)
+        why = "in a folder of masks" if path in masks else _why_left_out(parts, strays)
+        left_out[path] = why if layout else f"no label in {name}"
     if len(classes := {photo.label for photo in placed}) < 2:
         found = f"photos of one class only ({', '.join(classes)})"
         raise PipelineError("\n".join([f"{source} holds {found}; two or more are needed.", *by_reason(left_out)]))
@@ -214,8 +220,6 @@ def _why_left_out(parts: Parts, strays: set[Parts]) -> str:
     """The reason why a photo has no class."""
     if _those_around(parts, strays):
         return "in a folder of documentation or samples"
-    if any(map(MASKS.fullmatch, parts[:-1])):
-        return "in a folder of masks"
     if any(map(split_named, parts[:-1])):
         return "in a folder of a split, without a class of the training photos"
     return "in no class folder"
@@ -282,13 +286,15 @@ def _without_masks(sets: Sets) -> Sets:
 def _with_splits_below_classes(source: Path, folder: Parts, placed: list[PlacedPhoto]) -> list[PlacedPhoto]:
     """Give photos the splits of <class>/train, <class>/test; refuse classes that are no classes, but splits or sets."""
     below = _folders_below(placed)
-    # "fruit_test_set" ends in the words "test_set"
-    endings = {name: [name[found.end() :] for found in re.finditer("^|[ _-]", name)] for name in sorted(below)}
-    named = {name: split for name, words in endings.items() if (split := first_split(words))}
-    if len(set(named.values())) > 1:
+    # "fruit_test_set" is "fruit" of the split "test_set"; a "freight train" beside a "crash test" are classes
+    places = [(name, found) for name in sorted(below) for found in re.finditer("^|[ _-]", name)]
+    named = {name: (name[: at.start()], split) for name, at in reversed(places) if (split := split_named(name[at.end() :]))}
+    stems = [stem for stem, _ in set(named.values())]
+    if len(stems) > len(set(stems)):
+        split_names = first_few(sorted(named))
         raise PipelineError(
-            f"{source} would have the classes {first_few([*endings])}, but {first_few([*named])} are named for splits: give "
-            "the one that holds the classes, or a folder with train/<class> and test/<class>, and nothing larger beside them."
+            f"{source} would have the classes {first_few(sorted(below))}, but {split_names} are named for splits: give the one "
+            "that holds the classes, or a folder with train/<class> and test/<class>, and nothing larger beside them."
         )
     names = set().union(*below.values())
     splits = {name: split_named(name) for name in names}
@@ -362,11 +368,14 @@ def _read_list(source: Path, root: Path, files: Mapping[str, str], photos: Seque
         for folder, splits in lists.items():
             rows = [row for table, split in splits.items() for row in _rows(source, root.joinpath(*table), split)]
             what = " and ".join(map("/".join, splits))
-            if placed := _listed_photos(f"{source}: {what}", folder, photos, rows):
+            placed = _listed_photos(f"{source}: {what}", folder, photos, rows)
+            told = {(photo.path, photo.label) for photo in placed}
+            if placed and not any(told <= {(photo.path, photo.label) for photo in other} for other in sets.values()):  # a copy
                 sets[folder] = placed
         if sets:
             names = dict.fromkeys(table[-1] for folder in sets for table in lists[folder])
-            return [_Reading(" and ".join(names), sets)]
+            is_whole = any(split not in ("val", "test") for folder in sets for split in lists[folder].values())
+            return [_Reading(" and ".join(names), sets, is_whole=is_whole)]
     return []
 
 
@@ -428,7 +437,7 @@ def _splits_by_folder(what: str, folder: Parts, photos: Collection[Parts]) -> li
     if outside and held:
         raise PipelineError(
             f"{what} lists {'/'.join(held)!r}, which lies in a folder of the split {splits[held]}, and {'/'.join(outside)!r}, "
-            "which lies in none: put every photo into a folder of a split, or add a column split to the list."
+            "which lies in none below the list: put every photo into a folder of a split, or add a column split to the list."
         )
     return [""] * len(splits) if outside else [*splits.values()]
 

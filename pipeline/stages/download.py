@@ -51,6 +51,9 @@ def _unpack(source: Source, record: Path) -> None:
         if source.temporary and not source.proven:
             shutil.rmtree(source.temporary)
         raise
+    except PipelineError as error:
+        kept = f"\nThe download is kept in {source.temporary}: remove that folder to have it fetched anew."
+        raise PipelineError(f"{error}{kept if source.temporary else ''}") from error
     if source.temporary:
         shutil.rmtree(source.temporary)
 

@@ -127,7 +127,7 @@ def test_nothing_to_predict_is_an_error(folder: Path, checkpoint: Path) -> None:
     missing = call("predict", "mine/0.jpg", "--checkpoint", "nowhere")
     assert missing.exit_code == 1
     assert f"There is no checkpoint in {folder}/nowhere: " in missing.stderr
-    assert "Run this from the project's top folder, or name the folder with --checkpoint." in missing.stderr
+    assert "Run this from the project's top folder, or name the folder of a checkpoint." in missing.stderr
 
 
 @pytest.mark.parametrize("argument", ["linked", "mine/deep*", "mine/deep*/**"])

@@ -106,7 +106,9 @@ def test_a_download_that_is_not_at_fault_is_kept(server: MisbehavingServer, proj
     del files["/photos.zip"]
     download(f"{address}/photos.zip")
     assert photos_of(project)["Dog/0.jpg"] == b"one"
-    assert "no photos in a known layout" in download(f"{address}/flat.zip", fails=True)
+    refusal = download(f"{address}/flat.zip", fails=True)
+    assert "no photos in a known layout" in refusal
+    assert "remove that folder to have it fetched anew" in refusal
     assert list((project / "data/.downloads").rglob("flat.zip"))  # it may be unpacked and put in order
 
 
