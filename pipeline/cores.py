@@ -1,19 +1,9 @@
-"""How many processes and threads work at once, the one place where `auto` becomes a number, and how threads work ahead.
-
-Imports nothing heavy.
-"""
+"""How many processes and threads work at once: the one place where `auto` becomes a number. Imports nothing heavy."""
 
 import math
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
-
-S = TypeVar("S")
-T = TypeVar("T")
 
 
 def usable_cores() -> int:
@@ -48,20 +38,3 @@ def cpu_quota(own: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs
 def worker_count(setting: int | str) -> int:
     """What `runtime.workers` or `runtime.threads` comes to: for "auto" one a core that this process may use."""
     return usable_cores() if setting == "auto" else int(setting)
-
-
-def ahead(
-    function: Callable[[S], T], items: Iterable[S], threads: int, most: int, initializer: Callable[[], None] | None = None
-) -> Iterator[T]:
-    """What a function gives of each item, in order, by threads; so many items are begun before one's result is waited for."""
-    pool = ThreadPoolExecutor(threads, "decoding", initializer)
-    under_way: deque[Future[T]] = deque()
-    try:
-        for item in items:
-            under_way.append(pool.submit(function, item))
-            if len(under_way) > most:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
-    finally:  # also where the caller takes no more of them
-        pool.shutdown(cancel_futures=True)

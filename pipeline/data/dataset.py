@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.checkpoint import DataFingerprints
-from pipeline.cores import ahead
+from pipeline.data.ahead import ahead
 from pipeline.data.manifest import fingerprint
 from pipeline.errors import PipelineError
 

@@ -364,7 +364,7 @@ def _read_list(source: Path, root: Path, files: Mapping[str, str], photos: Seque
         if match and (not match[1] or split_named(match[1])):  # labels.csv is sorted before train.csv
             tables[len(parts), bool(match[1])][parts[:-1]][parts] = split_named(match[1])
     for _, lists in sorted(tables.items()):
-        sets = {}
+        sets: Sets = {}
         for folder, splits in lists.items():
             rows = [row for table, split in splits.items() for row in _rows(source, root.joinpath(*table), split)]
             what = " and ".join(map("/".join, splits))

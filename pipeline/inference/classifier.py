@@ -26,7 +26,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.checkpoint import CheckpointInfo, read_info, read_model_state, read_ood
-from pipeline.cores import ahead, usable_cores
+from pipeline.cores import usable_cores
+from pipeline.data.ahead import ahead
 from pipeline.data.transforms import evaluation_pixels, normalise
 from pipeline.download.sources import USER_AGENT, refuse_step_down
 from pipeline.errors import PipelineError

@@ -66,9 +66,9 @@ class LogitsAndFeatures(FeatureExtractor):
 def check_ends_with_classifier(model: nn.Module, input_size: Sequence[int]) -> None:
     """Refuse a network that computes anything of its classifier's output, or of other photos: modules alone do not show it.
 
-    A copy with a random classifier is run on random images of (channels, height, width): as a whole, in two parts, and on one
-    of them alone. A PipelineError says that the parts do not give the logits of the whole, or cannot be run, or an image gets
-    others alone.
+    A copy with a random classifier is run on random images of (channels, height, width): as a whole, in two parts, and with
+    another second image. A PipelineError says that the parts do not give the logits of the whole, or cannot be run, or that the
+    first image's logits depend on the second.
     """
     generator = torch.Generator().manual_seed(0)
     network = copy.deepcopy(model).eval()
@@ -79,9 +79,10 @@ def check_ends_with_classifier(model: nn.Module, input_size: Sequence[int]) -> N
             nn.init.normal_(parameter, generator=generator)
     both, images = LogitsAndFeatures(network).eval(), torch.randn(2, *input_size, generator=generator)
     try:
-        expected, alone = (_with_the_same_draws(network, some) for some in (images, images[:1]))
+        beside_another = torch.stack([images[0], 3 * images[1]])  # of as many, so that what is drawn stays the same
+        expected, other = (_with_the_same_draws(network, some) for some in (images, beside_another))
         reason = _difference(_with_the_same_draws(both, images)[:, :2], expected)
-        of_others = _difference(alone, expected[:1])
+        of_others = _difference(other[:1], expected[:1])
     except Exception as error:  # networks raise all kinds
         reason = [*str(error).strip().splitlines(), type(error).__name__][0]
     if reason:
@@ -91,7 +92,7 @@ def check_ends_with_classifier(model: nn.Module, input_size: Sequence[int]) -> N
         )
     if of_others:
         raise PipelineError(
-            f"{type(model).__name__} gives a photo other logits alone than in a batch ({of_others}), as BatchNorm does without "
+            f"{type(model).__name__} gives a photo other logits beside another photo ({of_others}), as BatchNorm does without "
             "running statistics. Use layers that in eval mode compute each photo for itself."
         )
 
@@ -132,7 +133,7 @@ def _without_heads(model: nn.Module) -> nn.Module:
 
 
 def _first(module: nn.Module, inputs: Any, outputs: Any) -> Any:
-    return outputs[0] if isinstance(outputs, tuple) else outputs
+    return outputs[0] if isinstance(outputs, tuple | list) else outputs
 
 
 def _with_own_children(module: Any) -> Any:

@@ -134,7 +134,7 @@ def _agrees(split: SplitModel, model: nn.Module, example: Tensor, *, in_eval: bo
         expected = model(example)
         torch.manual_seed(0)
         activations = split.frozen(example)
-        if not isinstance(activations, Tensor):  # of a block that gives several
+        if not isinstance(activations, Tensor) or not activations.is_floating_point():  # of several, or of an FFT
             return False
         difference = (split.trainable(activations) - expected).abs().max()
     return bool(difference <= TOLERANCE * expected.abs().max())

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from pipeline.checkpoint import Preprocessing
-from pipeline.cores import ahead
+from pipeline.data.ahead import ahead
 from pipeline.data.dataset import Batch, Photos, Transform, in_batches, load_batches
 from pipeline.data.transforms import evaluation_pixels, normalise
 from pipeline.errors import PipelineError

@@ -1,8 +1,8 @@
 """Heads on frozen features of one backbone or several: the linear probe, solved to convergence, and an MLP.
 
     probe = fit_probe(Labelled(train_features, train_labels), Labelled(val_features, val_labels))
-    log_probabilities = out_of_fold(labelled, probe.solved)      # by heads that did not see the photo
-    weight, bias = solve_head(labelled, probe.solved)            # on more photos, once strengths are chosen
+    log_probabilities = out_of_fold(Labelled(features, labels, groups), probe.solved)      # by heads that did not see the photo
+    weight, bias = solve_head(Labelled(features, labels), probe.solved)      # on more photos, once strengths are chosen
 
 Training a head on a frozen backbone by gradient steps is a slow way to solve a convex problem. L-BFGS solves it exactly, in
 seconds, and the L2 strength is chosen on validation log-loss. Kumar et al. (Fine-tuning can distort pretrained features and
@@ -51,7 +51,7 @@ LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.01
 
 
 class Labelled(NamedTuple):
-    """Features of photos, (n, width), with their labels, (n,) int64; `groups`, (n,), are equal where photos look alike."""
+    """Features of photos (n, width), labels (n,) int64, and, for folds, groups (n,) that are equal where photos look alike."""
 
     features: Tensor
     labels: Tensor

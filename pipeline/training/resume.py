@@ -39,8 +39,8 @@ def hash_inputs(**parts: Any) -> dict[str, str]:
 class ResumeFolder:
     """States under `stage_folder`/FINGERPRINT; folders of other fingerprints are stale and go at the first write.
 
-    `parts` are what `hash_inputs` returned. `runtime` says how much work a kill may cost, and whether this is the main process,
-    which reads and writes.
+    `stage_folder` is of this stage alone: whatever else lies in it is removed. `parts` are what `hash_inputs` returned.
+    `runtime` says how much work a kill may cost, and whether this is the main process, which reads and writes.
     """
 
     def __init__(self, stage_folder: Path, parts: dict[str, str], runtime: ResolvedRuntime) -> None:

@@ -181,7 +181,9 @@ def cross_fitted_losses(logits: Tensor, labels: Tensor, weight: Tensor | None = 
 
 
 def best_clip(losses: Tensor) -> float:
-    """The bound for probabilities, [clip, 1 - clip], with the least log-loss, from photos' cross-fitted losses (n,) in nats.
+    """The bound for probabilities, [clip, 1 - clip], with the least log-loss, from cross-fitted losses (n,) in nats.
+
+    It is for a competition that scores by log-loss (`predict --format kaggle`).
 
     A confident mistake costs -log(clip), a confident right answer -log(1 - clip). As for the temperature, labels are taken to
     be wrong once in n + 2 times (Platt): with k confident mistakes the clip is (k + 1) / (n + 2), and never 0.

@@ -344,7 +344,7 @@ def test_a_network_of_ones_own_is_built_loaded_and_rebuilt(own_network: Path) ->
 
 
 OF_OWN = [
-    ("BatchNorm2d(6)", "BatchNorm2d(6, track_running_stats=False)", "other logits alone than in a batch .they differ by"),
+    ("BatchNorm2d(6)", "BatchNorm2d(6, track_running_stats=False)", "other logits beside another photo .they differ by"),
     ("nn.AdaptiveAvgPool2d(1), ", "", r"^my_network:build takes no photos of 224 pixels \(.*mat1 .*\)\. Set backbone"),
     ("nn.Linear(6, 10)", "nn.Identity()", r"nn\.Identity for a classifier, at 'fc'.*\. Put nn\.Linear\(width, 1\) there"),
     ("return Network()", "return Network().body", "No classifier found in Sequential"),

@@ -85,12 +85,19 @@ class Paired(nn.Linear):
         return super().forward(x[0] + x[1]) if isinstance(x, tuple) else 2 * (super().forward(x),)
 
 
-class Tuple(nn.Module):
-    """A tuple leads from what is frozen to what learns."""
+class Spectrum(nn.Linear):
+    """Gives complex numbers, or takes them."""
 
-    def __init__(self) -> None:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.real) if x.is_complex() else torch.fft.fft(super().forward(x))
+
+
+class NoTensor(nn.Module):
+    """What leads from the frozen part to the part that learns is no tensor of floating-point numbers."""
+
+    def __init__(self, kind: type[nn.Linear]) -> None:
         super().__init__()
-        self.stem, self.fc = Paired(32, 4), Paired(4, 2)
+        self.stem, self.fc = kind(32, 4), kind(4, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc(self.stem(x))
@@ -99,7 +106,7 @@ class Tuple(nn.Module):
 def test_a_network_that_has_no_single_split_is_left_whole() -> None:
     assert split_model(*network("test_resnet", unfrozen="all")) is None
     assert split_model(*network("test_resnet", drop_rate=0.5)) is None  # its forward calls dropout, traced in training alone
-    for model in (Branching(), TwoTensors(), Tuple()):
+    for model in (Branching(), TwoTensors(), NoTensor(Paired), NoTensor(Spectrum)):
         set_trainable(model, "head")
         assert split_model(model, torch.randn(2, 3, 32, 32)) is None
 
