@@ -68,7 +68,7 @@ if __name__ == "__main__":  # processes that decode photos may import this file 
     val_activations = network.activations("val", val).tensor()
     fix_same_padding(trainable)
     fold_batch_norm(trainable, val_activations[:2])
-    frozen_weights = {name: tensor.clone() for name, tensor in trainable.state_dict().items()}
+    frozen_weights = {name: tensor.clone() for name, tensor in trainable.state_dict().items() if tensor.is_floating_point()}
     groups = partial(parameter_groups, weight_decay=WEIGHT_DECAY, layer_decay=LAYER_DECAY)
     optimizer = create_optimizer_v2(model, "adamw", lr=recipe.learning_rate, param_group_fn=groups, fused=True)
     epochs, copies = recipe.epochs, recipe.copies
@@ -121,15 +121,19 @@ if __name__ == "__main__":  # processes that decode photos may import this file 
 
     # 6. Between the frozen and the fine-tuned weights (WiSE-FT): the point with the best calibrated log-loss, unless its gain
     #    over the frozen weights may be chance. Its temperature goes into the head.
+    def between(alpha: float) -> dict[str, Tensor]:
+        """That point."""
+        return {name: start.lerp(best_weights[name], alpha) for name, start in frozen_weights.items()}
+
     logits = {}
     for alpha in (0.0, 0.25, 0.5, 0.75, 1.0):
-        ema.module.load_state_dict({name: start.lerp(best_weights[name], alpha) for name, start in frozen_weights.items()})
+        ema.module.load_state_dict(between(alpha), strict=False)
         logits[alpha] = val_logits(ema.module)
     frozen, *others = (Candidate.of(alpha, best_epoch, values, val.labels) for alpha, values in logits.items())
     choice = choose(frozen, others, val.groups)
     alpha = choice.candidate.alpha
     print(choice.reason)
-    trainable.load_state_dict({name: start.lerp(best_weights[name], alpha) for name, start in frozen_weights.items()})
+    trainable.load_state_dict(between(alpha), strict=False)
     unfold_batch_norm(model)
     if alpha:
         apply_temperature(model, fit_temperature(logits[alpha], val.labels))

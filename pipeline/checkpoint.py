@@ -119,6 +119,7 @@ class CheckpointInfo(_Record):
     params: dict[str, Any]
     epoch: int
     metrics: dict[str, float]
+    ood_blocks: int | None = None  # OOD is scored on activations below so many topmost blocks; None: on the classifier's input
     heads_tried: dict[str, float] = {}  # of several backbones: each alone and together -> out-of-fold log-loss
     note: str = ""
     versions: dict[str, str]

@@ -34,8 +34,10 @@ from pipeline.errors import PipelineError
 from pipeline.files import megabytes
 from pipeline.models.backbone import rebuild
 from pipeline.models.backends import build_backend
-from pipeline.models.ood import OodDetector
+from pipeline.models.freezing import set_trainable
+from pipeline.models.ood import OodDetector, WithPooledActivations
 from pipeline.models.outputs import LogitsAndFeatures
+from pipeline.models.splitting import split_model
 from pipeline.preprocess.decode import MAX_FILE_BYTES, Refused, pixels_of, plain
 from pipeline.preprocess.photo import as_stored, read_as_stored
 from pipeline.runtime import resolve_device
@@ -78,11 +80,23 @@ class Classifier:
     def __init__(self, info: CheckpointInfo, model: nn.Module, ood: OodDetector, device: torch.device) -> None:
         """Use `Classifier.load`."""
         self.info, self._model, self._ood = info, model, ood
-        module, threads = LogitsAndFeatures(model).eval(), usable_cores()
         example = torch.randn(2, *info.preprocessing.input_size, generator=torch.Generator().manual_seed(0))
+        module, threads = self._with_ood_features(example).eval(), usable_cores()
         self._backend = build_backend(module, example, choice="auto", device=device, threads=threads, float32=True)
         self._transform = evaluation_pixels(info.preprocessing)
         self._explaining = threading.Lock()  # Grad-CAM hangs hooks into the network
+
+    def _with_ood_features(self, example: Tensor) -> nn.Module:
+        """The network with logits, features and, where the OOD detector was fitted on activations, those for outputs."""
+        outputs = LogitsAndFeatures(self._model).eval()
+        if self.info.ood_blocks is None:
+            return outputs
+        set_trainable(self._model, self.info.ood_blocks)
+        split = split_model(outputs, example)
+        self._model.requires_grad_(False)
+        if split is None:
+            raise PipelineError("The network cannot be split where its OOD detector looks. Make it again with: dvc repro")
+        return WithPooledActivations(split)
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "auto") -> Self:
@@ -171,12 +185,14 @@ class Classifier:
         return normalise(torch.from_numpy(np.stack(arrays)), self.info.preprocessing)
 
     def _outputs(self, arrays: list[np.ndarray]) -> tuple[Tensor, ...]:
-        """Logits (n, classes) and features (n, width)."""
-        return self._backend.run(self._normalised(arrays)).tensor_split([len(self.classes)], dim=1)
+        """Logits (n, classes), features (n, width), and what the OOD detector takes: the same features, or activations."""
+        outputs, of_ood = self._backend.run(self._normalised(arrays)), self._ood.means.shape[1]
+        last = None if self.info.ood_blocks is None else -of_ood
+        return outputs[:, : len(self.classes)], outputs[:, len(self.classes) : last], outputs[:, -of_ood:]
 
     def _predictions(self, arrays: list[np.ndarray]) -> list[Prediction]:
-        (logits, features), predictions = self._outputs(arrays), []
-        for row, score in zip(logits.double().softmax(1).tolist(), self._ood.scores(features).tolist(), strict=True):
+        (logits, _, of_ood), predictions = self._outputs(arrays), []
+        for row, score in zip(logits.double().softmax(1).tolist(), self._ood.scores(of_ood).tolist(), strict=True):
             by_class = dict(zip(self.classes, row, strict=True))
             label = max(by_class, key=by_class.__getitem__)
             predictions.append(Prediction(label, by_class[label], by_class, score > 1, score))

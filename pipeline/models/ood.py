@@ -9,6 +9,9 @@ The score is the distance to the nearest class's mean under one covariance that 
 framework for detecting out-of-distribution samples and adversarial attacks, NeurIPS 2018), shrunk as Ledoit and Wolf say (A
 well-conditioned estimator for large-dimensional covariance matrices, 2004), because features may outnumber photos. Features are
 scaled to length 1 first, since their length tells more of contrast than of content (Müller and Hein, Mahalanobis++, ICML 2025).
+
+Fine-tuning pulls the features of a class together, and those of noise with them, so the features of a fine-tuned network are
+its activations below the blocks that learnt, which are what they were.
 """
 
 import warnings
@@ -16,14 +19,34 @@ from typing import NamedTuple, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from pipeline.errors import PipelineError
+from pipeline.models.splitting import SplitModel
 
 IN_DISTRIBUTION = 0.99  # fraction of the validation photos that the threshold lets pass
 MOST_PHOTOS = 2000  # of a split: more change the covariance little
 MOST_HELD_BACK = 4  # classes, one after another
+
+
+class WithPooledActivations(nn.Module):
+    """A split network's outputs, and then its activations averaged over positions: (n, channels, height, width) -> (n, ...)."""
+
+    def __init__(self, split: SplitModel) -> None:
+        super().__init__()
+        self.frozen, self.trainable = split
+
+    def forward(self, images: Tensor) -> Tensor:
+        activations = self.frozen(images)
+        return torch.cat([self.trainable(activations), pooled(activations)], 1)
+
+
+def pooled(activations: Tensor) -> Tensor:
+    """Activations averaged over positions, (n, channels): maps with channels first or last, tokens, or plain features."""
+    if activations.ndim == 4 and activations.shape[1] != activations.shape[2]:
+        return activations.mean((2, 3))
+    return activations.flatten(1, -2).mean(1) if activations.ndim > 2 else activations
 
 
 class OodDetector(NamedTuple):

@@ -115,6 +115,7 @@ def run(params: Params) -> None:
         note += " The head was solved again on training and validation photos together: out-of-fold log-loss "
         note += f"{metrics['out_of_fold_log_loss']:.4f}, accuracy {metrics['out_of_fold_accuracy']:.2%}."
     made = {"stage": STAGE, "params": everything_set, "epoch": kept.epoch, "metrics": metrics, "note": note}
+    made["ood_blocks"] = network.unfrozen_blocks if kept.alpha and network.split else None
     finetuned = info.model_copy(update={**made, "versions": library_versions()})
     save_checkpoint(FINETUNED, finetuned, state, ood)
     write_json(METRICS / f"{STAGE}.json", metrics | {"epoch": kept.epoch, "epochs": len(result.history) - 1})
@@ -140,8 +141,8 @@ def _solve_again(
 
 
 def _ood_of_trained(network: SplitNetwork, train: Photos, val: Photos) -> dict[str, Tensor]:
-    """An OOD detector on the features of the network as it is now."""
+    """An OOD detector on what fine-tuning has not changed, or else on the features of the network as it is now."""
     chosen = sample_by_class(train.labels)
-    train_features = network.trained_features("train", train, chosen)
-    val_features = network.trained_features("val", val, list(range(len(val))))
+    train_features = network.pooled_activations("train", train, chosen)
+    val_features = network.pooled_activations("val", val, list(range(len(val))))
     return OodDetector.fit(train_features, train.labels[chosen], val_features)._asdict()

@@ -23,6 +23,7 @@ from pipeline.data.transforms import TrainingTransform
 from pipeline.files import sha256_of
 from pipeline.models.backends import Backend, build_backend, candidates
 from pipeline.models.freezing import fractions_of_operations, frozen_fingerprint, set_trainable
+from pipeline.models.ood import WithPooledActivations, pooled
 from pipeline.models.outputs import ConcatenatedNetwork, LogitsAndFeatures
 from pipeline.models.splitting import split_model
 from pipeline.params import UnfreezeFinetune
@@ -175,18 +176,20 @@ class SplitNetwork:
         transform, description = evaluation(self.preprocessing), f"features of {split}"
         return run_inference(run, photos, transform, runtime=self.runtime, description=description, caches=caches)[0].tensor()
 
-    def trained_features(self, split: str, photos: Photos, places: list[int]) -> Tensor:
-        """Features (n, width) float32 of some photos, by the weights that the network has now.
+    def pooled_activations(self, split: str, photos: Photos, places: list[int]) -> Tensor:
+        """Activations of some photos, averaged over positions: (n, channels) float32, which no fine-tuning changes.
 
-        Where the split's activations are not cached, the photos go through the whole network.
+        Of a network that is not split: its features (n, width), by the weights that it has now.
         """
-        if self.split and self.cache:
-            with torch.inference_mode():
-                size = self.split.frozen.eval()(random_images(self.preprocessing))[0].numel()
-                if self.fits_in_cache(size, len(photos)):
-                    cached = self.activations(split, photos).rows(places).split(BATCH_SIZE)
-                    return torch.cat([self.trainable.cpu().eval()(part.float()) for part in cached])[:, self.classes :]
-        return self.run_whole(self.outputs.eval(), photos.at(places), "features for OOD detection")[:, self.classes :]
+        if self.split is None:
+            return self.run_whole(self.outputs.eval(), photos.at(places), "features for OOD detection")[:, self.classes :]
+        with torch.inference_mode():
+            size = self.split.frozen.eval()(random_images(self.preprocessing))[0].numel()
+            if self.cache and self.fits_in_cache(size, len(photos)):
+                cached = self.activations(split, photos).rows(places).split(BATCH_SIZE)
+                return torch.cat([pooled(part.float()) for part in cached])
+        both = WithPooledActivations(self.split._replace(trainable=nn.Flatten())).eval()
+        return self.run_whole(both, photos.at(places), "activations for OOD detection")[:, size:]
 
     def run_whole(self, module: nn.Module, photos: Photos, description: str) -> Tensor:
         """Outputs (n, ...) in float32 of a whole network, in eval mode on the CPU, for photos as they are."""

@@ -13,6 +13,7 @@ from torch import nn
 from pipeline.checkpoint import BackboneInfo, Preprocessing
 from pipeline.data.dataset import Photos, epoch_order
 from pipeline.models import backends
+from pipeline.models.ood import pooled
 from pipeline.models.outputs import FeatureExtractor
 from pipeline.training import activations
 from pipeline.training.activations import SplitNetwork, to_float16
@@ -34,7 +35,9 @@ def test_the_course_of_training_is_the_same_whatever_fits_in_a_cache(
     network = tiny.network(cache=tiny.cache(tmp_path / "three"))
     computed_again = tiny.train(tmp_path / "three", own=network, **course)
     photos = tiny.photos(tmp_path / "three/photos")
-    assert network.trained_features("train", photos, [7, 2]).shape == (2, 96)
+    assert network.split
+    expected = pooled(tiny.logits_of(network.split.frozen, photos.at([7, 2])))
+    torch.testing.assert_close(network.pooled_activations("train", photos, [7, 2]), expected, rtol=1e-3, atol=1e-3)
     assert len(list(tmp_path.glob("three/cache/*"))) == 1  # the validation photos, which are always there
     assert "so they are computed again in every epoch" in capsys.readouterr().out
     assert in_memory.choice.candidate.alpha > 0
@@ -113,7 +116,7 @@ def test_a_network_that_cannot_be_split_still_trains(tmp_path: Path, capsys: pyt
     assert torch.equal(result.model_state["stem.weight"], stem)
     assert not torch.equal(result.model_state["fc.weight"], head)
     val = tiny.photos(tmp_path / "photos").at(range(16))
-    features = network.trained_features("val", val, [3, 1])
+    features = network.pooled_activations("val", val, [3, 1])
     whole = tiny.Branching()
     whole.load_state_dict(result.model_state)
     torch.testing.assert_close(features, tiny.logits_of(FeatureExtractor(whole), val.at([3, 1])), rtol=1e-4, atol=1e-5)
