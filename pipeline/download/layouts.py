@@ -283,14 +283,20 @@ def _without_masks(sets: Sets) -> Sets:
     return {at: [photo for photo in placed if not MASKS.fullmatch(_folder_below(photo))] for at, placed in sets.items()}
 
 
+def _stem_and_split(name: str) -> tuple[str, str] | None:
+    """("fruit", "test") of "fruit_test_set"; None of a name that does not end in one of a split."""
+    for at in re.finditer("^|[ _-]", name):
+        if split := split_named(name[at.end() :]):
+            return name[: at.start()], split
+    return None
+
+
 def _with_splits_below_classes(source: Path, folder: Parts, placed: list[PlacedPhoto]) -> list[PlacedPhoto]:
     """Give photos the splits of <class>/train, <class>/test; refuse classes that are no classes, but splits or sets."""
     below = _folders_below(placed)
-    # "fruit_test_set" is "fruit" of the split "test_set"; a "freight train" beside a "crash test" are classes
-    places = [(name, found) for name in sorted(below) for found in re.finditer("^|[ _-]", name)]
-    named = {name: (name[: at.start()], split) for name, at in reversed(places) if (split := split_named(name[at.end() :]))}
+    named = {name: found for name in below if (found := _stem_and_split(name))}
     stems = [stem for stem, _ in set(named.values())]
-    if len(stems) > len(set(stems)):
+    if len(stems) > len(set(stems)):  # but a "freight train" beside a "crash test" are classes
         split_names = first_few(sorted(named))
         raise PipelineError(
             f"{source} would have the classes {first_few(sorted(below))}, but {split_names} are named for splits: give the one "

@@ -36,17 +36,21 @@ class WithPooledActivations(nn.Module):
     def __init__(self, split: SplitModel) -> None:
         super().__init__()
         self.frozen, self.trainable = split
+        self.pooled = Pooled()
 
     def forward(self, images: Tensor) -> Tensor:
         activations = self.frozen(images)
-        return torch.cat([self.trainable(activations), pooled(activations)], 1)
+        return torch.cat([self.trainable(activations), self.pooled(activations)], 1)
 
 
-def pooled(activations: Tensor) -> Tensor:
+class Pooled(nn.Module):
     """Activations averaged over positions, (n, channels): maps with channels first or last, tokens, or plain features."""
-    if activations.ndim == 4 and activations.shape[1] != activations.shape[2]:
-        return activations.mean((2, 3))
-    return activations.flatten(1, -2).mean(1) if activations.ndim > 2 else activations
+
+    def forward(self, activations: Tensor) -> Tensor:
+        size = activations.shape
+        if len(size) == 4 and (size[1] != size[2] or size[2] == size[3]):  # channels first: no square comes before the last
+            return activations.mean((2, 3))
+        return activations.flatten(1, -2).mean(1) if len(size) > 2 else activations
 
 
 class OodDetector(NamedTuple):

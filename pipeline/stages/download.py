@@ -52,8 +52,10 @@ def _unpack(source: Source, record: Path) -> None:
             shutil.rmtree(source.temporary)
         raise
     except PipelineError as error:
-        kept = f"\nThe download is kept in {source.temporary}: remove that folder to have it fetched anew."
-        raise PipelineError(f"{error}{kept if source.temporary else ''}") from error
+        if not source.temporary:
+            raise
+        kept = f"The download is kept in {source.temporary}: remove that folder to have it fetched anew."
+        raise PipelineError(f"{error}\n{kept}") from error
     if source.temporary:
         shutil.rmtree(source.temporary)
 

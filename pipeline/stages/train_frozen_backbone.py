@@ -25,7 +25,7 @@ from pipeline.progress import say
 from pipeline.runtime import resolve_runtime
 from pipeline.training.activations import SplitNetwork, recipe_of
 from pipeline.training.features import write_features
-from pipeline.training.probe import Labelled, fit_probe, fit_several, out_of_fold, train_mlp, write_out_of_fold
+from pipeline.training.probe import Labelled, fit_probe, fit_several, joined, out_of_fold, train_mlp, write_out_of_fold
 from pipeline.training.selection import best_clip, class_weight, cross_fitted_losses, fit_temperature
 
 STAGE = "train-frozen-backbone"
@@ -45,8 +45,7 @@ def run(params: Params) -> None:
 
     splits = {name: Photos.of_split(manifest, PROCESSED, name, classes) for name in ("train", "val")}
     recipe = recipe_of(model, preprocessing, params.unfreeze_finetune, len(splits["train"]))
-    choice = params.train_frozen_backbone.backend
-    network = SplitNetwork(model, recipe.unfrozen_blocks, preprocessing, choice=choice, runtime=runtime)
+    network = SplitNetwork(model, recipe.unfrozen_blocks, preprocessing, params.train_frozen_backbone.backend, runtime)
     network.use_cache(FEATURES, backbone.info, stored_fingerprint(manifest))
     train, val = (Labelled(network.features(name, photos), photos.labels, photos.groups) for name, photos in splits.items())
     if not runtime.is_main:
@@ -63,8 +62,7 @@ def run(params: Params) -> None:
     else:
         say(f"training an MLP head; a linear probe has a validation log-loss of {probe.best.log_loss:.4f}")
         val_logits = _train_mlp(model.get_submodule(head.path), train, val, weight)
-    temperature = fit_temperature(val_logits, val.labels, weight)
-    apply_temperature(model, temperature)
+    apply_temperature(model, fit_temperature(val_logits, val.labels, weight))
     set_trainable(model, "head")
     if frozen_fingerprint(model) != before:
         raise PipelineError("The frozen backbone moved while its head was solved. This is a defect: please report it.")
@@ -98,10 +96,8 @@ def run(params: Params) -> None:
     save_checkpoint(FROZEN, info, model.state_dict(), OodDetector.fit(*sample, val.features)._asdict())
     write_csv(PLOTS / "l2_strengths.csv", [{"log10_l2": math.log10(one.l2)} | one._asdict() for one in probe.tried])
     # Probabilities of heads that never saw the photo: the evaluation scores them, and looks for label issues by them.
-    features, labels = (torch.cat(parts) for parts in ((train.features, val.features), (train.labels, val.labels)))
-    both = Labelled(features, labels, [*train.groups, *val.groups])
-    ids = [*splits["train"].ids, *splits["val"].ids]
-    write_out_of_fold(OUT_OF_FOLD, classes, ids, out_of_fold(both, probe.solved, weight))
+    unseen = out_of_fold(joined(train, val), probe.solved, weight)
+    write_out_of_fold(OUT_OF_FOLD, classes, [*splits["train"].ids, *splits["val"].ids], unseen)
     write_features(TRAIN_FEATURES, train.features)
     write_json(METRICS / f"{STAGE}.json", metrics)
     write_json(SECONDS / f"{STAGE}.json", {"seconds": time.monotonic() - started})

@@ -43,7 +43,7 @@ from pipeline.paths import (
 from pipeline.runtime import hardware, resolve_runtime
 from pipeline.training.activations import SplitNetwork, recipe_of
 from pipeline.training.finetune import finetune
-from pipeline.training.probe import SMALLEST, Labelled, read_out_of_fold, solve_head
+from pipeline.training.probe import SMALLEST, Labelled, joined, read_out_of_fold, solve_head
 from pipeline.training.resume import ResumeFolder, hash_inputs
 from pipeline.training.selection import best_clip, class_weight, cross_fitted_losses, fit_temperature
 from pipeline.training.tracking import Tracking
@@ -103,21 +103,20 @@ def run(params: Params) -> None:
     metrics["clip"] = best_clip(cross_fitted_losses(result.val_logits, val.labels))
     ood = _ood_of_trained(network, train, val) if kept.alpha else read_ood(FROZEN)
     refit = not kept.alpha and bool(info.solved)
-    features = torch.cat([network.features("train", train), network.features("val", val)]) if refit else None
+    seen = [Labelled(network.features(name, one), one.labels) for name, one in (("train", train), ("val", val)) if refit]
     if not runtime.is_main:
         return
 
-    if features is not None:
-        photos, model = Labelled(features, torch.cat([train.labels, val.labels])), rebuild(info, state)
+    if refit:
+        photos, model = joined(*seen), rebuild(info, state)
         out_of_fold = read_out_of_fold(OUT_OF_FOLD, classes, [*train.ids, *val.ids]).to_numpy()
         metrics |= _solve_again(model, info.solved, photos, out_of_fold, weight)
         state = model.state_dict()
         note += " The head was solved again on training and validation photos together: out-of-fold log-loss "
         note += f"{metrics['out_of_fold_log_loss']:.4f}, accuracy {metrics['out_of_fold_accuracy']:.2%}."
     made = {"stage": STAGE, "params": everything_set, "epoch": kept.epoch, "metrics": metrics, "note": note}
-    made["ood_blocks"] = network.unfrozen_blocks if kept.alpha and network.split else None
-    finetuned = info.model_copy(update={**made, "versions": library_versions()})
-    save_checkpoint(FINETUNED, finetuned, state, ood)
+    made |= {"ood_blocks": network.unfrozen_blocks if kept.alpha and network.split else None, "versions": library_versions()}
+    save_checkpoint(FINETUNED, info.model_copy(update=made), state, ood)
     write_json(METRICS / f"{STAGE}.json", metrics | {"epoch": kept.epoch, "epochs": len(result.history) - 1})
     write_json(SECONDS / f"{STAGE}.json", {"seconds": time.monotonic() - started})
     tracking.finish(metrics, FINETUNED)

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.checkpoint import BackboneInfo, Preprocessing, library_versions
-from pipeline.data.dataset import Photos, Transform
+from pipeline.data.dataset import Photos, Transform, in_batches
 from pipeline.data.transforms import TrainingTransform
 from pipeline.files import sha256_of
 from pipeline.models.backends import Backend, build_backend, candidates
 from pipeline.models.freezing import fractions_of_operations, frozen_fingerprint, set_trainable
-from pipeline.models.ood import WithPooledActivations, pooled
+from pipeline.models.ood import Pooled
 from pipeline.models.outputs import ConcatenatedNetwork, LogitsAndFeatures
 from pipeline.models.splitting import split_model
 from pipeline.params import UnfreezeFinetune
@@ -186,10 +186,10 @@ class SplitNetwork:
         with torch.inference_mode():
             size = self.split.frozen.eval()(random_images(self.preprocessing))[0].numel()
             if self.cache and self.fits_in_cache(size, len(photos)):
-                cached = self.activations(split, photos).rows(places).split(BATCH_SIZE)
-                return torch.cat([pooled(part.float()) for part in cached])
-        both = WithPooledActivations(self.split._replace(trainable=nn.Flatten())).eval()
-        return self.run_whole(both, photos.at(places), "activations for OOD detection")[:, size:]
+                cached = self.activations(split, photos)
+                return torch.cat([Pooled()(cached.rows(some).float()) for some in in_batches(places, BATCH_SIZE)])
+        frozen = nn.Sequential(self.split.frozen, Pooled()).eval()
+        return self.run_whole(frozen, photos.at(places), "activations for OOD detection")
 
     def run_whole(self, module: nn.Module, photos: Photos, description: str) -> Tensor:
         """Outputs (n, ...) in float32 of a whole network, in eval mode on the CPU, for photos as they are."""

@@ -58,6 +58,12 @@ class Labelled(NamedTuple):
     groups: Sequence[str] = ()
 
 
+def joined(first: Labelled, second: Labelled) -> Labelled:
+    """The photos of both, one after another."""
+    features, labels = (torch.cat(parts) for parts in zip(first[:2], second[:2], strict=True))
+    return Labelled(features, labels, [*first.groups, *second.groups])
+
+
 class Strength(NamedTuple):
     """How one L2 strength did on validation."""
 

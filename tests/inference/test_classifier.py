@@ -1,5 +1,6 @@
 """A classifier predicts what evaluation measured, of photos in any form, in any thread, and names what it cannot read."""
 
+import copy
 import io
 import itertools
 import json
@@ -13,13 +14,17 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.checkpoint import read_info, read_model_state
+from pipeline.checkpoint import read_info, read_model_state, save_checkpoint
+from pipeline.data.dataset import Photos
 from pipeline.data.manifest import read_manifest
 from pipeline.data.transforms import evaluation_transform
 from pipeline.inference import Classifier, Photo, Prediction
 from pipeline.inference.classifier import open_photo
 from pipeline.models.backbone import rebuild
-from pipeline.runtime import resolve_device
+from pipeline.params import Runtime
+from pipeline.runtime import resolve_device, resolve_runtime
+from pipeline.stages import unfreeze_finetune
+from pipeline.training.activations import SplitNetwork
 from tests.refusals import refused
 
 
@@ -41,6 +46,33 @@ def test_original_photos_get_the_probabilities_that_evaluation_gave_the_stored_o
             np.testing.assert_array_equal(open_photo(path, classifier.info.stored_size), image.convert("RGB"))
         assert one.probability == max(one.probabilities.values()) == one.probabilities[one.label]
         assert one.is_ood == (one.ood_score > 1)
+
+
+def test_fine_tuning_does_not_change_what_is_out_of_distribution(project: Path, tmp_path: Path) -> None:
+    """A checkpoint whose upper blocks have moved, as unfreeze-finetune saves it where fine-tuned weights are kept."""
+    frozen = project / "outputs/frozen"
+    info, manifest = read_info(frozen), read_manifest(project / "data/processed")
+    model, runtime = rebuild(info, read_model_state(frozen)), resolve_runtime(Runtime(device="cpu", workers=0))
+    network = SplitNetwork(model, 2, info.preprocessing, "torch", runtime)
+    train, val = (Photos.of_split(manifest, project / "data/processed", name, info.classes) for name in ("train", "val"))
+    detector = unfreeze_finetune._ood_of_trained(network, train, val)
+    moved, found = copy.deepcopy(model), []
+    with torch.no_grad():
+        for parameter in moved.parameters():
+            parameter.mul_(1 + 0.5 * parameter.requires_grad)
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    strange = [noise, np.full_like(noise, 200)]
+    for name, network_now in {"before": model, "after": moved}.items():
+        save_checkpoint(tmp_path / name, info.model_copy(update={"ood_blocks": 2}), network_now.state_dict(), detector)
+        classifier = Classifier.load(tmp_path / name)
+        found.append(classifier.predict([*val.paths, *strange]))
+        assert next(iter(classifier.embed_each([noise]))).shape == (model.num_features,)
+    before, after = found
+    assert [one.probability for one in before] != [one.probability for one in after]
+    scores = [one.ood_score for one in before]
+    np.testing.assert_allclose([one.ood_score for one in after], scores, rtol=1e-3)
+    assert sum(one.is_ood for one in before[:-2]) <= 1
+    assert all(one.is_ood for one in before[-2:])
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from torch import nn
 from pipeline.checkpoint import BackboneInfo, Preprocessing
 from pipeline.data.dataset import Photos, epoch_order
 from pipeline.models import backends
-from pipeline.models.ood import pooled
+from pipeline.models.ood import Pooled
 from pipeline.models.outputs import FeatureExtractor
 from pipeline.training import activations
 from pipeline.training.activations import SplitNetwork, to_float16
@@ -36,7 +36,7 @@ def test_the_course_of_training_is_the_same_whatever_fits_in_a_cache(
     computed_again = tiny.train(tmp_path / "three", own=network, **course)
     photos = tiny.photos(tmp_path / "three/photos")
     assert network.split
-    expected = pooled(tiny.logits_of(network.split.frozen, photos.at([7, 2])))
+    expected = Pooled()(tiny.logits_of(network.split.frozen, photos.at([7, 2])))
     torch.testing.assert_close(network.pooled_activations("train", photos, [7, 2]), expected, rtol=1e-3, atol=1e-3)
     assert len(list(tmp_path.glob("three/cache/*"))) == 1  # the validation photos, which are always there
     assert "so they are computed again in every epoch" in capsys.readouterr().out

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from pipeline.models.freezing import frozen_fingerprint, parameter_groups
 from pipeline.models.head import replace_head
-from pipeline.models.ood import pooled
+from pipeline.models.ood import Pooled
 from pipeline.training.finetune import Epoch, Trainer
 from pipeline.training.selection import ALPHAS, fit_temperature
 from tests.refusals import refused
@@ -240,7 +240,7 @@ def test_what_is_kept_was_chosen_in_float32_and_carries_its_temperature(tmp_path
     assert kept.accuracy == (logits.argmax(1) == val.labels).double().mean()
     found, before = network.pooled_activations("val", val, [5, 0, 9]), tiny.network().split
     assert before
-    expected = pooled(tiny.logits_of(before.frozen, val.at([5, 0, 9])))
+    expected = Pooled()(tiny.logits_of(before.frozen, val.at([5, 0, 9])))
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)  # what is out of distribution is not learnt away
 
 

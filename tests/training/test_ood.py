@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.models.ood import MOST_HELD_BACK, OodDetector, sample_by_class, score_on_held_back_classes
+from pipeline.models.ood import MOST_HELD_BACK, OodDetector, Pooled, sample_by_class, score_on_held_back_classes
 from tests.refusals import refused
 
 
@@ -63,6 +63,14 @@ def test_a_class_without_photos_and_broken_features_are_refused(labels: list[int
     train = features(torch.tensor(labels))
     train[3, 3] += value
     refused(match, OodDetector.fit, train, torch.tensor(labels), train)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 4, 4), (2, 4, 4, 4), (2, 5, 3, 4), (2, 4, 4, 5), (2, 9, 5), (2, 5)])
+def test_activations_are_averaged_over_positions(shape: tuple[int, ...]) -> None:
+    last = len(shape) == 3 or shape == (2, 4, 4, 5)  # Swin's maps, and tokens, have the channels last
+    channels = torch.arange(shape[-1 if last else 1]).float()
+    by_channel = channels if last else channels.reshape(-1, *[1] * (len(shape) - 2))
+    assert torch.equal(Pooled()(by_channel.expand(shape)), channels.expand(2, -1))
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=300), st.integers(1, 100))
