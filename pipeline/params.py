@@ -120,6 +120,8 @@ class Preprocess(Section):
     train: Fraction = 0.7
     val: Fraction = 0.15
     test: Fraction = 0.15
+    max_train: Count | None = None
+    max_val: Count | None = None
     duplicates: Literal["group", "ignore"] = "group"
     benchmark: Literal["mle-bench"] | None = None
     seed: Seed = 0
@@ -128,6 +130,11 @@ class Preprocess(Section):
     def fractions(self) -> dict[str, float]:
         """Split name -> its fraction of the photos."""
         return {"train": self.train, "val": self.val, "test": self.test}
+
+    @property
+    def most(self) -> dict[str, int]:
+        """Split name -> the most photos of it that are used, where that is bounded."""
+        return {split: most for split, most in (("train", self.max_train), ("val", self.max_val)) if most}
 
     @model_validator(mode="after")
     def _fractions_sum_to_one(self) -> Self:

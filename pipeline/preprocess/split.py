@@ -84,6 +84,27 @@ def assign_splits(
     return splits
 
 
+def limit_splits(manifest: pd.DataFrame, most: Mapping[str, int], seed: int) -> pd.DataFrame:
+    """Leave photos out of each split that is named, until it has at most so many.
+
+    Each class keeps the same fraction of its photos, in whole groups, and at least one group. What a smaller bound keeps a
+    larger one keeps too, so scores by number of training photos are a learning curve. Photos left out have the status "left
+    out" and no split.
+    """
+    result = manifest.copy()
+    for split, bound in most.items():
+        learning = manifest[manifest["split"] == split]
+        kept, dropped = set[str](), set[str]()
+        for _, photos in learning.groupby("class"):
+            sizes = photos["group"].value_counts()
+            ordered = sizes.iloc[np.argsort(_places(sizes.index, seed))]
+            kept.add(ordered.index[0])
+            dropped |= set(ordered.index[ordered.cumsum() > len(photos) * min(bound, len(learning)) / len(learning)])
+        left = learning.index[learning["group"].isin(dropped - kept)]
+        result.loc[left, ["split", "status", "reason"]] = ["", "left out", f"preprocess.max_{split}"]
+    return result
+
+
 def refuse_copies_across(manifest: pd.DataFrame, predefined: Mapping[str, str]) -> pd.DataFrame:
     """Refuse the photos that have a duplicate in a better place, so that no group is both learnt from and scored on.
 

@@ -20,7 +20,7 @@ from pipeline.params import Params, Preprocess
 from pipeline.paths import AUDITED, METRICS, PLOTS, PROCESSED, RAW, SECONDS, user_path
 from pipeline.preprocess.audit import audit
 from pipeline.preprocess.duplicates import group_duplicates
-from pipeline.preprocess.split import assign_splits, mle_bench_splits, read_splits, refuse_copies_across
+from pipeline.preprocess.split import assign_splits, limit_splits, mle_bench_splits, read_splits, refuse_copies_across
 from pipeline.preprocess.stored_size import choose_stored_size
 from pipeline.progress import say
 
@@ -54,7 +54,8 @@ def run(params: Params) -> None:
     shutil.rmtree(AUDITED)
 
     _picture(manifest)
-    counts = (manifest["class"] + ", " + manifest["split"].replace("", "refused")).value_counts().sort_index()
+    places = manifest["split"].where(manifest["split"] != "", manifest["status"])
+    counts = (manifest["class"] + ", " + places).value_counts().sort_index()
     write_csv(PLOTS / "splits.csv", [{"class and split": name, "photos": int(count)} for name, count in counts.items()])
     sizes = {split: int((manifest["split"] == split).sum()) for split in settings.fractions}
     metrics = {"kept": sum(sizes.values()), "refused": facts["status"].get("refused", 0), **sizes}
@@ -71,7 +72,11 @@ def _split(manifest: pd.DataFrame, settings: Preprocess) -> pd.DataFrame:
         manifest = refuse_copies_across(manifest, predefined)
         copies = int(manifest["reason"].str.startswith("duplicate of").sum())
         say(f"splits come with the photos; {copies:,} photos with a duplicate in a better one are left out")
-    return manifest.assign(split=assign_splits(manifest, settings.fractions, settings.seed, predefined))
+    manifest = manifest.assign(split=assign_splits(manifest, settings.fractions, settings.seed, predefined))
+    manifest = limit_splits(manifest, settings.most, settings.seed)
+    if left := int((manifest["status"] == "left out").sum()):
+        say(f"{left:,} photos are left out by preprocess.max_train and preprocess.max_val")
+    return manifest
 
 
 def _picture(manifest: pd.DataFrame) -> None:
@@ -92,8 +97,9 @@ def _picture_duplicates(manifest: pd.DataFrame) -> None:
     for kind, column in KINDS.items():
         pairs = grouped.drop_duplicates(["group", column]).groupby("group").head(2).sort_values(["group", "id"])
         pairs = pairs[pairs.duplicated("group", keep=False)]
-        for label, photo, split in pairs[["class", "id", "split"]].head(2 * GROUPS_SHOWN).itertuples(index=False):
-            shown.append((AUDITED / label / f"{photo}.jpg", f"{photo}\n{kind}, {split or 'refused'}"))
+        for row in pairs.head(2 * GROUPS_SHOWN).to_dict("records"):
+            place = row["split"] or row["status"]
+            shown.append((AUDITED / row["class"] / f"{row['id']}.jpg", f"{row['id']}\n{kind}, {place}"))
         grouped = grouped[~grouped["group"].isin(pairs["group"])]
     title = f"Groups of duplicates among {len(manifest):,} files: {groups:,}; at most {GROUPS_SHOWN} of a kind are shown"
     contact_sheet(shown, PLOTS / "duplicates.png", title=title)

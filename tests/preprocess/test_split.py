@@ -17,7 +17,7 @@ from pipeline.preprocess.audit import find_tasks
 from pipeline.preprocess.decode import Decoded, decode
 from pipeline.preprocess.duplicates import group_duplicates
 from pipeline.preprocess.photo import examine
-from pipeline.preprocess.split import SPLITS, assign_splits, mle_bench_splits, refuse_copies_across
+from pipeline.preprocess.split import SPLITS, assign_splits, limit_splits, mle_bench_splits, refuse_copies_across
 from tests.preprocess.audits import picture, save
 from tests.refusals import refused
 
@@ -58,6 +58,32 @@ def test_each_class_has_its_fractions_within_its_largest_group_whatever_the_orde
     order = np.random.default_rng(seed).permutation(len(manifest))
     shuffled = manifest.iloc[order].assign(id="other", path="other")
     pd.testing.assert_series_equal(assign_splits(shuffled, FRACTIONS, seed), splits.iloc[order])
+
+
+BOUNDS = st.tuples(st.integers(2, 99), st.integers(2, 99))
+
+
+@given(sizes=st.fixed_dictionaries({"cat": SIZES, "dog": SIZES}), fewer=BOUNDS, further=BOUNDS, seed=SEEDS)
+@settings(max_examples=30)
+def test_what_a_smaller_bound_keeps_a_larger_one_keeps_too_in_whole_groups(
+    sizes: dict[str, list[int]], fewer: tuple[int, int], further: tuple[int, int], seed: int
+) -> None:
+    manifest = manifest_of(sizes)
+    whole = manifest.assign(split=assign_splits(manifest, FRACTIONS, seed))
+    counts = whole.value_counts(["split", "class"])
+    kept = []
+    for train, val in (fewer, (fewer[0] + further[0], fewer[1] + further[1])):
+        limited = limit_splits(whole, {"train": train, "val": val}, seed)
+        out = limited["split"] == ""
+        assert limited[~out].equals(whole[~out])
+        assert set(limited.loc[out, "reason"]) <= {"preprocess.max_train", "preprocess.max_val"}
+        assert (limited.groupby("group")["split"].nunique() == 1).all()
+        left = limited[~out].value_counts(["split", "class"])
+        for (split, label), count in counts.items():
+            fraction = min({"train": train, "val": val, "test": 999}[split] / counts[split].sum(), 1)
+            assert fraction * count - max(sizes[label]) < left[split, label] <= max(fraction * count, max(sizes[label]))
+        kept.append(set(limited.index[~out]))
+    assert kept[0] <= kept[1]
 
 
 @given(

@@ -66,6 +66,24 @@ def test_splits_that_come_with_the_photos_hold_and_no_duplicate_is_in_two(
     assert len(np.unique(sheet_of_duplicates(photos)[60:200, 20:700])) > 100  # four photos are shown
 
 
+def test_bounds_leave_photos_out_of_train_and_val_and_none_out_of_test(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = preprocess()
+    set_params(photos, {"preprocess.max_train": 28, "preprocess.max_val": 6})  # as many as there are
+    assert preprocess().equals(whole)
+    assert "left out" not in capsys.readouterr().out
+    set_params(photos, {"preprocess.max_train": 10, "preprocess.max_val": 2})
+    manifest = preprocess()
+    assert "22 photos are left out by preprocess.max_train and preprocess.max_val" in capsys.readouterr().out
+    assert manifest["split"].value_counts().to_dict() == {"": 22, "train": 10, "test": 6, "val": 2}
+    assert manifest[manifest["split"] == "test"].equals(whole[whole["split"] == "test"])
+    stored = {path.stem for path in (photos / "data/processed/images").rglob("*.jpg")}
+    assert stored == set(manifest.index[manifest["split"] != ""])
+    assert '"Cat, left out",11' in (photos / "outputs/plots/splits.csv").read_text()
+    assert json.loads((photos / "data/processed/summary.json").read_text())["status"] == {"kept": 18, "left out": 22}
+
+
 def test_another_backbone_is_stored_at_its_size_and_split_alike(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = preprocess()
     assert "photos are stored at 192 px" in capsys.readouterr().out
