@@ -70,7 +70,8 @@ def blocks_of(model: Any) -> list[list[str]]:
     else:
         numbered = _numbered_by_structure(model)
     # A matcher may give several classifiers several numbers, or numbers amid the blocks', so the head is set apart here.
-    of_head = {name for name in numbered if is_within(name, find_heads(model))}
+    heads = find_heads(model)
+    of_head = {name for name in numbered if is_within(name, heads)}
     last = max((number for name, number in numbered.items() if name not in of_head), default=0)
     last_is_head = any(numbered[name] == last for name in of_head)
     blocks: dict[int, list[str]] = {}

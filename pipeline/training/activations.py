@@ -139,10 +139,12 @@ class SplitNetwork:
 
         Copy 0 is the photos as they are; others are augmented by (augmentation, seed, copy).
         """
-        precise = split == "val"
-        backend = self.backend(photos, low_resolution=low_resolution, float32=precise)
-        preprocessing = self.preprocessing_of(low_resolution)
+        precise, preprocessing = split == "val", self.preprocessing_of(low_resolution)
         size = preprocessing.input_size[1]
+        cache = self._cache_of(split, photos, copy_number, size, [augmentation, seed] if copy_number else None)
+        if found := self._all_cached(cache, photos):
+            return found
+        backend = self.backend(photos, low_resolution=low_resolution, float32=precise)
         name = f"augmented copy {copy_number}, {size} px" if copy_number else "photos as they are"
         [values] = run_inference(
             lambda pixels: backend.run(pixels) if precise else to_float16(backend.run(pixels)),
@@ -150,7 +152,7 @@ class SplitNetwork:
             augmented(preprocessing, augmentation, seed, copy_number),
             runtime=self.runtime,
             description=f"activations of {split}: {name}",
-            caches=[self._cache_of(split, photos, copy_number, size, [augmentation, seed] if copy_number else None)],
+            caches=[cache],
             by_processes=copy_number > 0,
         )
         return values
@@ -158,8 +160,10 @@ class SplitNetwork:
     def features(self, split: str, photos: Photos) -> Tensor:
         """Features (n, width) float32 of the photos as they are; their activations are cached on the way."""
         precise, device, threads = split == "val", self.runtime.device, self.runtime.threads
-        lower = self.backend(photos, float32=precise).run
         caches = [self.cache and self.cache(kind="features", split=split, ids=photos.ids)]
+        if found := self._all_cached(caches[0], photos):
+            return found.tensor()
+        lower = self.backend(photos, float32=precise).run
         upper: Callable[[Tensor], Tensor] = nn.Identity()
         if self.split:
             example = lower(first_pixels(photos, self.preprocessing).to(device)).cpu()
@@ -206,6 +210,12 @@ class SplitNetwork:
         deciding = {"split": split, "ids": photos.ids, "copy": copy_number, "size": size, "changes": changes}
         return self.cache and self.cache(kind="activations", **deciding)
 
+    def _all_cached(self, cache: FeatureCache | None, photos: Photos) -> ChunkedTensor | None:
+        """The outputs for all photos, where none is missing in the cache: then no backend need be built."""
+        chunks = cache.read() if cache else []
+        complete = broadcast(self.runtime, lambda: sum(map(len, chunks)) == len(photos))
+        return ChunkedTensor(chunks) if complete else None
+
     def _find_low_resolution(self) -> Preprocessing | None:
         """Preprocessing of smaller photos, where the network takes them and the split agrees on them."""
         channels, *sides = self.preprocessing.input_size
@@ -226,12 +236,12 @@ class SplitNetwork:
 
 
 def recipe_of(
-    model: nn.Module, preprocessing: Preprocessing, settings: UnfreezeFinetune, num_photos: int, *, is_split: bool = True
+    model: nn.Module, preprocessing: Preprocessing, settings: UnfreezeFinetune, num_photos: int, **further: Any
 ) -> Recipe:
     """`choose_recipe` for a network; several backbones together stay frozen, because only their solved head could learn."""
     if isinstance(model, ConcatenatedNetwork):
         return choose_recipe(settings.model_copy(update={"unfrozen_blocks": 0, "epochs": 0}), [0.0], num_photos)
-    return choose_recipe(settings, fractions_of_operations(model, preprocessing.input_size), num_photos, is_split=is_split)
+    return choose_recipe(settings, fractions_of_operations(model, preprocessing.input_size), num_photos, **further)
 
 
 def augmented(preprocessing: Preprocessing, augmentation: str, seed: int, copy_number: int) -> Transform:

@@ -50,7 +50,7 @@ def test_both_stages_share_the_activations_of_the_photos_as_they_are(tmp_path: P
     photos, network = tiny.photos(tmp_path / "photos"), tiny.network(cache=tiny.cache(tmp_path))
     features = {split: network.features(split, photos) for split in ("train", "val")}
     expected = tiny.logits_of(FeatureExtractor(tiny.model()), photos)
-    for path in photos.paths[8:]:  # a backend is checked on the first
+    for path in photos.paths:  # what is cached needs none of them, nor a backend, which would be checked on the first
         path.unlink()
 
     again = tiny.network(cache=tiny.cache(tmp_path))
@@ -63,7 +63,7 @@ def test_both_stages_share_the_activations_of_the_photos_as_they_are(tmp_path: P
         with torch.no_grad():
             outputs = again.trainable.eval()(values.tensor().float())
         torch.testing.assert_close(outputs[:, 2:], expected, rtol=5e-3, atol=5e-3)
-    refused(r"008\.jpg cannot be decoded", again.activations, "train", photos, copy_number=1)
+    refused(r"000\.jpg cannot be decoded", again.activations, "train", photos, copy_number=1)
 
 
 def test_what_is_wanted_in_16_bits_is_computed_so_whatever_was_asked_for_before(
