@@ -115,6 +115,19 @@ def test_a_stage_killed_again_and_again_ends_with_the_same_bits(small: Path, sta
     assert {path: path.read_bytes() for path in (small / "outputs/plots").rglob("*.?sv")} == drawn
 
 
+def test_a_good_frozen_head_is_fine_tuned_in_small_steps(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(small)
+    file = small / "outputs/frozen/checkpoint.json"
+    info = read_info(file.parent)
+    file.unlink()  # it may be a link into DVC's cache
+    file.write_text(info.model_copy(update={"metrics": info.metrics | {"val_log_loss": 0.007}}).model_dump_json())
+    unfreeze_finetune.run(load_params())
+    assert "batches of 32, learning rate 5e-05" in capsys.readouterr().out
+    run(small, "dvc", "checkout", "--force")
+
+
 def test_a_missing_source_costs_nothing(small: Path) -> None:
     before = {path: path.read_bytes() for path in (small / "data/raw").rglob("*.jpg")}
     set_params(small, {"download.source": "missing.zip"})

@@ -96,7 +96,7 @@ def run(params: Params) -> None:
         input_size=preprocessing.input_size,
     )
     weight, watching = class_weight(params.head.class_weight, train.labels), tracking if runtime.is_main else None
-    result = finetune(network, train, val, settings, resume, watching, weight)
+    result = finetune(network, train, val, settings, resume, watching, weight, info.relative_loss)
     kept, note, state = result.choice.candidate, result.choice.reason, result.model_state
     metrics = {"val_log_loss": kept.log_loss, "val_accuracy": kept.accuracy, "alpha": kept.alpha}
     metrics |= {"gain": result.choice.gain, "gain_low": result.choice.gain_low}

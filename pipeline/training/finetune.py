@@ -73,17 +73,20 @@ def finetune(
     resume: ResumeFolder,
     tracking: Tracking | None = None,
     weight: Tensor | None = None,
+    frozen_loss: float = 1.0,
 ) -> Finetuned:
     """Train until validation has not improved for `settings.patience` epochs, or all epochs are done, then choose.
 
-    `weight`, (classes,), is what a photo of each class counts, in the training loss and in every choice; None: all alike. A
-    PipelineError says that the loss is no longer finite or has exploded, memory or the disk is full, or a frozen tensor has
+    `weight`, (classes,), is what a photo of each class counts, in the training loss and in every choice; None: all alike.
+    `frozen_loss` is the frozen head's, for `choose_recipe`.
+
+    A PipelineError says that the loss is no longer finite or has exploded, memory or the disk is full, or a frozen tensor has
     moved.
     """
     trainer: Trainer | None = None
     beginning = "the activations of the photos"
     with explain_faults(settings, network.runtime.workers, where=lambda: trainer.where() if trainer else beginning):
-        trainer = Trainer(network, train, val, settings, tracking, weight)
+        trainer = Trainer(network, train, val, settings, tracking, weight, frozen_loss)
         return trainer.run(resume)
 
 
@@ -98,13 +101,15 @@ class Trainer:
         settings: UnfreezeFinetune,
         tracking: Tracking | None = None,
         weight: Tensor | None = None,
+        frozen_loss: float = 1.0,
     ) -> None:
         self.network, self.train, self.val, self.settings, self.tracking = network, train, val, settings, tracking
         self.weight, self.runtime, self.classes = weight, network.runtime, network.classes
         self.frozen_before = frozen_fingerprint(network.model)
         self.val_activations = network.activations("val", val) if network.split else None
         is_split = network.split is not None
-        self.recipe = recipe_of(network.model, network.preprocessing, settings, len(train), is_split=is_split)
+        given = {"frozen_loss": frozen_loss, "is_split": is_split}
+        self.recipe = recipe_of(network.model, network.preprocessing, settings, len(train), **given)
         self.epochs, self.copies, self.batch_size = self.recipe.epochs, self.recipe.copies, self.recipe.batch_size
         some = range(len(val))[:2]
         example = self.val_activations.rows(some) if self.val_activations else random_images(network.preprocessing)

@@ -108,7 +108,7 @@ def show_learning_rates(params: Params, checkpoint: Path, data: Path, figure: Pa
     runtime, settings = resolve_runtime(params.runtime), params.unfreeze_finetune
     train = Photos.of_split(manifest, data, "train", classes)
     weight = class_weight(params.head.class_weight, train.labels)
-    recipe = recipe_of(model, info.preprocessing, settings, len(train))
+    recipe = recipe_of(model, info.preprocessing, settings, len(train), frozen_loss=info.relative_loss)
     if not recipe.unfrozen_blocks:
         raise PipelineError(f"{info.backbone.name} is not fine-tuned, so there is no learning rate to find.")
     chosen = {"batch_size": recipe.batch_size, "unfrozen_blocks": recipe.unfrozen_blocks}

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
 
 FEW_PHOTOS = 8000  # below, small batches and a higher rate make up for the few steps of an epoch
 MOST_OPERATIONS = 0.5  # the fraction of a network's operations that is unfrozen at most where nobody sets the number of blocks
+RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3)  # learning rates: few, so that no last digit of a machine decides
+RATE_BY_FROZEN_LOSS = 5e-3  # times the frozen head's loss, as a fraction of that of guessing
+NEAR = 0.1  # such a fraction, below which the backbone knows the classes nearly
 FORWARD_AND_BACKWARD = 3  # what a training step costs, in forward passes (Kaplan et al., Scaling laws, 2020, section 2.1)
 
 
@@ -31,27 +34,33 @@ class Recipe(NamedTuple):
 
 
 def choose_recipe(
-    settings: "UnfreezeFinetune", fractions: Sequence[float], num_photos: int, *, is_split: bool = True
+    settings: "UnfreezeFinetune",
+    fractions: Sequence[float],
+    num_photos: int,
+    *,
+    frozen_loss: float = 1.0,
+    is_split: bool = True,
 ) -> Recipe:
-    """The recipe: what is set, and for the rest a rule of the network and the number of training photos alone.
+    """The recipe: what is set, and for the rest a rule of the network, its frozen head and the number of training photos.
 
     As many of the topmost blocks learn as hold up to half of the operations and keep the cost within `settings.budget`, but one
-    at least. Where even that costs more, there are fewer epochs.
+    at least. Where even that costs more, there are fewer epochs. The better the frozen head is already, the lower is the
+    learning rate: large steps would forget more than they find.
 
     Args:
         settings: section `unfreeze_finetune`; what is "auto" there is chosen here.
         fractions: of the network's operations, of its head with the 0, 1, 2 ... topmost blocks.
         num_photos: of the training split.
+        frozen_loss: validation log-loss of the frozen head, as a fraction of that of guessing, log(classes).
         is_split: whether the frozen part's activations are computed once a copy, rather than in every epoch.
     """
     few = num_photos < FEW_PHOTOS
-    usual_batch_size = 16 if few else 32
     # About 32,000 photos in all, augmented or not, but 2 to 8 copies of each.
     copies = min(max(round(32_000 / num_photos), 2), 8)
-    # Each photo is seen 4 times, and up to 8 times where that gives under 200 steps: fewer photos need more passes, yet learn
-    # nothing new from ever more of them. A rule of this kind replaces a search (Kolesnikov et al., Big Transfer, ECCV 2020);
-    # docs/log.md has what it was chosen by.
-    epochs = min(max(round(200 * usual_batch_size / num_photos), 4), 8)
+    # Each photo is seen 4 times, and up to 8 times where that gives under 200 steps of 16: fewer photos need more passes, yet
+    # learn nothing new from ever more of them. A rule of this kind replaces a search (Kolesnikov et al., Big Transfer, ECCV
+    # 2020); docs/log.md has what it was chosen by.
+    epochs = min(max(round(200 * 16 / num_photos), 4), 8)
     budget = _set(settings.budget, 2.0 * epochs)
     affordable = [
         number
@@ -66,7 +75,10 @@ def choose_recipe(
         epochs -= 1
     epochs = _set(settings.epochs, epochs)
     copies = min(_set(settings.augmented_copies, copies if is_split else epochs), epochs)  # the original photos have their turn
-    batch_size, rate = _set(settings.batch_size, usual_batch_size), _set(settings.learning_rate, 1e-3 if few else 5e-4)
+    usual_batch_size = 16 if few and frozen_loss >= NEAR else 32
+    wanted = max(RATE_BY_FROZEN_LOSS * frozen_loss, RATES[0])
+    usual_rate = min(RATES if few else RATES[:-1], key=lambda rate: abs(math.log(rate / wanted)))
+    batch_size, rate = _set(settings.batch_size, usual_batch_size), _set(settings.learning_rate, usual_rate)
     cost = cost_in_passes(fraction, epochs, copies, is_split=is_split)
     return Recipe(blocks, epochs, copies, batch_size, rate, cost)
 

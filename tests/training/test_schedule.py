@@ -67,6 +67,24 @@ def test_what_nobody_sets_costs_no_more_than_the_budget_or_the_least_there_is(
     assert (recipe.batch_size, recipe.learning_rate) == ((16, 1e-3) if num_photos < 8000 else (32, 5e-4))
 
 
+@pytest.mark.parametrize(
+    ("num_photos", "frozen_loss", "batch_size", "rate"),
+    [
+        (838, 0.33, 16, 1e-3),
+        (838, 0.12, 16, 5e-4),
+        (4000, 0.06, 32, 2e-4),
+        (16_000, 0.06, 32, 2e-4),
+        (16_000, 0.33, 32, 5e-4),
+        (4000, 0.0, 32, 1e-5),
+    ],
+)
+def test_the_better_the_frozen_head_the_smaller_the_steps(
+    num_photos: int, frozen_loss: float, batch_size: int, rate: float
+) -> None:
+    recipe = choose_recipe(UnfreezeFinetune(), [0.001, 1.0], num_photos, frozen_loss=frozen_loss)
+    assert (recipe.batch_size, recipe.learning_rate) == (batch_size, rate)
+
+
 @given(st.integers(1, 10**7), fractions)
 def test_what_somebody_sets_is_taken_whatever_it_costs(num_photos: int, fractions: list[float]) -> None:
     taken = {"unfrozen_blocks": "all", "epochs": 12, "augmented_copies": 3, "batch_size": 5, "learning_rate": 0.5}
