@@ -6,6 +6,7 @@ A row without accuracy is announced and not yet measured. Archives and weights a
 import json
 import math
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -398,7 +399,7 @@ def _cells(family: list[Row]) -> list[str]:
     return [
         _hashed(f"{first.photos:,} of {first.dataset}" if first.photos else first.dataset, first.dataset_sha256),
         _hashed(f"{first.backbone}, {first.weights}", first.weights_sha256),
-        first.family[-1],
+        re.sub(r"(^|, )\w+\.", r"\1", first.family[-1]),  # without the sections' names
         f"`{first.name}`" + (f" and {len(family) - 1} more seeds" if len(family) > 1 else ""),
         *(mean_and_deviation([getattr(row, name) for row in family], form) for name, form in forms.items()),
         " or ".join(sorted({f"{row.n_test:,}" for row in family})),

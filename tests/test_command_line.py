@@ -57,12 +57,15 @@ print(getpass.getuser(), Path.home())
 def test_presets_are_shown_with_what_was_measured_and_one_is_put_into_params(project: Path) -> None:
     drawn = next(row for row in read_rows(ROOT / REPORTED) if row.name == "drawn")
     (project / "outputs").mkdir(exist_ok=True)
-    write_rows(project / REPORTED, [drawn.model_copy(update={"name": "made-up", "params": "unfreeze_finetune.epochs=0"})])
-    for name, backbone, epochs in (("accurate", "tf_efficientnet_lite2", 2), ("fast", "tf_efficientnet_lite0", 0)):
+    made_up = {"name": "made-up", "backbone": "tf_efficientnet_lite2"}
+    made_up["params"] = "preprocess.max_train=2000; preprocess.max_val=500; unfreeze_finetune.epochs=0"
+    write_rows(project / REPORTED, [drawn.model_copy(update=made_up)])
+    for name, most, epochs in (("fast", (2000, 500), 0), ("balanced", (4000, None), 2)):
         done = CliRunner().invoke(app, ["backbones", "--preset", name])
         assert done.exit_code == 0, done.output
-        assert load_params().backbone.name == backbone
-        assert load_params().unfreeze_finetune.epochs == epochs
+        params = load_params()
+        assert params.backbone.name == "tf_efficientnet_lite2"
+        assert (params.preprocess.max_train, params.preprocess.max_val, params.unfreeze_finetune.epochs) == (*most, epochs)
     shown = CliRunner().invoke(app, ["backbones"]).output
     assert "pretrained weights" not in shown  # to list all networks takes minutes
     lines = {line.split()[0]: line for line in shown.splitlines() if line}

@@ -69,7 +69,7 @@ def test_runs_that_differ_by_seed_alone_are_one_line() -> None:
     lines = module.results_table([*seeds, *others]).splitlines()[2:]
     assert len(lines) == 2  # what is only announced is not among the results
     assert "`s0` and 3 more seeds" in lines[0]
-    assert "unfreeze_finetune.epochs=9" in lines[1]
+    assert "| epochs=9 |" in lines[1]
     for text in ("98.00% ± 1.00%", "0.0500 ± 0.0000", "`abababab…`", "`cdcdcdcd…`", "| 300 or 301 or 302 |", "| 4 s |"):
         assert text in module.results_table(seeds), text
     assert "| 98.00% | 0.0500 | 300 |" in module.results_table([row("one")])
