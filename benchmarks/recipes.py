@@ -36,7 +36,7 @@ from pipeline.training.features import backend_for, evaluation, run_inference
 from pipeline.training.finetune import Trainer
 from pipeline.training.probe import Labelled, fit_probe, read_out_of_fold
 from pipeline.training.resume import ResumeFolder
-from pipeline.training.selection import ALPHAS, Candidate, fit_temperature
+from pipeline.training.selection import ALPHAS, Candidate, fit_temperature, guessing_loss
 
 BIASES, DISTILLED = "biases and norms only", "distilled"
 SOUP, FLIPPED, LOSS = "greedy soup of the epochs", "flip-averaged features, frozen", "validation log-loss"
@@ -135,7 +135,7 @@ class Bench:
         if variant == BIASES:
             freeze_matrices(network.model)
         train = self.taught if variant == DISTILLED else self.train
-        trainer = SoupTrainer(network, train, self.val, settings)
+        trainer = SoupTrainer(network, train, self.val, settings, self.frozen / guessing_loss(self.train.labels))
         for number in range(1, trainer.epochs + 1):  # computed once for all variants, so no part of the time
             copied, low = trainer.copy_of(number)
             network.activations(

@@ -30,7 +30,7 @@ from pipeline.training.activations import SplitNetwork, recipe_of
 from pipeline.training.features import backend_for, evaluation, run_inference
 from pipeline.training.probe import Labelled, fit_probe
 from pipeline.training.schedule import copy_of_epoch, learning_rate
-from pipeline.training.selection import Candidate, choose, cross_fitted_losses, fit_temperature
+from pipeline.training.selection import Candidate, choose, cross_fitted_losses, fit_temperature, guessing_loss
 
 WEIGHT_DECAY, LAYER_DECAY, PATIENCE, SEED = 0.02, 0.8, 3, 0
 EXPECTED_ACCURACY = 0.90  # at least, on the test photos of the default settings
@@ -60,10 +60,14 @@ if __name__ == "__main__":  # processes that decode photos may import this file 
     probe = fit_probe(Labelled(train_features, train.labels), Labelled(val_features, val.labels))
     set_linear_head(model, probe.weight, probe.bias)
     apply_temperature(model, fit_temperature(probe.logits(val_features), val.labels))
-    print(f"frozen: validation log-loss {cross_fitted_losses(probe.logits(val_features), val.labels).mean():.4f}")
+    frozen_loss = float(cross_fitted_losses(probe.logits(val_features), val.labels).mean())
+    print(f"frozen: validation log-loss {frozen_loss:.4f}")
 
     # 5. Fine-tuning starts from the converged head (LP-FT), on activations of what is frozen. BatchNorm keeps its statistics,
-    #    so it folds into the convolutions. What is scored is a moving average of the weights (EMA).
+    #    so it folds into the convolutions. What is scored is a moving average of the weights (EMA). The better the frozen head,
+    #    the smaller are the steps.
+    frozen_loss /= guessing_loss(train.labels)
+    recipe = recipe_of(model, preprocessing, UnfreezeFinetune(), len(train), frozen_loss=frozen_loss)
     trainable = network.trainable.to(memory_format=torch.channels_last)
     val_activations = network.activations("val", val).tensor()
     fix_same_padding(trainable)

@@ -15,7 +15,6 @@ models, optimizer, loss) holds tensors and primitives only. Every file's hash st
 
 import hashlib
 import io
-import math
 import platform
 import shutil
 from collections.abc import Mapping
@@ -125,11 +124,6 @@ class CheckpointInfo(_Record):
     note: str = ""
     versions: dict[str, str]
     files: dict[str, str] = {}
-
-    @property
-    def relative_loss(self) -> float:
-        """Validation log-loss, as a fraction of that of guessing, log(classes)."""
-        return self.metrics["val_log_loss"] / math.log(len(self.classes))
 
 
 def library_versions() -> dict[str, str]:

@@ -123,9 +123,11 @@ def test_a_good_frozen_head_is_fine_tuned_in_small_steps(
     info = read_info(file.parent)
     file.unlink()  # it may be a link into DVC's cache
     file.write_text(info.model_copy(update={"metrics": info.metrics | {"val_log_loss": 0.007}}).model_dump_json())
-    unfreeze_finetune.run(load_params())
-    assert "batches of 32, learning rate 5e-05" in capsys.readouterr().out
-    run(small, "dvc", "checkout", "--force")
+    try:
+        unfreeze_finetune.run(load_params())
+        assert "batches of 32, learning rate 5e-05" in capsys.readouterr().out
+    finally:
+        run(small, "dvc", "checkout", "--force")
 
 
 def test_a_missing_source_costs_nothing(small: Path) -> None:

@@ -85,11 +85,10 @@ def assign_splits(
 
 
 def limit_splits(manifest: pd.DataFrame, most: Mapping[str, int], seed: int) -> pd.DataFrame:
-    """Leave photos out of each split that is named, until it has at most so many.
+    """Leave photos out of each split that is named, until it has at most so many: more only where a class would have none.
 
-    Each class keeps the same fraction of its photos, in whole groups, and at least one group. What a smaller bound keeps a
-    larger one keeps too, so scores by number of training photos are a learning curve. Photos left out have the status "left
-    out" and no split.
+    Each class keeps the same fraction of its photos, in whole groups. A larger bound keeps every photo that a smaller one
+    keeps, so scores by number of training photos are a learning curve. Photos left out have the status "left out" and no split.
     """
     result = manifest.copy()
     for split, bound in most.items():
@@ -101,7 +100,8 @@ def limit_splits(manifest: pd.DataFrame, most: Mapping[str, int], seed: int) -> 
             kept.add(ordered.index[0])
             dropped |= set(ordered.index[ordered.cumsum() > len(photos) * min(bound, len(learning)) / len(learning)])
         left = learning.index[learning["group"].isin(dropped - kept)]
-        result.loc[left, ["split", "status", "reason"]] = ["", "left out", f"preprocess.max_{split}"]
+        result.loc[left, ["split", "status"]] = ["", "left out"]
+        result.loc[left, "reason"] = (result.loc[left, "reason"] + f"; preprocess.max_{split}").str.removeprefix("; ")
     return result
 
 

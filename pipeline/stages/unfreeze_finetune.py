@@ -45,7 +45,7 @@ from pipeline.training.activations import SplitNetwork, recipe_of
 from pipeline.training.finetune import finetune
 from pipeline.training.probe import SMALLEST, Labelled, joined, read_out_of_fold, solve_head
 from pipeline.training.resume import ResumeFolder, hash_inputs
-from pipeline.training.selection import best_clip, class_weight, cross_fitted_losses, fit_temperature
+from pipeline.training.selection import best_clip, class_weight, cross_fitted_losses, fit_temperature, guessing_loss
 from pipeline.training.tracking import Tracking
 
 STAGE = "unfreeze-finetune"
@@ -96,7 +96,8 @@ def run(params: Params) -> None:
         input_size=preprocessing.input_size,
     )
     weight, watching = class_weight(params.head.class_weight, train.labels), tracking if runtime.is_main else None
-    result = finetune(network, train, val, settings, resume, watching, weight, info.relative_loss)
+    frozen_loss = info.metrics["val_log_loss"] / guessing_loss(train.labels, weight)
+    result = finetune(network, train, val, settings, frozen_loss, resume, watching, weight)
     kept, note, state = result.choice.candidate, result.choice.reason, result.model_state
     metrics = {"val_log_loss": kept.log_loss, "val_accuracy": kept.accuracy, "alpha": kept.alpha}
     metrics |= {"gain": result.choice.gain, "gain_low": result.choice.gain_low}

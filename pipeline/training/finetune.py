@@ -70,15 +70,15 @@ def finetune(
     train: Photos,
     val: Photos,
     settings: UnfreezeFinetune,
+    frozen_loss: float,
     resume: ResumeFolder,
     tracking: Tracking | None = None,
     weight: Tensor | None = None,
-    frozen_loss: float = 1.0,
 ) -> Finetuned:
     """Train until validation has not improved for `settings.patience` epochs, or all epochs are done, then choose.
 
     `weight`, (classes,), is what a photo of each class counts, in the training loss and in every choice; None: all alike.
-    `frozen_loss` is the frozen head's, for `choose_recipe`.
+    `frozen_loss` is that of `choose_recipe`.
 
     A PipelineError says that the loss is no longer finite or has exploded, memory or the disk is full, or a frozen tensor has
     moved.
@@ -86,7 +86,7 @@ def finetune(
     trainer: Trainer | None = None
     beginning = "the activations of the photos"
     with explain_faults(settings, network.runtime.workers, where=lambda: trainer.where() if trainer else beginning):
-        trainer = Trainer(network, train, val, settings, tracking, weight, frozen_loss)
+        trainer = Trainer(network, train, val, settings, frozen_loss, tracking, weight)
         return trainer.run(resume)
 
 
@@ -99,9 +99,9 @@ class Trainer:
         train: Photos,
         val: Photos,
         settings: UnfreezeFinetune,
+        frozen_loss: float,
         tracking: Tracking | None = None,
         weight: Tensor | None = None,
-        frozen_loss: float = 1.0,
     ) -> None:
         self.network, self.train, self.val, self.settings, self.tracking = network, train, val, settings, tracking
         self.weight, self.runtime, self.classes = weight, network.runtime, network.classes

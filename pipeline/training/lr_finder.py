@@ -29,7 +29,7 @@ from pipeline.training.activations import SplitNetwork, recipe_of
 from pipeline.training.faults import explain_faults
 from pipeline.training.features import BATCH_SIZE
 from pipeline.training.finetune import Trainer
-from pipeline.training.selection import class_weight
+from pipeline.training.selection import class_weight, guessing_loss
 
 LOWEST, HIGHEST, STEPS = 1e-6, 1.0, 100
 SMOOTHING = 0.95  # share of the mean so far in the mean with the next loss
@@ -56,7 +56,7 @@ def try_learning_rates(
     `weight`, (classes,), is what a photo of each class counts.
     Columns: learning_rate, the loss of the step before it was taken, and smoothed, the running mean of the losses up to there.
     """
-    sweep = _Sweep(network, train, train.at(range(min(BATCH_SIZE, len(train)))), settings, weight=weight)
+    sweep = _Sweep(network, train, train.at(range(min(BATCH_SIZE, len(train)))), settings, frozen_loss=1.0, weight=weight)
     sweep.rates = rates
     sweep.set_training_mode()
     smoothed: list[float] = []
@@ -108,7 +108,8 @@ def show_learning_rates(params: Params, checkpoint: Path, data: Path, figure: Pa
     runtime, settings = resolve_runtime(params.runtime), params.unfreeze_finetune
     train = Photos.of_split(manifest, data, "train", classes)
     weight = class_weight(params.head.class_weight, train.labels)
-    recipe = recipe_of(model, info.preprocessing, settings, len(train), frozen_loss=info.relative_loss)
+    frozen_loss = info.metrics["val_log_loss"] / guessing_loss(train.labels, weight)
+    recipe = recipe_of(model, info.preprocessing, settings, len(train), frozen_loss=frozen_loss)
     if not recipe.unfrozen_blocks:
         raise PipelineError(f"{info.backbone.name} is not fine-tuned, so there is no learning rate to find.")
     chosen = {"batch_size": recipe.batch_size, "unfrozen_blocks": recipe.unfrozen_blocks}
@@ -133,7 +134,7 @@ def draw(tried: pd.DataFrame, suggested: float, present: float, file: Path) -> N
     axes.plot(tried["learning_rate"], tried["loss"], ".", color="0.75", label="a step")
     axes.plot(tried["learning_rate"], tried["smoothed"], color="tab:blue", label="smoothed")
     axes.axvline(suggested, color="tab:green", linestyle="--", label=f"suggested: {suggested:.1e}")
-    axes.axvline(present, color="tab:orange", linestyle=":", label=f"params.yaml: {present:.1e}")
+    axes.axvline(present, color="tab:orange", linestyle=":", label=f"now: {present:.1e}")
     highest = 1.5 * sorted(tried["smoothed"])[math.ceil(0.9 * len(tried)) - 1]
     axes.set(xscale="log", xlabel="learning rate", ylabel="training loss", ylim=(0, highest))
     axes.legend()

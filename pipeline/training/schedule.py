@@ -1,4 +1,4 @@
-"""The recipe of fine-tuning and its schedules: pure functions of settings, network, number of photos and step."""
+"""The recipe of fine-tuning and its schedules: pure functions of settings, network, frozen head, number of photos and step."""
 
 import math
 from collections.abc import Sequence
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from pipeline.params import UnfreezeFinetune
 
-FEW_PHOTOS = 8000  # below, small batches and a higher rate make up for the few steps of an epoch
+FEW_PHOTOS = 8000  # below, small batches and rates up to a higher bound make up for the few steps of an epoch
 MOST_OPERATIONS = 0.5  # the fraction of a network's operations that is unfrozen at most where nobody sets the number of blocks
 RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3)  # learning rates: few, so that no last digit of a machine decides
 RATE_BY_FROZEN_LOSS = 5e-3  # times the frozen head's loss, as a fraction of that of guessing
-NEAR = 0.1  # such a fraction, below which the backbone knows the classes nearly
+GOOD_HEAD = 0.1  # such a fraction, below which the frozen head already separates the classes well
 FORWARD_AND_BACKWARD = 3  # what a training step costs, in forward passes (Kaplan et al., Scaling laws, 2020, section 2.1)
 
 
@@ -51,7 +51,7 @@ def choose_recipe(
         settings: section `unfreeze_finetune`; what is "auto" there is chosen here.
         fractions: of the network's operations, of its head with the 0, 1, 2 ... topmost blocks.
         num_photos: of the training split.
-        frozen_loss: validation log-loss of the frozen head, as a fraction of that of guessing, log(classes).
+        frozen_loss: validation log-loss of the frozen head, as a fraction of that of guessing by the classes' frequencies.
         is_split: whether the frozen part's activations are computed once a copy, rather than in every epoch.
     """
     few = num_photos < FEW_PHOTOS
@@ -75,7 +75,7 @@ def choose_recipe(
         epochs -= 1
     epochs = _set(settings.epochs, epochs)
     copies = min(_set(settings.augmented_copies, copies if is_split else epochs), epochs)  # the original photos have their turn
-    usual_batch_size = 16 if few and frozen_loss >= NEAR else 32
+    usual_batch_size = 16 if few and frozen_loss >= GOOD_HEAD else 32
     wanted = max(RATE_BY_FROZEN_LOSS * frozen_loss, RATES[0])
     usual_rate = min(RATES if few else RATES[:-1], key=lambda rate: abs(math.log(rate / wanted)))
     batch_size, rate = _set(settings.batch_size, usual_batch_size), _set(settings.learning_rate, usual_rate)

@@ -180,6 +180,15 @@ def cross_fitted_losses(logits: Tensor, labels: Tensor, weight: Tensor | None = 
     return losses if weight is None else losses / weight[labels].mean()
 
 
+def guessing_loss(labels: Tensor, weight: Tensor | None = None) -> float:
+    """Log-loss, in nats, of predicting every photo by the frequencies of the classes alone: their entropy.
+
+    `labels` (n,) are those of the training photos; `weight` is what a photo of each class counts, None: all alike.
+    """
+    counts = labels.bincount(weights=None if weight is None else weight[labels].double()).double()
+    return float(torch.special.entr(counts / counts.sum()).sum())
+
+
 def best_clip(losses: Tensor) -> float:
     """The bound for probabilities, [clip, 1 - clip], with the least log-loss, from cross-fitted losses (n,) in nats.
 

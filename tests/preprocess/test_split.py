@@ -86,6 +86,18 @@ def test_what_a_smaller_bound_keeps_a_larger_one_keeps_too_in_whole_groups(
     assert kept[0] <= kept[1]
 
 
+def test_a_group_of_two_classes_is_kept_or_left_out_whole_and_repairs_stay_told() -> None:
+    manifest = manifest_of({"cat": [1] * 9, "dog": [1] * 9}).assign(split="train", status="repaired", reason="no EXIF")
+    manifest.loc[manifest.index[9:12], "group"] = manifest["group"][:3].to_numpy()  # three dogs look like three cats
+    for bound in range(1, 18):
+        limited = limit_splits(manifest, {"train": bound}, seed=0)
+        assert (limited.groupby("group")["split"].nunique() == 1).all()
+        kept = limited[limited["split"] == "train"]
+        assert set(kept["class"]) == {"cat", "dog"}
+        assert len(kept) <= max(bound, 4)  # the first group of each class
+        assert set(limited.loc[limited["split"] == "", "reason"]) == {"no EXIF; preprocess.max_train"}
+
+
 @given(
     groups=st.lists(st.dictionaries(st.sampled_from("abc"), st.integers(1, 3), min_size=1), min_size=20, max_size=80),
     seed=SEEDS,

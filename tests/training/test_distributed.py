@@ -25,7 +25,7 @@ TOLERANCE = 1e-4  # of a tensor's largest element: sums of 22 photos that are ro
 def test_every_batch_is_divided_whole(tmp_path: Path) -> None:
     photos = tiny.photos(tmp_path, NUM_TRAIN)
     photos = replace(photos, labels=torch.arange(NUM_TRAIN))  # so that a label names its photo
-    trainer = tiny.Trainer(tiny.network("all"), photos, photos, tiny.settings(batch_size=BATCH_SIZE))
+    trainer = tiny.Trainer(tiny.network("all"), photos, photos, tiny.settings(batch_size=BATCH_SIZE), 1.0)
     batches = in_batches(epoch_order(NUM_TRAIN, seed=0, epoch=1), BATCH_SIZE)
     for processes, rank, done in ((1, 0, 0), (2, 0, 0), (2, 1, 0), (3, 1, 1), (3, 2, 1)):
         trainer.runtime = replace(tiny.RUNTIME, rank=rank, processes=processes)

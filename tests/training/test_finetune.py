@@ -222,7 +222,7 @@ def test_what_is_kept_was_chosen_in_float32_and_carries_its_temperature(tmp_path
     network = tiny.network(runtime=replace(tiny.RUNTIME, mixed_precision=precision), cache=tiny.cache(tmp_path))
     photos = tiny.photos(tmp_path / "photos")
     val = replace(photos, labels=photos.labels ^ (torch.arange(len(photos)) % 7 == 0).long())  # so that confidence costs
-    trainer = Trainer(network, photos, val, tiny.settings(epochs=3, learning_rate=0.05))
+    trainer = Trainer(network, photos, val, tiny.settings(epochs=3, learning_rate=0.05), 1.0)
     result = trainer.run(tiny.resume_folder(tmp_path, 1e6))
     assert result.choice.candidate.alpha > 0
 

@@ -18,9 +18,11 @@ from pipeline.training.selection import (
     best_clip,
     bootstrap_mean,
     choose,
+    class_weight,
     cross_fitted_losses,
     fit_temperature,
     gain_beyond_chance,
+    guessing_loss,
 )
 
 
@@ -165,3 +167,11 @@ def test_photos_that_are_all_right_have_the_doubt_of_their_number_whatever_a_cla
     for weight in (None, torch.tensor([0.53, 10.0]).double()):
         wrong = (logits / fit_temperature(logits, labels, weight)).softmax(1).amin(1)
         torch.testing.assert_close(wrong, torch.full_like(wrong, 1 / 402), rtol=1e-3, atol=0)
+
+
+def test_guessing_costs_less_where_one_class_is_frequent_unless_classes_count_alike() -> None:
+    even, uneven = torch.arange(100) % 4, (torch.arange(100) == 0).long()
+    assert guessing_loss(even) == pytest.approx(np.log(4))
+    expected = cross_entropy(torch.tensor([0.99, 0.01]).log().expand(100, 2), uneven).item()
+    assert guessing_loss(uneven) == pytest.approx(expected)
+    assert guessing_loss(uneven, class_weight("balanced", uneven)) == pytest.approx(np.log(2))

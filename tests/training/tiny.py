@@ -101,7 +101,7 @@ def tracking(folder: Path, names: Sequence[str], val: Photos) -> Tracking:
 
 
 def trainer(folder: Path, own: SplitNetwork | None = None, **changes: object) -> Trainer:
-    return Trainer(*_given(folder, own, changes))
+    return Trainer(*_given(folder, own, changes), 1.0)
 
 
 def _given(folder: Path, own: SplitNetwork | None, changes: dict[str, object]) -> tuple[SplitNetwork, Photos, Photos, Any]:
@@ -123,4 +123,4 @@ def train(
     """Fine-tune in `folder`: photos, resume, plots and tracking lie in it."""
     own, some, val, chosen = _given(folder, own, changes)
     watching = watching or (tracking(folder, names, val) if names else None)
-    return finetune(own, some, val, chosen, resume or resume_folder(folder, 1e6), watching, weight)
+    return finetune(own, some, val, chosen, 1.0, resume or resume_folder(folder, 1e6), watching, weight)

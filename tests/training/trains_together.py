@@ -57,7 +57,7 @@ def train(folder: Path, mode: str) -> dict[str, Any]:
         cache = tiny.cache(folder / f"{runtime.processes}")
         network = tiny.network(blocks, own=own, cache=cache, runtime=runtime)
         resume = ResumeFolder(folder / f"resume{runtime.processes}{blocks}", {}, runtime)
-        trainer = Trainer(network, photos, val, settings, stopping)  # type: ignore[arg-type]
+        trainer = Trainer(network, photos, val, settings, 1.0, stopping)  # type: ignore[arg-type]
         history = trainer.run(resume).history
         losses = [epoch.val_log_loss for epoch in history] + [epoch.train_loss for epoch in history[1:]]
         found[f"{blocks}"] = {"before": trainer.initial_state, "weights": trainer.best_state, "losses": losses}
