@@ -36,14 +36,15 @@ def show_presets() -> None:
     rows, lines = (read_rows(REPORTED) if REPORTED.is_file() else []), [("preset", "settings", "measured")]
     for name in PRESETS:
         settings = settings_of(name)
-        differing = {key: settings[key] for key in KEYS[1:] if settings[key] not in (None, "auto")}
+        changed = {key: value for key, value in settings.items() if value not in (None, "auto")}
+        differing = {key: changed[key] for key in KEYS[1:] if key in changed}
         made_with = settings["backbone.name"], WEIGHTS, differing
         measured = [
             f"{row.accuracy:.2%} in {sum(json.loads(row.seconds).values()):,.0f} s ({row.name})"
             for row in rows
             if row.accuracy is not None and (row.backbone, row.weights, row.settings) == made_with
         ]
-        shown = ", ".join(f"{key.partition('.')[2]} {'null' if value is None else value}" for key, value in settings.items())
+        shown = ", ".join(f"{key.partition('.')[2]} {value}" for key, value in changed.items())
         lines.append((name, shown, "; ".join(measured) or "not measured yet"))
     print(f"{aligned(lines)}\n\nA preset is put into {PARAMS_FILE} by: python -m pipeline backbones --preset NAME\n")
 
