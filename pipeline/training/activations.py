@@ -236,12 +236,19 @@ class SplitNetwork:
 
 
 def recipe_of(
-    model: nn.Module, preprocessing: Preprocessing, settings: UnfreezeFinetune, num_photos: int, **further: Any
+    model: nn.Module,
+    preprocessing: Preprocessing,
+    settings: UnfreezeFinetune,
+    num_photos: int,
+    *,
+    frozen_loss: float = 1.0,
+    is_split: bool = True,
 ) -> Recipe:
     """`choose_recipe` for a network; several backbones together stay frozen, because only their solved head could learn."""
     if isinstance(model, ConcatenatedNetwork):
         return choose_recipe(settings.model_copy(update={"unfrozen_blocks": 0, "epochs": 0}), [0.0], num_photos)
-    return choose_recipe(settings, fractions_of_operations(model, preprocessing.input_size), num_photos, **further)
+    fractions = fractions_of_operations(model, preprocessing.input_size)
+    return choose_recipe(settings, fractions, num_photos, frozen_loss=frozen_loss, is_split=is_split)
 
 
 def augmented(preprocessing: Preprocessing, augmentation: str, seed: int, copy_number: int) -> Transform:

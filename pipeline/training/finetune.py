@@ -108,8 +108,9 @@ class Trainer:
         self.frozen_before = frozen_fingerprint(network.model)
         self.val_activations = network.activations("val", val) if network.split else None
         is_split = network.split is not None
-        given = {"frozen_loss": frozen_loss, "is_split": is_split}
-        self.recipe = recipe_of(network.model, network.preprocessing, settings, len(train), **given)
+        self.recipe = recipe_of(
+            network.model, network.preprocessing, settings, len(train), frozen_loss=frozen_loss, is_split=is_split
+        )
         self.epochs, self.copies, self.batch_size = self.recipe.epochs, self.recipe.copies, self.recipe.batch_size
         some = range(len(val))[:2]
         example = self.val_activations.rows(some) if self.val_activations else random_images(network.preprocessing)

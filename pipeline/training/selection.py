@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.optimize import minimize_scalar
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, entropy
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -185,8 +185,7 @@ def guessing_loss(labels: Tensor, weight: Tensor | None = None) -> float:
 
     `labels` (n,) are those of the training photos; `weight` is what a photo of each class counts, None: all alike.
     """
-    counts = labels.bincount(weights=None if weight is None else weight[labels].double()).double()
-    return float(torch.special.entr(counts / counts.sum()).sum())
+    return float(entropy(labels.bincount(weights=None if weight is None else weight[labels])))
 
 
 def best_clip(losses: Tensor) -> float:
