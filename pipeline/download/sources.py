@@ -250,7 +250,7 @@ class _Download:
                 self._receive(known)
             except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
                 final = isinstance(error, (ValueError, requests.TooManyRedirects))  # a ValueError: no such address can be
-                raise _Failure(f"{type(error).__name__}: {error}", final=final) from error
+                raise _Failure(f"{type(error).__name__}: {_innermost(error)}", final=final) from error
         if self.sha256 and (found := sha256_of(self.part)) != self.sha256:
             # Where two halves were joined, the whole may yet be right.
             raise self.dropped(f"the file's SHA-256 is {found}, and {self.sha256} is expected", final=known is None)
@@ -312,6 +312,12 @@ def refuse_step_down(response: requests.Response, **_: Any) -> None:
     if response.is_redirect and response.url.startswith("https:") and not target.startswith("https:"):
         response.close()
         raise requests.exceptions.InvalidSchema(f"it redirects from HTTPS to {target}, which is refused")
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What failed at last: requests and urllib3 wrap it several times over, and quote the wrapped each time."""
+    inner = [*error.args, getattr(error, "reason", None), getattr(error, "original_error", None)]
+    return next((_innermost(one) for one in inner if isinstance(one, Exception)), error)
 
 
 def _version(response: requests.Response) -> str:

@@ -128,6 +128,15 @@ def test_no_network_is_one_message(destination: Path, url: str, message: str) ->
     first, hint = str(caught.value).splitlines()
     assert re.match(rf"{url} could not be downloaded: \w+: .*{message}", first)
     assert hint == "Without a network, draw photos instead."
+    assert "Max retries" not in first  # nor what else wraps the reason
+
+
+@pytest.mark.usefixtures("one_attempt")
+def test_a_dead_proxy_is_named_once(destination: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
+    with pytest.raises(PipelineError) as caught:
+        fetch("https://photos.invalid/a.zip", destination)
+    assert re.search(r"ProxyError: [^:]*'127.0.0.1', port=1\):[^:]*: \[Errno \d+\] Connection refused$", str(caught.value))
 
 
 @pytest.fixture
