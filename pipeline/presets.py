@@ -9,18 +9,12 @@ from pipeline.progress import say
 from pipeline.reproduce import REPORTED, aligned, read_rows
 
 WEIGHTS = "package"
-KEYS = (
-    "backbone.name",
-    "preprocess.max_train",
-    "preprocess.max_val",
-    "unfreeze_finetune.epochs",
-    "unfreeze_finetune.learning_rate",
-)
-# The value of each key; docs/log.md has what the presets were chosen by. The rate of "accurate" was measured on 16,099 photos.
-PRESETS: dict[str, tuple[str, int | None, int | None, int, float | str]] = {
-    "fast": ("tf_efficientnet_lite2", 2000, 500, 0, "auto"),
-    "balanced": ("tf_efficientnet_lite2", 4000, None, 2, "auto"),
-    "accurate": ("tf_efficientnet_lite2", None, None, 2, 5e-4),
+KEYS = "backbone.name", "preprocess.max_train", "preprocess.max_val", "unfreeze_finetune.epochs"
+# The value of each key; docs/log.md has what the presets were chosen by.
+PRESETS: dict[str, tuple[str, int | None, int | None, int]] = {
+    "fast": ("tf_efficientnet_lite2", 2000, 500, 0),
+    "balanced": ("tf_efficientnet_lite2", 4000, None, 2),
+    "accurate": ("tf_efficientnet_lite2", None, None, 2),
 }
 
 
@@ -36,7 +30,7 @@ def show_presets() -> None:
     rows, lines = (read_rows(REPORTED) if REPORTED.is_file() else []), [("preset", "settings", "measured")]
     for name in PRESETS:
         settings = settings_of(name)
-        changed = {key: value for key, value in settings.items() if value not in (None, "auto")}
+        changed = {key: value for key, value in settings.items() if value is not None}
         differing = {key: changed[key] for key in KEYS[1:] if key in changed}
         made_with = settings["backbone.name"], WEIGHTS, differing
         measured = [

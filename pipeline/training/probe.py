@@ -44,6 +44,7 @@ PATIENCE = 4  # strengths without a lower validation log-loss, after which weake
 MAX_ITERATIONS = 2000
 GRADIENT_TOLERANCE = 1e-6  # largest element of the gradient at a solution, of two classes
 PATH_TOLERANCE = 1e-4  # of the strengths that are compared, and of probabilities that are looked at, not reported
+WEAK = 1e-3  # an L2 strength below which the bound on the gradient falls with it, because the penalty's own gradient does
 SMALLEST = 1e-15  # of an out-of-fold probability, so that its logarithm is finite
 FOLDS = 10  # of the out-of-fold probabilities; fewer where else a class would be missing from what a head is fitted on
 MLP_EPOCHS, MLP_PATIENCE, BATCH_SIZE = 200, 20, 256  # of the MLP head
@@ -100,12 +101,12 @@ def fit_probe(
         raise PipelineError("The backbone gives features that are not finite; its weights are broken or unfit.")
     scaler = StandardScaler().fit(train.features.double().numpy())
     scaled_train, scaled_val = (scaler.transform(part.features.double().numpy()) for part in (train, val))
-    model = _regression(weight, PATH_TOLERANCE, train.labels)
+    model = _regression(weight, train.labels)
     counts, labels = None if weight is None else weight[val.labels].numpy(), val.labels.numpy()
     tried: list[Strength] = []
     with _unconverged(), progress("solving the linear probe", total=None, unit="L2 strengths") as advance:
         for l2 in sorted(l2_strengths, reverse=True):
-            model.set_params(C=1 / (l2 * len(scaled_train)))
+            model.set_params(**_strength(l2, train.labels, PATH_TOLERANCE))
             model.fit(scaled_train, train.labels.numpy())
             probabilities = model.predict_proba(scaled_val)
             loss = float(log_loss(labels, probabilities, labels=model.classes_, sample_weight=counts))
@@ -130,7 +131,7 @@ def solve_head(photos: Labelled, solved: Sequence[SolvedBlock], weight: Tensor |
     for block, columns in zip(solved, photos.features.split([block.width for block in solved], 1), strict=True):
         scaler = StandardScaler()
         scaled = scaler.fit_transform(columns.double().numpy())
-        model = _regression(weight, GRADIENT_TOLERANCE, photos.labels, C=1 / (block.l2 * len(scaled)))
+        model = _regression(weight, photos.labels, **_strength(block.l2, photos.labels, GRADIENT_TOLERANCE))
         with _unconverged():
             model.fit(scaled, photos.labels.numpy())
         own_weight, own_bias = _softmax_head(model, scaler)
@@ -150,8 +151,8 @@ def out_of_fold(photos: Labelled, solved: Sequence[SolvedBlock], weight: Tensor 
     folds, parts = _folds(labels.numpy(), np.asarray(photos.groups))
     logits = torch.zeros(len(labels), int(labels.max()) + 1, dtype=torch.float64)
     for block, columns in zip(solved, photos.features.split([block.width for block in solved], 1), strict=True):
-        strength = 1 / (block.l2 * len(labels) * (folds - 1) / folds)
-        model = make_pipeline(StandardScaler(), _regression(weight, PATH_TOLERANCE, labels, C=strength))
+        strength = _strength(block.l2 * (folds - 1) / folds, labels, PATH_TOLERANCE)  # of so many fewer photos
+        model = make_pipeline(StandardScaler(), _regression(weight, labels, **strength))
         with _unconverged():
             found = cross_val_predict(model, columns.double().numpy(), labels.numpy(), cv=parts, method="predict_proba")
         logits += block.factor * torch.from_numpy(found).clamp(min=SMALLEST).log()
@@ -208,11 +209,16 @@ class _RegressionFromFrequencies(LogisticRegression):
         return super().fit(X, y, sample_weight)
 
 
-def _regression(weight: Tensor | None, tolerance: float, labels: Tensor, **options: Any) -> LogisticRegression:
+def _regression(weight: Tensor | None, labels: Tensor, **options: Any) -> LogisticRegression:
     by_class = None if weight is None else dict(enumerate(weight.tolist()))
+    return _RegressionFromFrequencies(class_weight=by_class, max_iter=MAX_ITERATIONS, warm_start=True, **options)
+
+
+def _strength(l2: float, labels: Tensor, tolerance: float) -> dict[str, float]:
+    """scikit-learn's options for an L2 strength in the mean loss of labels (n,): `C`, and the bound on the gradient, `tol`."""
     # The gradient of the mean loss shrinks as the number of classes grows, and so must the bound on it.
-    options |= {"tol": tolerance * 2 / (int(labels.max()) + 1), "max_iter": MAX_ITERATIONS, "warm_start": True}
-    return _RegressionFromFrequencies(class_weight=by_class, **options)
+    classes = int(labels.max()) + 1
+    return {"C": 1 / (l2 * len(labels)), "tol": tolerance * min(1.0, l2 / WEAK) * 2 / classes}
 
 
 def _unconverged() -> "warnings.catch_warnings[None]":

@@ -246,6 +246,21 @@ def test_the_strengths_of_many_classes_are_compared_by_solutions() -> None:
     assert loss < 1
 
 
+@pytest.mark.parametrize("num_classes", [2, 20])
+def test_weak_strengths_are_compared_by_solutions_too(num_classes: int) -> None:
+    """A weak penalty's own gradient is small: below a fixed bound on it each start would pass for the next solution."""
+    generator, labels = torch.Generator().manual_seed(0), torch.arange(num_classes).repeat(200 // num_classes)
+    centres = 0.6 * torch.randn(num_classes, 60, generator=generator)
+    train, val = (Labelled(torch.relu(centres[labels] + torch.randn(200, 60, generator=generator)), labels) for _ in range(2))
+    probe = fit_probe(train, val)
+    weak = [one for one in probe.tried if one.l2 < 1e-4]
+    assert weak
+    assert all(one.iterations for one in weak)
+    for one in weak:
+        weight, bias = solve_head(train, solved(60, one.l2))
+        assert one.log_loss == pytest.approx(cross_entropy(val.features @ weight.T + bias, labels).item(), rel=0.02), one
+
+
 def test_the_path_of_many_uneven_classes_starts_at_their_frequencies() -> None:
     """From zero, L-BFGS takes thousands of steps to find the frequencies of rare classes under a strong penalty."""
     generator = torch.Generator().manual_seed(0)
