@@ -44,7 +44,7 @@ PATIENCE = 4  # strengths without a lower validation log-loss, after which weake
 MAX_ITERATIONS = 2000
 GRADIENT_TOLERANCE = 1e-6  # largest element of the gradient at a solution, of two classes
 PATH_TOLERANCE = 1e-4  # of the strengths that are compared, and of probabilities that are looked at, not reported
-WEAK = 1e-3  # an L2 strength below which the bound on the gradient falls with it, because the penalty's own gradient does
+TOLERANCE_BY_L2 = 1e-2  # a bound on the gradient is at most this fraction of the strength: a weak penalty has a small gradient
 SMALLEST = 1e-15  # of an out-of-fold probability, so that its logarithm is finite
 FOLDS = 10  # of the out-of-fold probabilities; fewer where else a class would be missing from what a head is fitted on
 MLP_EPOCHS, MLP_PATIENCE, BATCH_SIZE = 200, 20, 256  # of the MLP head
@@ -218,7 +218,7 @@ def _strength(l2: float, labels: Tensor, tolerance: float) -> dict[str, float]:
     """scikit-learn's options for an L2 strength in the mean loss of labels (n,): `C`, and the bound on the gradient, `tol`."""
     # The gradient of the mean loss shrinks as the number of classes grows, and so must the bound on it.
     classes = int(labels.max()) + 1
-    return {"C": 1 / (l2 * len(labels)), "tol": tolerance * min(1.0, l2 / WEAK) * 2 / classes}
+    return {"C": 1 / (l2 * len(labels)), "tol": min(tolerance, TOLERANCE_BY_L2 * l2) * 2 / classes}
 
 
 def _unconverged() -> "warnings.catch_warnings[None]":
