@@ -151,7 +151,7 @@ def out_of_fold(photos: Labelled, solved: Sequence[SolvedBlock], weight: Tensor 
     folds, parts = _folds(labels.numpy(), np.asarray(photos.groups))
     logits = torch.zeros(len(labels), int(labels.max()) + 1, dtype=torch.float64)
     for block, columns in zip(solved, photos.features.split([block.width for block in solved], 1), strict=True):
-        strength = _strength(block.l2 * (folds - 1) / folds, labels, PATH_TOLERANCE)  # of so many fewer photos
+        strength = _strength(block.l2, labels, PATH_TOLERANCE, fitted_on=(folds - 1) / folds)
         model = make_pipeline(StandardScaler(), _regression(weight, labels, **strength))
         with _unconverged():
             found = cross_val_predict(model, columns.double().numpy(), labels.numpy(), cv=parts, method="predict_proba")
@@ -214,11 +214,14 @@ def _regression(weight: Tensor | None, labels: Tensor, **options: Any) -> Logist
     return _RegressionFromFrequencies(class_weight=by_class, max_iter=MAX_ITERATIONS, warm_start=True, **options)
 
 
-def _strength(l2: float, labels: Tensor, tolerance: float) -> dict[str, float]:
-    """scikit-learn's options for an L2 strength in the mean loss of labels (n,): `C`, and the bound on the gradient, `tol`."""
+def _strength(l2: float, labels: Tensor, tolerance: float, fitted_on: float = 1.0) -> dict[str, float]:
+    """scikit-learn's `C`, and `tol`, its bound on the gradient, of an L2 strength in a mean loss.
+
+    That loss is of a fraction `fitted_on` of the photos, whose labels are (n,).
+    """
     # The gradient of the mean loss shrinks as the number of classes grows, and so must the bound on it.
     classes = int(labels.max()) + 1
-    return {"C": 1 / (l2 * len(labels)), "tol": min(tolerance, TOLERANCE_BY_L2 * l2) * 2 / classes}
+    return {"C": 1 / (l2 * len(labels) * fitted_on), "tol": min(tolerance, TOLERANCE_BY_L2 * l2) * 2 / classes}
 
 
 def _unconverged() -> "warnings.catch_warnings[None]":
